@@ -1,0 +1,138 @@
+//! The checked plan of one run: everything that has to be known before a process starts.
+//!
+//! A manifest becomes a [`Plan`] once, in `carboy-manifest`; the rooms below each take the part that is
+//! theirs ([`BottleSpec`] for the sandbox, [`RouteSet`](crate::route::RouteSet) for the gateway) and
+//! none of them reads a manifest again. Nothing in here is a secret: secrets are named, not carried.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::ids::{AgentName, BottleName, RunId};
+use crate::route::RouteSet;
+use crate::upstream::Upstreams;
+
+/// What to build and what to start in it. Paths are absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BottleSpec {
+    /// The name a person gave the bottle.
+    pub name: BottleName,
+    /// This run of it.
+    pub run: RunId,
+    /// Program and arguments, looked up on the bottle's `PATH`; never empty.
+    pub command: Vec<String>,
+    /// The whole environment inside, certificates' variables included; nothing is inherited.
+    pub env: BTreeMap<String, String>,
+    /// Working directory inside; below a bind or the home.
+    pub workdir: PathBuf,
+    /// Host directory that appears as `/home/agent`.
+    pub home: PathBuf,
+    /// What else of the host is visible.
+    pub binds: Vec<Bind>,
+    /// Files that the supervisor generates, by their absolute path inside (CA bundle, `.gitconfig`…).
+    pub files: Vec<GeneratedFile>,
+    /// Bounds on what the processes may use.
+    pub limits: Limits,
+    /// How traffic is captured.
+    pub capture: CapturePolicy,
+    /// Ports that some route names; the listeners of [`CaptureTier::T2`].
+    pub route_ports: Vec<u16>,
+    /// How the program's standard streams are connected.
+    pub stdio: StdioMode,
+    /// Host uid and gid to map when carboy itself runs as root; `None` picks an unused one.
+    pub host_ids: Option<(u32, u32)>,
+}
+
+/// A host path made visible inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// Host path; must exist.
+    pub source: PathBuf,
+    /// Absolute path inside.
+    pub target: PathBuf,
+    /// Whether processes inside may write.
+    pub access: Access,
+}
+
+/// May it be written from inside?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Visible, not writable.
+    ReadOnly,
+    /// Visible and writable.
+    ReadWrite,
+}
+
+/// A small file that exists only inside, read-only there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedFile {
+    /// Absolute path inside.
+    pub path: PathBuf,
+    /// Its whole content.
+    pub content: Vec<u8>,
+}
+
+/// Resource bounds. `None` leaves a resource unbounded by carboy (the host's own limits still hold).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory for everything in the bottle (cgroup) or per process (RLIMIT_AS is not used: it
+    /// breaks garbage-collected runtimes; RLIMIT_DATA is).
+    pub memory_bytes_max: Option<u64>,
+    /// Processes and threads at once.
+    pub processes_max: u32,
+    /// Open files per process.
+    pub open_files_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { memory_bytes_max: None, processes_max: 4096, open_files_max: 65_536 }
+    }
+}
+
+/// Which way of capturing is acceptable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum CapturePolicy {
+    /// T1 where the host gives it, else refuse.
+    #[default]
+    RequireT1,
+    /// T1 where the host gives it, else T2 (the policy said so).
+    AllowT2,
+    /// T2 even where T1 is possible (for tests and for diagnosing).
+    ForceT2,
+}
+
+/// How a bottle's traffic is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CaptureTier {
+    /// AnyIP and nftables: every TCP port, everything else rejected.
+    T1,
+    /// AnyIP alone: ports 53, 80, 443 and those that routes name; the kernel refuses the others.
+    T2,
+}
+
+/// The program's standard streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StdioMode {
+    /// A pseudo-terminal of the bottle's own, of this size at the start.
+    Terminal {
+        /// Rows of the window.
+        rows: u16,
+        /// Columns of the window.
+        cols: u16,
+    },
+    /// Three pipes. A host descriptor is never handed in: the bottle could reopen it with other rights.
+    Pipes,
+}
+
+/// One checked run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The agent file, when one was named.
+    pub agent: Option<AgentName>,
+    /// The sandbox's part.
+    pub bottle: BottleSpec,
+    /// The gateway's part.
+    pub routes: RouteSet,
+    /// Where hosts are really reached, when not where DNS says.
+    pub upstreams: Upstreams,
+}

@@ -1,0 +1,454 @@
+//! The law of the way out: which host, port, method, path and header a bottle may use.
+//!
+//! Two decisions, both pure. [`RouteSet::host_permit`] is asked before anything is dialled; only its
+//! [`HostPermit`] opens a connection. [`RouteSet::route`] is asked for each request on that connection; only its
+//! [`RoutePermit`] lets a request go on. Absent means denied: a set without routes is a bottle without a way out.
+//!
+//! ```compile_fail
+//! // Permits are made by the decision alone.
+//! let permit = carboy_core::route::HostPermit { host: todo!(), port: 443 };
+//! ```
+
+use std::sync::Arc;
+
+use regex::Regex;
+
+use crate::address::is_public;
+use crate::finding::Detector;
+use crate::host::{Host, HostPattern};
+use crate::ids::{MeterName, RouteId, SecretName};
+use crate::verdict::{Denial, Reason, Verdict};
+
+/// One route, checked.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Its place and host.
+    pub id: RouteId,
+    /// Which hosts.
+    pub host: HostPattern,
+    /// On which ports; never empty.
+    pub ports: Vec<u16>,
+    /// Which credential is set on the way out.
+    pub auth: Option<RouteAuth>,
+    /// Which requests; empty means all of them (git aside).
+    pub matches: Vec<RequestMatch>,
+    /// Whether `git clone` and `git fetch` may use it.
+    pub git: GitAccess,
+    /// What is looked for and what happens on a match.
+    pub dlp: DlpPolicy,
+    /// Which LLM wire format it speaks, when it does.
+    pub meter: Option<MeterName>,
+    /// Which resolved addresses it may reach.
+    pub reach: Reach,
+    /// Largest request body in bytes as sent; `None` leaves streamed bodies unbounded.
+    pub body_bytes_max: Option<u64>,
+}
+
+/// How a route is authenticated upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteAuth {
+    /// Header field that is set, lower case; what the bottle sent under that name is dropped.
+    pub header: String,
+    /// What stands before the secret.
+    pub scheme: AuthScheme,
+    /// Which secret (`token_env`).
+    pub secret: SecretName,
+}
+
+/// M22: what stands before the secret in the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthScheme {
+    /// `Bearer SECRET` (RFC 6750).
+    Bearer,
+    /// `token SECRET`, as some git hosts want it.
+    Token,
+    /// The secret alone (`x-api-key`).
+    Bare,
+}
+
+/// Whether git's smart protocol may read through a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum GitAccess {
+    /// Neither clone nor fetch.
+    #[default]
+    Denied,
+    /// `git: {fetch: true}`.
+    Fetch,
+}
+
+/// Which addresses a route's host may resolve to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// Global unicast only.
+    #[default]
+    Public,
+    /// Any address except this machine's loopback and link-local ones (`private: true`).
+    Private,
+}
+
+/// One entry of `matches`: every part that is given has to hold.
+#[derive(Clone, Debug, Default)]
+pub struct RequestMatch {
+    /// Any of these; empty means any path.
+    pub paths: Vec<PathMatch>,
+    /// Any of these, upper case; empty means any method.
+    pub methods: Vec<String>,
+    /// All of these.
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// How a path is compared, always with its normal form (see [`normal_path`]).
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// The same path.
+    Exact(String),
+    /// The path itself, or anything below it at a `/` boundary.
+    Prefix(String),
+    /// The whole path matches (anchored at both ends).
+    Regex(Regex),
+}
+
+/// How a header field is compared.
+#[derive(Clone, Debug)]
+pub struct HeaderMatch {
+    /// Lower case.
+    pub name: String,
+    /// What one of its values has to be.
+    pub value: HeaderValueMatch,
+}
+
+/// How a header's value is compared.
+#[derive(Clone, Debug)]
+pub enum HeaderValueMatch {
+    /// The same bytes.
+    Exact(String),
+    /// The whole value matches (anchored at both ends).
+    Regex(Regex),
+}
+
+/// What is scanned for on a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DlpPolicy {
+    /// Subset of the outbound detectors; all by default.
+    pub outbound: Vec<Detector>,
+    /// Subset of the inbound detectors; all by default.
+    pub inbound: Vec<Detector>,
+    /// What happens on an outbound match.
+    pub outbound_on_match: OnMatch,
+}
+
+impl Default for DlpPolicy {
+    fn default() -> Self {
+        DlpPolicy {
+            outbound: vec![Detector::TokenPatterns, Detector::KnownSecrets],
+            inbound: vec![Detector::NaiveInjectionDetection],
+            outbound_on_match: OnMatch::default(),
+        }
+    }
+}
+
+/// M24: what happens on an outbound match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnMatch {
+    /// Refuse.
+    Block,
+    /// Overwrite the match and go on.
+    Redact,
+    /// Refuse at once; an operator may be asked. Without an operator it is a refusal.
+    #[default]
+    Supervise,
+}
+
+/// The facts of one request that the law looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFacts<'a> {
+    /// Upper case, as on the wire.
+    pub method: &'a str,
+    /// Path without the query, as on the wire.
+    pub path: &'a str,
+    /// Query without the `?`, empty when there is none.
+    pub query: &'a str,
+    /// Lower-case names and raw values.
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// All routes of a bottle, in order, with the generation they belong to.
+#[derive(Clone, Debug, Default)]
+pub struct RouteSet {
+    routes: Vec<Arc<Route>>,
+    generation: u64,
+}
+
+/// This host and port may be dialled. Made by [`RouteSet::host_permit`] alone.
+#[derive(Clone, Debug)]
+pub struct HostPermit {
+    host: Host,
+    port: u16,
+    reach: Reach,
+    generation: u64,
+}
+
+impl HostPermit {
+    /// The host that was decided on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The port that was decided on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The generation of the routes that it was decided by.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Which of the resolved addresses may be dialled: judged on the very address that is dialled (B31).
+    pub fn check_address(&self, ip: std::net::IpAddr) -> Result<(), Denial> {
+        let ok = match (self.reach, self.host.as_ip()) {
+            // A route that names an address means that address, public or not.
+            (_, Some(own)) => own == ip,
+            (Reach::Public, None) => is_public(ip),
+            (Reach::Private, None) => is_public(ip) || is_private_unicast(ip),
+        };
+        if ok { Ok(()) } else { Err(Denial::new(Reason::AddressNotPublic, format!("{} resolves to {ip}", self.host))) }
+    }
+}
+
+/// This request may use this route. Made by [`RouteSet::route`] alone.
+#[derive(Clone, Debug)]
+pub struct RoutePermit {
+    route: Arc<Route>,
+}
+
+impl RoutePermit {
+    /// The route that allowed it.
+    pub fn route(&self) -> &Route {
+        &self.route
+    }
+}
+
+impl RouteSet {
+    /// `generation` counts reloads; open connections of an older one are asked again.
+    pub fn new(routes: Vec<Route>, generation: u64) -> Self {
+        RouteSet { routes: routes.into_iter().map(Arc::new).collect(), generation }
+    }
+
+    /// Which load of the manifest this is.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The routes in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().map(Arc::as_ref)
+    }
+
+    /// Every port that some route names, sorted, once each.
+    pub fn ports(&self) -> Vec<u16> {
+        let mut ports: Vec<u16> = self.iter().flat_map(|route| route.ports.iter().copied()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// Does some route name this host, on whatever port? (What DNS answers.)
+    pub fn names_host(&self, host: &Host) -> bool {
+        self.iter().any(|route| route.host.matches(host))
+    }
+
+    /// May this host and port be dialled at all?
+    pub fn host_permit(&self, host: &Host, port: u16) -> Verdict<HostPermit> {
+        let named: Vec<&Route> = self.iter().filter(|route| route.host.matches(host)).collect();
+        let Some(first) = named.first() else {
+            let reason = match host {
+                Host::Name(_) => Reason::HostNotAllowed,
+                Host::V4(_) | Host::V6(_) => Reason::AddressNotAllowed,
+            };
+            return Verdict::Deny(Denial::new(reason, format!("{host} port {port}")));
+        };
+        let on_port: Vec<&&Route> = named.iter().filter(|route| route.ports.contains(&port)).collect();
+        if on_port.is_empty() {
+            let ports: Vec<String> = named.iter().flat_map(|r| &r.ports).map(u16::to_string).collect();
+            let detail = format!("{host} port {port}; allowed: {}", ports.join(", "));
+            return Verdict::Deny(Denial::new(Reason::PortNotAllowed, detail).by(&first.id));
+        }
+        let reach = if on_port.iter().all(|r| r.reach == Reach::Private) { Reach::Private } else { Reach::Public };
+        Verdict::Allow(HostPermit { host: host.clone(), port, reach, generation: self.generation })
+    }
+
+    /// May this request go where the permit says? The first route that allows it wins.
+    pub fn route(&self, host: &HostPermit, request: &RequestFacts<'_>) -> Verdict<RoutePermit> {
+        let target = normal_path(request.path);
+        let Some(path) = target else {
+            return Verdict::Deny(Denial::new(Reason::RequestNotAllowed, "the path escapes its root or is not valid"));
+        };
+        let git = git_operation(&path, request.query);
+        if git == GitOperation::Push {
+            return Verdict::Deny(Denial::new(Reason::GitPushNotAllowed, host.host.to_string()));
+        }
+        let candidates = || self.routes.iter().filter(|r| r.host.matches(&host.host) && r.ports.contains(&host.port));
+        let mut refused = None;
+        for route in candidates() {
+            if !route.matches.is_empty() && !route.matches.iter().any(|m| m.allows(request, &path)) {
+                continue;
+            }
+            if git == GitOperation::Fetch && route.git == GitAccess::Denied {
+                refused = Some(Denial::new(Reason::GitFetchNotAllowed, host.host.to_string()).by(&route.id));
+                continue;
+            }
+            return Verdict::Allow(RoutePermit { route: route.clone() });
+        }
+        Verdict::Deny(refused.unwrap_or_else(|| {
+            let detail = format!("{} {path} on {}", request.method, host.host);
+            let denial = Denial::new(Reason::RequestNotAllowed, detail);
+            match candidates().next() {
+                Some(route) => denial.by(&route.id),
+                None => denial,
+            }
+        }))
+    }
+}
+
+impl RequestMatch {
+    fn allows(&self, request: &RequestFacts<'_>, path: &str) -> bool {
+        let any_path = self.paths.is_empty() || self.paths.iter().any(|p| p.allows(path));
+        let any_method = self.methods.is_empty() || self.methods.iter().any(|m| m == request.method);
+        any_path && any_method && self.headers.iter().all(|h| h.allows(request.headers))
+    }
+}
+
+impl PathMatch {
+    fn allows(&self, path: &str) -> bool {
+        match self {
+            PathMatch::Exact(want) => path == want,
+            PathMatch::Prefix(want) => match path.strip_prefix(want.as_str()) {
+                Some(rest) => rest.is_empty() || want.ends_with('/') || rest.starts_with('/'),
+                None => false,
+            },
+            PathMatch::Regex(regex) => whole(regex, path),
+        }
+    }
+}
+
+impl HeaderMatch {
+    /// Every value under the name has to match: with two, one parser upstream might take the other.
+    fn allows(&self, headers: &[(&str, &[u8])]) -> bool {
+        let mut values = headers.iter().filter(|(name, _)| *name == self.name).peekable();
+        values.peek().is_some()
+            && values.all(|(_, value)| match (&self.value, std::str::from_utf8(value)) {
+                (HeaderValueMatch::Exact(want), Ok(value)) => value == want,
+                (HeaderValueMatch::Regex(regex), Ok(value)) => whole(regex, value),
+                (HeaderValueMatch::Exact(_) | HeaderValueMatch::Regex(_), Err(_)) => false,
+            })
+    }
+}
+
+/// Manifests compile their expressions as `^(?:…)$`; asking for the whole span as well costs nothing and does not
+/// rest on that.
+fn whole(regex: &Regex, text: &str) -> bool {
+    regex.find(text).is_some_and(|m| m.start() == 0 && m.end() == text.len())
+}
+
+/// Loopback and link local stay out even for `private: true`: they are this machine and its metadata service.
+fn is_private_unicast(ip: std::net::IpAddr) -> bool {
+    match ip {
+        std::net::IpAddr::V4(v4) => {
+            v4.is_private()
+                || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64 && v4.octets() != [100, 100, 100, 200])
+        }
+        std::net::IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => v4.is_private(),
+            // fd00:ec2::254 is a metadata service in private space.
+            None => v6.segments()[0] & 0xfe00 == 0xfc00 && v6.segments()[..2] != [0xfd00, 0x0ec2],
+        },
+    }
+}
+
+/// The path as the strictest upstream would read it: unreserved characters decoded once, `.` and `..` resolved,
+/// repeated slashes kept apart. `None` when it escapes its root, hides a separator (`%2f`, `%5c`, `\`), or holds
+/// a broken escape: such a path is read differently by different servers.
+pub fn normal_path(raw: &str) -> Option<String> {
+    let decoded = decode_unreserved(raw)?;
+    if !decoded.starts_with('/') {
+        // `OPTIONS *` and authority forms have no path to allow.
+        return None;
+    }
+    let mut out: Vec<&str> = Vec::new();
+    let segments: Vec<&str> = decoded[1..].split('/').collect();
+    for (i, segment) in segments.iter().enumerate() {
+        let last = i + 1 == segments.len();
+        // `..;x` is `..` to servers that strip path parameters.
+        match segment.split(';').next().unwrap_or("") {
+            ".." => {
+                out.pop()?;
+                if last {
+                    out.push("");
+                }
+            }
+            "." if last => out.push(""),
+            "." => {}
+            _ => out.push(segment),
+        }
+    }
+    Some(format!("/{}", out.join("/")))
+}
+
+fn decode_unreserved(raw: &str) -> Option<String> {
+    let bytes = raw.as_bytes();
+    let mut out = String::with_capacity(raw.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let b = bytes[i];
+        match b {
+            b'%' => {
+                let hex = raw.get(i + 1..i + 3)?;
+                let value = u8::from_str_radix(hex, 16).ok().filter(|_| hex.bytes().all(|h| h.is_ascii_hexdigit()))?;
+                match value {
+                    b'/' | b'\\' | 0 => return None,
+                    v if v.is_ascii_alphanumeric() || b"-._~".contains(&v) => out.push(v as char),
+                    _ => {
+                        out.push('%');
+                        out.push_str(&hex.to_ascii_uppercase());
+                    }
+                }
+                i += 3;
+            }
+            b'\\' | 0..=b' ' | 0x7f => return None,
+            _ => {
+                let c = raw[i..].chars().next()?;
+                out.push(c);
+                i += c.len_utf8();
+            }
+        }
+    }
+    Some(out)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GitOperation {
+    None,
+    Fetch,
+    Push,
+}
+
+/// Git over HTTP, smart and dumb (gitprotocol-http): `info/refs` announces the service, the two RPC paths do it.
+fn git_operation(path: &str, query: &str) -> GitOperation {
+    let push = "git-receive-pack";
+    if path.ends_with("/git-receive-pack") || query.split('&').any(|pair| percent_free(pair).ends_with(push)) {
+        GitOperation::Push
+    } else if path.ends_with("/git-upload-pack") || path.ends_with("/info/refs") {
+        GitOperation::Fetch
+    } else {
+        GitOperation::None
+    }
+}
+
+/// Escapes of unreserved characters undone, so that `git%2Dreceive-pack` is seen.
+fn percent_free(text: &str) -> String {
+    decode_unreserved(text).unwrap_or_else(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+use super::*;
+
+fn route(index: usize, host: &str) -> Route {
+    let host = HostPattern::parse(host).unwrap();
+    Route {
+        id: RouteId::new(index, &host),
+        host,
+        ports: vec![443, 80],
+        auth: None,
+        matches: Vec::new(),
+        git: GitAccess::Denied,
+        dlp: DlpPolicy::default(),
+        meter: None,
+        reach: Reach::Public,
+        body_bytes_max: None,
+    }
+}
+
+fn permit(set: &RouteSet, host: &str, port: u16) -> Result<HostPermit, Reason> {
+    set.host_permit(&Host::parse(host).unwrap(), port).into_result().map_err(|d| d.reason)
+}
+
+fn ask(set: &RouteSet, method: &str, path: &str, query: &str) -> Result<String, Reason> {
+    let host = permit(set, "api.example.org", 443)?;
+    let facts = RequestFacts { method, path, query, headers: &[] };
+    set.route(&host, &facts).into_result().map(|p| p.route().id.to_string()).map_err(|d| d.reason)
+}
+
+#[test]
+fn a_set_without_routes_allows_nothing() {
+    let set = RouteSet::default();
+    assert_eq!(permit(&set, "example.org", 443).unwrap_err(), Reason::HostNotAllowed);
+    assert_eq!(permit(&set, "169.254.169.254", 80).unwrap_err(), Reason::AddressNotAllowed); // B32
+}
+
+#[test]
+fn a_host_is_allowed_on_its_ports_alone() {
+    // B3
+    let set = RouteSet::new(vec![route(1, "api.example.org")], 1);
+    assert!(permit(&set, "api.example.org", 443).is_ok());
+    assert_eq!(permit(&set, "api.example.org", 5432).unwrap_err(), Reason::PortNotAllowed);
+}
+
+#[test]
+fn the_address_that_is_dialled_is_the_one_that_is_judged() {
+    // B31
+    let mut private = route(2, "db.example.org");
+    private.reach = Reach::Private;
+    let set = RouteSet::new(vec![route(1, "api.example.org"), private, route(3, "192.0.2.7")], 1);
+    let says = |host, ip: &str| permit(&set, host, 443).unwrap().check_address(ip.parse().unwrap()).is_ok();
+    assert!(says("api.example.org", "1.1.1.1"));
+    assert!(!says("api.example.org", "10.0.0.1") && !says("api.example.org", "::ffff:127.0.0.1"));
+    assert!(says("db.example.org", "10.0.0.1"));
+    assert!(!says("db.example.org", "127.0.0.1") && !says("db.example.org", "169.254.169.254"));
+    assert!(!says("db.example.org", "fd00:ec2::254"));
+    assert!(says("192.0.2.7", "192.0.2.7") && !says("192.0.2.7", "192.0.2.8"));
+}
+
+#[test]
+fn paths_methods_and_boundaries_are_respected() {
+    let mut one = route(1, "api.example.org");
+    one.matches = vec![RequestMatch {
+        paths: vec![PathMatch::Prefix("/v1".into()), PathMatch::Regex(Regex::new("/files/[0-9]+").unwrap())],
+        methods: vec!["GET".into()],
+        headers: Vec::new(),
+    }];
+    let set = RouteSet::new(vec![one], 1);
+    for path in ["/v1", "/v1/models", "/%76%31/x", "/a/../v1", "/files/12"] {
+        assert!(ask(&set, "GET", path, "").is_ok(), "{path}");
+    }
+    for path in
+        ["/v10", "/v1/../admin", "/v1/..;/admin", "/v1/%2e%2e/admin", "/v1%2f..%2fadmin", "/files/12/x", "/v1\\..", "*"]
+    {
+        assert_eq!(ask(&set, "GET", path, ""), Err(Reason::RequestNotAllowed), "{path}");
+    }
+    assert_eq!(ask(&set, "POST", "/v1", ""), Err(Reason::RequestNotAllowed));
+}
+
+#[test]
+fn git_reads_only_where_the_route_says_so_and_never_pushes() {
+    let set = RouteSet::new(vec![route(1, "api.example.org")], 1);
+    assert_eq!(ask(&set, "GET", "/a.git/info/refs", "service=git-upload-pack"), Err(Reason::GitFetchNotAllowed));
+    assert_eq!(ask(&set, "POST", "/a.git/git-upload-pack", ""), Err(Reason::GitFetchNotAllowed));
+    let mut open = route(1, "api.example.org");
+    open.git = GitAccess::Fetch;
+    let set = RouteSet::new(vec![open], 1);
+    assert!(ask(&set, "GET", "/a.git/info/refs", "service=git-upload-pack").is_ok());
+    for (path, query) in [
+        ("/a.git/info/refs", "service=git-receive-pack"),
+        ("/a/git-receive-pack", ""),
+        ("/a/info/refs", "x=1&service=git%2Dreceive-pack"),
+        ("/a/git%2dreceive-pack", ""),
+    ] {
+        assert_eq!(ask(&set, "POST", path, query), Err(Reason::GitPushNotAllowed), "{path} {query}");
+    }
+}
+
+#[test]
+fn a_header_that_is_sent_twice_must_match_twice() {
+    let mut one = route(1, "api.example.org");
+    let want = HeaderMatch { name: "x-team".into(), value: HeaderValueMatch::Exact("blue".into()) };
+    one.matches = vec![RequestMatch { headers: vec![want], ..RequestMatch::default() }];
+    let set = RouteSet::new(vec![one], 1);
+    let host = permit(&set, "api.example.org", 443).unwrap();
+    let says = |headers: &[(&str, &[u8])]| {
+        set.route(&host, &RequestFacts { method: "GET", path: "/", query: "", headers }).into_result().is_ok()
+    };
+    assert!(says(&[("x-team", b"blue")]));
+    assert!(!says(&[]) && !says(&[("x-team", b"red")]) && !says(&[("x-team", b"blue"), ("x-team", b"red")]));
+}
