@@ -1,1 +1,50 @@
-fn main() {}
+//! Repository chores: `cargo xtask COMMAND`. One module per command; nothing of the product depends on this.
+
+mod files;
+mod layers;
+mod needs;
+mod table;
+mod test;
+mod tree;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  layers           check who depends on whom, and what keeps each crate in its place
+  files            check the size of source files, their first lines, and words that do not belong
+  table            write docs/checklist.md: which test proves which row
+  table --check    fail if it is out of date, or a row that is not pending has no test
+  test             install what the tests need (asks first, unless CI=true), then check and test everything";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["layers"] => layers::run(),
+        ["files"] => files::run(),
+        ["table"] => table::run(table::Mode::Write),
+        ["table", "--check"] => table::run(table::Mode::Check),
+        ["test"] => test::run(),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(USAGE.to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One text of many complaints, or none.
+fn complain(what: &str, complaints: Vec<String>) -> Result<(), String> {
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    let lines: String = complaints.iter().map(|line| format!("  {line}\n")).collect();
+    Err(format!("{what}: {} complaints\n{lines}", complaints.len()))
+}

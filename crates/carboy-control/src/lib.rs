@@ -1,1 +1,45 @@
-//! carboy-control
+//! The composer: it alone introduces the rooms of the house to each other.
+//!
+//! *Architecture invariants:* no policy is decided here, no byte of a bottle is parsed here, and no text is printed
+//! here; this crate connects what decides, what carries and what is shown.
+
+pub mod authority;
+pub mod clock;
+pub mod disk;
+pub mod home;
+pub mod host_user;
+pub mod inside;
+pub mod registry;
+mod reload;
+pub mod summary;
+pub mod supervisor;
+pub mod tour;
+pub mod vault;
+
+/// Reading and verifying the audit log.
+pub mod log {
+    pub use carboy_store::StoreError;
+    pub use carboy_store::audit::{
+        Answer, Follow, Hint, Integrity, Query, Report, follow, parse_time, query, tail, verify,
+    };
+}
+
+/// What this host can give a bottle.
+pub mod doctor {
+    pub use carboy_bottle::{Finding, HostReport, Standing, Topic, probe};
+}
+
+/// The bottle's side of a run.
+pub mod bottle {
+    pub use carboy_bottle::{Stdio, run_init_if_asked};
+}
+
+/// The simulated agent that the tour runs inside its bottle.
+pub mod probe {
+    pub use carboy_sim::probe::{World, serve};
+}
+
+/// Runs a command of the operator's settings on the host; its standard output, or what went wrong in words.
+pub fn host_command(argv: &[String], wait_max: std::time::Duration) -> Result<Vec<u8>, String> {
+    carboy_bottle::host_process::output(argv, wait_max).map_err(|e| e.to_string())
+}

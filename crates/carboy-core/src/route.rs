@@ -64,6 +64,35 @@ pub enum AuthScheme {
     Token,
     /// The secret alone (`x-api-key`).
     Bare,
+    /// Anthropic takes two kinds of secret in two places, and which one a run holds is known only when it is
+    /// resolved: an OAuth token (`sk-ant-oat…`) goes as `authorization: Bearer TOKEN`, an API key as
+    /// `x-api-key: KEY`. [`RouteAuth::header`] is `x-api-key`; ask [`RouteAuth::placement`].
+    AnthropicByToken,
+}
+
+/// What begins an Anthropic OAuth token, as `claude setup-token` prints it.
+const ANTHROPIC_OAUTH_PREFIX: &str = "sk-ant-oat";
+
+impl RouteAuth {
+    /// Header field (lower case) and what stands before the secret in it.
+    pub fn placement(&self, secret: &str) -> (&str, &'static str) {
+        match self.scheme {
+            AuthScheme::Bearer => (&self.header, "Bearer "),
+            AuthScheme::Token => (&self.header, "token "),
+            AuthScheme::Bare => (&self.header, ""),
+            AuthScheme::AnthropicByToken if secret.starts_with(ANTHROPIC_OAUTH_PREFIX) => ("authorization", "Bearer "),
+            AuthScheme::AnthropicByToken => (&self.header, ""),
+        }
+    }
+
+    /// Every header field whose value from inside the bottle is dropped, whichever of them is then set: a second
+    /// credential under the other name would let the bottle choose the account.
+    pub fn replaced_headers(&self) -> Vec<&str> {
+        match self.scheme {
+            AuthScheme::Bearer | AuthScheme::Token | AuthScheme::Bare => vec![&self.header],
+            AuthScheme::AnthropicByToken => vec![&self.header, "authorization"],
+        }
+    }
 }
 
 /// Whether git's smart protocol may read through a route.
@@ -351,8 +380,9 @@ fn whole(regex: &Regex, text: &str) -> bool {
     regex.find(text).is_some_and(|m| m.start() == 0 && m.end() == text.len())
 }
 
-/// Loopback and link local stay out even for `private: true`: they are this machine and its metadata service.
-fn is_private_unicast(ip: std::net::IpAddr) -> bool {
+/// Is the address in private space that `private: true` may open? Loopback and link local stay out even then: they
+/// are this machine and its metadata service.
+pub fn is_private_unicast(ip: std::net::IpAddr) -> bool {
     match ip {
         std::net::IpAddr::V4(v4) => {
             v4.is_private()

@@ -1,1 +1,42 @@
-//! carboy-sim
+//! The simulated provider: Anthropic's and OpenAI's wire formats, streams included, over real sockets, without a model.
+//!
+//! The tour, the tests and a curious person talk to it as to the real thing. What comes back is scripted and says so
+//! (`x-simulated: carboy-sim`, and the default answer's own words). It refuses every key but the one it was started
+//! with, writes down what reached it, keeps its own bill, and fails in the ways that real providers fail when asked to.
+//!
+//! ```text
+//!            ┌ tls ┐
+//! socket ──▶ server ──▶ record ──▶ route ──▶ anthropic │ openai │ responses │ pages ──▶ playback ──▶ socket
+//! ```
+//!
+//! *Architecture invariants:* it never opens a connection; it listens on loopback unless it is handed a listener; it
+//! has no model, no clock in its answers and no randomness, so that the same request gets the same answer.
+//!
+//! Tokens are bytes divided by four, rounded up: of the request's body for the input, of the words, tool names and
+//! tool arguments for the output. No tokenizer is meant by it; the figures are only consistent.
+
+mod anthropic;
+mod config;
+mod count;
+mod faults;
+mod openai;
+mod origin;
+mod pages;
+mod playback;
+pub mod probe;
+mod record;
+mod refusal;
+mod responses;
+mod route;
+mod script;
+mod server;
+mod tls;
+
+pub use config::{Alpn, Config};
+pub use count::{Bill, tokens};
+pub use faults::{Break, FaultError, FaultStatus, Faults};
+pub use origin::Origin;
+pub use pages::SeededBytes;
+pub use record::ReceivedRequest;
+pub use script::{Prompt, Reply, Script, ToolCall};
+pub use server::{Running, SimError, Simulator};

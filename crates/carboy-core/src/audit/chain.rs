@@ -209,6 +209,16 @@ impl<'k> Verifier<'k> {
         Verifier { key, head: ChainHead::default(), kept }
     }
 
+    /// Starts in the middle: the entries up to `head` are taken as checked.
+    pub fn after(key: &'k ChainKey, head: ChainHead, kept: Option<ChainHead>) -> Self {
+        Verifier { key, head, kept }
+    }
+
+    /// Where it stands: the head after the last line that was right.
+    pub fn head(&self) -> &ChainHead {
+        &self.head
+    }
+
     /// Checks the next line, without its line feed.
     pub fn line(&mut self, line: &[u8]) -> Result<Entry, Tampering> {
         let number = self.head.seq + 1;

@@ -108,3 +108,13 @@ fn a_header_that_is_sent_twice_must_match_twice() {
     assert!(says(&[("x-team", b"blue")]));
     assert!(!says(&[]) && !says(&[("x-team", b"red")]) && !says(&[("x-team", b"blue"), ("x-team", b"red")]));
 }
+
+#[test]
+fn an_anthropic_secret_goes_where_its_kind_belongs() {
+    // M22
+    let secret = crate::ids::SecretName::parse("ANTHROPIC_API_KEY").unwrap();
+    let auth = RouteAuth { header: "x-api-key".into(), scheme: AuthScheme::AnthropicByToken, secret };
+    assert_eq!(auth.placement("sk-ant-api03-abc"), ("x-api-key", ""));
+    assert_eq!(auth.placement("sk-ant-oat01-abc"), ("authorization", "Bearer "));
+    assert_eq!(auth.replaced_headers(), ["x-api-key", "authorization"]);
+}

@@ -1,0 +1,278 @@
+//! What a bottle may leave in a repository's `.git/config`.
+//!
+//! That file can make the host's git run programs (`core.fsmonitor`, `alias.*`, `filter.*`, `core.hooksPath`, includes…),
+//! and it has to stay writable (`git remote add`, `git push -u`). So it is compared at the end: changes of `branch.*` and
+//! of `remote.*.url` and `.fetch` stay, every other one is taken out (B51).
+
+use std::fmt::Write;
+
+/// The outcome of a comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigAudit {
+    /// What the file should hold now.
+    pub kept: String,
+    /// What was taken out or put back, one line each, for people: `added core.fsmonitor = …`.
+    pub quarantined: Vec<String>,
+}
+
+/// Compares a repository's settings before and after a run. A text that cannot be understood is replaced as a whole.
+pub fn audit_git_config(before: &str, after: &str) -> ConfigAudit {
+    audit(before, after, stays)
+}
+
+/// The same for a repository that was made during the run: what `git init` writes stays as well.
+pub fn audit_new_git_config(after: &str) -> ConfigAudit {
+    audit("", after, |entry| stays(entry) || made_by_init(entry))
+}
+
+/// One setting: `section[.subsection].key = value`, section and key in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    section: String,
+    subsection: Option<String>,
+    key: String,
+    /// The lines as they stand, from the key on.
+    raw: String,
+    value: String,
+}
+
+enum Piece {
+    Header { raw: String },
+    Setting(Entry),
+    /// Comments and empty lines.
+    Other(String),
+}
+
+fn stays(entry: &Entry) -> bool {
+    match (entry.section.as_str(), entry.key.as_str()) {
+        ("branch", key) => entry.subsection.is_some() && matches!(key, "remote" | "merge" | "rebase" | "description" | "pushremote"),
+        // `ext::` and the like name a program to run.
+        ("remote", "url" | "pushurl") => entry.subsection.is_some() && !entry.value.contains("::"),
+        ("remote", "fetch") => entry.subsection.is_some(),
+        _ => false,
+    }
+}
+
+fn made_by_init(entry: &Entry) -> bool {
+    const KEYS: [&str; 7] =
+        ["repositoryformatversion", "filemode", "bare", "logallrefupdates", "ignorecase", "precomposeunicode", "symlinks"];
+    entry.section == "core" && entry.subsection.is_none() && KEYS.contains(&entry.key.as_str())
+}
+
+fn audit(before: &str, after: &str, stays: impl Fn(&Entry) -> bool) -> ConfigAudit {
+    if before == after {
+        return ConfigAudit { kept: after.to_owned(), quarantined: Vec::new() };
+    }
+    let (Some(old), Some(new)) = (parse(before), parse(after)) else {
+        return ConfigAudit { kept: before.to_owned(), quarantined: vec![format!("replaced as a whole: {}", one_line(after))] };
+    };
+    let mut missing: Vec<&Entry> = old.iter().filter_map(Piece::setting).collect();
+    let mut kept = String::new();
+    let mut quarantined = Vec::new();
+    for piece in &new {
+        match piece {
+            Piece::Header { raw } | Piece::Other(raw) => kept.push_str(raw),
+            Piece::Setting(entry) => {
+                let known = missing.iter().position(|old| old.same_as(entry));
+                if let Some(known) = known {
+                    missing.remove(known);
+                } else if !stays(entry) {
+                    quarantined.push(format!("added {entry}"));
+                    continue;
+                }
+                kept.push_str(&entry.raw);
+            }
+        }
+    }
+    for entry in missing.into_iter().filter(|entry| !stays(entry)) {
+        quarantined.push(format!("removed {entry}"));
+        let _ = writeln!(kept, "{}", entry.header());
+        kept.push_str(&entry.raw);
+    }
+    ConfigAudit { kept, quarantined }
+}
+
+impl Piece {
+    fn setting(&self) -> Option<&Entry> {
+        match self {
+            Piece::Setting(entry) => Some(entry),
+            Piece::Header { .. } | Piece::Other(_) => None,
+        }
+    }
+}
+
+impl Entry {
+    fn same_as(&self, other: &Entry) -> bool {
+        (&self.section, &self.subsection, &self.key, &self.value)
+            == (&other.section, &other.subsection, &other.key, &other.value)
+    }
+
+    fn header(&self) -> String {
+        match &self.subsection {
+            None => format!("[{}]", self.section),
+            Some(name) => format!("[{} \"{}\"]", self.section, name.replace('\\', "\\\\").replace('"', "\\\"")),
+        }
+    }
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.section)?;
+        if let Some(name) = &self.subsection {
+            write!(f, ".{}", one_line(name))?;
+        }
+        write!(f, ".{} = {}", self.key, one_line(&self.value))
+    }
+}
+
+/// Terminal escapes and line ends of hostile text must not reach a person's screen.
+fn one_line(text: &str) -> String {
+    const SHOWN_CHARS_MAX: usize = 200;
+    text.chars().take(SHOWN_CHARS_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// `None` for what git would not read either, or reads in a way this parser does not know.
+fn parse(text: &str) -> Option<Vec<Piece>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut pieces = Vec::new();
+    let mut section: Option<(String, Option<String>)> = None;
+    let mut lines = text.split_inclusive('\n');
+    while let Some(line) = lines.next() {
+        let mut rest = line.trim_start();
+        if rest.starts_with('[') {
+            let (name, sub, after) = header(rest)?;
+            section = Some((name, sub));
+            let head = &rest[..rest.len() - after.len()];
+            pieces.push(Piece::Header { raw: format!("{}\n", head.trim_end()) });
+            rest = after.trim_start();
+            if rest.is_empty() {
+                continue;
+            }
+        }
+        if rest.is_empty() || rest.starts_with(['#', ';']) {
+            pieces.push(Piece::Other(if rest.is_empty() { "\n".to_owned() } else { terminated(rest) }));
+            continue;
+        }
+        let mut raw = rest.to_owned();
+        while continues(&raw) {
+            raw.push_str(lines.next()?);
+        }
+        let (section, subsection) = section.clone()?;
+        pieces.push(Piece::Setting(setting(section, subsection, &raw)?));
+    }
+    Some(pieces)
+}
+
+fn terminated(line: &str) -> String {
+    if line.ends_with('\n') { line.to_owned() } else { format!("{line}\n") }
+}
+
+/// A value goes on in the next line after an odd number of backslashes.
+fn continues(raw: &str) -> bool {
+    let Some(line) = raw.strip_suffix('\n') else { return false };
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    line.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1
+}
+
+/// `[name]`, `[name "sub"]` or the old `[name.sub]`; gives what follows it in the line.
+fn header(line: &str) -> Option<(String, Option<String>, &str)> {
+    let inner = line.strip_prefix('[')?;
+    let end = inner.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '.'))?;
+    let (name, mut rest) = inner.split_at(end);
+    let (name, mut sub) = match name.split_once('.') {
+        Some((name, sub)) => (name, Some(sub.to_ascii_lowercase())),
+        None => (name, None),
+    };
+    if name.is_empty() {
+        return None;
+    }
+    let spaced = rest.trim_start_matches([' ', '\t']);
+    if let Some(quoted) = spaced.strip_prefix('"') {
+        let mut text = String::new();
+        let mut characters = quoted.char_indices();
+        let close = loop {
+            match characters.next()? {
+                (at, '"') => break at,
+                (_, '\\') => text.push(characters.next()?.1),
+                (_, '\n') => return None,
+                (_, c) => text.push(c),
+            }
+        };
+        sub = Some(text);
+        rest = &quoted[close + 1..];
+    }
+    Some((name.to_ascii_lowercase(), sub, rest.strip_prefix(']')?))
+}
+
+fn setting(section: String, subsection: Option<String>, raw: &str) -> Option<Entry> {
+    let end = raw.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(raw.len());
+    let (key, rest) = raw.split_at(end);
+    let rest = rest.trim();
+    let value = match rest.strip_prefix('=') {
+        Some(value) => value.trim(),
+        None if rest.is_empty() || rest.starts_with(['#', ';']) => "",
+        None => return None,
+    };
+    if !key.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return None;
+    }
+    let raw = format!("\t{}", terminated(raw));
+    Some(Entry { section, subsection, key: key.to_ascii_lowercase(), raw, value: value.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: &str = "[core]\n\tbare = false\n[remote \"origin\"]\n\turl = https://a.example/r\n";
+
+    #[test]
+    fn a_new_branch_and_remote_stay() {
+        let after = format!("{BEFORE}[branch \"x\"]\n\tremote = origin\n\tmerge = refs/heads/x\n");
+        assert_eq!(audit_git_config(BEFORE, &after), ConfigAudit { kept: after, quarantined: vec![] });
+    }
+
+    #[test]
+    fn a_program_to_run_is_taken_out_wherever_it_is_written() {
+        // B51
+        let added = [
+            "[core]\n\tfsmonitor = evil\n",
+            "[core] fsmonitor = evil\n",
+            "[CORE]\n\tFsMonitor=evil\n",
+            "[core]\n\tsshCommand = \"a \\\n b\"\n",
+            "[alias]\n\tst = !evil\n",
+            "[include]\n\tpath = /w/evil\n",
+            "[filter \"x\"]\n\tclean = evil\n",
+            "[remote \"origin\"]\n\tuploadpack = evil\n",
+            "[remote \"o\"]\n\turl = ext::sh -c evil\n",
+        ];
+        for added in added {
+            let audited = audit_git_config(BEFORE, &format!("{BEFORE}{added}"));
+            assert_eq!(audited.quarantined.len(), 1, "{added}");
+            assert!(!audited.kept.contains("evil"), "{added}: {}", audited.kept);
+            assert!(audited.kept.contains("https://a.example/r"), "{added}");
+        }
+    }
+
+    #[test]
+    fn what_was_removed_is_put_back() {
+        let before = "[core]\n\thooksPath = /dev/null\n";
+        let audited = audit_git_config(before, "");
+        assert_eq!(audited.quarantined, ["removed core.hookspath = /dev/null"]);
+        assert!(parse(&audited.kept).unwrap().iter().filter_map(Piece::setting).any(|e| e.key == "hookspath"));
+    }
+
+    #[test]
+    fn a_text_that_cannot_be_read_is_replaced() {
+        let audited = audit_git_config(BEFORE, "[core\nfsmonitor = evil");
+        assert_eq!(audited.kept, BEFORE);
+        assert_eq!(audited.quarantined.len(), 1);
+    }
+
+    #[test]
+    fn a_new_repository_keeps_what_init_wrote() {
+        let audited = audit_new_git_config("[core]\n\tbare = false\n\thooksPath = x\n");
+        assert_eq!(audited.quarantined, ["added core.hookspath = x"]);
+        assert_eq!(audited.kept, "[core]\n\tbare = false\n");
+    }
+}

@@ -1,0 +1,229 @@
+//! What this host can give a bottle, and what to change where it cannot: the facts behind `carboy doctor`.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use carboy_core::plan::CaptureTier;
+
+use crate::sys::spawn;
+
+/// The host, looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostReport {
+    /// The best tier of capture; `None` when no bottle can be made here.
+    pub tier: Option<CaptureTier>,
+    /// Each thing that matters, in the order to read them.
+    pub findings: Vec<Finding>,
+}
+
+/// One fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// About what.
+    pub topic: Topic,
+    /// How it stands.
+    pub standing: Standing,
+    /// What was seen, in one line.
+    pub seen: String,
+    /// What to do, where there is something to do. May have several lines (a profile to install).
+    pub fix: Option<String>,
+}
+
+/// What a finding is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// New user namespaces without root.
+    UserNamespaces,
+    /// nf_tables with NAT, within a namespace.
+    NfTables,
+    /// System call filters.
+    Seccomp,
+    /// Landlock.
+    Landlock,
+    /// A `/proc` that nothing is mounted over.
+    Proc,
+    /// Id-mapped mounts, for bottles that root makes.
+    IdmappedMounts,
+    /// A control group for memory.
+    MemoryGroup,
+    /// A control group for processes.
+    ProcessGroup,
+}
+
+/// How a thing stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// As wished.
+    Good,
+    /// A bottle can be made, with less.
+    Weaker,
+    /// No bottle can be made.
+    Blocking,
+}
+
+/// Lets programs of this path make user namespaces on Ubuntu 24.04 and later.
+const APPARMOR_FIX: &str = "sudo tee /etc/apparmor.d/carboy >/dev/null <<'EOF'\nabi <abi/4.0>,\ninclude <tunables/global>\n\
+profile carboy @EXE@ flags=(unconfined) {\n  userns,\n}\nEOF\nsudo apparmor_parser -r /etc/apparmor.d/carboy";
+
+/// Looks at the host. Makes one short-lived namespace to see whether it can.
+pub fn probe() -> HostReport {
+    let mut findings = vec![namespaces()];
+    let usable = findings[0].standing == Standing::Good;
+    findings.push(proc_visible());
+    findings.push(seccomp());
+    let nft = nf_tables();
+    let tier = match (usable && findings.iter().all(|f| f.standing != Standing::Blocking), nft.standing) {
+        (false, _) => None,
+        (true, Standing::Good) => Some(CaptureTier::T1),
+        (true, Standing::Weaker | Standing::Blocking) => Some(CaptureTier::T2),
+    };
+    findings.push(nft);
+    findings.push(landlock());
+    if rustix::process::geteuid().is_root() {
+        findings.push(idmapped());
+    }
+    findings.push(group(Topic::MemoryGroup));
+    findings.push(group(Topic::ProcessGroup));
+    HostReport { tier, findings }
+}
+
+fn finding(topic: Topic, standing: Standing, seen: impl Into<String>, fix: Option<String>) -> Finding {
+    Finding { topic, standing, seen: seen.into(), fix }
+}
+
+fn sysctl(name: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/sys/{name}")).ok().map(|v| v.trim().to_owned())
+}
+
+fn namespaces() -> Finding {
+    let topic = Topic::UserNamespaces;
+    let works = spawn::clone_idmap_holder().map(|holder| {
+        // An AppArmor restriction lets the clone succeed and takes the capabilities away, which shows at the map.
+        let pid = holder.pid.as_raw_nonzero();
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let mapped = fs::write(format!("/proc/{pid}/setgroups"), "deny")
+            .and_then(|()| fs::write(format!("/proc/{pid}/uid_map"), format!("0 {uid} 1")))
+            .and_then(|()| fs::write(format!("/proc/{pid}/gid_map"), format!("0 {gid} 1")));
+        let _ = rustix::process::pidfd_send_signal(&holder.pidfd, rustix::process::Signal::KILL);
+        let wait = rustix::process::WaitId::PidFd(holder.pidfd.as_fd());
+        let _ = rustix::process::waitid(wait, rustix::process::WaitIdOptions::EXITED);
+        mapped
+    });
+    let root = rustix::process::geteuid().is_root();
+    if !root && sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") && !profile_installed() {
+        let exe = std::env::current_exe().map(|p| p.display().to_string()).unwrap_or("/usr/bin/carboy".to_owned());
+        let seen = "AppArmor takes the rights in new user namespaces away (kernel.apparmor_restrict_unprivileged_userns = 1)";
+        return finding(topic, Standing::Blocking, seen, Some(APPARMOR_FIX.replace("@EXE@", &exe)));
+    }
+    match works {
+        Ok(Ok(())) => finding(topic, Standing::Good, "new user namespaces can be made", None),
+        Ok(Err(error)) | Err(error) => {
+            let (seen, fix) = if sysctl("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
+                ("kernel.unprivileged_userns_clone = 0".to_owned(), "sudo sysctl -w kernel.unprivileged_userns_clone=1")
+            } else if sysctl("user/max_user_namespaces").as_deref() == Some("0") {
+                ("user.max_user_namespaces = 0".to_owned(), "sudo sysctl -w user.max_user_namespaces=15000")
+            } else {
+                (
+                    format!("new user namespaces are refused: {error}"),
+                    "in a container, allow user namespaces in its seccomp profile; else run carboy on the host",
+                )
+            };
+            finding(topic, Standing::Blocking, seen, Some(fix.to_owned()))
+        }
+    }
+}
+
+/// Is this process under an AppArmor profile (such as the one of the fix) that lets it make namespaces?
+fn profile_installed() -> bool {
+    let label = fs::read_to_string("/proc/self/attr/apparmor/current")
+        .or_else(|_| fs::read_to_string("/proc/self/attr/current"))
+        .unwrap_or_default();
+    let label = label.trim();
+    !label.is_empty() && label != "unconfined"
+}
+
+fn nf_tables() -> Finding {
+    let topic = Topic::NfTables;
+    let modules = ["nf_tables", "nft_redir", "nft_chain_nat", "nft_reject_inet"];
+    let built_in = |name: &str| Path::new("/sys/module").join(name).exists();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let base = Path::new("/lib/modules").join(release.trim());
+    let lists = ["modules.dep", "modules.builtin"].map(|list| fs::read_to_string(base.join(list)).unwrap_or_default());
+    let loadable = |name: &str| lists.iter().any(|list| list.contains(&format!("/{name}.ko")));
+    let missing: Vec<&str> = modules.into_iter().filter(|name| !built_in(name) && !loadable(name)).collect();
+    // A kernel may have them without a module's name to show; the socket tells whether nf_tables' bus is there at all.
+    if missing.is_empty() || crate::init::netfilter_answers() {
+        return finding(topic, Standing::Good, "nf_tables with NAT is there: every port is captured (T1)", None);
+    }
+    let seen = format!("the kernel lacks {}: only ports that routes name are captured, and 53, 80, 443 are taken inside (T2)", missing.join(", "));
+    finding(topic, Standing::Weaker, seen, Some(format!("sudo modprobe -a {}", missing.join(" "))))
+}
+
+fn proc_visible() -> Finding {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    // What systems mount there themselves hides nothing.
+    let covered: Vec<&str> = points.filter(|p| p.starts_with("/proc/") && *p != "/proc/sys/fs/binfmt_misc").collect();
+    match covered.as_slice() {
+        [] => finding(Topic::Proc, Standing::Good, "/proc is fully visible", None),
+        covered => {
+            let seen = format!("parts of /proc are mounted over ({}), so a fresh one is refused", covered.join(", "));
+            let fix = "run carboy on the host, or start the container with an unmasked /proc (docker: --security-opt systempaths=unconfined)";
+            finding(Topic::Proc, Standing::Blocking, seen, Some(fix.to_owned()))
+        }
+    }
+}
+
+fn seccomp() -> Finding {
+    match fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail") {
+        Ok(actions) if actions.contains("errno") => finding(Topic::Seccomp, Standing::Good, "system call filters are there", None),
+        Ok(_) | Err(_) => {
+            let fix = "use a kernel with CONFIG_SECCOMP_FILTER=y".to_owned();
+            finding(Topic::Seccomp, Standing::Blocking, "no system call filters", Some(fix))
+        }
+    }
+}
+
+fn landlock() -> Finding {
+    let abi = crate::sys::process::landlock_abi();
+    match abi {
+        0 => {
+            let fix = "add `landlock` to the kernel's lsm= list and reboot".to_owned();
+            finding(Topic::Landlock, Standing::Weaker, "no Landlock: mounts and filters hold alone", Some(fix))
+        }
+        abi => finding(Topic::Landlock, Standing::Good, format!("Landlock ABI {abi}"), None),
+    }
+}
+
+fn idmapped() -> Finding {
+    let release = sysctl("kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).filter_map(|n| n.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (5, 12) {
+        let seen = "the kernel has id-mapped mounts; the workspace's file system must have them too (ext4, xfs, btrfs, tmpfs from 6.3)";
+        return finding(Topic::IdmappedMounts, Standing::Good, seen, None);
+    }
+    let fix = "run carboy as an ordinary user, or with `--user NAME`".to_owned();
+    finding(Topic::IdmappedMounts, Standing::Blocking, format!("kernel {release} has no id-mapped mounts"), Some(fix))
+}
+
+fn group(topic: Topic) -> Finding {
+    let (controller, instead) = match topic {
+        Topic::MemoryGroup => ("memory", "memory is bounded per process (RLIMIT_DATA) instead of per bottle"),
+        Topic::ProcessGroup => ("pids", "processes are bounded by RLIMIT_NPROC"),
+        Topic::UserNamespaces
+        | Topic::NfTables
+        | Topic::Seccomp
+        | Topic::Landlock
+        | Topic::Proc
+        | Topic::IdmappedMounts => ("", ""),
+    };
+    match crate::cgroup::available(controller) {
+        Some(place) => finding(topic, Standing::Good, format!("{controller}: groups can be made below {}", place.display()), None),
+        None => {
+            let fix = "start carboy below a delegated group: systemd-run --user --scope -p Delegate=yes carboy …".to_owned();
+            finding(topic, Standing::Weaker, format!("{controller}: no group can be made; {instead}"), Some(fix))
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! Agent-steering files in the writable binds: what tells git, an editor or an agent on the *host* to run something.
+//!
+//! Those that exist are mounted read-only onto themselves. Absent ones get an empty stub on the host for the time of
+//! the run, so that there is something to mount on; each is written to the journal before it is made, and removed at
+//! the end or at the next start after a crash. The directories above are pinned (mounted onto themselves), because a
+//! directory that holds a mount point can otherwise be renamed away and a new one put in its place (B51).
+//!
+//! Nothing here follows a symbolic link below the bind's root.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, renameat, unlinkat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::describe::LaunchError;
+use crate::git_config::{audit_git_config, audit_new_git_config};
+use crate::wire::{Guard, Protected};
+
+const JOURNAL: &str = "stubs.journal";
+const QUARANTINE: &str = "quarantine";
+const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A directory of the workspace (`""` is its root) and what in it steers.
+struct Steering {
+    directory: &'static str,
+    children: &'static [(&'static str, Kind)],
+    when_absent: Absent,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    Directory,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Absent {
+    /// The directory itself becomes a stub that nothing can be made in.
+    Stub,
+    /// It may be made (a repository); what appears in it is looked at in the end.
+    Leave,
+}
+
+const STEERING: &[Steering] = &[
+    Steering {
+        directory: "",
+        children: &[(".mcp.json", Kind::File), (".devcontainer", Kind::Directory), (".idea", Kind::Directory)],
+        when_absent: Absent::Leave,
+    },
+    Steering { directory: ".git", children: &[("hooks", Kind::Directory)], when_absent: Absent::Leave },
+    Steering {
+        directory: ".claude",
+        children: &[("settings.json", Kind::File), ("settings.local.json", Kind::File)],
+        when_absent: Absent::Stub,
+    },
+    Steering {
+        directory: ".vscode",
+        children: &[
+            ("tasks.json", Kind::File),
+            ("settings.json", Kind::File),
+            ("launch.json", Kind::File),
+            ("mcp.json", Kind::File),
+        ],
+        when_absent: Absent::Stub,
+    },
+    Steering {
+        directory: ".cursor",
+        children: &[("mcp.json", Kind::File), ("hooks.json", Kind::File)],
+        when_absent: Absent::Stub,
+    },
+    Steering {
+        directory: ".zed",
+        children: &[("tasks.json", Kind::File), ("settings.json", Kind::File)],
+        when_absent: Absent::Stub,
+    },
+    Steering { directory: ".codex", children: &[("config.toml", Kind::File)], when_absent: Absent::Stub },
+    Steering { directory: ".gemini", children: &[("settings.json", Kind::File)], when_absent: Absent::Stub },
+];
+
+/// What was put in order after a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Stubs removed.
+    pub stubs_removed: usize,
+    /// What the bottle left that would have run something on the host.
+    pub quarantined: Vec<Quarantined>,
+    /// What could not be put in order, with the path and the reason; the operator has to look at these.
+    pub failed: Vec<String>,
+}
+
+/// One change that was taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// The file on the host.
+    pub path: PathBuf,
+    /// What was changed: `added core.fsmonitor = …`.
+    pub change: String,
+    /// Where it is kept now.
+    pub kept_at: PathBuf,
+}
+
+/// A line of the journal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Entry {
+    /// A stub is about to be made at this host path.
+    Stub { root: PathBuf, below: PathBuf, directory: bool },
+    /// A git directory (below the root), and what its configuration was, if it had one.
+    Config { root: PathBuf, below: PathBuf, before: Option<String> },
+    /// A hooks directory that did not exist.
+    NoHooks { root: PathBuf, below: PathBuf },
+}
+
+/// The journal of one bottle's state directory.
+#[derive(Debug)]
+pub struct Journal {
+    state: PathBuf,
+    entries: Mutex<Vec<Entry>>,
+}
+
+impl Journal {
+    /// Opens it; what a crashed run left is put in order first.
+    pub fn open(state: &Path) -> Result<Self, LaunchError> {
+        let failed = |source| LaunchError::Outside { step: "open the bottle's journal of stubs", source };
+        std::fs::create_dir_all(state).map_err(failed)?;
+        let path = state.join(JOURNAL);
+        let left = match std::fs::read_to_string(&path) {
+            Ok(text) => text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(failed(error)),
+        };
+        let journal = Journal { state: state.to_owned(), entries: Mutex::new(left) };
+        journal.put_in_order();
+        Ok(journal)
+    }
+
+    /// Makes the stubs below one writable bind; says what init has to mount, parents first.
+    pub fn guard(&self, root: &OwnedFd, path: &Path, target: &Path) -> Result<Vec<Protected>, LaunchError> {
+        let mut guard = Guarding { journal: self, root, path, target, found: Vec::new() };
+        let outcome = if guard.is_git_directory() { guard.git_directory(Path::new("")) } else { guard.workspace() };
+        match outcome {
+            Ok(()) => Ok(guard.found),
+            Err(source) => Err(LaunchError::Source { path: path.to_owned(), source }),
+        }
+    }
+
+    fn note(&self, entry: Entry) -> io::Result<()> {
+        let path = self.state.join(JOURNAL);
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+        let mut line = serde_json::to_vec(&entry)?;
+        line.push(b'\n');
+        file.write_all(&line)?;
+        // Known before it is done: a crash of the host in between leaves a line too many, never one too few.
+        file.sync_data()?;
+        self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entry);
+        Ok(())
+    }
+
+    /// Puts everything in order after the bottle is gone.
+    pub fn clean(self) -> Cleaned {
+        self.put_in_order()
+    }
+
+    fn put_in_order(&self) -> Cleaned {
+        let mut entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut cleaned = Cleaned::default();
+        // Children were noted after their parents.
+        for entry in entries.drain(..).rev() {
+            let done = match &entry {
+                Entry::Stub { root, below, directory } => remove_stub(root, below, *directory, &mut cleaned),
+                Entry::Config { root, below, before } => self.audit(root, below, before.as_deref(), &mut cleaned),
+                Entry::NoHooks { root, below } => self.new_hooks(root, below, &mut cleaned),
+            };
+            let (Entry::Stub { root, below, .. } | Entry::Config { root, below, .. } | Entry::NoHooks { root, below }) = &entry;
+            if let Err(error) = done {
+                cleaned.failed.push(format!("{}: {error}", root.join(below).display()));
+            }
+        }
+        match std::fs::remove_file(self.state.join(JOURNAL)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => cleaned.failed.push(format!("{JOURNAL}: {error}")),
+            Ok(()) | Err(_) => {}
+        }
+        cleaned
+    }
+
+    fn audit(&self, root: &Path, below: &Path, before: Option<&str>, cleaned: &mut Cleaned) -> io::Result<()> {
+        let root_fd = open_root(root)?;
+        let path = root.join(below);
+        let after = match read_config(&root_fd, below) {
+            Ok(Some(after)) => after,
+            Ok(None) if before.is_none() => return Ok(()),
+            Ok(None) => String::new(),
+            // A link, a directory, or too large: whatever it is, it is moved away.
+            Err(_) => {
+                self.set_aside(&root_fd, root, below, "replaced by something that is not a small file", cleaned)?;
+                String::new()
+            }
+        };
+        let audited = match before {
+            Some(before) => audit_git_config(before, &after),
+            None => audit_new_git_config(&after),
+        };
+        if audited.quarantined.is_empty() {
+            return Ok(());
+        }
+        let kept_at = self.keep(&after)?;
+        write_config(&root_fd, below, &audited.kept)?;
+        let changes = audited.quarantined.into_iter();
+        cleaned.quarantined.extend(changes.map(|change| Quarantined { path: path.clone(), change, kept_at: kept_at.clone() }));
+        Ok(())
+    }
+
+    /// Hooks in a repository that had no hooks directory: set aside, unless they are git's own samples.
+    fn new_hooks(&self, root: &Path, below: &Path, cleaned: &mut Cleaned) -> io::Result<()> {
+        let root_fd = open_root(root)?;
+        let hooks = match open_below(&root_fd, below, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(hooks) => hooks,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(_) => return self.set_aside(&root_fd, root, below, "made as something that is not a directory", cleaned),
+        };
+        let mut listing = rustix::fs::Dir::read_from(&hooks)?;
+        let armed = listing.any(|entry| {
+            entry.is_ok_and(|e| {
+                let name = e.file_name().to_bytes();
+                name != b"." && name != b".." && !name.ends_with(b".sample")
+            })
+        });
+        if armed { self.set_aside(&root_fd, root, below, "hooks were added to a new repository", cleaned) } else { Ok(()) }
+    }
+
+    /// Renames within its directory: another file system would need a copy of hostile content.
+    fn set_aside(&self, fd: &OwnedFd, root: &Path, below: &Path, change: &str, cleaned: &mut Cleaned) -> io::Result<()> {
+        let (parent, name) = split(below)?;
+        let parent_fd = open_directory(fd, parent)?;
+        let aside = format!("{}.carboy-quarantine-{}", name.display(), self.stamp());
+        renameat(&parent_fd, name, &parent_fd, aside.as_str())?;
+        let path = root.join(below);
+        let kept_at = root.join(parent).join(aside);
+        cleaned.quarantined.push(Quarantined { path, change: change.to_owned(), kept_at });
+        Ok(())
+    }
+
+    fn keep(&self, content: &str) -> io::Result<PathBuf> {
+        let directory = self.state.join(QUARANTINE);
+        std::fs::create_dir_all(&directory)?;
+        let path = directory.join(format!("git-config-{}", self.stamp()));
+        std::fs::write(&path, content)?;
+        Ok(path)
+    }
+
+    fn stamp(&self) -> String {
+        let taken = |n: &u32| self.state.join(QUARANTINE).join(format!("git-config-{}-{n}", std::process::id())).exists();
+        let free = (0..u32::MAX).find(|n| !taken(n)).unwrap_or_default();
+        format!("{}-{free}", std::process::id())
+    }
+}
+
+struct Guarding<'a> {
+    journal: &'a Journal,
+    root: &'a OwnedFd,
+    path: &'a Path,
+    target: &'a Path,
+    found: Vec<Protected>,
+}
+
+impl Guarding<'_> {
+    fn is_git_directory(&self) -> bool {
+        ["HEAD", "objects", "refs"].iter().all(|name| open_below(self.root, Path::new(name), OFlags::PATH).is_ok())
+    }
+
+    fn workspace(&mut self) -> io::Result<()> {
+        for steering in STEERING {
+            let directory = Path::new(steering.directory);
+            if steering.directory == ".git" {
+                self.repository(directory)?;
+                continue;
+            }
+            if !steering.directory.is_empty() {
+                match self.kind(directory)? {
+                    Some(FileType::Directory) => self.push(directory, Guard::Pin),
+                    Some(_) => {
+                        self.push(directory, Guard::ReadOnly);
+                        continue;
+                    }
+                    None if steering.when_absent == Absent::Stub => {
+                        self.stub(directory, Kind::Directory)?;
+                        continue;
+                    }
+                    None => continue,
+                }
+            }
+            for (name, kind) in steering.children {
+                self.child(&directory.join(name), *kind)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `.git`: a directory, a file that points elsewhere (a worktree's), or absent.
+    fn repository(&mut self, git: &Path) -> io::Result<()> {
+        match self.kind(git)? {
+            Some(FileType::Directory) => {
+                self.push(git, Guard::Pin);
+                self.git_directory(git)
+            }
+            Some(_) => {
+                self.push(git, Guard::ReadOnly);
+                Ok(())
+            }
+            None => {
+                self.config(&git.join("config"))?;
+                self.no_hooks(&git.join("hooks"))
+            }
+        }
+    }
+
+    fn git_directory(&mut self, git: &Path) -> io::Result<()> {
+        self.child(&git.join("hooks"), Kind::Directory)?;
+        self.config(&git.join("config"))?;
+        self.config(&git.join("config.worktree"))
+    }
+
+    fn child(&mut self, below: &Path, kind: Kind) -> io::Result<()> {
+        match self.kind(below)? {
+            Some(_) => {
+                self.push(below, Guard::ReadOnly);
+                Ok(())
+            }
+            None => self.stub(below, kind),
+        }
+    }
+
+    fn push(&mut self, below: &Path, how: Guard) {
+        self.found.push(Protected { path: self.target.join(below), how });
+    }
+
+    fn stub(&mut self, below: &Path, kind: Kind) -> io::Result<()> {
+        let directory = kind == Kind::Directory;
+        self.journal.note(Entry::Stub { root: self.path.to_owned(), below: below.to_owned(), directory })?;
+        let (parent, name) = split(below)?;
+        let parent = open_directory(self.root, parent)?;
+        let how = match kind {
+            Kind::Directory => {
+                mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+                Guard::EmptyDirectory
+            }
+            Kind::File => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
+                Guard::EmptyFile
+            }
+        };
+        self.push(below, how);
+        Ok(())
+    }
+
+    fn config(&self, below: &Path) -> io::Result<()> {
+        let before = read_config(self.root, below)?;
+        self.journal.note(Entry::Config { root: self.path.to_owned(), below: below.to_owned(), before })
+    }
+
+    fn no_hooks(&self, below: &Path) -> io::Result<()> {
+        self.journal.note(Entry::NoHooks { root: self.path.to_owned(), below: below.to_owned() })
+    }
+
+    fn kind(&self, below: &Path) -> io::Result<Option<FileType>> {
+        match open_below(self.root, below, OFlags::PATH) {
+            Ok(fd) => Ok(Some(FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io::Error::new(
+                error.kind(),
+                format!("{} steers programs on the host and cannot be protected ({error}): make it a plain file or directory", below.display()),
+            )),
+        }
+    }
+}
+
+fn open_root(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?)
+}
+
+fn open_below(root: &OwnedFd, below: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(root, below, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+}
+
+fn open_directory(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
+    if below.as_os_str().is_empty() {
+        return root.try_clone();
+    }
+    open_below(root, below, OFlags::PATH | OFlags::DIRECTORY)
+}
+
+fn split(below: &Path) -> io::Result<(&Path, &Path)> {
+    match (below.parent(), below.file_name()) {
+        (Some(parent), Some(name)) => Ok((parent, Path::new(name))),
+        _ => Err(Errno::INVAL.into()),
+    }
+}
+
+fn remove_stub(root: &Path, below: &Path, directory: bool, cleaned: &mut Cleaned) -> io::Result<()> {
+    let root = match open_root(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let (parent, name) = split(below)?;
+    let parent = open_directory(&root, parent)?;
+    let flags = if directory {
+        AtFlags::REMOVEDIR
+    } else {
+        // Somebody on the host may have written the file meanwhile: then it is theirs.
+        let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
+        let empty = stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile && s.st_size == 0);
+        if !empty {
+            return Ok(());
+        }
+        AtFlags::empty()
+    };
+    match unlinkat(&parent, name, flags) {
+        Ok(()) => {
+            cleaned.stubs_removed += 1;
+            Ok(())
+        }
+        Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read_config(root: &OwnedFd, below: &Path) -> io::Result<Option<String>> {
+    let file = match open_below(root, below, OFlags::RDONLY | OFlags::NONBLOCK) {
+        Ok(file) => File::from(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let meta = file.metadata()?;
+    if !meta.is_file() || meta.len() > CONFIG_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a git configuration of at most 1 MiB"));
+    }
+    let mut bytes = Vec::new();
+    file.take(CONFIG_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// In place, so that owner and mode stay.
+fn write_config(root: &OwnedFd, below: &Path, content: &str) -> io::Result<()> {
+    let file = match open_below(root, below, OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let (parent, name) = split(below)?;
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(open_directory(root, parent)?.as_fd(), name, flags, Mode::from_raw_mode(0o644))?
+        }
+        other => other?,
+    };
+    let mut file = File::from(file);
+    if !file.metadata()?.is_file() {
+        return Err(Errno::INVAL.into());
+    }
+    file.write_all(content.as_bytes())?;
+    file.sync_data()
+}

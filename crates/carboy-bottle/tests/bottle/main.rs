@@ -1,0 +1,30 @@
+//! Real bottles, as whoever runs this and, when that is root, once more as the ordinary user `carboytest`.
+//!
+//! The program starts itself again as a bottle's init, hence the main of its own.
+
+mod confinement;
+mod ending;
+mod files;
+mod harness;
+mod network;
+mod start;
+mod streams;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    carboy_bottle::run_init_if_asked();
+    if harness::played_a_part() {
+        return;
+    }
+    let arguments = Arguments::from_args();
+    let mut trials: Vec<Trial> = Vec::new();
+    trials.extend(start::trials());
+    trials.extend(network::trials());
+    trials.extend(files::trials());
+    trials.extend(confinement::trials());
+    trials.extend(streams::trials());
+    trials.extend(ending::trials());
+    trials.extend(harness::as_ordinary_user());
+    libtest_mimic::run(&arguments, trials).exit();
+}

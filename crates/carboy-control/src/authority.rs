@@ -1,0 +1,56 @@
+//! The certificate authority and the fingerprint key of this host: made on first use, kept 0600, never in a bottle.
+
+use carboy_core::secret::Secret;
+use carboy_egress::CertificateAuthority;
+use zeroize::Zeroize;
+
+use crate::home::{Home, HomeError, read_private, write_private};
+
+/// Why the authority cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// Its files.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The files do not hold a certificate and its key.
+    #[error("{0}; remove both files in CARBOY_HOME/ca to have a new authority made")]
+    Broken(String),
+    /// No randomness.
+    #[error("the system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Loads the authority, or makes it.
+pub fn load_or_make(home: &Home, now_ms: u64) -> Result<CertificateAuthority, AuthorityError> {
+    let (cert_file, key_file) = home.ca_files();
+    let broken = |e: &dyn std::fmt::Display| AuthorityError::Broken(format!("{}: {e}", key_file.display()));
+    match (read_private(&cert_file)?, read_private(&key_file)?) {
+        (Some(cert), Some(key)) => {
+            let cert = String::from_utf8(cert).map_err(|e| broken(&e))?;
+            let key = Secret::new(String::from_utf8(key).map_err(|e| broken(&e))?);
+            CertificateAuthority::from_pem(&cert, &key).map_err(|e| broken(&e))
+        }
+        (Some(_), None) => Err(AuthorityError::Broken(format!("{} is missing", key_file.display()))),
+        // A certificate without its key is of no use; a key without its certificate was cut off while being made.
+        (None, _) => {
+            let (authority, files) = CertificateAuthority::generate(now_ms).map_err(|e| broken(&e))?;
+            write_private(&key_file, files.key_pem.expose().as_bytes())?;
+            write_private(&cert_file, files.certificate_pem.as_bytes())?;
+            Ok(authority)
+        }
+    }
+}
+
+/// Loads the key of this host's fingerprints, or makes it.
+pub fn fingerprint_key(home: &Home) -> Result<[u8; 32], AuthorityError> {
+    let path = home.fingerprint_key_file();
+    if let Some(mut kept) = read_private(&path)? {
+        let key = <[u8; 32]>::try_from(kept.as_slice());
+        kept.zeroize();
+        return key.map_err(|_| AuthorityError::Broken(format!("{} does not hold 32 bytes", path.display())));
+    }
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(AuthorityError::Random)?;
+    write_private(&path, &key)?;
+    Ok(key)
+}

@@ -1,0 +1,64 @@
+//! Manifests on disk, behind the manifest crate's view of the world.
+
+use std::io::Read;
+use std::path::Path;
+
+use carboy_manifest::files::DIRECTORY_FILES_MAX;
+use carboy_manifest::{FileError, ManifestFiles};
+
+/// The host's file system, read only.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskFiles;
+
+fn unreadable(error: &std::io::Error) -> FileError {
+    FileError::Unreadable(error.to_string())
+}
+
+impl ManifestFiles for DiskFiles {
+    fn list(&self, dir: &Path) -> Result<Vec<String>, FileError> {
+        let entries = match std::fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(unreadable(&e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| unreadable(&e))?;
+            let is_file = std::fs::metadata(entry.path()).is_ok_and(|meta| meta.is_file());
+            // A name that is not UTF-8 cannot be an entity's name.
+            names.extend(entry.file_name().into_string().ok().filter(|_| is_file));
+            if names.len() > DIRECTORY_FILES_MAX {
+                break;
+            }
+        }
+        Ok(names)
+    }
+
+    fn read(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+        let file = match std::fs::File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(unreadable(&e)),
+        };
+        if !file.metadata().map_err(|e| unreadable(&e))?.is_file() {
+            return Err(FileError::Unreadable("not a regular file".into()));
+        }
+        let mut content = Vec::new();
+        file.take(bytes_max + 1).read_to_end(&mut content).map_err(|e| unreadable(&e))?;
+        if content.len() as u64 > bytes_max {
+            return Err(FileError::TooLarge { bytes_max });
+        }
+        Ok(Some(content))
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn same_directory(&self, a: &Path, b: &Path) -> bool {
+        match (a.canonicalize(), b.canonicalize()) {
+            (Ok(a), Ok(b)) => a == b,
+            (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
+        }
+    }
+}

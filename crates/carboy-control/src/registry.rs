@@ -1,0 +1,271 @@
+//! Runs that live: a record each, and a socket on which each is asked and stopped.
+//!
+//! The record says that a run was started; only an answer on its socket says that it lives. A record without an
+//! answer is what a crash left behind and is removed by whoever notices.
+//!
+//! ```text
+//! client ── {"op":"status"}\n ──►  supervisor
+//!        ◄── {"run":…,"stats":…}\n
+//! ```
+//!
+//! *Must never* answer another user: the socket is 0600 and the peer's uid is checked.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use carboy_core::ids::RunId;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::home::{Home, HomeError, write_private};
+
+/// Longest question or answer, in bytes.
+pub const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
+/// How long a client waits for an answer.
+pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// What is known of a run before it is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// The run.
+    pub run: String,
+    /// Its bottle.
+    pub bottle: String,
+    /// Its agent, when one was named.
+    pub agent: Option<String>,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// The supervisor's process.
+    pub supervisor_pid: u32,
+    /// Milliseconds since 1970.
+    pub started_ms: u64,
+    /// Where it is asked.
+    pub socket: PathBuf,
+}
+
+/// A question to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Question {
+    /// How is it going?
+    Status,
+    /// End it: the program is asked first, and killed after the grace period.
+    Stop,
+    /// End it at once, with everything in it.
+    Kill,
+}
+
+/// A run's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The run itself.
+    pub record: RunRecord,
+    /// `running` or `stopping`.
+    pub state: String,
+    /// Requests let through.
+    pub requests: u64,
+    /// Requests, names and connections refused.
+    pub refusals: u64,
+    /// Bytes of request bodies that left.
+    pub bytes_out: u64,
+    /// Bytes of response bodies that came in.
+    pub bytes_in: u64,
+    /// How traffic is captured: `T1` or `T2`.
+    pub tier: String,
+}
+
+/// Why a run could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The files of the home.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// It does not answer.
+    #[error("run {run} does not answer on {socket}: {source}")]
+    Silent {
+        /// The run.
+        run: String,
+        /// Its socket.
+        socket: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Every recorded run, oldest first; those that do not live any more are cleared away.
+pub fn live_runs(home: &Home) -> Result<Vec<Answer>, HomeError> {
+    let mut answers = Vec::new();
+    for (path, record) in records(home)? {
+        match ask(&record, Question::Status) {
+            Ok(answer) => answers.push(answer),
+            Err(_) if !process_lives(record.supervisor_pid) => {
+                // Left behind by a supervisor that was killed.
+                let _ = std::fs::remove_file(&path);
+                let _ = std::fs::remove_file(&record.socket);
+            }
+            Err(_) => {}
+        }
+    }
+    answers.sort_by_key(|answer| answer.record.started_ms);
+    Ok(answers)
+}
+
+fn records(home: &Home) -> Result<Vec<(PathBuf, RunRecord)>, HomeError> {
+    let dir = home.run_records();
+    let io = |source| HomeError::Io { path: dir.clone(), source };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&dir).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|e| e == "json") {
+            found.extend(std::fs::read(&path).ok().and_then(|b| serde_json::from_slice(&b).ok()).map(|r| (path, r)));
+        }
+    }
+    Ok(found)
+}
+
+fn process_lives(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+/// Asks one run.
+pub fn ask(record: &RunRecord, question: Question) -> Result<Answer, AskError> {
+    let exchange = || -> std::io::Result<Answer> {
+        let mut stream = BlockingStream::connect(&record.socket)?;
+        stream.set_read_timeout(Some(ANSWER_WAIT_MAX))?;
+        stream.set_write_timeout(Some(ANSWER_WAIT_MAX))?;
+        let mut line = serde_json::to_vec(&question)?;
+        line.push(b'\n');
+        stream.write_all(&line)?;
+        let mut answer = Vec::new();
+        BufReader::new(stream.take(MESSAGE_BYTES_MAX)).read_until(b'\n', &mut answer)?;
+        Ok(serde_json::from_slice(&answer)?)
+    };
+    exchange().map_err(|source| AskError::Silent { run: record.run.clone(), socket: record.socket.clone(), source })
+}
+
+/// What a supervisor does when it is asked.
+pub trait Respond: Send + Sync + 'static {
+    /// Acts on the question and says how things stand.
+    fn respond(&self, question: Question) -> Answer;
+}
+
+/// The record and the socket of a run of ours; both go when it is dropped.
+pub struct Registration {
+    record: PathBuf,
+    socket: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Registration {
+    /// Opens the socket, then writes the record.
+    pub fn open(home: &Home, record: &RunRecord, respond: Arc<dyn Respond>) -> Result<Registration, HomeError> {
+        let io = |source| HomeError::Io { path: record.socket.clone(), source };
+        // A run's identifier is new, so whatever stands there is not a living run's.
+        let _ = std::fs::remove_file(&record.socket);
+        let listener = UnixListener::bind(&record.socket).map_err(io)?;
+        std::fs::set_permissions(&record.socket, std::fs::Permissions::from_mode(0o600)).map_err(io)?;
+        let run = RunId::parse(&record.run).expect("a record is made from a checked run identifier");
+        let path = home.run_record(&run);
+        write_private(&path, &serde_json::to_vec(record).expect("a record of texts and numbers is valid JSON"))?;
+        let task = tokio::spawn(accept(listener, respond));
+        Ok(Registration { record: path, socket: record.socket.clone(), task })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.task.abort();
+        // Both may be gone already; a stale one is cleared by the next `ps`.
+        let _ = std::fs::remove_file(&self.record);
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+async fn accept(listener: UnixListener, respond: Arc<dyn Respond>) {
+    let own = rustix::process::getuid().as_raw();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        // The socket's mode keeps other users out already; root may ask everybody.
+        let peer_allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
+        if peer_allowed {
+            let respond = respond.clone();
+            tokio::spawn(async move {
+                // A client that says nothing or nonsense loses its connection, nothing else.
+                let _ = tokio::time::timeout(ANSWER_WAIT_MAX, converse(stream, respond.as_ref())).await;
+            });
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, respond: &dyn Respond) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = Vec::new();
+    tokio::io::BufReader::new(read.take(MESSAGE_BYTES_MAX)).read_until(b'\n', &mut line).await?;
+    let question: Question = serde_json::from_slice(&line)?;
+    let mut answer = serde_json::to_vec(&respond.respond(question))?;
+    answer.push(b'\n');
+    write.write_all(&answer).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed(RunRecord);
+
+    impl Respond for Fixed {
+        fn respond(&self, question: Question) -> Answer {
+            let state = if question == Question::Status { "running" } else { "stopping" };
+            Answer {
+                record: self.0.clone(),
+                state: state.into(),
+                requests: 2,
+                refusals: 1,
+                bytes_out: 3,
+                bytes_in: 4,
+                tier: "T1".into(),
+            }
+        }
+    }
+
+    fn record(home: &Home, run: &str, pid: u32) -> RunRecord {
+        RunRecord {
+            run: run.into(),
+            bottle: "b".into(),
+            agent: None,
+            command: vec!["true".into()],
+            supervisor_pid: pid,
+            started_ms: 1,
+            socket: home.run_socket(&RunId::parse(run).unwrap()).unwrap(),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_living_run_answers_and_a_dead_ones_record_is_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path(), None).unwrap();
+        let alive = record(&home, "r-1", std::process::id());
+        let registration = Registration::open(&home, &alive, Arc::new(Fixed(alive.clone()))).unwrap();
+        // No process has this number: it is above the kernel's highest (proc(5), pid_max).
+        let dead = record(&home, "r-2", 1 << 23);
+        write_private(&home.run_record(&RunId::parse("r-2").unwrap()), &serde_json::to_vec(&dead).unwrap()).unwrap();
+
+        let (asked, home_too) = (home.clone(), alive.clone());
+        let found = tokio::task::spawn_blocking(move || live_runs(&asked).unwrap()).await.unwrap();
+        assert_eq!(found.iter().map(|a| a.record.clone()).collect::<Vec<_>>(), [alive]);
+        let stopping = tokio::task::spawn_blocking(move || ask(&home_too, Question::Stop).unwrap()).await.unwrap();
+        assert_eq!(stopping.state, "stopping");
+        assert!(!home.run_record(&RunId::parse("r-2").unwrap()).exists());
+        drop(registration);
+        assert!(live_runs(&home).unwrap().is_empty());
+    }
+}

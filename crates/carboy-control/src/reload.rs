@@ -1,0 +1,72 @@
+//! Hot reload: a changed bottle file takes effect at once; an invalid one keeps the old routes and says so.
+//!
+//! Files are looked at by content, twice a second: editors replace, truncate and touch in too many ways for anything
+//! finer to be simpler.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use carboy_core::audit::{Event, EventType, Outcome, Subject, hex, sha256};
+use carboy_core::ports::AuditSink;
+use carboy_egress::Gateway;
+use carboy_manifest::files::FILE_BYTES_MAX;
+use carboy_manifest::{Effective, ManifestFiles, Places};
+use carboy_store::audit::AuditLog;
+
+use crate::supervisor::Tell;
+
+/// Until a change is seen.
+pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What a watch needs.
+pub struct Watched {
+    /// Whose routes are replaced.
+    pub gateway: Arc<Gateway>,
+    /// Where it is written down.
+    pub audit: Arc<AuditLog>,
+    /// Whom it concerns.
+    pub subject: Subject,
+    /// Files of the host.
+    pub files: Arc<dyn ManifestFiles + Send + Sync>,
+    /// Where they are.
+    pub places: Places,
+    /// What was loaded at the start.
+    pub effective: Effective,
+    /// Tells the person, while the program goes on.
+    pub tell: Tell,
+}
+
+/// Looks for changes until it is aborted.
+pub async fn watch(watched: Watched) {
+    let mut generation = watched.effective.routes.generation();
+    let mut last = fingerprint(&watched);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = fingerprint(&watched);
+        if now == last {
+            continue;
+        }
+        last = now;
+        let event = |result| Event::new(EventType::Policy, watched.subject.clone(), "reload_routes", result);
+        let event = match carboy_manifest::routes_of(watched.files.as_ref(), &watched.places, &watched.effective, generation + 1) {
+            Ok(routes) => {
+                generation += 1;
+                let count = routes.iter().count() as u64;
+                watched.gateway.replace_routes(routes);
+                event(Outcome::Done).with("generation", generation).with("routes", count)
+            }
+            Err(diagnostics) => {
+                (watched.tell)(&format!("the changed file is not valid, the old routes stay:\n{diagnostics}"));
+                event(Outcome::Failed).with("generation", generation).with("errors", diagnostics.error_count() as u64)
+            }
+        };
+        // Without the log nothing passes anyway; the gateway refuses on its own.
+        let _ = watched.audit.append(event);
+    }
+}
+
+fn fingerprint(watched: &Watched) -> Vec<(PathBuf, Option<String>)> {
+    let read = |path: &PathBuf| watched.files.read(path, FILE_BYTES_MAX).ok().flatten();
+    watched.effective.sources.iter().map(|path| (path.clone(), read(path).map(|text| hex(&sha256(&text))))).collect()
+}

@@ -1,0 +1,169 @@
+//! What a run did, in one page: for the person in the morning and, as JSON, for CI.
+
+use carboy_core::host::Host;
+use carboy_core::verdict::Reason;
+use carboy_egress::GatewayStats;
+use serde::Serialize;
+
+/// The end of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// The run.
+    pub run: String,
+    /// Its bottle.
+    pub bottle: String,
+    /// How the program ended.
+    pub ended: Ended,
+    /// Milliseconds from start to end.
+    pub duration_ms: u64,
+    /// How traffic was captured.
+    pub tier: String,
+    /// Requests let through.
+    pub requests: u64,
+    /// Bytes of requests that left.
+    pub bytes_out: u64,
+    /// Bytes of answers that came in.
+    pub bytes_in: u64,
+    /// What was refused, grouped, most frequent first.
+    pub refusals: Vec<Refused>,
+    /// What the scanners found, by detector and rule.
+    pub findings: Vec<Found>,
+    /// What was changed in the workspace and not kept.
+    pub quarantined: Vec<String>,
+    /// Where the log stood at the end: kept elsewhere, it shows a cut tail.
+    pub audit_head: String,
+}
+
+/// How the program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// With this code.
+    Code(u8),
+    /// By this signal.
+    Signal(u8),
+    /// It was not found, or cannot be executed; a shell shows this code.
+    NotStarted(u8),
+}
+
+impl Ended {
+    /// The exit code that a shell would show.
+    pub fn shell_code(self) -> u8 {
+        match self {
+            Ended::Code(code) | Ended::NotStarted(code) => code,
+            Ended::Signal(signal) => 128_u8.saturating_add(signal),
+        }
+    }
+}
+
+/// Refusals of one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// Stable code of the reason.
+    pub reason: &'static str,
+    /// How often.
+    pub count: u64,
+    /// What happened, in words.
+    pub what: &'static str,
+    /// What the operator can do about it.
+    pub next: &'static str,
+    /// The first few that differ.
+    pub examples: Vec<Example>,
+}
+
+/// One refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// Host, or name asked of DNS.
+    pub host: String,
+    /// The particulars.
+    pub detail: String,
+    /// The command that would allow it, where one would.
+    pub allow: Option<String>,
+}
+
+impl Example {
+    /// The particulars, and the host where they do not name it.
+    pub fn detail_or_host(&self) -> String {
+        match (self.detail.is_empty(), self.detail.contains(&self.host)) {
+            (true, _) => self.host.clone(),
+            (false, true) => self.detail.clone(),
+            (false, false) => format!("{}: {}", self.host, self.detail),
+        }
+    }
+}
+
+impl Refused {
+    /// All reasons of a gateway's counters, most frequent first.
+    pub fn of(stats: &GatewayStats, bottle: &str) -> Vec<Refused> {
+        let mut all: Vec<Refused> = stats
+            .refusals
+            .iter()
+            .map(|(reason, refusals)| Refused {
+                reason: reason.code(),
+                count: refusals.count,
+                what: reason.what(),
+                next: reason.operator_step(),
+                examples: refusals
+                    .samples
+                    .iter()
+                    .map(|sample| Example {
+                        host: sample.host.clone(),
+                        detail: sample.detail.clone(),
+                        allow: allow_command(*reason, &sample.host, sample.port, bottle),
+                    })
+                    .collect(),
+            })
+            .collect();
+        all.sort_by(|a, b| b.count.cmp(&a.count).then(a.reason.cmp(b.reason)));
+        all
+    }
+}
+
+/// The command that opens what was refused; none where opening is not what one should do (a leaking secret, a
+/// metadata address) or where a route exists already and has to be changed by hand.
+fn allow_command(reason: Reason, host: &str, port: Option<u16>, bottle: &str) -> Option<String> {
+    let host = Host::parse(host).ok()?;
+    match reason {
+        Reason::HostNotAllowed | Reason::NameNotAllowed | Reason::PortNotAllowed => {
+            host.as_name()?;
+            let port = match port {
+                None | Some(80 | 443 | 53) => String::new(),
+                Some(port) => format!(" --port {port}"),
+            };
+            Some(format!("carboy allow {host} --bottle {bottle}{port}"))
+        }
+        Reason::GitFetchNotAllowed => Some(format!("carboy allow {host} --bottle {bottle} --git-fetch")),
+        Reason::DnsQueryRefused
+        | Reason::AddressNotAllowed
+        | Reason::AddressNotPublic
+        | Reason::NameMismatch
+        | Reason::TlsRefused
+        | Reason::HostInvalid
+        | Reason::RequestNotAllowed
+        | Reason::GitPushNotAllowed
+        | Reason::SecretKnown
+        | Reason::SecretPattern
+        | Reason::Injection
+        | Reason::BodyTooLarge
+        | Reason::BodyUndecodable
+        | Reason::ProtocolRefused
+        | Reason::LimitReached
+        | Reason::PlainTextCredential
+        | Reason::SecretMissing
+        | Reason::UpstreamUnreachable
+        | Reason::UpstreamCertificate
+        | Reason::UpstreamFailed
+        | Reason::AuditUnavailable
+        | Reason::Stopping => None,
+    }
+}
+
+/// One kind of finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// Detector and rule.
+    pub rule: String,
+    /// How often.
+    pub count: u64,
+}

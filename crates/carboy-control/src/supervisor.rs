@@ -1,0 +1,517 @@
+//! The supervisor of one bottle: makes it, stands at its door, and writes down how it went.
+//!
+//! ```text
+//!  request ─► manifest ─► plan ─► bottle (made, not started) ─► secrets ─► gateway serving ─► program started
+//!                                                                                                  │
+//!  summary ◄── end event ◄── gateway shut ◄── bottle gone, files in order ◄── program ended ◄──────┘
+//! ```
+//!
+//! Secrets are read only after the bottle's init has been cloned and this process has been made undumpable: no copy of
+//! a secret is ever in an address space that a bottle's process came from.
+//!
+//! *Must never* start the program before the gateway serves, or without the start event in the log.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use carboy_bottle::{Bottle, ExitOutcome, ExitReport, LaunchError, LaunchOptions, Stdio};
+use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
+use carboy_core::ids::{RunId, SecretName};
+use carboy_core::plan::{Bind, BottleSpec, CaptureTier, StdioMode};
+use carboy_core::ports::{AuditSink, Clock, SecretSource};
+use carboy_core::route::RouteSet;
+use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, GatewayStats};
+use carboy_guard::Detectors;
+use carboy_manifest::{Diagnostics, Effective, ManifestFiles, Places};
+use carboy_store::audit::AuditLog;
+use tokio::sync::Notify;
+
+use crate::authority::{self, AuthorityError};
+use crate::clock::SystemClock;
+use crate::home::{Home, HomeError, private_dir};
+use crate::inside::{EnvironmentParts, HostPlaces, ShowError, environment, git_config};
+use crate::registry::{Answer, Question, Registration, Respond, RunRecord};
+use crate::reload;
+use crate::summary::{Ended, Found, Refused, Summary};
+use crate::vault::{Lookup, Vault, VaultError};
+
+/// How long a program may take to end after it was asked to.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// What `run` was asked for, everything from the outside world looked up.
+pub struct RunRequest {
+    /// `CARBOY_HOME`.
+    pub home: Home,
+    /// Where manifests are.
+    pub places: Places,
+    /// The effective configuration.
+    pub effective: Effective,
+    /// Program and arguments; empty takes the manifest's.
+    pub command: Vec<String>,
+    /// Host directory of the workspace, canonical.
+    pub workdir: PathBuf,
+    /// `--env`.
+    pub env: Vec<(String, String)>,
+    /// `--bind`, canonical.
+    pub binds: Vec<Bind>,
+    /// `--user`, looked up.
+    pub host_ids: Option<(u32, u32)>,
+    /// How the program's streams are connected.
+    pub stdio: StdioMode,
+    /// `TERM` of the person's terminal.
+    pub terminal: Option<String>,
+    /// Environment and commands of the host.
+    pub lookup: Arc<dyn Lookup>,
+    /// Files of the host.
+    pub files: Arc<dyn ManifestFiles + Send + Sync>,
+    /// How log entries are hashed.
+    pub audit_key: ChainKey,
+    /// Tells the person something while the program goes on.
+    pub tell: Tell,
+}
+
+/// Says a few lines to the person, while the program has the terminal.
+pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Why a run did not come about, or was lost.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A file is not valid.
+    #[error("{0}")]
+    Manifest(Diagnostics),
+    /// Nothing to run.
+    #[error("no command: give one after `--`, or a `command` under `agent_provider` in the bottle's file")]
+    NoCommand,
+    /// The host cannot give the bottle.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A directory that must not be shown.
+    #[error(transparent)]
+    Show(#[from] ShowError),
+    /// A secret is missing.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// A secret cannot be scanned for.
+    #[error("{0}")]
+    Secret(String),
+    /// Files of `CARBOY_HOME`.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The certificate authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The audit log.
+    #[error("{0}")]
+    Audit(String),
+    /// Something of the system.
+    #[error("could not {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A run whose program has been started.
+pub struct Running {
+    shared: Arc<Shared>,
+    stdio: Option<Stdio>,
+    gateway: Arc<Gateway>,
+    audit: Arc<AuditLog>,
+    started_ms: u64,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    _registration: Registration,
+}
+
+/// What the control socket and the person's signals act on.
+struct Shared {
+    bottle: Bottle,
+    record: RunRecord,
+    gateway: Arc<Gateway>,
+    subject: Subject,
+    audit: Arc<AuditLog>,
+    stopping: AtomicBool,
+    stop_asked: Notify,
+    tier: CaptureTier,
+}
+
+/// Starts a run.
+pub async fn start(request: RunRequest) -> Result<Running, RunError> {
+    let clock = SystemClock;
+    let started_ms = clock.now_ms();
+    let run = new_run_id()?;
+    let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
+    let injected = injected_secrets(&request.effective.routes);
+    let spec = bottle_spec(&request, &run, authority.ca_pem(), &injected)?;
+    let options = LaunchOptions { state: request.home.state(&spec.name), init: Default::default() };
+    let (spec, launched) = tokio::task::spawn_blocking(move || {
+        let launched = Bottle::launch(&spec, &options);
+        (spec, launched)
+    })
+    .await
+    .map_err(|e| RunError::System { what: "launch the bottle", source: std::io::Error::other(e) })?;
+    let mut bottle = launched?;
+    undumpable()?;
+
+    let subject = Subject {
+        user_id: None,
+        agent: request.effective.agent.as_ref().map(ToString::to_string),
+        bottle: Some(spec.name.to_string()),
+        run: Some(run.to_string()),
+    };
+    let audit = AuditLog::open(&request.home.audit_log(), request.audit_key, Arc::new(clock));
+    let audit = Arc::new(audit.map_err(|e| RunError::Audit(e.to_string()))?);
+    let origins = request.effective.settings.secrets.clone().into_iter().collect();
+    let vault =
+        Arc::new(Vault::open(&injected, origins, request.lookup.clone(), &request.places.settings())?);
+    let detectors = detectors(authority::fingerprint_key(&request.home)?, &vault)?;
+    let captured = bottle.take_captured().expect("a bottle that was just launched still has its sockets");
+    let tier = captured.tier;
+    let gateway = Gateway::new(GatewayConfig {
+        subject: subject.clone(),
+        routes: request.effective.routes.clone(),
+        upstreams: request.effective.settings.upstreams.clone(),
+        ca: authority,
+        detectors: Arc::new(detectors),
+        secrets: vault as Arc<dyn SecretSource>,
+        audit: audit.clone(),
+        clock: Arc::new(clock),
+        limits: GatewayLimits::default(),
+    });
+    let mut tasks = serve(&gateway, captured)?;
+    tasks.push(tokio::spawn(reload::watch(reload::Watched {
+        gateway: gateway.clone(),
+        audit: audit.clone(),
+        subject: subject.clone(),
+        files: request.files.clone(),
+        places: request.places.clone(),
+        effective: request.effective.clone(),
+        tell: request.tell.clone(),
+    })));
+    audit_start(&audit, &subject, &spec, &bottle, tier).await?;
+
+    let record = RunRecord {
+        run: run.to_string(),
+        bottle: spec.name.to_string(),
+        agent: subject.agent.clone(),
+        command: spec.command.clone(),
+        supervisor_pid: std::process::id(),
+        started_ms,
+        socket: request.home.run_socket(&run)?,
+    };
+    let stdio = bottle.take_stdio();
+    let shared = Arc::new(Shared {
+        bottle,
+        record: record.clone(),
+        gateway: gateway.clone(),
+        subject,
+        audit: audit.clone(),
+        stopping: AtomicBool::new(false),
+        stop_asked: Notify::new(),
+        tier,
+    });
+    let registration = Registration::open(&request.home, &record, shared.clone())?;
+    shared.bottle.start().map_err(|source| RunError::System { what: "start the program", source })?;
+    tasks.push(tokio::spawn(stop_when_asked(shared.clone())));
+    Ok(Running { shared, stdio, gateway, audit, started_ms, tasks, _registration: registration })
+}
+
+impl Running {
+    /// The run's identifier.
+    pub fn run(&self) -> &str {
+        &self.shared.record.run
+    }
+
+    /// The program's streams, once.
+    pub fn take_stdio(&mut self) -> Option<Stdio> {
+        self.stdio.take()
+    }
+
+    /// A handle for signals and the window's size.
+    pub fn control(&self) -> Control {
+        Control(self.shared.clone())
+    }
+
+    /// Counters of the gateway.
+    pub fn stats(&self) -> GatewayStats {
+        self.gateway.stats()
+    }
+
+    /// Waits for the end and says what happened.
+    pub async fn wait(self) -> Result<Summary, RunError> {
+        let watcher = self.shared.bottle.watcher();
+        let report = tokio::task::spawn_blocking(move || watcher.wait())
+            .await
+            .map_err(|e| RunError::System { what: "wait for the bottle", source: std::io::Error::other(e) })?;
+        self.gateway.shutdown();
+        for task in &self.tasks {
+            task.abort();
+        }
+        let ended_ms = SystemClock.now_ms();
+        let stats = self.gateway.stats();
+        let ended = ended(report.outcome);
+        let quarantined = quarantined(&report);
+        let event = Event::new(EventType::Run, self.shared.subject.clone(), "end", Outcome::Done)
+            .with("exit_code", u64::from(ended.shell_code()))
+            .with("duration_ms", ended_ms.saturating_sub(self.started_ms))
+            .with("requests", stats.requests)
+            .with("refusals", refusals(&stats))
+            .with("quarantined", quarantined.clone());
+        self.audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))?;
+        let head = self.audit.head();
+        Ok(Summary {
+            run: self.shared.record.run.clone(),
+            bottle: self.shared.record.bottle.clone(),
+            ended,
+            duration_ms: ended_ms.saturating_sub(self.started_ms),
+            tier: format!("{:?}", self.shared.tier),
+            requests: stats.requests,
+            bytes_out: stats.bytes_out,
+            bytes_in: stats.bytes_in,
+            refusals: Refused::of(&stats, self.shared.subject.bottle.as_deref().unwrap_or_default()),
+            findings: stats.findings.into_iter().map(|(rule, count)| Found { rule, count }).collect(),
+            quarantined,
+            audit_head: format!("{}:{}", head.seq, head.hash),
+        })
+    }
+}
+
+/// Acts on a run from signal handlers.
+#[derive(Clone)]
+pub struct Control(Arc<Shared>);
+
+impl Control {
+    /// Tells the bottle's terminal its new size.
+    pub fn resize(&self, rows: u16, cols: u16) {
+        // A bottle that has just ended has no terminal to tell.
+        let _ = self.0.bottle.resize(rows, cols);
+    }
+
+    /// Passes a signal to the program's process group.
+    pub fn signal(&self, signal: i32) {
+        let _ = self.0.bottle.signal(signal);
+    }
+
+    /// Asks the program to end; what is left after [`STOP_GRACE`] is killed.
+    pub fn stop(&self) {
+        self.0.ask_to_stop();
+    }
+
+    /// Ends everything in the bottle at once.
+    pub fn kill(&self) {
+        self.0.kill_now();
+    }
+}
+
+impl Shared {
+    fn ask_to_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.stop_asked.notify_one();
+    }
+
+    fn kill_now(&self) {
+        self.stopping.store(true, Ordering::Release);
+        // Gone already is what was wanted.
+        let _ = self.bottle.kill();
+    }
+
+    fn note(&self, action: &'static str) {
+        let event = Event::new(EventType::Operator, self.subject.clone(), action, Outcome::Done);
+        // A run is ended also when that cannot be written down: the end event will fail and say so.
+        let _ = self.audit.append(event);
+    }
+}
+
+impl Respond for Shared {
+    fn respond(&self, question: Question) -> Answer {
+        match question {
+            Question::Status => {}
+            Question::Stop => {
+                self.note("stop");
+                self.ask_to_stop();
+            }
+            Question::Kill => {
+                self.note("kill");
+                self.kill_now();
+            }
+        }
+        let stats = self.gateway.stats();
+        let state = if self.stopping.load(Ordering::Acquire) { "stopping" } else { "running" };
+        Answer {
+            record: self.record.clone(),
+            state: state.to_owned(),
+            requests: stats.requests,
+            refusals: refusals(&stats),
+            bytes_out: stats.bytes_out,
+            bytes_in: stats.bytes_in,
+            tier: format!("{:?}", self.tier),
+        }
+    }
+}
+
+async fn stop_when_asked(shared: Arc<Shared>) {
+    shared.stop_asked.notified().await;
+    let _ = shared.bottle.signal(rustix::process::Signal::TERM.as_raw());
+    tokio::time::sleep(STOP_GRACE).await;
+    let _ = shared.bottle.kill();
+}
+
+fn serve(
+    gateway: &Arc<Gateway>,
+    captured: carboy_bottle::CapturedSockets,
+) -> Result<Vec<tokio::task::JoinHandle<()>>, RunError> {
+    let mut tasks = Vec::new();
+    for tcp in captured.tcp {
+        let kind = match tcp.kind {
+            carboy_bottle::CaptureKind::Redirected => carboy_egress::Listener::Redirected,
+            carboy_bottle::CaptureKind::Port(_) => carboy_egress::Listener::Direct,
+        };
+        let gateway = gateway.clone();
+        tasks.push(tokio::spawn(async move { gateway.serve_tcp(tcp.listener, kind).await }));
+    }
+    for socket in captured.dns_udp {
+        let gateway = gateway.clone();
+        tasks.push(tokio::spawn(async move { gateway.serve_dns_udp(Arc::new(socket)).await }));
+    }
+    Ok(tasks)
+}
+
+async fn audit_start(
+    audit: &AuditLog,
+    subject: &Subject,
+    spec: &BottleSpec,
+    bottle: &Bottle,
+    tier: CaptureTier,
+) -> Result<(), RunError> {
+    let holds = bottle.holds();
+    let event = Event::new(EventType::Run, subject.clone(), "start", Outcome::Done)
+        .with("program", spec.command[0].clone())
+        .with("arguments", spec.command.len() as u64 - 1)
+        .with("workdir", spec.workdir.display().to_string())
+        .with("capture", format!("{tier:?}"))
+        .with("landlock_abi", u64::from(holds.landlock_abi))
+        .with("host_uid", u64::from(holds.host_ids.0));
+    audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))
+}
+
+fn bottle_spec(
+    request: &RunRequest,
+    run: &RunId,
+    ca_pem: &str,
+    injected: &[SecretName],
+) -> Result<BottleSpec, RunError> {
+    let effective = &request.effective;
+    let places =
+        HostPlaces { user_home: request.places.home.clone(), carboy_home: request.home.root().to_owned() };
+    places.check_workspace(&request.workdir)?;
+    let mut binds = effective.binds.clone();
+    binds.extend(request.binds.iter().cloned());
+    for bind in &binds {
+        places.check_bind(&bind.source)?;
+    }
+    binds.insert(0, Bind {
+        source: request.workdir.clone(),
+        target: request.workdir.clone(),
+        access: carboy_core::plan::Access::ReadWrite,
+    });
+    let command = match (&request.command[..], &effective.provider) {
+        ([], Some(provider)) if !provider.command.is_empty() => provider.command.clone(),
+        ([], _) => return Err(RunError::NoCommand),
+        (command, _) => command.to_vec(),
+    };
+    let home = request.home.state(&effective.bottle).join("home");
+    private_dir(&home)?;
+    let host = |name: &str| request.lookup.variable(name).and_then(|v| v.into_string().ok());
+    Ok(BottleSpec {
+        name: effective.bottle.clone(),
+        run: run.clone(),
+        command,
+        env: environment(EnvironmentParts {
+            bottle: &effective.bottle,
+            host: &host,
+            terminal: request.terminal.clone(),
+            trust: carboy_egress::trust_env(),
+            injected,
+            manifest: &effective.env,
+            flags: &request.env,
+        }),
+        workdir: request.workdir.clone(),
+        home,
+        binds,
+        files: generated_files(effective, ca_pem),
+        limits: effective.limits,
+        capture: effective.settings.capture,
+        route_ports: effective.routes.ports(),
+        stdio: request.stdio,
+        host_ids: request.host_ids.or(effective.settings.bottle_ids),
+    })
+}
+
+/// Certificates over those bundles that the host has, and the git identity.
+fn generated_files(effective: &Effective, ca_pem: &str) -> Vec<carboy_core::plan::GeneratedFile> {
+    let trust = carboy_egress::trust_files(ca_pem).into_iter();
+    let mut files: Vec<_> = trust
+        .filter(|(path, _)| path.starts_with("/etc/carboy") || path.exists())
+        .map(|(path, content)| carboy_core::plan::GeneratedFile { path, content })
+        .collect();
+    let git = effective.git_user.as_ref();
+    files.extend(git_config(git.and_then(|g| g.name.as_deref()), git.and_then(|g| g.email.as_deref())));
+    files
+}
+
+/// The secrets that routes inject, once each.
+pub fn injected_secrets(routes: &RouteSet) -> Vec<SecretName> {
+    let names: std::collections::BTreeSet<_> =
+        routes.iter().filter_map(|route| route.auth.as_ref()).map(|auth| auth.secret.clone()).collect();
+    names.into_iter().collect()
+}
+
+fn detectors(key: [u8; 32], vault: &Vault) -> Result<Detectors, RunError> {
+    let mut builder = Detectors::builder(key);
+    for (name, value) in vault.known() {
+        builder = builder.known_secret(&name, &value);
+    }
+    builder.build().map_err(|e| RunError::Secret(e.to_string()))
+}
+
+/// From here on this process holds secrets: no core dump, no `ptrace`, no `/proc/PID/mem` by the same user (D5).
+fn undumpable() -> Result<(), RunError> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let failed = |e: rustix::io::Errno| RunError::System { what: "protect this process's memory", source: e.into() };
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(failed)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)
+}
+
+fn new_run_id() -> Result<RunId, RunError> {
+    let mut bits = [0; 4];
+    getrandom::fill(&mut bits).map_err(AuthorityError::Random)?;
+    let text = format!("r-{:08x}", u32::from_be_bytes(bits));
+    Ok(RunId::parse(&text).expect("`r-` and eight hex digits are a valid name"))
+}
+
+fn refusals(stats: &GatewayStats) -> u64 {
+    stats.refusals.values().map(|refusal| refusal.count).sum()
+}
+
+fn ended(outcome: ExitOutcome) -> Ended {
+    let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
+    match outcome {
+        ExitOutcome::Code(code) => Ended::Code(byte(code)),
+        ExitOutcome::Signal(signal) => Ended::Signal(byte(signal)),
+        ExitOutcome::NotStarted(_) => Ended::NotStarted(byte(outcome.shell_code())),
+        ExitOutcome::Killed => Ended::Signal(9),
+    }
+}
+
+fn quarantined(report: &ExitReport) -> Vec<String> {
+    report.cleaned.notes()
+}
+
+/// Every name in one map, for `check`.
+pub fn secret_origins(effective: &Effective) -> BTreeMap<SecretName, crate::vault::Origin> {
+    effective.settings.secrets.clone().into_iter().collect()
+}

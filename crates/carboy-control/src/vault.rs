@@ -1,0 +1,263 @@
+//! The secrets of one run: looked up outside, once, and handed to nobody but the gateway.
+//!
+//! A name is looked up in the settings' `secrets:` (environment variable, file or command), else in the environment.
+//! *Must never* print a value or put one into an error.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use carboy_core::ids::SecretName;
+use carboy_core::ports::{Later, SecretSource};
+use carboy_core::secret::{Secret, SecretText};
+
+/// Largest secret, in bytes.
+pub const SECRET_BYTES_MAX: usize = 64 * 1024;
+/// Longest run of a secret's command.
+pub const COMMAND_WAIT_MAX: Duration = Duration::from_secs(30);
+/// A secret is read anew at most this often.
+pub const REFRESH_EVERY: Duration = Duration::from_secs(60);
+
+/// Where a secret comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// An environment variable of the host.
+    Env(String),
+    /// A file; its final line feed is not part of the secret.
+    File(PathBuf),
+    /// A command's standard output; its final line feed is not part of the secret.
+    Command(Vec<String>),
+}
+
+/// Why a secret is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// Neither settings nor environment know it.
+    #[error("secret {name} is not defined: set the environment variable {name}, or define it under `secrets:` in {settings}")]
+    Missing {
+        /// Its name.
+        name: SecretName,
+        /// The settings file.
+        settings: PathBuf,
+    },
+    /// Its environment variable is not set.
+    #[error("secret {name}: environment variable {variable} is not set or empty")]
+    Unset {
+        /// Its name.
+        name: SecretName,
+        /// The variable.
+        variable: String,
+    },
+    /// Its file cannot be read, or is open to others.
+    #[error("secret {name}: {path}: {what}")]
+    File {
+        /// Its name.
+        name: SecretName,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// Its command failed.
+    #[error("secret {name}: command `{program}` {what}")]
+    Command {
+        /// Its name.
+        name: SecretName,
+        /// The program alone: arguments may hold what should not be printed.
+        program: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// Empty, too large, or with bytes that no header takes.
+    #[error("secret {name} is empty, larger than {SECRET_BYTES_MAX} bytes, or has control characters in it")]
+    Unusable {
+        /// Its name.
+        name: SecretName,
+    },
+}
+
+/// What the vault may ask of the host.
+pub trait Lookup: Send + Sync {
+    /// An environment variable of this process.
+    fn variable(&self, name: &str) -> Option<OsString>;
+
+    /// Runs a command without a shell and gives its standard output.
+    fn command(&self, argv: &[String], wait_max: Duration) -> Result<Vec<u8>, String>;
+}
+
+/// The secrets of one run.
+pub struct Vault {
+    origins: BTreeMap<SecretName, Origin>,
+    lookup: Arc<dyn Lookup>,
+    held: Mutex<BTreeMap<SecretName, Held>>,
+}
+
+struct Held {
+    value: Arc<SecretText>,
+    read_at: Instant,
+}
+
+impl Vault {
+    /// Reads `needed` now; one that is missing stops the launch. `origins` are the settings' `secrets:`.
+    pub fn open(
+        needed: &[SecretName],
+        mut origins: BTreeMap<SecretName, Origin>,
+        lookup: Arc<dyn Lookup>,
+        settings: &Path,
+    ) -> Result<Vault, VaultError> {
+        let mut held = BTreeMap::new();
+        for name in needed {
+            if !origins.contains_key(name) {
+                if lookup.variable(name.as_str()).is_none_or(|v| v.is_empty()) {
+                    return Err(VaultError::Missing { name: name.clone(), settings: settings.to_owned() });
+                }
+                origins.insert(name.clone(), Origin::Env(name.as_str().to_owned()));
+            }
+            let value = read(name, &origins[name], lookup.as_ref())?;
+            held.insert(name.clone(), Held { value: Arc::new(value), read_at: Instant::now() });
+        }
+        Ok(Vault { origins, lookup, held: Mutex::new(held) })
+    }
+
+    /// Every value that is known without running a command: what the scanners look for. Values that cannot be read
+    /// and were not needed are left out.
+    pub fn known(&self) -> Vec<(SecretName, Arc<SecretText>)> {
+        let mut known: Vec<_> =
+            self.lock().iter().map(|(name, held)| (name.clone(), held.value.clone())).collect();
+        for (name, origin) in &self.origins {
+            let cheap = !matches!(origin, Origin::Command(_));
+            if cheap && !known.iter().any(|(have, _)| have == name) {
+                known.extend(read(name, origin, self.lookup.as_ref()).ok().map(|v| (name.clone(), Arc::new(v))));
+            }
+        }
+        known
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SecretName, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SecretSource for Vault {
+    fn current(&self, name: &SecretName) -> Option<Arc<SecretText>> {
+        self.lock().get(name).map(|held| held.value.clone())
+    }
+
+    fn refresh(&self, name: &SecretName) -> Later<'_, Option<Arc<SecretText>>> {
+        let name = name.clone();
+        Box::pin(async move {
+            let origin = self.origins.get(&name)?.clone();
+            {
+                let mut held = self.lock();
+                let entry = held.get_mut(&name)?;
+                if entry.read_at.elapsed() < REFRESH_EVERY {
+                    return Some(entry.value.clone());
+                }
+                entry.read_at = Instant::now();
+            }
+            let (lookup, asked) = (self.lookup.clone(), name.clone());
+            let fresh = tokio::task::spawn_blocking(move || read(&asked, &origin, lookup.as_ref())).await;
+            let mut held = self.lock();
+            let entry = held.get_mut(&name)?;
+            if let Ok(Ok(value)) = fresh {
+                entry.value = Arc::new(value);
+            }
+            Some(entry.value.clone())
+        })
+    }
+}
+
+fn read(name: &SecretName, origin: &Origin, lookup: &dyn Lookup) -> Result<SecretText, VaultError> {
+    let bytes = match origin {
+        Origin::Env(variable) => match lookup.variable(variable) {
+            Some(value) if !value.is_empty() => value.into_encoded_bytes(),
+            Some(_) | None => return Err(VaultError::Unset { name: name.clone(), variable: variable.clone() }),
+        },
+        Origin::File(path) => read_file(path)
+            .map_err(|what| VaultError::File { name: name.clone(), path: path.clone(), what })?,
+        Origin::Command(argv) => lookup.command(argv, COMMAND_WAIT_MAX).map_err(|what| VaultError::Command {
+            name: name.clone(),
+            program: argv.first().cloned().unwrap_or_default(),
+            what,
+        })?,
+    };
+    let unusable = || VaultError::Unusable { name: name.clone() };
+    let mut text = Secret::new(String::from_utf8(bytes).map_err(|_| unusable())?);
+    let trimmed = text.expose().trim_end_matches(['\n', '\r']).to_owned();
+    text = Secret::new(trimmed);
+    let value = text.expose();
+    if value.is_empty() || value.len() > SECRET_BYTES_MAX || value.bytes().any(|b| b < b' ' || b == 0x7f) {
+        return Err(unusable());
+    }
+    Ok(text)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let meta = std::fs::metadata(path).map_err(|e| e.to_string())?;
+    if meta.mode() & 0o077 != 0 {
+        return Err(format!("mode {:o} lets others read it; chmod 600 it", meta.mode() & 0o777));
+    }
+    if meta.len() > SECRET_BYTES_MAX as u64 {
+        return Err(format!("larger than {SECRET_BYTES_MAX} bytes"));
+    }
+    std::fs::read(path).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fake(BTreeMap<&'static str, &'static str>);
+
+    impl Lookup for Fake {
+        fn variable(&self, name: &str) -> Option<OsString> {
+            self.0.get(name).map(OsString::from)
+        }
+
+        fn command(&self, argv: &[String], _: Duration) -> Result<Vec<u8>, String> {
+            Ok(format!("{}-value\n", argv.join("-")).into_bytes())
+        }
+    }
+
+    fn name(text: &str) -> SecretName {
+        SecretName::parse(text).unwrap()
+    }
+
+    fn open(needed: &[&str], origins: &[(&str, Origin)]) -> Result<Vault, VaultError> {
+        let lookup = Arc::new(Fake([("HOME_KEY", "from-env-value"), ("EMPTY", "")].into()));
+        let needed: Vec<_> = needed.iter().map(|n| name(n)).collect();
+        let origins = origins.iter().map(|(n, o)| (name(n), o.clone())).collect();
+        Vault::open(&needed, origins, lookup, Path::new("settings.yml"))
+    }
+
+    #[test]
+    fn settings_come_before_the_environment_and_commands_run_without_a_shell() {
+        let command = Origin::Command(vec!["pass".into(), "show".into()]);
+        let vault = open(&["HOME_KEY", "OTHER"], &[("OTHER", command)]).unwrap();
+        let value = |n| vault.current(&name(n)).unwrap().expose().clone();
+        assert_eq!((value("HOME_KEY"), value("OTHER")), ("from-env-value".into(), "pass-show-value".into()));
+    }
+
+    #[test]
+    fn a_missing_secret_stops_the_launch_and_says_where_to_put_it() {
+        let error = open(&["NOWHERE"], &[]).err().unwrap().to_string();
+        assert!(error.contains("NOWHERE") && error.contains("settings.yml"), "{error}");
+        assert!(matches!(open(&["EMPTY"], &[]), Err(VaultError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_secret_file_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, "file-value\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(open(&["K"], &[("K", Origin::File(path.clone()))]), Err(VaultError::File { .. })));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let vault = open(&["K"], &[("K", Origin::File(path))]).unwrap();
+        assert_eq!(vault.current(&name("K")).unwrap().expose(), "file-value");
+    }
+}

@@ -1,0 +1,338 @@
+//! The answer's body as the client reads it.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use carboy_core::audit::Outcome;
+use carboy_core::finding::{Finding, Severity};
+use carboy_core::ids::RouteId;
+use carboy_core::verdict::{Denial, Reason};
+use carboy_guard::{Inflate, InjectionScanner, StreamScanner};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use super::redact_fields;
+use crate::inject::Rest;
+use crate::outbound::denial_of;
+use crate::upstream::Lease;
+
+/// Pieces that are decoded before other tasks get a turn.
+const STEPS_PER_POLL: usize = 16;
+
+/// What a found injection does.
+pub(crate) enum Judge {
+    /// Not looked for.
+    None,
+    /// It is written down (model streams: the text is the model's own, and nothing may be held).
+    Warn(Box<InjectionScanner>),
+    /// The stream ends.
+    Cut(Box<InjectionScanner>),
+    /// The first bytes are held until judged; later the stream ends.
+    Hold(Box<InjectionScanner>),
+}
+
+impl Judge {
+    fn scanner(&mut self) -> Option<&mut InjectionScanner> {
+        match self {
+            Judge::None => None,
+            Judge::Warn(scanner) | Judge::Cut(scanner) | Judge::Hold(scanner) => Some(scanner),
+        }
+    }
+
+    /// A finding that has to stop the answer.
+    fn stops(&self) -> Option<Finding> {
+        match self {
+            Judge::None | Judge::Warn(_) => None,
+            Judge::Cut(scanner) | Judge::Hold(scanner) => {
+                scanner.verdict().filter(|finding| finding.severity == Severity::Block)
+            }
+        }
+    }
+}
+
+/// The stages that the body passes.
+pub(crate) struct Sieve {
+    pub(crate) inflate: Option<Inflate>,
+    /// The client gets the decoded text.
+    pub(crate) plain: bool,
+    pub(crate) scanner: StreamScanner,
+    pub(crate) judge: Judge,
+}
+
+/// Why an answer ended early, for hyper; the log has the particulars.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was stopped by the gateway")]
+pub(crate) struct Broken;
+
+/// A body that may be given to the client.
+pub(crate) enum Screened {
+    /// A refusal's text.
+    Text(Option<Bytes>),
+    /// An answer without a body.
+    Empty,
+    /// An upstream's body.
+    Live(Box<Live>),
+}
+
+/// An upstream's body on its way in.
+pub(crate) struct Live {
+    inner: Incoming,
+    sieve: Sieve,
+    rule: RouteId,
+    /// The piece that is being decoded, and all of it, for a client that gets the original.
+    rest: Bytes,
+    whole: Bytes,
+    busy: bool,
+    ready: VecDeque<Frame<Bytes>>,
+    held: usize,
+    ended: bool,
+    closed: bool,
+    exact: Option<u64>,
+    idle: Duration,
+    silence: Pin<Box<Sleep>>,
+    lease: Option<Lease>,
+    of: Rest,
+}
+
+impl Screened {
+    pub(crate) fn text(bytes: Bytes) -> Screened {
+        Screened::Text(Some(bytes))
+    }
+
+    pub(crate) fn new(inner: Incoming, sieve: Sieve, of: Rest, lease: Option<Lease>) -> Screened {
+        let idle = of.exchange.gateway().limits.body_idle;
+        let keeps_length = sieve.inflate.is_none() || !sieve.plain;
+        Screened::Live(Box::new(Live {
+            exact: if keeps_length { inner.size_hint().exact() } else { None },
+            inner,
+            sieve,
+            rule: of.route.route().id.clone(),
+            rest: Bytes::new(),
+            whole: Bytes::new(),
+            busy: false,
+            ready: VecDeque::new(),
+            held: 0,
+            ended: false,
+            closed: false,
+            idle,
+            silence: Box::pin(sleep(idle)),
+            lease,
+            of,
+        }))
+    }
+
+    /// Reads ahead where injection has to be judged before the head goes on.
+    pub(crate) async fn hold(&mut self) -> Result<(), Denial> {
+        let Screened::Live(live) = self else { return Ok(()) };
+        let Judge::Hold(_) = live.sieve.judge else { return Ok(()) };
+        let limits = live.of.exchange.gateway().limits.clone();
+        while !live.ended && live.held < limits.gate_bytes_max {
+            let frame = timeout(limits.hold_pause, std::future::poll_fn(|cx| live.advance(cx))).await;
+            match frame {
+                Ok(step) => step?,
+                // A slow source is passed on as far as it was judged; a later hit ends it.
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Live {
+    /// One step: a frame from the upstream, or another piece of the last one. Ready when something changed.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Denial>> {
+        if self.busy {
+            return Poll::Ready(self.decode());
+        }
+        // The request's body may be stopped while its answer already flows.
+        if let Some(denial) = self.of.gate.denial() {
+            return Poll::Ready(Err(denial));
+        }
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let idle = self.idle;
+                self.silence.as_mut().reset(Instant::now() + idle);
+                Poll::Ready(self.take(frame))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Err(Denial::new(Reason::UpstreamFailed, format!("its answer broke off: {error}"))))
+            }
+            Poll::Ready(None) => Poll::Ready(self.finish()),
+            Poll::Pending => {
+                ready!(self.silence.as_mut().poll(cx));
+                let detail = format!("its answer paused for more than {:?}", self.idle);
+                Poll::Ready(Err(Denial::new(Reason::UpstreamFailed, detail)))
+            }
+        }
+    }
+
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), Denial> {
+        match frame.into_data() {
+            Ok(data) if self.sieve.inflate.is_some() => {
+                self.whole = data.clone();
+                self.rest = data;
+                self.busy = true;
+                self.decode()
+            }
+            Ok(data) => {
+                let mut out = Vec::with_capacity(data.len());
+                let step = self.sieve.scanner.push(&data, &mut out);
+                self.pass(step.map_err(|stopped| stopped.finding), out)
+            }
+            Err(frame) => {
+                self.finish()?;
+                if let Ok(mut trailers) = frame.into_trailers() {
+                    redact_fields(&mut trailers, &self.of.exchange);
+                    self.ready.push_back(Frame::trailers(trailers));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Decodes a bounded piece of what is there.
+    fn decode(&mut self) -> Result<(), Denial> {
+        let Some(inflate) = self.sieve.inflate.as_mut() else { return Ok(()) };
+        let mut decoded = Vec::new();
+        let step = inflate
+            .push(&self.rest, &mut decoded)
+            .map_err(|error| Denial::new(Reason::UpstreamFailed, error.to_string()))?;
+        self.rest.advance(step.consumed);
+        self.busy = step.more;
+        let mut out = Vec::with_capacity(decoded.len());
+        let scanned = self.sieve.scanner.push(&decoded, &mut out);
+        self.pass(scanned.map_err(|stopped| stopped.finding), out)?;
+        if !self.busy && !self.sieve.plain {
+            let whole = std::mem::take(&mut self.whole);
+            self.queue(whole);
+        }
+        Ok(())
+    }
+
+    /// Takes what the scanner cleared, judges it, and queues it where the client gets it.
+    fn pass(&mut self, step: Result<(), Box<Finding>>, out: Vec<u8>) -> Result<(), Denial> {
+        let findings = self.sieve.scanner.take_findings();
+        self.of.exchange.found(findings, true);
+        step.map_err(|finding| self.refusal(*finding))?;
+        if let Some(injection) = self.sieve.judge.scanner() {
+            injection.push(&out);
+        }
+        if let Some(finding) = self.sieve.judge.stops() {
+            return Err(self.refusal(finding));
+        }
+        if self.sieve.plain || self.sieve.inflate.is_none() {
+            self.queue(Bytes::from(out));
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Denial> {
+        if self.ended {
+            return Ok(());
+        }
+        self.ended = true;
+        if let Some(inflate) = self.sieve.inflate.as_mut() {
+            inflate.finish().map_err(|error| Denial::new(Reason::UpstreamFailed, error.to_string()))?;
+        }
+        let mut out = Vec::new();
+        let step = self.sieve.scanner.finish(&mut out);
+        self.pass(step.map_err(|stopped| stopped.finding), out)?;
+        if let Some(injection) = self.sieve.judge.scanner() {
+            injection.finish();
+        }
+        if let Some(finding) = self.sieve.judge.stops() {
+            return Err(self.refusal(finding));
+        }
+        let seen = self.sieve.judge.scanner().and_then(|injection| injection.verdict());
+        self.of.exchange.found(seen.into_iter().collect(), false);
+        // Complete: the connection may carry the next request.
+        self.lease.take().into_iter().for_each(Lease::give_back);
+        Ok(())
+    }
+
+    fn queue(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.held += bytes.len();
+            self.ready.push_back(Frame::data(bytes));
+        }
+    }
+
+    fn refusal(&self, finding: Finding) -> Denial {
+        let denial = denial_of(&finding, &self.rule);
+        self.of.exchange.found(vec![finding], false);
+        denial
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        for _ in 0..STEPS_PER_POLL {
+            if let Some(frame) = self.ready.pop_front() {
+                if let Some(data) = frame.data_ref() {
+                    let length = data.len() as u64;
+                    self.of.exchange.received.fetch_add(length, Ordering::Relaxed);
+                    self.exact = self.exact.map(|n| n.saturating_sub(length));
+                }
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if self.ended {
+                self.closed = true;
+                self.of.exchange.end(Outcome::Done);
+                return Poll::Ready(None);
+            }
+            if let Err(denial) = ready!(self.advance(cx)) {
+                self.ended = true;
+                self.closed = true;
+                // The head is out: the log has the reason, the client sees a broken answer.
+                self.of.exchange.cut_off(denial);
+                return Poll::Ready(Some(Err(Broken)));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Live {
+    /// The client went away: the intent is in the chain, this only adds how far it came.
+    fn drop(&mut self) {
+        if !self.closed {
+            let how = if self.ended && self.ready.is_empty() { Outcome::Done } else { Outcome::Failed };
+            self.of.exchange.end(how);
+        }
+    }
+}
+
+impl Body for Screened {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Screened::Text(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Screened::Empty => Poll::Ready(None),
+            Screened::Live(live) => live.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Screened::Text(bytes) => bytes.is_none(),
+            Screened::Empty => true,
+            Screened::Live(live) => live.ended && live.ready.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Screened::Text(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            // No hint: to a HEAD the head's own Content-Length is the answer.
+            Screened::Empty => SizeHint::default(),
+            Screened::Live(live) => live.exact.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}

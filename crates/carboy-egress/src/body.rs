@@ -1,0 +1,262 @@
+//! Request bodies on their way out: a reader that yields only cleared bytes.
+//!
+//! ```text
+//! client ──▶ Incoming ──▶ feed ──▶ StreamScanner ──▶ ready ──▶ upstream
+//!                          │ a hit, the limit, silence
+//!                          ▼
+//!                         Gate ──▶ the exchange is refused, the upstream's stream reset
+//! ```
+//!
+//! *Must never* yield a byte that its scanner has not cleared, and never buffers more than the gate's bytes plus
+//! what the scanner holds back.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use carboy_core::finding::Finding;
+use carboy_core::verdict::{Denial, Reason};
+use carboy_guard::StreamScanner;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use crate::limits::GatewayLimits;
+use crate::outbound::Scan;
+use crate::record::Exchange;
+
+/// What goes upstream.
+pub(crate) enum OutBody {
+    /// No body at all.
+    Empty,
+    /// Scanned as a whole.
+    Whole(Arc<Exchange>, Option<Bytes>),
+    /// Scanned as it flows.
+    Gated(Box<Gated>),
+}
+
+/// Why a body ended early, for hyper; the particulars are in the [`Gate`].
+#[derive(Debug, thiserror::Error)]
+#[error("the request body was stopped by the gateway")]
+pub(crate) struct BodyStopped;
+
+/// Where a body in flight says that it was stopped.
+#[derive(Default)]
+pub(crate) struct Gate {
+    denial: Mutex<Option<Denial>>,
+    stopped: Notify,
+}
+
+impl Gate {
+    fn stop(&self, denial: Denial) {
+        self.denial.lock().expect("no panic under this lock").get_or_insert(denial);
+        // `notify_one` keeps the word for a waiter that comes later.
+        self.stopped.notify_one();
+    }
+
+    /// The denial, once there is one.
+    pub(crate) fn denial(&self) -> Option<Denial> {
+        self.denial.lock().expect("no panic under this lock").clone()
+    }
+
+    /// Waits until the body is stopped.
+    pub(crate) async fn stopped(&self) -> Denial {
+        loop {
+            if let Some(denial) = self.denial() {
+                return denial;
+            }
+            self.stopped.notified().await;
+        }
+    }
+}
+
+/// A body that is scanned as it flows.
+pub(crate) struct Gated {
+    inner: Incoming,
+    scanner: StreamScanner,
+    scan: Scan,
+    ready: VecDeque<Frame<Bytes>>,
+    ended: bool,
+    /// As `Content-Length` promised, less what was yielded.
+    remaining: Option<u64>,
+    taken: u64,
+    bytes_max: Option<u64>,
+    idle: Duration,
+    silence: Pin<Box<Sleep>>,
+    gate: Arc<Gate>,
+}
+
+impl Gated {
+    pub(crate) fn new(inner: Incoming, scan: Scan, bytes_max: Option<u64>) -> Gated {
+        let idle = scan.exchange().gateway().limits.body_idle;
+        Gated {
+            remaining: inner.size_hint().exact(),
+            inner,
+            scanner: scan.body_scanner(),
+            scan,
+            ready: VecDeque::new(),
+            ended: false,
+            taken: 0,
+            bytes_max,
+            idle,
+            silence: Box::pin(sleep(idle)),
+            gate: Arc::default(),
+        }
+    }
+
+    pub(crate) fn gate(&self) -> Arc<Gate> {
+        self.gate.clone()
+    }
+
+    /// Scans the first bytes before any head goes out. Returns when the gate is full, when the body has ended, or
+    /// when it pauses: then the other side may have to speak first, and what was cleared goes on.
+    pub(crate) async fn fill(&mut self, limits: &GatewayLimits) -> Result<(), Denial> {
+        // A client that promised a short body is going to send it; no dialogue needs it in parts.
+        let short = self.remaining.is_some_and(|n| n <= limits.gate_bytes_max as u64);
+        let patience = if short { limits.body_idle } else { limits.gate_pause };
+        while !self.ended && self.taken < limits.gate_bytes_max as u64 {
+            match timeout(patience, self.inner.frame()).await {
+                Ok(Some(Ok(frame))) => self.feed(frame)?,
+                Ok(Some(Err(_))) => return Err(Denial::new(Reason::ProtocolRefused, "the request body broke off")),
+                Ok(None) => self.finish()?,
+                Err(_) if short => return Err(late(patience)),
+                Err(_) => break,
+            }
+        }
+        if self.ended && self.remaining.is_none() {
+            let held = self.ready.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+            let trailers = self.ready.iter().any(Frame::is_trailers);
+            self.remaining = (!trailers).then_some(held);
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, frame: Frame<Bytes>) -> Result<(), Denial> {
+        match frame.into_data() {
+            Ok(data) => {
+                self.taken += data.len() as u64;
+                if let Some(max) = self.bytes_max.filter(|max| self.taken > *max) {
+                    return Err(Denial::new(Reason::BodyTooLarge, format!("limit {max} bytes")).by(self.scan.rule()));
+                }
+                let mut out = Vec::with_capacity(data.len());
+                let step = self.scanner.push(&data, &mut out);
+                self.passed(step.map_err(|stopped| stopped.finding), out)
+            }
+            Err(frame) => {
+                self.finish()?;
+                let Ok(mut trailers) = frame.into_trailers() else { return Ok(()) };
+                self.scan.fields(&mut trailers)?;
+                self.ready.push_back(Frame::trailers(trailers));
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), Denial> {
+        if self.ended {
+            return Ok(());
+        }
+        self.ended = true;
+        let mut out = Vec::new();
+        let step = self.scanner.finish(&mut out);
+        self.passed(step.map_err(|stopped| stopped.finding), out)
+    }
+
+    fn passed(&mut self, step: Result<(), Box<Finding>>, out: Vec<u8>) -> Result<(), Denial> {
+        self.scan.passed(self.scanner.take_findings());
+        step.map_err(|finding| self.scan.refusal(*finding))?;
+        if !out.is_empty() {
+            self.ready.push_back(Frame::data(Bytes::from(out)));
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyStopped>>> {
+        loop {
+            if let Some(frame) = self.ready.pop_front() {
+                if let Some(data) = frame.data_ref() {
+                    let length = data.len() as u64;
+                    self.scan.exchange().sent.fetch_add(length, Ordering::Relaxed);
+                    self.remaining = self.remaining.map(|n| n.saturating_sub(length));
+                }
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let step = match Pin::new(&mut self.inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let idle = self.idle;
+                    self.silence.as_mut().reset(Instant::now() + idle);
+                    self.feed(frame)
+                }
+                Poll::Ready(Some(Err(_))) => Err(Denial::new(Reason::ProtocolRefused, "the request body broke off")),
+                Poll::Ready(None) => self.finish(),
+                Poll::Pending => {
+                    ready!(self.silence.as_mut().poll(cx));
+                    Err(late(self.idle))
+                }
+            };
+            if let Err(denial) = step {
+                self.ended = true;
+                self.ready.clear();
+                self.gate.stop(denial);
+                return Poll::Ready(Some(Err(BodyStopped)));
+            }
+        }
+    }
+}
+
+fn late(patience: Duration) -> Denial {
+    Denial::new(Reason::LimitReached, format!("the request body paused for more than {patience:?}"))
+}
+
+impl Body for OutBody {
+    type Data = Bytes;
+    type Error = BodyStopped;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyStopped>>> {
+        match self.get_mut() {
+            OutBody::Empty => Poll::Ready(None),
+            OutBody::Whole(exchange, bytes) => Poll::Ready(bytes.take().map(|bytes| {
+                exchange.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                Ok(Frame::data(bytes))
+            })),
+            OutBody::Gated(gated) => gated.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            OutBody::Empty => true,
+            OutBody::Whole(_, bytes) => bytes.is_none(),
+            OutBody::Gated(gated) => gated.ended && gated.ready.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            OutBody::Empty => SizeHint::with_exact(0),
+            OutBody::Whole(_, bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            OutBody::Gated(gated) => gated.remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}
+
+/// The trailers of a message that was read as a whole.
+pub(crate) fn no_trailers(trailers: Option<&HeaderMap>) -> Result<(), Denial> {
+    match trailers {
+        Some(trailers) if !trailers.is_empty() => {
+            Err(Denial::new(Reason::ProtocolRefused, "trailers after a body with a content encoding"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}

@@ -1,0 +1,237 @@
+//! The bottle's name server: pool addresses for allowed names, a refusal for everything else.
+//!
+//! *Must never* pass a query, or a label of one, to anybody: a name is looked up outside only when a routed request
+//! is about to be dialled (B28). Answers are made from the routes and the pool alone.
+
+use carboy_core::finding::{Detector, Location};
+use carboy_core::host::{DnsName, Host};
+use carboy_core::route::RouteSet;
+use carboy_core::verdict::{Denial, Reason};
+use carboy_guard::Detectors;
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::rdata::{A, AAAA};
+use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
+
+use crate::names::{NamePool, NoAddress};
+
+/// Seconds; short, so that a reload of the routes is felt soon.
+const TTL_SECONDS: u32 = 30;
+/// The largest UDP payload that is announced (the size agreed on DNS flag day 2020).
+const UDP_PAYLOAD: u16 = 1232;
+/// RFC 8914: the option, and "Blocked" in it.
+const EXTENDED_ERROR_OPTION: u16 = 15;
+const EXTENDED_ERROR_BLOCKED: u16 = 15;
+/// Every query has at least a header.
+const HEADER_BYTES: usize = 12;
+
+/// What is sent back, and what is written down.
+pub(crate) struct Reply {
+    /// `None`: this was no query, so nothing is sent.
+    pub(crate) bytes: Option<Vec<u8>>,
+    /// The refusal, when it is one.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// A refused query.
+pub(crate) struct Refusal {
+    pub(crate) denial: Denial,
+    /// The name with secrets taken out, or a placeholder.
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    /// Rules and fingerprints of what was found in the name.
+    pub(crate) findings: Vec<carboy_core::finding::Finding>,
+}
+
+/// Answers one query.
+pub(crate) fn answer(query: &[u8], routes: &RouteSet, pool: &mut NamePool, detectors: &Detectors) -> Reply {
+    let message = match Message::from_vec(query) {
+        Ok(message) => message,
+        Err(_) => return malformed(query),
+    };
+    if message.metadata.message_type != MessageType::Query {
+        // An answer to a question that nobody asked; replying to it could start a loop.
+        return Reply { bytes: None, refusal: Some(refused("(not a query)", "", Reason::DnsQueryRefused)) };
+    }
+    let mut reply = Message::response(message.metadata.id, message.metadata.op_code);
+    reply.metadata.recursion_desired = message.metadata.recursion_desired;
+    reply.metadata.recursion_available = true;
+    let [question] = &message.queries[..] else {
+        return send(reply, ResponseCode::FormErr, &message, Some(refused("(not one question)", "", Reason::DnsQueryRefused)));
+    };
+    // The question goes back byte for byte: resolvers that mix the case (0x20) compare it.
+    reply.add_query(question.clone());
+    let (name, kind) = (question.name.to_ascii(), question.query_type.to_string());
+    if message.metadata.op_code != OpCode::Query || question.query_class != DNSClass::IN {
+        let refusal = refused(&shown(&name, detectors), &kind, Reason::DnsQueryRefused);
+        return send(reply, ResponseCode::NotImp, &message, Some(refusal));
+    }
+    match decide(&name, &kind, routes, pool, detectors) {
+        Ok(addresses) => {
+            let data = match question.query_type {
+                RecordType::A => Some(RData::A(A(addresses.v4))),
+                RecordType::AAAA => Some(RData::AAAA(AAAA(addresses.v6))),
+                // Nothing of the kind exists; above all no HTTPS record, whose ECH key would hide the name (B17).
+                _ => None,
+            };
+            if let Some(data) = data {
+                reply.add_answer(Record::from_rdata(question.name.clone(), TTL_SECONDS, data));
+            }
+            send(reply, ResponseCode::NoError, &message, None)
+        }
+        Err(refusal) => send(reply, ResponseCode::NXDomain, &message, Some(*refusal)),
+    }
+}
+
+fn decide(
+    name: &str,
+    kind: &str,
+    routes: &RouteSet,
+    pool: &mut NamePool,
+    detectors: &Detectors,
+) -> Result<crate::names::PoolAddress, Box<Refusal>> {
+    let findings = detectors.scan_text(name.as_bytes(), &[Detector::KnownSecrets], Location::DnsName);
+    if !findings.is_empty() {
+        let denial = Denial::new(Reason::SecretKnown, format!("in a name asked of DNS, type {kind}"));
+        let name = shown(name, detectors);
+        return Err(Box::new(Refusal { denial, name, kind: kind.to_owned(), findings }));
+    }
+    let refusal = |reason| Box::new(refused(&shown(name, detectors), kind, reason));
+    let Ok(Host::Name(parsed)) = Host::parse(name) else { return Err(refusal(Reason::NameNotAllowed)) };
+    let parsed: DnsName = parsed;
+    pool.address(&parsed, routes).map_err(|why| match why {
+        NoAddress::NotAllowed => refusal(Reason::NameNotAllowed),
+        NoAddress::PoolFull => refusal(Reason::LimitReached),
+    })
+}
+
+fn refused(name: &str, kind: &str, reason: Reason) -> Refusal {
+    let detail = if kind.is_empty() { name.to_owned() } else { format!("{name} type {kind}") };
+    Refusal { denial: Denial::new(reason, detail), name: name.to_owned(), kind: kind.to_owned(), findings: Vec::new() }
+}
+
+/// A name for the log: secrets out, short.
+fn shown(name: &str, detectors: &Detectors) -> String {
+    const SHOWN_CHARS_MAX: usize = 128;
+    let all = [Detector::KnownSecrets, Detector::TokenPatterns];
+    let (clean, _) = detectors.redact(name.as_bytes(), &all, Location::DnsName);
+    let clean = String::from_utf8_lossy(&clean);
+    match clean.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &clean[..end]),
+        None => clean.into_owned(),
+    }
+}
+
+fn send(mut reply: Message, code: ResponseCode, query: &Message, refusal: Option<Refusal>) -> Reply {
+    reply.metadata.response_code = code;
+    if query.edns.is_some() {
+        let mut edns = Edns::new();
+        edns.set_max_payload(UDP_PAYLOAD).set_version(0);
+        if let Some(refusal) = &refusal {
+            let mut option = EXTENDED_ERROR_BLOCKED.to_be_bytes().to_vec();
+            option.extend_from_slice(format!("carboy: {}", refusal.denial.reason.code()).as_bytes());
+            edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR_OPTION, option));
+        }
+        reply.set_edns(edns);
+    }
+    Reply { bytes: reply.to_vec().ok(), refusal }
+}
+
+/// A packet that does not parse: FORMERR when at least its header is a query's.
+fn malformed(query: &[u8]) -> Reply {
+    let refusal = Some(refused("(malformed)", "", Reason::DnsQueryRefused));
+    let is_query = query.len() >= HEADER_BYTES && query[2] & 0x80 == 0;
+    let bytes = is_query.then(|| {
+        let id = u16::from_be_bytes([query[0], query[1]]);
+        Message::error_msg(id, OpCode::Query, ResponseCode::FormErr).to_vec().ok()
+    });
+    Reply { bytes: bytes.flatten(), refusal }
+}
+
+/// Kept for the tests below and the crate's other tests: a query as a stub resolver sends it.
+#[cfg(test)]
+pub(crate) fn query_bytes(name: &str, kind: RecordType) -> Vec<u8> {
+    use std::str::FromStr;
+    let name = hickory_proto::rr::Name::from_str(name).unwrap();
+    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(name, kind));
+    message.set_edns(Edns::new());
+    message.to_vec().unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{SECRET, detectors, routes};
+
+    fn ask(bytes: &[u8]) -> (Option<Message>, Option<Refusal>) {
+        let routes = routes(&["api.example", "*.w.example"]);
+        let reply = answer(bytes, &routes, &mut NamePool::new(16, 4), &detectors());
+        (reply.bytes.map(|bytes| Message::from_vec(&bytes).unwrap()), reply.refusal)
+    }
+
+    #[test]
+    fn an_allowed_name_gets_a_pool_address_and_its_own_spelling_back() {
+        let (reply, refusal) = ask(&query_bytes("ApI.eXample.", RecordType::A));
+        let reply = reply.unwrap();
+        assert!(refusal.is_none());
+        assert_eq!(reply.queries[0].name.to_ascii(), "ApI.eXample.");
+        assert_eq!(reply.answers[0].data, RData::A(A("198.18.0.1".parse().unwrap())));
+        let (reply, _) = ask(&query_bytes("x.w.example.", RecordType::AAAA));
+        assert_eq!(reply.unwrap().answers[0].data, RData::AAAA(AAAA("fdca:b0e0:ca4b:1::1".parse().unwrap())));
+    }
+
+    #[test]
+    fn no_https_record_and_no_other_type_is_ever_answered() {
+        // B17
+        for kind in [RecordType::HTTPS, RecordType::SVCB, RecordType::TXT, RecordType::MX] {
+            let (reply, refusal) = ask(&query_bytes("api.example.", kind));
+            let reply = reply.unwrap();
+            assert!(refusal.is_none() && reply.answers.is_empty());
+            assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+        }
+    }
+
+    #[test]
+    fn any_other_name_is_nxdomain_with_the_reason_in_it() {
+        // B28
+        for kind in [RecordType::A, RecordType::TXT, RecordType::NULL, RecordType::ANY] {
+            let (reply, refusal) = ask(&query_bytes("payload.evil.example.", kind));
+            let reply = reply.unwrap();
+            assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+            assert_eq!(refusal.unwrap().denial.reason, Reason::NameNotAllowed);
+            let option = reply.edns.unwrap().option(EXTENDED_ERROR_OPTION.into()).cloned().unwrap();
+            assert_eq!(option, EdnsOption::Unknown(15, b"\x00\x0fcarboy: name_not_allowed".to_vec()));
+        }
+    }
+
+    #[test]
+    fn a_secret_in_a_label_is_refused_even_below_an_allowed_zone_and_not_written_down() {
+        // B28, B30
+        let (_, refusal) = ask(&query_bytes(&format!("{}.w.example.", SECRET.to_ascii_lowercase()), RecordType::A));
+        let _ = refusal;
+        let (reply, refusal) = ask(&query_bytes(&format!("{SECRET}.w.example."), RecordType::A));
+        let refusal = refusal.expect("refused");
+        assert_eq!(reply.unwrap().metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(refusal.denial.reason, Reason::SecretKnown);
+        assert!(!refusal.name.contains(SECRET) && !refusal.denial.detail.contains(SECRET));
+    }
+
+    #[test]
+    fn what_is_no_plain_question_is_refused() {
+        let mut two = Message::from_vec(&query_bytes("api.example.", RecordType::A)).unwrap();
+        two.add_query(two.queries[0].clone());
+        let (reply, refusal) = ask(&two.to_vec().unwrap());
+        assert_eq!(reply.unwrap().metadata.response_code, ResponseCode::FormErr);
+        assert_eq!(refusal.unwrap().denial.reason, Reason::DnsQueryRefused);
+        let mut chaos = Message::from_vec(&query_bytes("api.example.", RecordType::A)).unwrap();
+        chaos.queries[0].set_query_class(DNSClass::CH);
+        assert_eq!(ask(&chaos.to_vec().unwrap()).0.unwrap().metadata.response_code, ResponseCode::NotImp);
+        let (reply, refusal) = ask(b"\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xff");
+        assert_eq!(reply.unwrap().metadata.response_code, ResponseCode::FormErr);
+        assert!(refusal.is_some());
+        let (reply, refusal) = ask(b"x");
+        assert!(reply.is_none() && refusal.is_some());
+    }
+}

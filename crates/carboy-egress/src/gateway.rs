@@ -1,0 +1,176 @@
+//! The gateway of one bottle: what it is made of, and how its owner steers it.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use carboy_core::audit::{Event, EventType, Outcome, Subject};
+use carboy_core::host::Host;
+use carboy_core::ports::{AuditSink, Clock, SecretSource};
+use carboy_core::route::RouteSet;
+use carboy_core::upstream::Upstreams;
+use carboy_core::verdict::Denial;
+use carboy_guard::Detectors;
+use tokio::sync::{Semaphore, watch};
+
+use crate::ca::{CaError, CertificateAuthority, Leaves};
+use crate::limits::GatewayLimits;
+use crate::names::NamePool;
+use crate::pipeline::stopping;
+use crate::repeats::{Note, Repeats};
+use crate::stats::GatewayStats;
+use crate::upstream::Dialer;
+
+/// What a gateway is made of.
+pub struct GatewayConfig {
+    /// Whom the events concern.
+    pub subject: Subject,
+    /// The law of the way out, at the start.
+    pub routes: RouteSet,
+    /// Where hosts are really reached.
+    pub upstreams: Upstreams,
+    /// Signs the leaves that the bottle sees.
+    pub ca: Arc<CertificateAuthority>,
+    /// What is looked for.
+    pub detectors: Arc<Detectors>,
+    /// The credentials that are set.
+    pub secrets: Arc<dyn SecretSource>,
+    /// Where events go; without it nothing passes.
+    pub audit: Arc<dyn AuditSink>,
+    /// Dates of certificates.
+    pub clock: Arc<dyn Clock>,
+    /// Every maximum.
+    pub limits: GatewayLimits,
+}
+
+/// All ways out of one bottle. Shared by its listeners; dropped when the bottle ends.
+pub struct Gateway {
+    pub(crate) subject: Subject,
+    pub(crate) detectors: Arc<Detectors>,
+    pub(crate) secrets: Arc<dyn SecretSource>,
+    pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: Arc<GatewayLimits>,
+    pub(crate) dialer: Dialer,
+    pub(crate) leaves: Leaves,
+    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) dns_pending: Arc<Semaphore>,
+    law: watch::Sender<Law>,
+    names: Mutex<NamePool>,
+    stats: Mutex<GatewayStats>,
+    repeats: Mutex<Repeats>,
+    requests: AtomicU64,
+}
+
+/// What connections watch: the routes, and whether the run is ending.
+#[derive(Clone)]
+pub(crate) struct Law {
+    pub(crate) routes: Arc<RouteSet>,
+    pub(crate) cut: bool,
+}
+
+impl Gateway {
+    /// Makes a gateway; it does nothing until a listener is served.
+    pub fn new(config: GatewayConfig) -> Result<Arc<Gateway>, CaError> {
+        let limits = Arc::new(config.limits);
+        let law = Law { routes: Arc::new(config.routes), cut: false };
+        Ok(Arc::new(Gateway {
+            subject: config.subject,
+            detectors: config.detectors,
+            secrets: config.secrets,
+            audit: config.audit,
+            clock: config.clock,
+            dialer: Dialer::new(config.upstreams, limits.clone()),
+            leaves: Leaves::new(config.ca, limits.leaves_max)?,
+            connections: Arc::new(Semaphore::new(limits.connections_max)),
+            dns_pending: Arc::new(Semaphore::new(limits.dns_pending_max)),
+            law: watch::Sender::new(law),
+            names: Mutex::new(NamePool::new(limits.names_max, limits.wildcard_names_max)),
+            stats: Mutex::default(),
+            repeats: Mutex::new(Repeats::new(limits.repeats_max, limits.repeats_window)),
+            requests: AtomicU64::new(0),
+            limits,
+        }))
+    }
+
+    /// Puts other routes in force. Requests are decided by them from now on; connections whose host is no longer
+    /// permitted are closed (B57). Returns the generation that now holds.
+    pub fn replace_routes(&self, routes: RouteSet) -> u64 {
+        let generation = routes.generation();
+        self.law.send_modify(|law| law.routes = Arc::new(routes));
+        generation
+    }
+
+    /// Cuts the bottle off: every request is refused with `stopping`, open exchanges end within the grace, and
+    /// counted refusals are written down. Cannot be undone.
+    pub fn shutdown(&self) {
+        self.law.send_modify(|law| law.cut = true);
+        let rest = self.repeats.lock().expect("no panic under this lock").drain();
+        for (what, count) in rest {
+            let event = Event::new(EventType::Egress, self.subject.clone(), "repeats", Outcome::Denied)
+                .with("what", what)
+                .with("repeats", count);
+            // The run is ending either way; a log that cannot be written has been told to every request.
+            let _ = self.audit.append(event);
+        }
+    }
+
+    /// The counters as they are now.
+    pub fn stats(&self) -> GatewayStats {
+        let mut stats = self.stats.lock().expect("no panic under this lock").clone();
+        stats.requests = self.requests.load(Ordering::Relaxed);
+        stats
+    }
+
+    /// The routes in force, unless the run is ending.
+    pub(crate) fn routes_now(&self) -> Result<Arc<RouteSet>, Denial> {
+        let law = self.law.borrow();
+        if law.cut { Err(stopping()) } else { Ok(law.routes.clone()) }
+    }
+
+    pub(crate) fn watch_law(&self) -> watch::Receiver<Law> {
+        self.law.subscribe()
+    }
+
+    pub(crate) fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut GatewayStats)) {
+        change(&mut self.stats.lock().expect("no panic under this lock"));
+    }
+
+    pub(crate) fn note(&self, key: &str) -> Note {
+        self.repeats.lock().expect("no panic under this lock").note(key, Instant::now())
+    }
+
+    /// What a connection to `ip` was meant for.
+    pub(crate) fn host_at(&self, ip: IpAddr) -> Host {
+        self.names.lock().expect("no panic under this lock").host_at(ip)
+    }
+
+    pub(crate) fn answer_dns(&self, query: &[u8]) -> crate::dns::Reply {
+        let law = self.law.borrow().clone();
+        let routes = if law.cut { RouteSet::default() } else { RouteSet::clone(&law.routes) };
+        let mut names = self.names.lock().expect("no panic under this lock");
+        crate::dns::answer(query, &routes, &mut names, &self.detectors)
+    }
+
+    /// A connection that never became a request: one event for the first of its kind, a count for its repeats.
+    pub(crate) async fn refuse_connection(&self, host: &Host, port: u16, denial: Denial) {
+        let shown = host.to_string();
+        self.count(|stats| stats.refuse(&denial, &shown, Some(port)));
+        let Note::Write { repeats } = self.note(&format!("connect {shown} {port} {}", denial.reason)) else { return };
+        let mut event = Event::new(EventType::Egress, self.subject.clone(), "connect", Outcome::Denied)
+            .with("host", shown)
+            .with("port", port)
+            .with("reason", denial.reason.code())
+            .with("detail", denial.detail);
+        if repeats > 0 {
+            event = event.with("repeats", repeats);
+        }
+        // The connection is closed without a byte either way.
+        let _ = self.audit.append_durable(event).await;
+    }
+}

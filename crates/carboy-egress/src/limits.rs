@@ -1,0 +1,91 @@
+//! The named maxima of a gateway: every buffer, table and wait of this crate ends at one of these.
+
+use std::time::Duration;
+
+/// What one bottle's gateway holds and waits for at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayLimits {
+    /// Connections from the bottle at once; one more is closed at once.
+    pub connections_max: usize,
+    /// Concurrent streams of one HTTP/2 connection.
+    pub streams_max: u32,
+    /// Bytes of one request or response head.
+    pub head_bytes_max: usize,
+    /// Header fields of one request or response.
+    pub headers_max: usize,
+    /// Bytes of a body that has to be read whole, as sent and again decoded.
+    pub whole_body_bytes_max: u64,
+    /// Bytes of a body that are scanned before any head goes on, in either direction.
+    pub gate_bytes_max: usize,
+    /// Names that get an address of the pool.
+    pub names_max: usize,
+    /// Of those, names that only a wildcard route allows: each is chosen by the bottle (B30).
+    pub wildcard_names_max: usize,
+    /// Bytes of one DNS query over TCP.
+    pub dns_query_bytes_max: usize,
+    /// DNS queries in work at once.
+    pub dns_pending_max: usize,
+    /// Distinct refusals whose repeats are counted apart; above it they share one count.
+    pub repeats_max: usize,
+    /// Until a repeated refusal is written again, with its count.
+    pub repeats_window: Duration,
+    /// Leaf certificates (with their TLS configurations) that are kept.
+    pub leaves_max: usize,
+    /// Hosts whose ALPN choice is remembered.
+    pub alpn_max: usize,
+    /// How long an ALPN choice is remembered.
+    pub alpn_age: Duration,
+    /// Until the first byte of a connection.
+    pub first_byte: Duration,
+    /// For a whole TLS handshake, either side.
+    pub handshake: Duration,
+    /// For resolving and connecting, all addresses together.
+    pub dial: Duration,
+    /// Before the next address of a host is tried beside the first (RFC 8305).
+    pub next_address: Duration,
+    /// Until a request's head is complete, idle time of a kept connection included.
+    pub idle: Duration,
+    /// From a sent request to the head of its answer; reasoning models take minutes.
+    pub answer_head: Duration,
+    /// Between two pieces of a body, in either direction.
+    pub body_idle: Duration,
+    /// A body that pauses this long before [`gate_bytes_max`](Self::gate_bytes_max) is passed on as far as it was
+    /// scanned: both ends of a dialogue may be waiting for each other.
+    pub gate_pause: Duration,
+    /// A text answer that pauses this long while it is held is passed on as far as it was judged.
+    pub hold_pause: Duration,
+    /// How long open exchanges may go on after a cut.
+    pub cut_grace: Duration,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        GatewayLimits {
+            connections_max: 1024,
+            streams_max: 128,
+            head_bytes_max: 64 * 1024,
+            headers_max: 128,
+            whole_body_bytes_max: 32 * 1024 * 1024,
+            gate_bytes_max: 64 * 1024,
+            names_max: 4096,
+            wildcard_names_max: 1024,
+            dns_query_bytes_max: 4096,
+            dns_pending_max: 256,
+            repeats_max: 256,
+            repeats_window: Duration::from_secs(60),
+            leaves_max: 512,
+            alpn_max: 1024,
+            alpn_age: Duration::from_secs(600),
+            first_byte: Duration::from_secs(10),
+            handshake: Duration::from_secs(15),
+            dial: Duration::from_secs(15),
+            next_address: Duration::from_millis(250),
+            idle: Duration::from_secs(300),
+            answer_head: Duration::from_secs(900),
+            body_idle: Duration::from_secs(300),
+            gate_pause: Duration::from_millis(50),
+            hold_pause: Duration::from_secs(1),
+            cut_grace: Duration::from_secs(2),
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Step 3: everything of a request is seen before it leaves.
+//!
+//! A body without a content coding is *gated*: its first bytes are scanned before any head goes out, the rest as it
+//! flows. A body with one is read *whole*, decoded and scanned, and then goes out as its original bytes: decoders of
+//! modern formats may hold whole blocks back, so releasing encoded bytes piece by piece would release what nobody
+//! has seen. *Must never* let a body pass that it could not decode.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use carboy_core::finding::{Detector, Finding, Location, Severity};
+use carboy_core::ids::RouteId;
+use carboy_core::route::{HostPermit, OnMatch, Route, RoutePermit};
+use carboy_core::verdict::{Denial, Reason};
+use carboy_guard::{Coding, DecodedMax, Detectors, Inflate, InflateError, Mode, ScanPlan, StreamScanner};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request;
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use crate::body::{Gate, Gated, OutBody, no_trailers};
+use crate::inject;
+use crate::limits::GatewayLimits;
+use crate::record::Exchange;
+use crate::request::Routed;
+
+/// Step 3. Made by [`Routed::scan`] alone.
+pub(crate) struct Scanned {
+    pub(crate) head: request::Parts,
+    pub(crate) body: OutBody,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) permit: HostPermit,
+    pub(crate) route: RoutePermit,
+    pub(crate) exchange: Arc<Exchange>,
+}
+
+/// What is looked for in one request, by the rule that allowed it.
+#[derive(Clone)]
+pub(crate) struct Scan {
+    detectors: Arc<Detectors>,
+    list: Vec<Detector>,
+    mode: Mode,
+    rule: RouteId,
+    exchange: Arc<Exchange>,
+}
+
+impl Routed {
+    /// Scans target, fields and body by the route's rules.
+    pub(crate) async fn scan(self) -> Result<Scanned, Denial> {
+        let Routed { mut head, body, permit, route, exchange } = self;
+        let gateway = exchange.gateway().clone();
+        // What will be replaced does not leave, so it is not judged: bottles hold fakes that look like the real thing.
+        inject::drop_replaced(&mut head.headers, route.route());
+        head.headers.remove(header::EXPECT);
+        let scan = Scan {
+            detectors: gateway.detectors.clone(),
+            list: route.route().dlp.outbound.clone(),
+            mode: mode_of(route.route().dlp.outbound_on_match),
+            rule: route.route().id.clone(),
+            exchange: exchange.clone(),
+        };
+        scan.target(&mut head, &permit)?;
+        scan.fields(&mut head.headers)?;
+        refuse_long(&body, route.route())?;
+        let codings = codings_of(&head.headers)?;
+        let (body, gate) = if body.is_end_stream() {
+            (OutBody::Empty, Arc::default())
+        } else if codings.is_empty() {
+            gated(body, route.route(), scan).await?
+        } else {
+            let whole = Whole { codings, route: route.route(), scan: &scan, limits: &gateway.limits };
+            (whole.read(body, &mut head.headers).await?, Arc::default())
+        };
+        Ok(Scanned { head, body, gate, permit, route, exchange })
+    }
+}
+
+/// `Supervise` refuses at once: no body waits for a person.
+fn mode_of(on_match: OnMatch) -> Mode {
+    match on_match {
+        OnMatch::Redact => Mode::Redact,
+        OnMatch::Block | OnMatch::Supervise => Mode::Block,
+    }
+}
+
+fn refuse_long(body: &Incoming, route: &Route) -> Result<(), Denial> {
+    match (route.body_bytes_max, body.size_hint().lower()) {
+        (Some(max), length) if length > max => {
+            Err(Denial::new(Reason::BodyTooLarge, format!("{length} bytes, limit {max}")).by(&route.id))
+        }
+        (Some(_) | None, _) => Ok(()),
+    }
+}
+
+async fn gated(body: Incoming, route: &Route, scan: Scan) -> Result<(OutBody, Arc<Gate>), Denial> {
+    let limits = scan.exchange.gateway().limits.clone();
+    let mut gated = Gated::new(body, scan, route.body_bytes_max);
+    gated.fill(&limits).await?;
+    let gate = gated.gate();
+    Ok((OutBody::Gated(Box::new(gated)), gate))
+}
+
+/// A body with a content coding, read as a whole.
+struct Whole<'a> {
+    codings: Vec<Coding>,
+    route: &'a Route,
+    scan: &'a Scan,
+    limits: &'a GatewayLimits,
+}
+
+impl Whole<'_> {
+    async fn read(self, body: Incoming, headers: &mut HeaderMap) -> Result<OutBody, Denial> {
+        let encoded = self.collect(body).await?;
+        let (plain, findings) = self.decode_and_scan(&encoded)?;
+        let redacted = self.scan.passed(findings);
+        let out = match plain {
+            Some(plain) if redacted => {
+                headers.remove(header::CONTENT_ENCODING);
+                Bytes::from(plain)
+            }
+            Some(_) | None => encoded,
+        };
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(out.len()));
+        Ok(OutBody::Whole(self.scan.exchange.clone(), Some(out)))
+    }
+
+    async fn collect(&self, mut body: Incoming) -> Result<Bytes, Denial> {
+        let max = self.limits.whole_body_bytes_max.min(self.route.body_bytes_max.unwrap_or(u64::MAX));
+        let mut all = BytesMut::new();
+        loop {
+            let frame = match timeout(self.limits.body_idle, body.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(_))) => return Err(Denial::new(Reason::ProtocolRefused, "the request body broke off")),
+                Ok(None) => return Ok(all.freeze()),
+                Err(_) => return Err(Denial::new(Reason::LimitReached, "the request body paused for too long")),
+            };
+            no_trailers(frame.trailers_ref())?;
+            if let Ok(data) = frame.into_data() {
+                if all.len() as u64 + data.len() as u64 > max {
+                    let detail = format!("limit {max} bytes for a body with a content encoding");
+                    return Err(Denial::new(Reason::BodyTooLarge, detail).by(&self.route.id));
+                }
+                all.extend_from_slice(&data);
+            }
+        }
+    }
+
+    /// Scans the decoded text, and the encoded bytes for known secrets: formats have places (names, comments, skipped
+    /// frames) that no decoder yields. Gives the text back when it may have to replace the original.
+    fn decode_and_scan(&self, encoded: &[u8]) -> Result<(Option<Vec<u8>>, Vec<Finding>), Denial> {
+        let keep = self.scan.mode == Mode::Redact;
+        let known = self.scan.list.iter().copied().filter(|d| *d == Detector::KnownSecrets).collect();
+        let mut raw = self.scan.scanner(known, Mode::Block);
+        let mut sink = Vec::new();
+        for piece in encoded.chunks(carboy_guard::inflate::OUT_PER_CALL_MAX) {
+            sink.clear();
+            raw.push(piece, &mut sink).map_err(|stopped| self.scan.refusal(*stopped.finding))?;
+        }
+        sink.clear();
+        raw.finish(&mut sink).map_err(|stopped| self.scan.refusal(*stopped.finding))?;
+
+        let mut scanner = self.scan.scanner(self.scan.list.clone(), self.scan.mode);
+        let mut inflate = Inflate::new(&self.codings, DecodedMax(self.limits.whole_body_bytes_max));
+        let (mut rest, mut decoded, mut cleared) = (encoded, Vec::new(), Vec::new());
+        loop {
+            decoded.clear();
+            let step = inflate.push(rest, &mut decoded).map_err(|error| self.undecodable(error))?;
+            rest = &rest[step.consumed..];
+            if !keep {
+                cleared.clear();
+            }
+            scanner.push(&decoded, &mut cleared).map_err(|stopped| self.scan.refusal(*stopped.finding))?;
+            if !step.more {
+                break;
+            }
+        }
+        inflate.finish().map_err(|error| self.undecodable(error))?;
+        scanner.finish(&mut cleared).map_err(|stopped| self.scan.refusal(*stopped.finding))?;
+        Ok((keep.then_some(cleared), scanner.take_findings()))
+    }
+
+    fn undecodable(&self, error: InflateError) -> Denial {
+        let reason = match error {
+            InflateError::TooLarge { .. } => Reason::BodyTooLarge,
+            InflateError::Corrupt { .. } | InflateError::TrailingData { .. } | InflateError::Truncated { .. } => {
+                Reason::BodyUndecodable
+            }
+        };
+        Denial::new(reason, error.to_string()).by(&self.route.id)
+    }
+}
+
+/// The request's content codings in the order of application; several fields count as one list.
+fn codings_of(headers: &HeaderMap) -> Result<Vec<Coding>, Denial> {
+    let mut list = Vec::new();
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let text = value.to_str().map_err(|_| Denial::new(Reason::BodyUndecodable, "Content-Encoding is not ASCII"))?;
+        let more = Coding::parse_list(text).map_err(|e| Denial::new(Reason::BodyUndecodable, e.to_string()))?;
+        list.extend(more);
+    }
+    if list.len() > carboy_guard::inflate::CODINGS_MAX {
+        return Err(Denial::new(Reason::BodyUndecodable, carboy_guard::UnknownCoding::TooMany.to_string()));
+    }
+    Ok(list)
+}
+
+impl Scan {
+    /// A scanner for the body.
+    pub(crate) fn body_scanner(&self) -> StreamScanner {
+        self.scanner(self.list.clone(), self.mode)
+    }
+
+    pub(crate) fn exchange(&self) -> &Arc<Exchange> {
+        &self.exchange
+    }
+
+    pub(crate) fn rule(&self) -> &RouteId {
+        &self.rule
+    }
+
+    fn scanner(&self, detectors: Vec<Detector>, mode: Mode) -> StreamScanner {
+        let plan = ScanPlan { detectors, mode, location: Location::RequestBody };
+        StreamScanner::new(self.detectors.clone(), plan)
+    }
+
+    /// Writes down what was let through; says whether something was overwritten.
+    pub(crate) fn passed(&self, findings: Vec<Finding>) -> bool {
+        let redacted = findings.iter().any(|finding| finding.severity == Severity::Block);
+        self.exchange.found(findings, redacted);
+        redacted
+    }
+
+    /// Writes down what is not let through, and makes the refusal. The text that was found is in neither.
+    pub(crate) fn refusal(&self, finding: Finding) -> Denial {
+        let denial = denial_of(&finding, &self.rule);
+        self.exchange.found(vec![finding], false);
+        denial
+    }
+
+    /// Scans method, host, path and query. A match in the query may be redacted; one before it is always refused,
+    /// because the path is what the route was chosen by.
+    fn target(&self, head: &mut request::Parts, permit: &HostPermit) -> Result<(), Denial> {
+        let before = format!("{} {}{}", head.method, permit.host(), head.uri.path());
+        let query = head.uri.query().unwrap_or("");
+        let findings = self.look(format!("{before}?{query}").as_bytes(), Location::RequestLine);
+        let Some(worst) = blocking(&findings) else {
+            self.passed(findings);
+            return Ok(());
+        };
+        let denial = denial_of(worst, &self.rule);
+        let (clean, _) = self.detectors.redact(query.as_bytes(), &self.list, Location::RequestLine);
+        let clean = query_safe(&clean);
+        let left = self.look(format!("{before}?{clean}").as_bytes(), Location::RequestLine);
+        if self.mode == Mode::Block || blocking(&left).is_some() {
+            self.exchange.found(findings, false);
+            return Err(denial);
+        }
+        head.uri = format!("{}?{clean}", head.uri.path()).parse().map_err(|_| denial)?;
+        self.passed(findings);
+        Ok(())
+    }
+
+    /// Scans names and values of header fields or trailers; redacts values or refuses.
+    pub(crate) fn fields(&self, headers: &mut HeaderMap) -> Result<(), Denial> {
+        let findings = self.look(&joined(headers), Location::RequestHeader);
+        let Some(worst) = blocking(&findings) else {
+            self.passed(findings);
+            return Ok(());
+        };
+        let denial = denial_of(worst, &self.rule);
+        if self.mode == Mode::Block {
+            self.exchange.found(findings, false);
+            return Err(denial);
+        }
+        for value in headers.values_mut() {
+            let (clean, found) = self.detectors.redact(value.as_bytes(), &self.list, Location::RequestHeader);
+            if !found.is_empty() {
+                *value = HeaderValue::from_bytes(&clean).map_err(|_| denial.clone())?;
+            }
+        }
+        // A match in a name, or across two values, cannot be taken out value by value.
+        if blocking(&self.look(&joined(headers), Location::RequestHeader)).is_some() {
+            self.exchange.found(findings, false);
+            return Err(denial);
+        }
+        self.passed(findings);
+        Ok(())
+    }
+
+    fn look(&self, text: &[u8], location: Location) -> Vec<Finding> {
+        self.detectors.scan_text(text, &self.list, location)
+    }
+}
+
+fn blocking(findings: &[Finding]) -> Option<&Finding> {
+    findings.iter().find(|finding| finding.severity == Severity::Block)
+}
+
+/// Fields one after the other, so that one pass sees them all. `Host` is known to be the host that was allowed.
+fn joined(headers: &HeaderMap) -> Vec<u8> {
+    let mut text = Vec::with_capacity(1024);
+    for (name, value) in headers.iter().filter(|(name, _)| **name != header::HOST) {
+        text.extend_from_slice(name.as_str().as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(value.as_bytes());
+        text.push(b'\n');
+    }
+    text
+}
+
+/// The marks that redaction leaves, as a query may hold them.
+fn query_safe(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).replace('[', "%5B").replace(']', "%5D").replace(' ', "+")
+}
+
+/// The refusal that a finding asks for.
+pub(crate) fn denial_of(finding: &Finding, rule: &RouteId) -> Denial {
+    let reason = match finding.detector {
+        Detector::KnownSecrets => Reason::SecretKnown,
+        Detector::TokenPatterns => Reason::SecretPattern,
+        Detector::NaiveInjectionDetection => Reason::Injection,
+    };
+    Denial::new(reason, format!("{} in the {}", finding.rule, finding.location)).by(rule)
+}

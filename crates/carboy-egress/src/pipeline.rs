@@ -1,0 +1,88 @@
+//! A request from the bottle, from its head to the answer. Read this first.
+//!
+//! | step | type | what it proves |
+//! |---|---|---|
+//! | 1 | `Intercepted` | the bottle is known by its socket; the name asked of DNS, the TLS server name and the target agree; a `HostPermit` says that the host may be dialled |
+//! | 2 | `Routed` | a route allows method, path and fields |
+//! | 3 | `Scanned` | every byte is seen before it leaves |
+//! | 4 | `Unmetered` | nobody counts this request's tokens (budgets put a reservation here) |
+//! | 5 | [`Credentialed`](crate::Credentialed) | the real secret is set, for this host alone |
+//! | 6 | `Answer` | it was written to a checked address over a verified connection |
+//! | 7 | `Screened` | what comes back holds no secret of this run and was judged |
+//!
+//! Each step consumes the one before it; none has a public constructor. A denial of any step ends in [`refuse`], which
+//! writes it down before the client is told.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use carboy_core::ports::SecretSource;
+use carboy_core::route::RouteAuth;
+use carboy_core::verdict::{Denial, Reason};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::answer::{Screened, denied};
+use crate::connection::Flow;
+use crate::record::{Exchange, denial_id};
+use crate::request::Intercepted;
+use crate::upstream;
+
+/// Answers one request of a connection; never fails, because a failure is an answer too.
+pub(crate) async fn handle(flow: Arc<Flow>, request: Request<Incoming>) -> Result<Response<Screened>, Infallible> {
+    let exchange = Exchange::open(flow.gateway(), flow.host(), flow.port(), &request);
+    match pass(&flow, request, &exchange).await {
+        Ok(response) => Ok(response),
+        Err(denial) => Ok(refuse(&exchange, denial).await),
+    }
+}
+
+async fn pass(
+    flow: &Flow,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Response<Screened>, Denial> {
+    let gateway = flow.gateway();
+    let routes = gateway.routes_now()?;
+
+    let intercepted = Intercepted::agree(request, flow, &routes, exchange)?;
+    let routed = intercepted.route(&routes)?;
+    let scanned = routed.scan().await?;
+    let unmetered = scanned.unmetered();
+    let credentialed = unmetered.credential(&*gateway.secrets, &gateway.dialer, flow.pool().inside())?;
+
+    exchange.allow()?; // the intent is in the chain before a byte leaves
+    let answer = upstream::send(&gateway.dialer, flow.pool(), credentialed).await?;
+
+    if answer.response.status() == StatusCode::UNAUTHORIZED {
+        refresh(&gateway.secrets, answer.rest.route.route().auth.as_ref());
+    }
+    answer.screen().await
+}
+
+/// Writes the refusal down, durably, and renders it for the client.
+async fn refuse(exchange: &Exchange, denial: Denial) -> Response<Screened> {
+    let id = match denial_id() {
+        Ok(id) => id,
+        // Without random bytes nothing works; say the one thing that is certain.
+        Err(_) => carboy_core::ids::DenialId::from_bits(0),
+    };
+    let denial = exchange.refuse(denial, &id).await;
+    denied(&denial, &id, exchange.speaks())
+}
+
+/// The upstream did not take the credential: it may have been renewed. The request is not sent again (its client
+/// decides that); the source limits how often it reads.
+fn refresh(secrets: &Arc<dyn SecretSource>, auth: Option<&RouteAuth>) {
+    if let Some(auth) = auth {
+        let (secrets, name) = (secrets.clone(), auth.secret.clone());
+        tokio::spawn(async move {
+            let _ = secrets.refresh(&name).await;
+        });
+    }
+}
+
+/// What every request gets while the run ends.
+pub(crate) fn stopping() -> Denial {
+    Denial::new(Reason::Stopping, "")
+}

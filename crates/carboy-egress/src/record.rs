@@ -1,0 +1,252 @@
+//! One request in the audit log.
+//!
+//! An allowed request is two events: `request` in the chain before a byte of it leaves (the intent, with what was
+//! decided and by which rule), and `answer` when its answer has ended (the outcome, with status, bytes and time). A
+//! refusal is one `request` event, durable before the client is told. An exchange that is cut off on the way has
+//! the intent and a durable `request` event with result `blocked` that says how many bytes had left.
+//!
+//! *Must never* write a query, a header value or body text: paths go through the detectors first.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use carboy_core::audit::{Event, EventType, Outcome};
+use carboy_core::finding::{Detector, Finding, Location};
+use carboy_core::host::Host;
+use carboy_core::ids::{DenialId, RouteId};
+use carboy_core::route::Route;
+use carboy_core::verdict::{Denial, Reason};
+use carboy_wire::format::WireFormat;
+use http::{Request, Version};
+
+use crate::gateway::Gateway;
+
+/// Findings that one exchange keeps; the rest only count in the statistics.
+const FINDINGS_MAX: usize = 64;
+/// Characters of a path or method that are written down.
+const SHOWN_CHARS_MAX: usize = 256;
+
+/// The running record of one request.
+pub(crate) struct Exchange {
+    gateway: Arc<Gateway>,
+    number: u64,
+    started: Instant,
+    method: String,
+    host: Host,
+    port: u16,
+    path: String,
+    http: &'static str,
+    accept: Option<String>,
+    state: Mutex<State>,
+    /// Request body bytes handed to the upstream.
+    pub(crate) sent: AtomicU64,
+    /// Answer body bytes handed to the client.
+    pub(crate) received: AtomicU64,
+    ended: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    rule: Option<RouteId>,
+    format: Option<WireFormat>,
+    model: bool,
+    status: Option<u16>,
+    intent_written: bool,
+    redacted: bool,
+    findings: Vec<Finding>,
+}
+
+impl Exchange {
+    pub(crate) fn open<B>(gateway: &Arc<Gateway>, host: &Host, port: u16, request: &Request<B>) -> Arc<Exchange> {
+        let accept = request.headers().get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
+        Arc::new(Exchange {
+            number: gateway.next_request(),
+            started: Instant::now(),
+            method: short(request.method().as_str()),
+            host: host.clone(),
+            port,
+            path: shown_path(gateway, request.uri().path()),
+            http: match request.version() {
+                Version::HTTP_2 => "2",
+                Version::HTTP_10 => "1.0",
+                _ => "1.1",
+            },
+            accept: accept.map(str::to_owned),
+            state: Mutex::default(),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            gateway: gateway.clone(),
+        })
+    }
+
+    pub(crate) fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    pub(crate) fn routed(&self, route: &Route, path: &str) {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        state.rule = Some(route.id.clone());
+        state.format = WireFormat::of_request(route.meter.as_ref(), &self.host, path);
+        // The path is the client's to choose; whether a model answers is the route's and the host's to say.
+        state.model = route.meter.is_some() || WireFormat::of_request(None, &self.host, "/").is_some();
+    }
+
+    /// Is the upstream a model's interface?
+    pub(crate) fn is_model(&self) -> bool {
+        self.state.lock().expect("no panic under this lock").model
+    }
+
+    /// The client's protocol, for the form of a refusal.
+    pub(crate) fn speaks(&self) -> (Option<WireFormat>, Option<&str>) {
+        (self.state.lock().expect("no panic under this lock").format, self.accept.as_deref())
+    }
+
+    pub(crate) fn answered(&self, status: u16) {
+        self.state.lock().expect("no panic under this lock").status = Some(status);
+    }
+
+    pub(crate) fn found(&self, findings: Vec<Finding>, redacted: bool) {
+        if findings.is_empty() {
+            return;
+        }
+        self.gateway.count(|stats| stats.found(&findings));
+        let mut state = self.state.lock().expect("no panic under this lock");
+        state.redacted |= redacted;
+        let room = FINDINGS_MAX.saturating_sub(state.findings.len());
+        state.findings.extend(findings.into_iter().take(room));
+    }
+
+    /// Intent: in the chain before the first byte leaves.
+    pub(crate) fn allow(&self) -> Result<(), Denial> {
+        let event = {
+            let mut state = self.state.lock().expect("no panic under this lock");
+            state.intent_written = true;
+            self.event("request", if state.redacted { Outcome::Redacted } else { Outcome::Allowed }, &state)
+        };
+        self.gateway.audit.append(event).map_err(|error| Denial::new(Reason::AuditUnavailable, error.to_string()))
+    }
+
+    /// Outcome of an exchange that ended by itself or with its client; at most once.
+    pub(crate) fn end(&self, how: Outcome) {
+        if self.ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let event = {
+            let state = self.state.lock().expect("no panic under this lock");
+            let how = match how {
+                Outcome::Done if state.redacted => Outcome::Redacted,
+                Outcome::Done if !state.findings.is_empty() => Outcome::Warned,
+                other => other,
+            };
+            self.outcome("answer", how, &state)
+        };
+        self.settle();
+        // The log being full is told to the next request: this one is over, and its intent is in the chain.
+        let _ = self.gateway.audit.append(event);
+    }
+
+    /// A refusal, or the end of an exchange that is cut off; durable when this returns. The denial that comes back is
+    /// the one to answer with: without a log, that one is always `audit_unavailable`.
+    pub(crate) async fn refuse(&self, denial: Denial, id: &DenialId) -> Denial {
+        self.ended.store(true, Ordering::Relaxed);
+        self.settle();
+        let host = self.host.to_string();
+        self.gateway.count(|stats| stats.refuse(&denial, &host, Some(self.port)));
+        let event = {
+            let state = self.state.lock().expect("no panic under this lock");
+            let how = if state.intent_written { Outcome::Blocked } else { Outcome::Denied };
+            let mut event = self.outcome("request", how, &state);
+            if let Some(rule) = &denial.rule {
+                event = event.with("rule", rule.as_str());
+            }
+            event
+                .with("reason", denial.reason.code())
+                .with("decided_by", format!("{:?}", denial.decided_by).to_lowercase())
+                .with("detail", denial.detail.clone())
+                .with("denial", id.as_str())
+        };
+        match self.gateway.audit.append_durable(event).await {
+            Ok(()) => denial,
+            Err(error) => Denial::new(Reason::AuditUnavailable, error.to_string()),
+        }
+    }
+
+    /// The end of an exchange whose head is out already: written down as [`refuse`](Self::refuse) does.
+    pub(crate) fn cut_off(self: &Arc<Self>, denial: Denial) {
+        if let Ok(id) = denial_id() {
+            let exchange = self.clone();
+            tokio::spawn(async move { exchange.refuse(denial, &id).await });
+        }
+    }
+
+    fn settle(&self) {
+        let (sent, received) = (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
+        self.gateway.count(|stats| {
+            stats.bytes_out += sent;
+            stats.bytes_in += received;
+        });
+    }
+
+    fn event(&self, action: &'static str, how: Outcome, state: &State) -> Event {
+        let mut event = Event::new(EventType::Egress, self.gateway.subject.clone(), action, how)
+            .with("request", self.number)
+            .with("method", self.method.clone())
+            .with("host", self.host.to_string())
+            .with("port", self.port)
+            .with("path", self.path.clone())
+            .with("http", self.http);
+        if let Some(rule) = &state.rule {
+            event = event.with("rule", rule.as_str());
+        }
+        if !state.findings.is_empty() {
+            event = event.with("findings", state.findings.iter().map(finding_words).collect::<Vec<_>>());
+        }
+        event
+    }
+
+    fn outcome(&self, action: &'static str, how: Outcome, state: &State) -> Event {
+        let mut event = self
+            .event(action, how, state)
+            .with("bytes_sent", self.sent.load(Ordering::Relaxed))
+            .with("bytes_received", self.received.load(Ordering::Relaxed))
+            .with("ms", self.started.elapsed().as_millis() as u64);
+        if let Some(status) = state.status {
+            event = event.with("status", status);
+        }
+        event
+    }
+}
+
+/// A fresh identifier for one refusal.
+pub(crate) fn denial_id() -> Result<DenialId, getrandom::Error> {
+    Ok(DenialId::from_bits(getrandom::u32()?))
+}
+
+/// `github_token in request body (base64) #0123456789abcdef`: rule, place, disguise and fingerprint, never the text.
+pub(crate) fn finding_words(finding: &Finding) -> String {
+    let mut words = format!("{} in {}", finding.rule, finding.location);
+    if !finding.form.is_empty() {
+        words.push_str(&format!(" ({})", finding.form));
+    }
+    if let Some(fingerprint) = &finding.fingerprint {
+        words.push_str(" #");
+        words.push_str(fingerprint.as_str());
+    }
+    words
+}
+
+/// A path may carry a secret: it is written down without.
+fn shown_path(gateway: &Gateway, path: &str) -> String {
+    let all = [Detector::KnownSecrets, Detector::TokenPatterns];
+    let (clean, _) = gateway.detectors.redact(path.as_bytes(), &all, Location::RequestLine);
+    short(&String::from_utf8_lossy(&clean))
+}
+
+fn short(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,187 @@
+//! Steps 1 to 2: a request whose names agree, and a route for it.
+//!
+//! [`Intercepted`] says that the name asked of DNS, the TLS server name and the request's own target are one host
+//! (B15, B16, B19). [`Routed`] says that a route allows method, path and headers. Neither can be made elsewhere.
+
+use std::sync::Arc;
+
+use carboy_core::host::Host;
+use carboy_core::route::{HostPermit, RequestFacts, RoutePermit, RouteSet};
+use carboy_core::verdict::{Denial, Reason};
+use http::header::{self, HeaderMap, HeaderName};
+use http::{Method, Request, request};
+use hyper::body::Incoming;
+
+use crate::connection::Flow;
+use crate::record::Exchange;
+
+/// Fields that speak to the next hop alone (RFC 9110, 7.6.1), `te` and `trailer` aside.
+const HOP_BY_HOP: &[&str] =
+    &["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "transfer-encoding", "upgrade"];
+
+/// Step 1: the names agree, the form can be policed, and the host may be dialled.
+pub(crate) struct Intercepted {
+    head: request::Parts,
+    body: Incoming,
+    permit: HostPermit,
+    exchange: Arc<Exchange>,
+}
+
+/// Step 2: a route allows the request.
+pub(crate) struct Routed {
+    pub(crate) head: request::Parts,
+    pub(crate) body: Incoming,
+    pub(crate) permit: HostPermit,
+    pub(crate) route: RoutePermit,
+    pub(crate) exchange: Arc<Exchange>,
+}
+
+impl Intercepted {
+    /// Checks the form and the names, and asks whether the host may be dialled at all.
+    pub(crate) fn agree(
+        request: Request<Incoming>,
+        flow: &Flow,
+        routes: &RouteSet,
+        exchange: &Arc<Exchange>,
+    ) -> Result<Intercepted, Denial> {
+        flow.standing()?;
+        let permit = routes.host_permit(flow.host(), flow.port()).into_result()?;
+        let (mut head, body) = request.into_parts();
+        agree_on_target(&head, flow)?;
+        refuse_other_protocols(&head)?;
+        strip_hop_by_hop(&mut head.headers);
+        Ok(Intercepted { head, body, permit, exchange: exchange.clone() })
+    }
+
+    /// Asks the routes for this request.
+    pub(crate) fn route(self, routes: &RouteSet) -> Result<Routed, Denial> {
+        let Intercepted { head, body, permit, exchange } = self;
+        let headers: Vec<(&str, &[u8])> =
+            head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let facts = RequestFacts {
+            method: head.method.as_str(),
+            path: head.uri.path(),
+            query: head.uri.query().unwrap_or(""),
+            headers: &headers,
+        };
+        let route = routes.route(&permit, &facts).into_result()?;
+        exchange.routed(route.route(), head.uri.path());
+        Ok(Routed { head, body, permit, route, exchange })
+    }
+}
+
+/// Exactly one target, and it is the host that this connection was opened to.
+fn agree_on_target(head: &request::Parts, flow: &Flow) -> Result<(), Denial> {
+    let mut named = 0;
+    let hosts = head.headers.get_all(header::HOST);
+    for value in &hosts {
+        named += 1;
+        let text = value.to_str().map_err(|_| Denial::new(Reason::HostInvalid, "Host is not visible ASCII"))?;
+        agree(text, flow)?;
+    }
+    if named > 1 {
+        return Err(Denial::new(Reason::HostInvalid, format!("{named} Host fields")));
+    }
+    // Absolute form in HTTP/1, `:authority` in HTTP/2.
+    if let Some(authority) = head.uri.authority() {
+        agree(authority.as_str(), flow)?;
+        named += 1;
+    }
+    if named == 0 {
+        return Err(Denial::new(Reason::HostInvalid, "no Host and no :authority"));
+    }
+    Ok(())
+}
+
+fn agree(text: &str, flow: &Flow) -> Result<(), Denial> {
+    let (host, port) =
+        Host::parse_authority(text).map_err(|error| Denial::new(Reason::HostInvalid, error.to_string()))?;
+    if &host != flow.host() || port.is_some_and(|port| port != flow.port()) {
+        let port = port.map(|port| format!(" port {port}")).unwrap_or_default();
+        let detail = format!("connected to {} port {}, asked for {host}{port}", flow.host(), flow.port());
+        return Err(Denial::new(Reason::NameMismatch, detail));
+    }
+    Ok(())
+}
+
+/// What would turn the connection into something that is no sequence of requests.
+fn refuse_other_protocols(head: &request::Parts) -> Result<(), Denial> {
+    let refused = |what: &str| Err(Denial::new(Reason::ProtocolRefused, what.to_owned()));
+    if head.method == Method::CONNECT {
+        return refused("CONNECT; the gateway is no proxy to be asked for tunnels");
+    }
+    if head.method == Method::TRACE {
+        return refused("TRACE, which would show the credential (B41)");
+    }
+    for value in head.headers.get_all(header::UPGRADE) {
+        // A server may ignore an upgrade (RFC 9110, 7.8). Java's client asks for h2c on every plain request: it is
+        // answered over HTTP/1.1. Anything else cannot go on without the upgrade.
+        if !value.as_bytes().eq_ignore_ascii_case(b"h2c") {
+            return refused("an Upgrade to another protocol");
+        }
+    }
+    for value in head.headers.get_all(header::TRANSFER_ENCODING) {
+        if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return refused("a Transfer-Encoding other than chunked");
+        }
+    }
+    Ok(())
+}
+
+/// Takes out what speaks to the next hop alone, and what `Connection` names. `te: trailers` stays: gRPC needs it.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        // These decide how the message is read; no `Connection` takes them out.
+        .filter(|name| ![header::HOST, header::CONTENT_LENGTH, header::TE, header::TRAILER].contains(name))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(*name);
+    }
+    headers.remove("http2-settings");
+    if headers.get(header::TE).is_some_and(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+        headers.remove(header::TE);
+    }
+}
+
+/// `host`, with brackets around IPv6 and the port where it is not the scheme's own.
+pub(crate) fn authority(permit: &HostPermit, scheme: &str) -> String {
+    let host = match permit.host() {
+        Host::V6(v6) => format!("[{v6}]"),
+        other => other.to_string(),
+    };
+    let default = if scheme == "https" { 443 } else { 80 };
+    if permit.port() == default { host } else { format!("{host}:{}", permit.port()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_hops_own_fields_go_and_trailers_stay() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Private, host"),
+            ("x-private", "1"),
+            ("host", "a.example"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABk"),
+            ("accept", "*/*"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        strip_hop_by_hop(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(|name| name.as_str()).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "host", "te"]);
+    }
+}

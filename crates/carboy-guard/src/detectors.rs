@@ -1,0 +1,226 @@
+//! The compiled detectors of one run: its known secrets in every disguise, and the shapes of well-known tokens.
+//!
+//! It is built once at launch and shared by every scanner of the run. It never prints or returns a secret.
+
+use base64::Engine;
+use carboy_core::finding::{Detector, Finding, Fingerprint, Location, Severity};
+use carboy_core::ids::SecretName;
+use carboy_core::secret::SecretText;
+use zeroize::Zeroizing;
+
+use crate::known::{KnownScan, KnownSecrets};
+use crate::tokens::{self, TokenScan};
+use crate::view::More;
+use crate::window::{Match, Window};
+
+/// Shortest secret that is looked for, in bytes: shorter ones would be found everywhere.
+pub const SECRET_BYTES_MIN: usize = 8;
+/// Longest secret that is looked for, in bytes (a PEM key fits).
+pub const SECRET_BYTES_MAX: usize = 16 * 1024;
+/// Most secrets of one run.
+pub const SECRETS_MAX: usize = 256;
+
+/// Why the detectors could not be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// Too short to be told from ordinary text.
+    #[error("secret `{name}` has fewer than {SECRET_BYTES_MIN} bytes and cannot be recognised: use a longer one")]
+    TooShort {
+        /// Which one.
+        name: SecretName,
+    },
+    /// Longer than what is scanned for.
+    #[error("secret `{name}` has more than {SECRET_BYTES_MAX} bytes: keep only the credential itself in it")]
+    TooLong {
+        /// Which one.
+        name: SecretName,
+    },
+    /// More than one run may hold.
+    #[error("more than {SECRETS_MAX} secrets in one run: split the bottle")]
+    TooMany,
+}
+
+/// Compiled known secrets of one run and the token rules; shared as `Arc<Detectors>`.
+pub struct Detectors {
+    fingerprint_key: [u8; 32],
+    known: KnownSecrets,
+}
+
+/// Collects the secrets of a run.
+pub struct DetectorsBuilder {
+    fingerprint_key: [u8; 32],
+    secrets: Vec<(SecretName, Zeroizing<Vec<u8>>)>,
+}
+
+/// Rounds after which [`Detectors::redact`] overwrites with stars instead of markers: a secret that is part of its
+/// own marker would otherwise never end.
+const REDACT_ROUNDS_MAX: usize = 3;
+
+impl Detectors {
+    /// `fingerprint_key` is the key of this host for [`carboy_core::finding::Fingerprint`].
+    pub fn builder(fingerprint_key: [u8; 32]) -> DetectorsBuilder {
+        DetectorsBuilder { fingerprint_key, secrets: Vec::new() }
+    }
+
+    pub(crate) fn known(&self) -> &KnownSecrets {
+        &self.known
+    }
+
+    /// Scans a short text (request line, header value, DNS name) as it stands, percent-decoded, and the decoded
+    /// credentials of `Basic`. Spans are those of the text in which the match stands. One finding per rule.
+    pub fn scan_text(&self, text: &[u8], detectors: &[Detector], location: Location) -> Vec<Finding> {
+        let mut found = Vec::new();
+        for form in [Some(text.to_vec()), percent_decoded(text), basic_credentials(text)].into_iter().flatten() {
+            for m in self.matches(&form, detectors) {
+                let finding = self.finding(&m, &form[m.start as usize..m.end as usize], location);
+                if !found.iter().any(|f: &Finding| f.rule == finding.rule) {
+                    found.push(finding);
+                }
+            }
+        }
+        found
+    }
+
+    /// D7: the text with every match replaced by `[REDACTED:rule]`. A text in which only a decoded form matches
+    /// (percent-encoding, `Basic`) is replaced as a whole.
+    pub fn redact(&self, text: &[u8], detectors: &[Detector], location: Location) -> (Vec<u8>, Vec<Finding>) {
+        let (mut text, mut findings) = (text.to_vec(), Vec::new());
+        for round in 0.. {
+            let matches = self.matches(&text, detectors);
+            if matches.is_empty() {
+                break;
+            }
+            let mut out = Vec::with_capacity(text.len());
+            let mut at = 0;
+            for (span, rule) in union(&matches) {
+                let found = &matches[rule];
+                findings.push(self.finding(found, &text[span.clone()], location));
+                out.extend_from_slice(&text[at..span.start]);
+                if round < REDACT_ROUNDS_MAX {
+                    out.extend_from_slice(format!("[REDACTED:{}]", self.rule_name(found)).as_bytes());
+                } else {
+                    out.push(b'*');
+                }
+                at = span.end;
+            }
+            out.extend_from_slice(&text[at..]);
+            text = out;
+        }
+        let hidden = self.scan_text(&text, detectors, location);
+        if let Some(first) = hidden.first() {
+            text = format!("[REDACTED:{}]", first.rule).into_bytes();
+            findings.extend(hidden);
+        }
+        (text, findings)
+    }
+
+    fn matches(&self, text: &[u8], detectors: &[Detector]) -> Vec<Match> {
+        let window = Window { base: 0, data: text, more: More::Ended, before: None };
+        let mut matches = Vec::new();
+        if detectors.contains(&Detector::KnownSecrets) {
+            KnownScan::new().advance(&self.known, &window, &mut matches);
+        }
+        if detectors.contains(&Detector::TokenPatterns) {
+            TokenScan::new().advance(&window, &mut matches);
+        }
+        matches.sort_by_key(|m| (m.start, std::cmp::Reverse(m.end), m.detector));
+        matches
+    }
+
+    fn rule_name<'a>(&'a self, found: &Match) -> &'a str {
+        match found.detector {
+            Detector::KnownSecrets => self.known.rule(found.rule),
+            Detector::TokenPatterns | Detector::NaiveInjectionDetection => tokens::rule_name(found.rule),
+        }
+    }
+
+    pub(crate) fn finding(&self, found: &Match, text: &[u8], location: Location) -> Finding {
+        let rule = self.rule_name(found).to_owned();
+        let reason = match found.detector {
+            Detector::KnownSecrets => format!("a secret of this run, written as {}", found.form),
+            Detector::TokenPatterns | Detector::NaiveInjectionDetection => {
+                format!("text in the shape of a credential ({rule})")
+            }
+        };
+        Finding {
+            detector: found.detector,
+            rule,
+            severity: Severity::Block,
+            reason,
+            location,
+            span: found.start..found.end,
+            form: found.form,
+            fingerprint: Some(Fingerprint::new(&self.fingerprint_key, text)),
+        }
+    }
+}
+
+/// Overlapping and touching matches as one span each, with the index of its first match.
+fn union(matches: &[Match]) -> Vec<(std::ops::Range<usize>, usize)> {
+    let mut spans: Vec<(std::ops::Range<usize>, usize)> = Vec::new();
+    for (i, found) in matches.iter().enumerate() {
+        let (start, end) = (found.start as usize, found.end as usize);
+        match spans.last_mut() {
+            Some((last, _)) if start <= last.end => last.end = last.end.max(end),
+            Some(_) | None => spans.push((start..end, i)),
+        }
+    }
+    spans
+}
+
+/// The text with `%XX` decoded, if there is any.
+fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
+    let mut out = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(&b) = text.get(at) {
+        match (b, digit(text.get(at + 1)), digit(text.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high << 4 | low) as u8);
+                at += 3;
+            }
+            _ => {
+                out.push(b);
+                at += 1;
+            }
+        }
+    }
+    (out.len() < text.len()).then_some(out)
+}
+
+/// The decoded credentials of an `Authorization: Basic` value (RFC 7617).
+fn basic_credentials(text: &[u8]) -> Option<Vec<u8>> {
+    let at = text.windows(6).position(|w| w.eq_ignore_ascii_case(b"basic "))? + 6;
+    let value = text[at..].trim_ascii();
+    let end = value.iter().position(|b| !b.is_ascii_alphanumeric() && !b"+/-_".contains(b)).unwrap_or(value.len());
+    let standard: Vec<u8> = value[..end].iter().map(|&b| if b == b'-' { b'+' } else if b == b'_' { b'/' } else { b }).collect();
+    base64::engine::general_purpose::STANDARD_NO_PAD.decode(standard).ok()
+}
+
+impl DetectorsBuilder {
+    /// Adds one secret (D1, D2).
+    pub fn known_secret(mut self, name: &SecretName, value: &SecretText) -> Self {
+        self.secrets.push((name.clone(), Zeroizing::new(value.expose().as_bytes().to_vec())));
+        self
+    }
+
+    /// Compiles. Errors name the secret, never its value.
+    pub fn build(self) -> Result<Detectors, BuildError> {
+        if self.secrets.len() > SECRETS_MAX {
+            return Err(BuildError::TooMany);
+        }
+        for (name, value) in &self.secrets {
+            if value.len() < SECRET_BYTES_MIN {
+                return Err(BuildError::TooShort { name: name.clone() });
+            }
+            if value.len() > SECRET_BYTES_MAX {
+                return Err(BuildError::TooLong { name: name.clone() });
+            }
+        }
+        let known = KnownSecrets::new(self.secrets.iter().map(|(name, value)| (name, &value[..])));
+        Ok(Detectors { fingerprint_key: self.fingerprint_key, known })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! The streaming scanner of one message part: bytes in, cleared bytes out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use carboy_core::finding::{Detector, Finding, Location};
+use zeroize::Zeroize;
+
+use crate::detectors::Detectors;
+use crate::known::KnownScan;
+use crate::packed::{Depth, PackedScan};
+use crate::tokens::TokenScan;
+use crate::view::More;
+use crate::window::{Match, Window};
+
+/// What a block-severity match does to the stream. `OnMatch::Supervise` is [`Mode::Block`] here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The scanner stops with the finding; nothing of the match has left.
+    Block,
+    /// The match is overwritten in place, its length kept. A match inside a packed region (gzip in a body) cannot
+    /// be overwritten and stops the stream as in [`Mode::Block`].
+    Redact,
+}
+
+/// What to scan for, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScanPlan {
+    /// Outbound detectors of the route; [`Detector::NaiveInjectionDetection`] is not for this scanner and is ignored.
+    pub detectors: Vec<Detector>,
+    /// What a match does.
+    pub mode: Mode,
+    /// Which part of the message this is.
+    pub location: Location,
+}
+
+/// The stream was stopped by a match. The scanner takes no more bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} found in the {}: {}", .finding.rule, .finding.location, .finding.reason)]
+pub struct Stopped {
+    /// What was found.
+    pub finding: Box<Finding>,
+}
+
+/// Most findings kept by one scanner; the rest are counted.
+pub const FINDINGS_MAX: usize = 64;
+
+/// Scans one message part. See the crate's documentation for what it promises.
+pub struct StreamScanner {
+    detectors: Arc<Detectors>,
+    plan: ScanPlan,
+    known: Option<KnownScan>,
+    tokens: Option<TokenScan>,
+    packed: Option<PackedScan>,
+    /// Bytes held back; the first one stands at `base` in the stream.
+    buffer: Vec<u8>,
+    base: u64,
+    before: Option<u8>,
+    matches: Vec<Match>,
+    overwrites: Vec<Overwrite>,
+    /// Per rule, how far its last finding reaches: further matches within it are the same leak.
+    reported: HashMap<(Detector, usize), u64>,
+    findings: Vec<Finding>,
+    dropped: u64,
+    stopped: Option<Stopped>,
+}
+
+/// Bytes to be overwritten when they leave.
+struct Overwrite {
+    start: u64,
+    stars: Vec<bool>,
+}
+
+impl StreamScanner {
+    /// A scanner at the start of a part.
+    pub fn new(detectors: Arc<Detectors>, plan: ScanPlan) -> Self {
+        StreamScanner::nested(detectors, plan, Depth::OUTERMOST)
+    }
+
+    pub(crate) fn nested(detectors: Arc<Detectors>, plan: ScanPlan, depth: Depth) -> Self {
+        let wants = |detector| plan.detectors.contains(&detector);
+        let known = (wants(Detector::KnownSecrets) && !detectors.known().is_empty()).then(KnownScan::new);
+        let tokens = wants(Detector::TokenPatterns).then(TokenScan::new);
+        let packed = if known.is_some() || tokens.is_some() { PackedScan::at(depth) } else { None };
+        StreamScanner {
+            detectors,
+            plan,
+            known,
+            tokens,
+            packed,
+            buffer: Vec::new(),
+            base: 0,
+            before: None,
+            matches: Vec::new(),
+            overwrites: Vec::new(),
+            reported: HashMap::new(),
+            findings: Vec::new(),
+            dropped: 0,
+            stopped: None,
+        }
+    }
+
+    /// Takes a chunk and appends to `out` what is cleared by now. A call that stops appends nothing, and so does
+    /// every call after it.
+    pub fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), Stopped> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        self.buffer.extend_from_slice(chunk);
+        self.advance(More::Open, out)
+    }
+
+    /// The part is complete: decides about the bytes held back and appends them.
+    pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Stopped> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        self.advance(More::Ended, out)
+    }
+
+    /// Warnings and redactions so far, at most [`FINDINGS_MAX`] at a time; empties the list.
+    pub fn take_findings(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.findings)
+    }
+
+    /// How many findings did not fit.
+    pub fn findings_dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Bytes held back now.
+    pub fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Bytes of the stream that are cleared.
+    pub(crate) fn cleared(&self) -> u64 {
+        self.base
+    }
+
+    fn advance(&mut self, more: More, out: &mut Vec<u8>) -> Result<(), Stopped> {
+        let window = Window { base: self.base, data: &self.buffer, more, before: self.before };
+        let mut hold = window.end();
+        self.matches.clear();
+        if let Some(known) = &mut self.known {
+            hold = hold.min(known.advance(self.detectors.known(), &window, &mut self.matches));
+        }
+        if let Some(tokens) = &mut self.tokens {
+            hold = hold.min(tokens.advance(&window, &mut self.matches));
+        }
+        let mut inner = None;
+        if let Some(packed) = &mut self.packed {
+            let (from, finding) = packed.advance(&self.detectors, &self.plan, &window);
+            hold = hold.min(from);
+            inner = finding;
+        }
+        // The order of decision, not of the detectors: the same whatever the chunks are.
+        self.matches.sort_by_key(|m| (m.confirmed, m.detector, m.start, m.end));
+        for found in std::mem::take(&mut self.matches) {
+            self.take_match(found)?;
+        }
+        if let Some(finding) = inner {
+            return Err(self.stop(finding));
+        }
+        let cut = match more {
+            More::Open => (hold - self.base) as usize,
+            More::Ended => self.buffer.len(),
+        };
+        self.emit(cut, out);
+        Ok(())
+    }
+
+    fn take_match(&mut self, found: Match) -> Result<(), Stopped> {
+        let (from, to) = ((found.start - self.base) as usize, (found.end - self.base) as usize);
+        let reach = self.reported.entry((found.detector, found.rule)).or_insert(0);
+        let again = found.start < *reach;
+        *reach = found.end.max(*reach);
+        let finding = self.detectors.finding(&found, &self.buffer[from..to], self.plan.location);
+        if self.plan.mode == Mode::Block || found.open_ended {
+            return Err(self.stop(finding));
+        }
+        self.overwrites.push(Overwrite { start: found.start, stars: stars(&self.buffer[from..to], found.exact) });
+        if !again && self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        } else if !again {
+            self.dropped += 1;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, finding: Finding) -> Stopped {
+        let stopped = Stopped { finding: Box::new(finding) };
+        self.buffer.zeroize();
+        self.buffer.clear();
+        self.stopped = Some(stopped.clone());
+        stopped
+    }
+
+    fn emit(&mut self, cut: usize, out: &mut Vec<u8>) {
+        if cut == 0 {
+            return;
+        }
+        let at = out.len();
+        out.extend_from_slice(&self.buffer[..cut]);
+        for overwrite in &self.overwrites {
+            for (i, star) in overwrite.stars.iter().enumerate() {
+                let position = overwrite.start + i as u64;
+                if *star && position >= self.base && position < self.base + cut as u64 {
+                    out[at + (position - self.base) as usize] = b'*';
+                }
+            }
+        }
+        self.before = Some(self.buffer[cut - 1]);
+        self.buffer.drain(..cut);
+        self.base += cut as u64;
+        let base = self.base;
+        self.overwrites.retain(|o| o.start + o.stars.len() as u64 > base);
+    }
+}
+
+impl Drop for StreamScanner {
+    fn drop(&mut self) {
+        self.buffer.zeroize();
+    }
+}
+
+/// Which bytes of a match are overwritten. In a match that is split up, what holds a JSON text together stays.
+fn stars(text: &[u8], exact: bool) -> Vec<bool> {
+    let mut escaped = false;
+    text.iter()
+        .map(|&b| {
+            let keep = !exact && !escaped && (b.is_ascii_whitespace() || b"\",:[]{}".contains(&b));
+            escaped = b == b'\\' && !escaped;
+            !keep
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

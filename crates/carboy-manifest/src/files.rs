@@ -1,0 +1,115 @@
+//! How this crate sees the world: directories to list, files to read, and nothing else.
+//!
+//! The file system's side of [`ManifestFiles`] lives with the composer; [`MapFiles`] holds files in memory.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Most bytes of a bottle, agent or settings file.
+pub const FILE_BYTES_MAX: u64 = 256 * 1024;
+
+/// Most entries of one directory that are looked at.
+pub const DIRECTORY_FILES_MAX: usize = 1000;
+
+/// Why a file could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// Above the limit of the read.
+    #[error("larger than {bytes_max} bytes")]
+    TooLarge {
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// Anything else, in the system's words. Absent files are not errors.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+/// What a load may ask of the world. Implementations follow symbolic links only as the user's own shell would.
+pub trait ManifestFiles {
+    /// Names of the regular files directly in `dir`, in any order; empty when `dir` is absent.
+    /// Implementations may stop after [`DIRECTORY_FILES_MAX`]` + 1` names.
+    fn list(&self, dir: &Path) -> Result<Vec<String>, FileError>;
+
+    /// The whole file, `None` when absent, [`FileError::TooLarge`] when it has more than `bytes_max` bytes (it is
+    /// not read further then).
+    fn read(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError>;
+
+    /// Is there a file or directory of this name?
+    fn exists(&self, path: &Path) -> bool;
+
+    /// Do both resolve to the same directory? (M5: symbolic links resolved; `false` when one is absent.)
+    fn same_directory(&self, a: &Path, b: &Path) -> bool;
+}
+
+/// The directories that a load looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// `CARBOY_HOME`, by default `~/.carboy`: trusted; bottles, agents and `settings.yml`.
+    pub carboy_home: PathBuf,
+    /// The user's home, what `~/` stands for.
+    pub home: PathBuf,
+    /// The working directory; `.carboy/agents` below it is read, and trusted with choosing a bottle alone.
+    pub cwd: PathBuf,
+}
+
+impl Places {
+    /// Where bottles live.
+    pub fn bottles(&self) -> PathBuf {
+        self.carboy_home.join("bottles")
+    }
+
+    /// Where the user's own agents live.
+    pub fn agents(&self) -> PathBuf {
+        self.carboy_home.join("agents")
+    }
+
+    /// The settings of the user.
+    pub fn settings(&self) -> PathBuf {
+        self.carboy_home.join("settings.yml")
+    }
+
+    /// The root below the working directory.
+    pub fn cwd_root(&self) -> PathBuf {
+        self.cwd.join(".carboy")
+    }
+}
+
+/// Files in memory, by absolute path.
+#[derive(Clone, Debug, Default)]
+pub struct MapFiles(BTreeMap<PathBuf, Vec<u8>>);
+
+impl MapFiles {
+    /// Adds or replaces a file.
+    pub fn insert(&mut self, path: impl Into<PathBuf>, content: impl Into<Vec<u8>>) {
+        self.0.insert(path.into(), content.into());
+    }
+}
+
+impl<P: Into<PathBuf>, C: Into<Vec<u8>>> FromIterator<(P, C)> for MapFiles {
+    fn from_iter<I: IntoIterator<Item = (P, C)>>(files: I) -> Self {
+        MapFiles(files.into_iter().map(|(path, content)| (path.into(), content.into())).collect())
+    }
+}
+
+impl ManifestFiles for MapFiles {
+    fn list(&self, dir: &Path) -> Result<Vec<String>, FileError> {
+        let below = self.0.keys().filter(|path| path.parent() == Some(dir));
+        Ok(below.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+    }
+
+    fn read(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+        match self.0.get(path) {
+            Some(content) if content.len() as u64 > bytes_max => Err(FileError::TooLarge { bytes_max }),
+            found => Ok(found.cloned()),
+        }
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        self.0.keys().any(|file| file.starts_with(path))
+    }
+
+    fn same_directory(&self, a: &Path, b: &Path) -> bool {
+        a == b && self.exists(a)
+    }
+}

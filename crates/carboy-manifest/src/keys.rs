@@ -1,0 +1,96 @@
+//! Which keys exist, which were removed and which belong to features that this version does not have.
+
+/// A key that is gone: its name, what is said and what to do.
+pub(crate) struct Removed {
+    pub(crate) key: &'static str,
+    pub(crate) message: &'static str,
+    pub(crate) fix: &'static str,
+}
+
+/// The keys of one kind of map.
+pub(crate) struct Keys {
+    /// Sorted; what an error lists as allowed.
+    pub(crate) allowed: &'static [&'static str],
+    /// Known, and refused until their feature exists: a limit that nobody enforces must not look enforced.
+    pub(crate) later: &'static [&'static str],
+    /// M12–M15.
+    pub(crate) removed: &'static [Removed],
+}
+
+impl Keys {
+    /// A map in which every key that is known is also implemented.
+    pub(crate) const fn only(allowed: &'static [&'static str]) -> Keys {
+        Keys { allowed, later: &[], removed: &[] }
+    }
+}
+
+pub(crate) const BOTTLE: Keys = Keys {
+    allowed: &["agent_provider", "binds", "egress", "env", "git-gate", "limits", "supervise", "workspace"],
+    later: &[
+        "backend", "budget", "ceiling", "extends", "forward", "image", "mounts", "presets", "publish", "shutdown", "window",
+    ],
+    removed: &[
+        Removed {
+            key: "runtime",
+            message: "`runtime` is no longer supported: how a bottle is isolated is found out on each host, and gVisor \
+                      (runsc) is used by the backends that have it",
+            fix: "remove `runtime`; see docs/removed-keys.md#runtime",
+        },
+        Removed {
+            key: "ssh",
+            message: "`ssh` was removed: a bottle holds no keys; the git gate holds the credential and scans what is pushed",
+            fix: "declare the repository under `git-gate.repos` with `url`, `identity` and `host_key`; see \
+                  docs/removed-keys.md#ssh",
+        },
+        Removed {
+            key: "git",
+            message: "`git` was replaced by `git-gate`",
+            fix: "move `git.user` to `git-gate.user` and `git.remotes` to `git-gate.repos` (`url`, `identity`, \
+                  `host_key`); see docs/removed-keys.md#git",
+        },
+        Removed {
+            key: "git_user",
+            message: "`git_user` was removed",
+            fix: "move it to `git-gate.user`; see docs/removed-keys.md#git_user",
+        },
+    ],
+};
+
+pub(crate) const AGENT: Keys = Keys {
+    allowed: &["bottle", "git-gate"],
+    later: &["budget", "confirm", "identity", "kind", "limits", "prompt", "requires", "tools"],
+    removed: &[],
+};
+
+pub(crate) const ROUTE: Keys = Keys {
+    allowed: &[
+        "auth_header",
+        "auth_scheme",
+        "body_bytes_max",
+        "dlp",
+        "git",
+        "host",
+        "matches",
+        "meter",
+        "ports",
+        "private",
+        "token_env",
+    ],
+    later: &["bytes_per_day_max", "credential", "websocket"],
+    removed: &[],
+};
+
+pub(crate) const EGRESS: Keys = Keys::only(&["log", "routes"]);
+pub(crate) const MATCH: Keys = Keys::only(&["headers", "methods", "paths"]);
+pub(crate) const PATH: Keys = Keys::only(&["type", "value"]);
+pub(crate) const HEADER: Keys = Keys::only(&["name", "type", "value"]);
+pub(crate) const ROUTE_GIT: Keys = Keys::only(&["fetch"]);
+pub(crate) const DLP: Keys = Keys::only(&["inbound_detectors", "outbound_detectors", "outbound_on_match"]);
+pub(crate) const GIT_GATE: Keys = Keys::only(&["repos", "user"]);
+pub(crate) const GIT_USER: Keys = Keys::only(&["email", "name"]);
+pub(crate) const GIT_REPO: Keys = Keys::only(&["host_key", "identity", "url"]);
+pub(crate) const PROVIDER: Keys = Keys::only(&["args", "command", "env", "name"]);
+pub(crate) const LIMITS: Keys = Keys::only(&["memory", "open_files", "processes"]);
+pub(crate) const SETTINGS: Keys = Keys::only(&["bottle_uid", "capture", "secrets", "upstreams"]);
+pub(crate) const SECRET: Keys = Keys::only(&["command", "env", "file"]);
+pub(crate) const UPSTREAM: Keys = Keys::only(&["address", "ca", "tls"]);

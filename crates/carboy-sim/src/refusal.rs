@@ -1,0 +1,94 @@
+//! Errors in each provider's own shape, and the check of the key.
+
+use carboy_wire::{anthropic, openai};
+use http::HeaderMap;
+
+use crate::config::Config;
+use crate::playback::Outcome;
+
+/// Whose interface a request speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Provider {
+    Anthropic,
+    OpenAi,
+}
+
+impl Provider {
+    /// By path, and where both have the path, by the fields that only Anthropic's clients send.
+    pub fn of(path: &str, headers: &HeaderMap) -> Provider {
+        let sends = |name: &str| headers.contains_key(name);
+        if path.starts_with("/v1/messages") || sends("x-api-key") || sends("anthropic-version") {
+            Provider::Anthropic
+        } else {
+            Provider::OpenAi
+        }
+    }
+
+    /// The error as this provider words it. `request_id` also goes into its header.
+    pub fn error(self, status: u16, message: &str, request_id: &str) -> Outcome {
+        match self {
+            Provider::Anthropic => {
+                let error = anthropic::ErrorDetail { kind: anthropic_type(status), message: message.into() };
+                Outcome::json(status, &anthropic::ErrorBody { kind: "error", error, request_id: request_id.into() })
+            }
+            Provider::OpenAi => {
+                let (kind, code) = openai_type(status);
+                let error = openai::ErrorDetail { message: message.into(), kind, param: None, code };
+                Outcome::json(status, &openai::ErrorBody { error })
+            }
+        }
+    }
+
+    /// The field that names the request in this provider's answers.
+    pub fn request_id_header(self) -> &'static str {
+        match self {
+            Provider::Anthropic => "request-id",
+            Provider::OpenAi => "x-request-id",
+        }
+    }
+
+    /// What is wrong with the request's key, in this provider's words. The key itself is never repeated.
+    pub fn check_key(self, headers: &HeaderMap, config: &Config) -> Result<(), &'static str> {
+        let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let bearer = field("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        match self {
+            Provider::Anthropic => match (field("x-api-key"), bearer) {
+                (None, None) => Err("x-api-key header is required"),
+                (Some(key), _) if key == config.anthropic_key => Ok(()),
+                (None, Some(key)) if key == config.anthropic_key => Ok(()),
+                (Some(_), _) => Err("invalid x-api-key"),
+                (None, Some(_)) => Err("Invalid bearer token"),
+            },
+            Provider::OpenAi => match bearer {
+                Some(key) if key == config.openai_key => Ok(()),
+                Some(_) => Err("Incorrect API key provided."),
+                None => Err("You didn't provide an API key. Send it as Authorization: Bearer YOUR_KEY."),
+            },
+        }
+    }
+}
+
+pub(crate) fn anthropic_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        402 => "billing_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        504 => "timeout_error",
+        529 => "overloaded_error",
+        400..=499 => "invalid_request_error",
+        _ => "api_error",
+    }
+}
+
+fn openai_type(status: u16) -> (&'static str, Option<&'static str>) {
+    match status {
+        401 => ("invalid_request_error", Some("invalid_api_key")),
+        404 => ("invalid_request_error", Some("not_found")),
+        429 => ("requests", Some("rate_limit_exceeded")),
+        400..=499 => ("invalid_request_error", None),
+        _ => ("server_error", None),
+    }
+}

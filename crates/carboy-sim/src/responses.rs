@@ -1,0 +1,189 @@
+//! OpenAI's Responses endpoint, whole and streamed.
+
+use carboy_wire::openai::responses::{IncompleteDetails, Item, Part, Response, Status, StreamEvent, Usage};
+use carboy_wire::openai::{CachedTokens, ErrorDetail, ReasoningTokens};
+use serde_json::{Map, Value, json};
+
+use crate::anthropic::push_line;
+use crate::count::tokens;
+use crate::openai::{CREATED, encoded, gather, required_model};
+use crate::playback::{Outcome, Step};
+use crate::route::{Ask, Refused};
+use crate::script::{Answer, Ended, Prompt, fragments, words};
+
+pub(crate) fn responses(ask: &Ask<'_>) -> Result<Outcome, Refused> {
+    let request = ask.json()?;
+    let model = required_model(&request)?;
+    let cap = request.get("max_output_tokens").and_then(Value::as_u64);
+    if cap.is_some_and(|cap| cap < 16) {
+        return Err(Refused::because(400, "Invalid 'max_output_tokens': expected a value of at least 16."));
+    }
+    let answer = Answer::within(ask.config.script.reply(&prompt(&request)?), cap);
+    let (input, output) = (tokens(ask.body.len() as u64), tokens(answer.bytes()));
+    let usage = Usage {
+        input_tokens: input,
+        input_tokens_details: CachedTokens::default(),
+        output_tokens: output,
+        output_tokens_details: ReasoningTokens::default(),
+        total_tokens: input + output,
+    };
+    let started = started(&request, model, cap, ask.serial);
+    let items = items(&answer, ask.serial);
+    let done = finished(started.clone(), items.clone(), answer.ended, usage);
+    let streamed = request.get("stream").and_then(Value::as_bool).unwrap_or(false);
+    let outcome = if streamed { stream(started, items, done) } else { Outcome::json(200, &done) };
+    Ok(outcome.charged(input, answer.bytes()))
+}
+
+/// `input` is a text or a list of items; the last item is the turn.
+fn prompt(request: &Map<String, Value>) -> Result<Prompt, Refused> {
+    let mut prompt = Prompt::default();
+    match request.get("input") {
+        Some(Value::String(text)) => prompt.last.clone_from(text),
+        Some(Value::Array(items)) => {
+            let last = items.last();
+            let kind = last.and_then(|item| item.get("type")?.as_str());
+            prompt.after_tool = kind == Some("function_call_output");
+            let content = if prompt.after_tool { "output" } else { "content" };
+            gather(last.and_then(|item| item.get(content)), &mut prompt.last);
+        }
+        Some(_) | None => return Err(Refused::because(400, "Missing required parameter: 'input'.")),
+    }
+    if let Some(instructions) = request.get("instructions").and_then(Value::as_str).filter(|_| prompt.last.is_empty()) {
+        push_line(&mut prompt.last, instructions);
+    }
+    let tools = request.get("tools").and_then(Value::as_array).into_iter().flatten();
+    prompt.tools = tools.filter_map(|tool| Some(tool.get("name")?.as_str()?.to_owned())).collect();
+    Ok(prompt)
+}
+
+fn started(request: &Map<String, Value>, model: String, cap: Option<u64>, serial: u64) -> Response {
+    let given = |key: &str| request.get(key).cloned();
+    Response {
+        id: format!("resp_sim_{serial:08}"),
+        object: "response",
+        created_at: CREATED,
+        status: Status::InProgress,
+        error: None,
+        incomplete_details: None,
+        instructions: given("instructions"),
+        max_output_tokens: cap,
+        model,
+        output: Vec::new(),
+        parallel_tool_calls: request.get("parallel_tool_calls").and_then(Value::as_bool).unwrap_or(true),
+        previous_response_id: request.get("previous_response_id").and_then(Value::as_str).map(str::to_owned),
+        store: request.get("store").and_then(Value::as_bool).unwrap_or(true),
+        tool_choice: given("tool_choice").unwrap_or_else(|| json!("auto")),
+        tools: given("tools").unwrap_or_else(|| json!([])),
+        usage: None,
+        metadata: request.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default(),
+    }
+}
+
+fn finished(mut response: Response, items: Vec<Item>, ended: Ended, usage: Usage) -> Response {
+    response.output = items;
+    response.usage = Some(usage);
+    response.status = match ended {
+        Ended::ByItself | Ended::ForTool => Status::Completed,
+        Ended::ByCap => Status::Incomplete,
+    };
+    response.incomplete_details = (ended == Ended::ByCap).then_some(IncompleteDetails { reason: "max_output_tokens" });
+    response
+}
+
+fn items(answer: &Answer, serial: u64) -> Vec<Item> {
+    let status = if answer.ended == Ended::ByCap { Status::Incomplete } else { Status::Completed };
+    let message = (!answer.text.is_empty()).then(|| Item::Message {
+        id: format!("msg_sim_{serial:08}"),
+        status,
+        role: "assistant",
+        content: vec![part(answer.text.clone())],
+    });
+    let call = answer.tool.as_ref().map(|tool| Item::FunctionCall {
+        id: format!("fc_sim_{serial:08}"),
+        status: Status::Completed,
+        call_id: format!("call_sim_{serial:08}"),
+        name: tool.name.clone(),
+        arguments: tool.arguments(),
+    });
+    message.into_iter().chain(call).collect()
+}
+
+fn part(text: String) -> Part {
+    Part::OutputText { text, annotations: Vec::new(), logprobs: Vec::new() }
+}
+
+fn stream(started: Response, items: Vec<Item>, done: Response) -> Outcome {
+    let mut events = vec![
+        (StreamEvent::Created { response: started.clone() }, 0),
+        (StreamEvent::InProgress { response: started.clone() }, 0),
+    ];
+    for (output_index, item) in items.into_iter().enumerate() {
+        item_events(&mut events, output_index, item);
+    }
+    let end = match done.status {
+        Status::Incomplete => StreamEvent::Incomplete { response: done },
+        Status::Completed | Status::InProgress | Status::Failed => StreamEvent::Completed { response: done },
+    };
+    events.push((end, 0));
+    let steps = events.into_iter().zip(0..).map(|((event, output), number)| step(&event, number, output)).collect();
+    Outcome::events(steps, step(&failed(started), 0, 0).bytes)
+}
+
+fn failed(mut response: Response) -> StreamEvent {
+    response.status = Status::Failed;
+    let message = "The server had an error.".into();
+    response.error = Some(ErrorDetail { message, kind: "server_error", param: None, code: Some("server_error") });
+    StreamEvent::Failed { response }
+}
+
+fn item_events(events: &mut Vec<(StreamEvent, u64)>, output_index: usize, item: Item) {
+    let content_index = 0;
+    match &item {
+        Item::Message { id, role, content, .. } => {
+            let item_id = id.clone();
+            let empty = Item::Message { id: id.clone(), status: Status::InProgress, role, content: Vec::new() };
+            events.push((StreamEvent::ItemAdded { output_index, item: empty }, 0));
+            for Part::OutputText { text, .. } in content {
+                let (item_id, logprobs) = (item_id.clone(), Vec::new());
+                let added = part(String::new());
+                let head =
+                    StreamEvent::PartAdded { item_id: item_id.clone(), output_index, content_index, part: added };
+                events.push((head, 0));
+                events.extend(words(text).map(|word| {
+                    let (item_id, delta, logprobs) = (item_id.clone(), word.to_owned(), Vec::new());
+                    (
+                        StreamEvent::TextDelta { item_id, output_index, content_index, delta, logprobs },
+                        word.len() as u64,
+                    )
+                }));
+                let (text, part) = (text.clone(), part(text.clone()));
+                let done =
+                    StreamEvent::TextDone { item_id: item_id.clone(), output_index, content_index, text, logprobs };
+                events.push((done, 0));
+                events.push((StreamEvent::PartDone { item_id, output_index, content_index, part }, 0));
+            }
+        }
+        Item::FunctionCall { id, call_id, name, arguments, .. } => {
+            let empty = Item::FunctionCall {
+                id: id.clone(),
+                status: Status::InProgress,
+                call_id: call_id.clone(),
+                name: name.clone(),
+                arguments: String::new(),
+            };
+            events.push((StreamEvent::ItemAdded { output_index, item: empty }, name.len() as u64));
+            events.extend(fragments(arguments).into_iter().map(|delta| {
+                let bytes = delta.len() as u64;
+                (StreamEvent::ArgumentsDelta { item_id: id.clone(), output_index, delta }, bytes)
+            }));
+            let (item_id, name, arguments) = (id.clone(), name.clone(), arguments.clone());
+            events.push((StreamEvent::ArgumentsDone { item_id, output_index, name, arguments }, 0));
+        }
+    }
+    events.push((StreamEvent::ItemDone { output_index, item }, 0));
+}
+
+fn step(event: &StreamEvent, sequence_number: u64, output: u64) -> Step {
+    Step { bytes: encoded(&event.to_sse(sequence_number)), output }
+}

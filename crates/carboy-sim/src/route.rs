@@ -1,0 +1,147 @@
+//! From a request to its answer. Pure: the waiting and the sending are the server's.
+
+use http::HeaderMap;
+use serde_json::{Map, Value};
+
+use crate::config::Config;
+use crate::pages;
+use crate::playback::{Coding, Outcome};
+use crate::record::ReceivedRequest;
+use crate::refusal::Provider;
+use crate::{anthropic, openai, responses};
+
+/// A request whose body is complete.
+pub(crate) struct Ask<'a> {
+    pub config: &'a Config,
+    pub method: &'a str,
+    pub path: &'a str,
+    pub query: &'a str,
+    pub headers: &'a HeaderMap,
+    pub body: &'a [u8],
+    /// Counts requests, for ids.
+    pub serial: u64,
+    pub received: &'a ReceivedRequest,
+}
+
+/// An error before it has a provider's shape.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    status: u16,
+    message: String,
+}
+
+impl Refused {
+    pub fn because(status: u16, message: impl Into<String>) -> Refused {
+        Refused { status, message: message.into() }
+    }
+}
+
+impl Ask<'_> {
+    /// The body as a JSON object.
+    pub fn json(&self) -> Result<Map<String, Value>, Refused> {
+        match serde_json::from_slice(self.body) {
+            Ok(Value::Object(map)) => Ok(map),
+            Ok(_) => Err(Refused::because(400, "The request body is not a JSON object.")),
+            Err(error) => Err(Refused::because(400, format!("The request body is not valid JSON: {error}"))),
+        }
+    }
+
+    fn request_id(&self) -> String {
+        format!("req_sim_{:08}", self.serial)
+    }
+
+    /// A refusal in the shape of whoever this request was meant for.
+    pub fn refuse(&self, status: u16, message: &str) -> Outcome {
+        let provider = Provider::of(self.path, self.headers);
+        let id = self.request_id();
+        provider.error(status, message, &id).with(provider.request_id_header(), id)
+    }
+
+    /// `?encoding=`; absent means none.
+    pub fn coding(&self) -> Option<Coding> {
+        query_value(self.query, "encoding").map_or(Some(Coding::Identity), |name| Coding::parse(&name))
+    }
+}
+
+/// The answer of the endpoint that the request names.
+pub(crate) fn answer(ask: &Ask<'_>) -> Outcome {
+    endpoint(ask).unwrap_or_else(|refused| ask.refuse(refused.status, &refused.message))
+}
+
+fn endpoint(ask: &Ask<'_>) -> Result<Outcome, Refused> {
+    if ask.headers.contains_key("upgrade") {
+        // Codex asks for a WebSocket first and takes this for "use POST".
+        return Err(Refused::because(426, "This endpoint has no protocol upgrades here; use plain HTTP requests."));
+    }
+    match (ask.method, ask.path) {
+        ("POST", "/v1/messages") => model(ask, anthropic::messages),
+        ("POST", "/v1/messages/count_tokens") => model(ask, anthropic::count_tokens),
+        ("POST", "/v1/chat/completions") => model(ask, openai::chat),
+        ("POST", "/v1/responses") => model(ask, responses::responses),
+        ("POST", "/v1/embeddings") => model(ask, openai::embeddings),
+        ("GET", "/v1/models") => model(ask, |ask| match Provider::of(ask.path, ask.headers) {
+            Provider::Anthropic => Ok(anthropic::models()),
+            Provider::OpenAi => Ok(openai::models()),
+        }),
+        ("GET" | "HEAD", "/page/clean") => Ok(pages::clean()),
+        ("GET" | "HEAD", "/page/poisoned") => Ok(pages::poisoned(ask.query)),
+        ("GET", "/redirect") => pages::redirect(ask.query),
+        ("GET", "/slow") => Ok(pages::waited()),
+        (_, "/echo") => Ok(pages::echo(ask.received)),
+        ("POST" | "PUT" | "PATCH", "/sink") => Ok(pages::sink(ask.received)),
+        ("GET", path) if path.starts_with("/bytes/") => pages::bytes(&path["/bytes/".len()..], ask.query),
+        (method, path) => {
+            Err(Refused::because(404, format!("{method} {path} is not served by the simulated provider.")))
+        }
+    }
+}
+
+/// The key comes first: a wrong one learns nothing else.
+fn model(ask: &Ask<'_>, endpoint: impl Fn(&Ask<'_>) -> Result<Outcome, Refused>) -> Result<Outcome, Refused> {
+    let provider = Provider::of(ask.path, ask.headers);
+    provider.check_key(ask.headers, ask.config).map_err(|message| Refused::because(401, message))?;
+    Ok(endpoint(ask)?.with(provider.request_id_header(), ask.request_id()))
+}
+
+/// A text member, empty when it is absent or something else.
+pub(crate) fn text_of(request: &Map<String, Value>, key: &str) -> String {
+    request.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// The first value of this name in a query, percent-decoded.
+pub(crate) fn query_value(query: &str, name: &str) -> Option<String> {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| percent_decoded(value))
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let hex = |at: usize| tail.get(at).and_then(|b| char::from(*b).to_digit(16));
+        match (first, hex(0), hex(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_value_is_decoded_once() {
+        assert_eq!(query_value("a=1&to=http%3A%2F%2Fx%2f%25&to=2", "to").as_deref(), Some("http://x/%"));
+        assert_eq!(query_value("a=%4&b", "a").as_deref(), Some("%4"));
+        assert_eq!(query_value("a=%4&b", "b").as_deref(), Some(""));
+        assert_eq!(query_value("a=1", "b"), None);
+    }
+}

@@ -1,0 +1,263 @@
+//! A refusal in the words of the client's own protocol.
+//!
+//! An agent that gets a bare 403 retries, guesses or gives up without a word. So the answer has the shape of the
+//! error that the client's library knows, names a stable code, says what can be done next by the agent and by the
+//! operator, and carries the id under which the audit log has it. It never carries a secret or any part of a body, and
+//! nothing in it can move a terminal's cursor.
+
+use carboy_core::ids::DenialId;
+use carboy_core::verdict::{Denial, Reason};
+use serde::Serialize;
+
+use crate::format::WireFormat;
+
+/// Longest detail that is shown, in characters; paths and hosts from inside can be longer.
+pub const DETAIL_CHARS_MAX: usize = 512;
+
+/// Longest `Accept` that is read, in bytes; of a longer one nothing is believed.
+const ACCEPT_BYTES_MAX: usize = 4096;
+
+/// Refusals that may be gone on the next try. Every other one is final: retrying it is noise in the log and in the
+/// agent's time.
+const WORTH_RETRYING: &[Reason] = &[Reason::LimitReached, Reason::UpstreamUnreachable, Reason::UpstreamFailed];
+
+/// The answer to send. `content-length` is the body's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DenialBody {
+    /// HTTP status.
+    pub status: u16,
+    /// Value of `content-type`.
+    pub content_type: &'static str,
+    /// Further fields, lower-case names, visible ASCII values.
+    pub headers: Vec<(&'static str, String)>,
+    /// UTF-8.
+    pub body: Vec<u8>,
+}
+
+/// Renders the denial for a client that speaks `format` (`None`: anything else) and sent this `Accept` field.
+///
+/// JSON by default; plain text for a client that asks for text or HTML rather than JSON and speaks no model's format.
+pub fn render(denial: &Denial, id: &DenialId, format: Option<WireFormat>, accept: Option<&str>) -> DenialBody {
+    let shown = Shown { reason: denial.reason, rule: denial.rule.as_ref().map(|rule| rule.as_str()), id, denial };
+    let (content_type, body) = match format {
+        None if prefers_text(accept) => ("text/plain; charset=utf-8", shown.text().into_bytes()),
+        None | Some(WireFormat::AnthropicMessages | WireFormat::OpenAiChat | WireFormat::OpenAiResponses) => {
+            ("application/json", json(&shown.common(format)))
+        }
+        Some(WireFormat::Gemini) => ("application/json", json(&shown.gemini())),
+    };
+    DenialBody { status: denial.reason.http_status(), content_type, headers: headers(denial.reason, id), body }
+}
+
+fn headers(reason: Reason, id: &DenialId) -> Vec<(&'static str, String)> {
+    let mut headers = vec![("x-carboy-denial", id.to_string()), ("x-carboy-reason", reason.code().to_owned())];
+    if !WORTH_RETRYING.contains(&reason) {
+        // Read by the Anthropic and OpenAI SDKs and by Claude Code, before the status.
+        headers.push(("x-should-retry", "false".to_owned()));
+    }
+    headers.push(("cache-control", "no-store".to_owned()));
+    headers
+}
+
+fn json(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect("a struct of strings and numbers always serialises")
+}
+
+struct Shown<'a> {
+    reason: Reason,
+    rule: Option<&'a str>,
+    id: &'a DenialId,
+    denial: &'a Denial,
+}
+
+/// The shape that the SDKs of Anthropic (`type`, `error.type`, `error.message`) and OpenAI (`error.type`, `error.code`,
+/// `error.message`) both show.
+#[derive(Serialize)]
+struct CommonBody<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    error: CommonError,
+    carboy: Particulars<'a>,
+}
+
+#[derive(Serialize)]
+struct CommonError {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    code: &'static str,
+    message: String,
+}
+
+/// `google.rpc.Status`, as Google's libraries show it.
+#[derive(Serialize)]
+struct GeminiBody<'a> {
+    error: GeminiError,
+    carboy: Particulars<'a>,
+}
+
+#[derive(Serialize)]
+struct GeminiError {
+    code: u16,
+    message: String,
+    status: &'static str,
+}
+
+/// The same facts for programs, in every JSON shape.
+#[derive(Serialize)]
+struct Particulars<'a> {
+    id: &'a DenialId,
+    code: &'static str,
+    rule: Option<&'a str>,
+    decided_by: carboy_core::verdict::Layer,
+    agent_step: &'static str,
+    operator_step: &'static str,
+    detail: String,
+}
+
+impl<'a> Shown<'a> {
+    fn common(&self, format: Option<WireFormat>) -> CommonBody<'a> {
+        let status = self.reason.http_status();
+        let kind = match format {
+            Some(WireFormat::OpenAiChat | WireFormat::OpenAiResponses) => openai_error_type(status),
+            None | Some(WireFormat::AnthropicMessages | WireFormat::Gemini) => anthropic_error_type(status),
+        };
+        let error = CommonError { kind, code: self.reason.code(), message: self.message() };
+        CommonBody { kind: "error", error, carboy: self.particulars() }
+    }
+
+    fn gemini(&self) -> GeminiBody<'a> {
+        let code = self.reason.http_status();
+        let error = GeminiError { code, message: self.message(), status: google_status(code) };
+        GeminiBody { error, carboy: self.particulars() }
+    }
+
+    fn particulars(&self) -> Particulars<'a> {
+        Particulars {
+            id: self.id,
+            code: self.reason.code(),
+            rule: self.rule,
+            decided_by: self.denial.decided_by,
+            agent_step: self.reason.agent_step(),
+            operator_step: self.reason.operator_step(),
+            detail: self.detail(),
+        }
+    }
+
+    /// One line: clients that show anything show this.
+    fn message(&self) -> String {
+        format!(
+            "carboy refused this: {}. Next: {}. Operator: {}. [{}]",
+            self.happened(),
+            self.reason.agent_step(),
+            self.reason.operator_step(),
+            self.id
+        )
+    }
+
+    fn text(&self) -> String {
+        let rule = self.rule.map(|rule| format!("rule: {rule}\n")).unwrap_or_default();
+        format!(
+            "carboy refused this: {}\nnext: {}\noperator: {}\ncode: {}\n{rule}id: {}\n",
+            self.happened(),
+            self.reason.agent_step(),
+            self.reason.operator_step(),
+            self.reason.code(),
+            self.id
+        )
+    }
+
+    fn happened(&self) -> String {
+        let detail = self.detail();
+        if detail.is_empty() { self.reason.what().to_owned() } else { format!("{} ({detail})", self.reason.what()) }
+    }
+
+    /// The detail quotes hosts and paths that a program inside chose; escape sequences and line breaks in them must
+    /// not reach a terminal or fake a line of the answer.
+    fn detail(&self) -> String {
+        let mut shown: String = self
+            .denial
+            .detail
+            .chars()
+            .take(DETAIL_CHARS_MAX)
+            .map(|c| if c.is_control() || is_invisible(c) { '\u{fffd}' } else { c })
+            .collect();
+        if self.denial.detail.chars().nth(DETAIL_CHARS_MAX).is_some() {
+            shown.push('…');
+        }
+        shown
+    }
+}
+
+/// Line separators and the characters that reorder what stands around them (CVE-2021-42574).
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Anthropic's error types by status; 415 and 421 have none of their own.
+fn anthropic_error_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 | 529 => "overloaded_error",
+        400..=499 => "invalid_request_error",
+        _ => "api_error",
+    }
+}
+
+/// OpenAI's: its own 403s say `invalid_request_error` as well; the code tells them apart.
+fn openai_error_type(status: u16) -> &'static str {
+    match status {
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    }
+}
+
+/// `google.rpc.Code` by status.
+fn google_status(status: u16) -> &'static str {
+    match status {
+        401 => "UNAUTHENTICATED",
+        403 => "PERMISSION_DENIED",
+        404 => "NOT_FOUND",
+        429 => "RESOURCE_EXHAUSTED",
+        400..=499 => "INVALID_ARGUMENT",
+        502 | 503 => "UNAVAILABLE",
+        _ => "INTERNAL",
+    }
+}
+
+/// Does the client want text or HTML more than JSON (RFC 9110 §12.5.1)? Wildcards speak for neither side.
+fn prefers_text(accept: Option<&str>) -> bool {
+    let Some(accept) = accept.filter(|accept| accept.len() <= ACCEPT_BYTES_MAX) else { return false };
+    let (mut text, mut json) = (0, 0);
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let weight =
+            parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="))).map_or(1000, milli);
+        if matches!(&media[..], "text/plain" | "text/html" | "application/xhtml+xml" | "text/*") {
+            text = text.max(weight);
+        } else if media == "application/json" || media.ends_with("+json") {
+            json = json.max(weight);
+        }
+    }
+    text > json
+}
+
+/// A weight in thousandths; what is no number is worth nothing.
+fn milli(weight: &str) -> u32 {
+    let (whole, fraction) = weight.split_once('.').unwrap_or((weight, ""));
+    if whole == "1" {
+        return 1000;
+    }
+    if whole != "0" || fraction.len() > 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return 0;
+    }
+    format!("{fraction:0<3}").parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+use carboy_core::host::HostPattern;
+use carboy_core::ids::RouteId;
+use serde_json::Value;
+
+use super::*;
+
+const FORMATS: [WireFormat; 4] =
+    [WireFormat::AnthropicMessages, WireFormat::OpenAiChat, WireFormat::OpenAiResponses, WireFormat::Gemini];
+
+fn id() -> DenialId {
+    DenialId::from_bits(0x1234_abcd)
+}
+
+fn sample(reason: Reason) -> Denial {
+    Denial::new(reason, "GET example.org:443").by(&RouteId::new(1, &HostPattern::parse("*.example.org").unwrap()))
+}
+
+fn parsed(denial: &Denial, format: Option<WireFormat>) -> Value {
+    let answer = render(denial, &id(), format, None);
+    assert_eq!(answer.content_type, "application/json");
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+#[test]
+fn every_reason_as_agents_and_people_read_it() {
+    // H7
+    let mut shown = String::new();
+    for reason in Reason::ALL {
+        let denial = sample(*reason);
+        let json = render(&denial, &id(), Some(WireFormat::AnthropicMessages), None);
+        let text = render(&denial, &id(), None, Some("text/plain"));
+        let fields: Vec<String> = json.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        shown += &format!("=== {} {}\n{}\n", json.status, reason, fields.join("\n"));
+        shown += &format!(
+            "--- json\n{}\n--- text\n{}\n",
+            String::from_utf8(json.body).unwrap(),
+            String::from_utf8(text.body).unwrap()
+        );
+    }
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn every_format_shows_code_id_and_both_next_steps() {
+    for reason in Reason::ALL {
+        for format in FORMATS.map(Some).into_iter().chain([None]) {
+            let body = parsed(&sample(*reason), format);
+            let message = body["error"]["message"].as_str().unwrap();
+            for part in [reason.what(), reason.agent_step(), reason.operator_step(), "[d-1234abcd]"] {
+                assert!(message.contains(part), "{reason}: {message}");
+            }
+            assert_eq!(body["carboy"]["code"], reason.code());
+            assert_eq!(body["carboy"]["rule"], "r1:*.example.org");
+        }
+    }
+}
+
+#[test]
+fn each_protocol_gets_its_own_error_type() {
+    let types = |reason| FORMATS.map(|format| parsed(&sample(reason), Some(format))["error"]["type"].clone());
+    let null = Value::Null;
+    assert_eq!(
+        types(Reason::HostNotAllowed),
+        ["permission_error".into(), "invalid_request_error".into(), "invalid_request_error".into(), null.clone()]
+    );
+    assert_eq!(
+        types(Reason::BodyTooLarge),
+        ["request_too_large".into(), "invalid_request_error".into(), "invalid_request_error".into(), null.clone()]
+    );
+    assert_eq!(
+        types(Reason::Stopping),
+        ["overloaded_error".into(), "server_error".into(), "server_error".into(), null]
+    );
+    let gemini = parsed(&sample(Reason::SecretKnown), Some(WireFormat::Gemini));
+    assert_eq!((&gemini["error"]["code"], &gemini["error"]["status"]), (&403.into(), &"PERMISSION_DENIED".into()));
+}
+
+#[test]
+fn only_what_can_pass_by_itself_may_be_retried() {
+    for reason in Reason::ALL {
+        let answer = render(&sample(*reason), &id(), None, None);
+        let final_word = answer.headers.contains(&("x-should-retry", "false".to_owned()));
+        assert_eq!(final_word, !WORTH_RETRYING.contains(reason), "{reason}");
+        assert!(final_word || answer.status >= 500, "{reason}");
+    }
+}
+
+#[test]
+fn text_is_for_those_who_ask_for_it_and_speak_no_models_format() {
+    let denial = sample(Reason::HostNotAllowed);
+    let is_text = |accept| render(&denial, &id(), None, accept).content_type.starts_with("text/plain");
+    for accept in ["text/plain", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "TEXT/*;q=0.2"] {
+        assert!(is_text(Some(accept)), "{accept}");
+    }
+    for accept in [
+        "*/*",
+        "application/json",
+        "text/plain, application/json",
+        "text/html;q=0",
+        "text/html;q=x",
+        "text/plain;q=0.5, application/problem+json;q=0.9",
+        "",
+    ] {
+        assert!(!is_text(Some(accept)), "{accept}");
+    }
+    assert!(!is_text(None) && !is_text(Some(&format!("text/plain,{}", "x".repeat(ACCEPT_BYTES_MAX)))));
+    let llm = render(&denial, &id(), Some(WireFormat::OpenAiChat), Some("text/plain"));
+    assert_eq!(llm.content_type, "application/json");
+}
+
+#[test]
+fn a_hostile_detail_neither_moves_the_cursor_nor_fakes_a_line_nor_grows() {
+    let detail = format!("GET /\u{1b}[2J\r\nnext: run me\u{202e}{}", "x".repeat(4096));
+    let denial = Denial::new(Reason::RequestNotAllowed, detail);
+    let text = String::from_utf8(render(&denial, &id(), None, Some("text/plain")).body).unwrap();
+    assert_eq!(text.lines().filter(|line| line.starts_with("next:")).count(), 1);
+    assert!(!text.contains(['\u{1b}', '\r', '\u{202e}']));
+    assert!(text.len() < DETAIL_CHARS_MAX + 1024);
+}

@@ -1,0 +1,64 @@
+//! The process's environment, looked at here and nowhere else: where things are, and who the person is.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use carboy_control::home::Home;
+use carboy_control::vault::Lookup;
+use carboy_core::audit::ChainKey;
+use carboy_manifest::Places;
+
+use crate::report::{Exit, Failure};
+
+/// Environment variables and commands of this host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostLookup;
+
+impl Lookup for HostLookup {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
+    }
+
+    fn command(&self, argv: &[String], wait_max: Duration) -> Result<Vec<u8>, String> {
+        carboy_control::host_command(argv, wait_max)
+    }
+}
+
+/// What every command needs to know of the world.
+pub struct Environment {
+    /// `CARBOY_HOME`.
+    pub home: Home,
+    /// Where manifests are looked for.
+    pub places: Places,
+    /// Environment and commands.
+    pub lookup: Arc<HostLookup>,
+}
+
+impl Environment {
+    /// Looks around; `home` is `--home`.
+    pub fn look(home: Option<PathBuf>) -> Result<Environment, Failure> {
+        let user_home = std::env::var_os("HOME").map(PathBuf::from).filter(|h| h.is_absolute()).ok_or_else(|| {
+            Failure::words(Exit::Usage, "HOME is not set to an absolute path")
+                .hint("set HOME, or name the directory with `--home DIR`")
+        })?;
+        let cwd = std::env::current_dir().map_err(|e| Failure::new(Exit::Failed, &e))?;
+        let root = home.map_or_else(|| user_home.join(".carboy"), |home| cwd.join(home));
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|d| d.is_absolute());
+        // A home of one's own choice keeps its sockets to itself: two homes never see each other's runs.
+        let runtime = runtime.filter(|_| root == user_home.join(".carboy"));
+        let home = Home::open(&root, runtime.as_deref()).map_err(|e| Failure::new(Exit::Failed, &e))?;
+        let places = Places { carboy_home: home.root().to_owned(), home: user_home, cwd };
+        Ok(Environment { home, places, lookup: Arc::new(HostLookup) })
+    }
+
+    /// The key of the log's chain: `AUDIT_INTEGRITY_KEY`, or none.
+    pub fn audit_key(&self) -> Result<ChainKey, Failure> {
+        match std::env::var("AUDIT_INTEGRITY_KEY") {
+            Ok(text) if !text.is_empty() => ChainKey::from_hex(&text).map_err(|e| Failure::new(Exit::Config, &e)),
+            Ok(_) | Err(std::env::VarError::NotPresent) => Ok(ChainKey::Plain),
+            Err(e @ std::env::VarError::NotUnicode(_)) => Err(Failure::new(Exit::Config, &e)),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! How things are said to a person: errors with their causes and the next step, entries of the log, tables.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+
+use carboy_core::audit::Entry;
+use carboy_core::verdict::Reason;
+
+/// How a command ended when it did not do what was asked. The codes are documented in `carboy run --help`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The command line makes no sense.
+    Usage = 2,
+    /// Something was found wrong: a log that was changed, a check that failed.
+    Found = 1,
+    /// This host cannot give what is needed (sysexits EX_UNAVAILABLE).
+    HostNotCapable = 69,
+    /// carboy itself failed (EX_SOFTWARE).
+    Failed = 70,
+    /// Refused by policy (EX_NOPERM).
+    Refused = 77,
+    /// A file is not valid (EX_CONFIG).
+    Config = 78,
+}
+
+/// A failure on its way to the person.
+#[derive(Debug)]
+pub struct Failure {
+    /// Exit code.
+    pub exit: Exit,
+    /// What happened, with its causes.
+    pub message: String,
+    /// What to do next, where the message does not say it.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// From an error and its causes.
+    pub fn new(exit: Exit, error: &(dyn std::error::Error + 'static)) -> Failure {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            let text = inner.to_string();
+            if !message.contains(&text) {
+                let _ = write!(message, ": {text}");
+            }
+            cause = inner.source();
+        }
+        Failure { exit, message, hint: None }
+    }
+
+    /// From words.
+    pub fn words(exit: Exit, message: impl Into<String>) -> Failure {
+        Failure { exit, message: message.into(), hint: None }
+    }
+
+    /// Adds the next step.
+    pub fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Styles that vanish where standard error is no terminal or `NO_COLOR` is set.
+#[derive(Clone, Copy, Debug)]
+pub struct Palette {
+    on: bool,
+}
+
+impl Palette {
+    /// For text on standard error.
+    pub fn stderr() -> Palette {
+        Palette { on: std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) }
+    }
+
+    /// For text on standard output.
+    pub fn stdout() -> Palette {
+        Palette { on: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) }
+    }
+
+    fn paint(self, style: anstyle::Style, text: &str) -> String {
+        if self.on { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    }
+
+    /// Something good.
+    pub fn good(self, text: &str) -> String {
+        self.paint(anstyle::AnsiColor::Green.on_default(), text)
+    }
+
+    /// Something bad.
+    pub fn bad(self, text: &str) -> String {
+        self.paint(anstyle::AnsiColor::Red.on_default().bold(), text)
+    }
+
+    /// Something in between.
+    pub fn warn(self, text: &str) -> String {
+        self.paint(anstyle::AnsiColor::Yellow.on_default(), text)
+    }
+
+    /// A heading.
+    pub fn strong(self, text: &str) -> String {
+        self.paint(anstyle::Style::new().bold(), text)
+    }
+
+    /// Something less important.
+    pub fn faint(self, text: &str) -> String {
+        self.paint(anstyle::Style::new().dimmed(), text)
+    }
+}
+
+/// Control characters made visible: a host name or a rule's text never moves the cursor of the person who reads it.
+pub fn printable(text: &str) -> String {
+    let hidden = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    text.chars().map(|c| if hidden(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// One entry of the log as a line for people.
+pub fn entry_line(entry: &Entry, palette: Palette) -> String {
+    let text = |name| entry.text(name).unwrap_or("-");
+    let result = text("result");
+    let painted = match result {
+        "allowed" | "done" => palette.good(&format!("{result:<8}")),
+        "denied" | "blocked" | "failed" => palette.bad(&format!("{result:<8}")),
+        _ => palette.warn(&format!("{result:<8}")),
+    };
+    let time = text("timestamp").get(11..23).unwrap_or("-");
+    let mut line = format!(
+        "{} {painted} {:<8} {}",
+        palette.faint(time),
+        text("event_type"),
+        printable(&what(entry)),
+    );
+    if let Some(reason) = entry.detail("reason").and_then(|r| r.as_str()) {
+        let _ = write!(line, "  {}", palette.bad(&printable(reason)));
+        if let Some(reason) = Reason::from_code(reason) {
+            let _ = write!(line, " {}", palette.faint(&format!("({})", reason.what())));
+        }
+    }
+    for name in ["rules", "findings", "rule", "denial", "status", "repeats"] {
+        if let Some(value) = entry.detail(name).filter(|v| !v.is_null()) {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let _ = write!(line, "  {}", palette.faint(&format!("{name}={}", printable(&value))));
+        }
+    }
+    line
+}
+
+/// What was tried, in a few words.
+fn what(entry: &Entry) -> String {
+    let detail = |name| entry.detail(name).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
+    let action = entry.text("action").unwrap_or("-");
+    match (detail("method"), detail("host").or_else(|| detail("name"))) {
+        (Some(method), Some(host)) => {
+            let port = detail("port").filter(|p| p != "443" && p != "80").map_or(String::new(), |p| format!(":{p}"));
+            format!("{method} {host}{port}{}", detail("path").unwrap_or_default())
+        }
+        (None, Some(host)) => format!("{action} {host}{}", detail("port").map_or(String::new(), |p| format!(":{p}"))),
+        (Some(method), None) => format!("{action} {method}"),
+        (None, None) => format!("{action} {}", entry.text("run").unwrap_or("")).trim_end().to_owned(),
+    }
+}
+
+/// `1.2 MiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// `250 ms`, `12.3 s`, `4 min 5 s`, `2 h 3 min`.
+pub fn duration(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{:.1} s", ms as f64 / 1000.0),
+        60_000..3_600_000 => format!("{} min {} s", ms / 60_000, ms / 1000 % 60),
+        _ => format!("{} h {} min", ms / 3_600_000, ms / 60_000 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_read_like_a_person_wrote_them() {
+        assert_eq!([bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)], ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
+        let times = [duration(5), duration(12_340), duration(245_000), duration(7_380_000)];
+        assert_eq!(times, ["5 ms", "12.3 s", "4 min 5 s", "2 h 3 min"]);
+    }
+
+    #[test]
+    fn a_hostile_name_cannot_move_the_cursor() {
+        assert_eq!(printable("a\u{1b}[2Jb\u{202e}c"), "a\\u{1b}[2Jb\\u{202e}c");
+    }
+}

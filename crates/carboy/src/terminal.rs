@@ -1,0 +1,176 @@
+//! The person's terminal, joined to the program's streams in the bottle.
+//!
+//! ```text
+//! pseudo-terminal:  stdin ──► master      pipes:  stdin ──► program's stdin
+//!                   stdout ◄── master             stdout/stderr ◄── program's
+//! ```
+//!
+//! Raw mode is left again whatever happens, also on a panic. *Must never* hand a descriptor of the host into the
+//! bottle: everything is copied.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::JoinHandle;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+
+/// Bytes copied at once.
+const COPY_BYTES: usize = 64 * 1024;
+
+/// Is there a person at both ends?
+pub fn is_interactive() -> bool {
+    rustix::termios::isatty(std::io::stdin()) && rustix::termios::isatty(std::io::stdout())
+}
+
+/// Rows and columns of the window; 24 × 80 where the terminal does not say.
+pub fn window() -> (u16, u16) {
+    match tcgetwinsize(std::io::stdout()) {
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),
+        Ok(_) | Err(_) => (24, 80),
+    }
+}
+
+/// Asks a question on the terminal; an error when there is none. The answer is not shown: it may be a secret.
+pub fn ask(question: &str) -> std::io::Result<String> {
+    if !rustix::termios::isatty(std::io::stdin()) {
+        return Err(std::io::ErrorKind::NotConnected.into());
+    }
+    eprint!("{question}");
+    let before = tcgetattr(std::io::stdin())?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(rustix::termios::LocalModes::ECHO);
+    tcsetattr(std::io::stdin(), OptionalActions::Flush, &silent)?;
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    tcsetattr(std::io::stdin(), OptionalActions::Flush, &before)?;
+    eprintln!();
+    match read? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(answer.trim_end_matches(['\n', '\r']).to_owned()),
+    }
+}
+
+/// Keeps the terminal raw for as long as it lives.
+pub struct RawMode(Termios);
+
+impl RawMode {
+    /// Switches standard input to raw mode.
+    pub fn enter() -> std::io::Result<RawMode> {
+        let before = tcgetattr(std::io::stdin())?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(std::io::stdin(), OptionalActions::Drain, &raw)?;
+        Ok(RawMode(before))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        // Nothing can be done about a terminal that has gone away.
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Drain, &self.0);
+    }
+}
+
+/// The copying threads of one run.
+pub struct Relay {
+    outputs: Vec<JoinHandle<()>>,
+    input_stop: OwnedFd,
+    _raw: Option<RawMode>,
+}
+
+impl Relay {
+    /// Joins the terminal to a pseudo-terminal's master.
+    pub fn terminal(master: OwnedFd) -> std::io::Result<Relay> {
+        let raw = RawMode::enter()?;
+        let input = File::from(master.try_clone()?);
+        let (input_stop, stopped) = rustix::pipe::pipe()?.into_stop_pair();
+        std::thread::spawn(move || copy_input(input, &stopped));
+        let outputs = vec![std::thread::spawn(move || copy(File::from(master), std::io::stdout()))];
+        Ok(Relay { outputs, input_stop, _raw: Some(raw) })
+    }
+
+    /// Joins the standard streams to three pipes.
+    pub fn pipes(stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> std::io::Result<Relay> {
+        let (input_stop, stopped) = rustix::pipe::pipe()?.into_stop_pair();
+        std::thread::spawn(move || copy_input(File::from(stdin), &stopped));
+        let outputs = vec![
+            std::thread::spawn(move || copy(File::from(stdout), std::io::stdout())),
+            std::thread::spawn(move || copy(File::from(stderr), std::io::stderr())),
+        ];
+        Ok(Relay { outputs, input_stop, _raw: None })
+    }
+
+    /// Waits until the program's output is copied to its end, then gives the terminal back.
+    pub fn finish(self) {
+        drop(self.input_stop);
+        for output in self.outputs {
+            // A panic in a copying thread has already been reported by the runtime.
+            let _ = output.join();
+        }
+    }
+}
+
+trait IntoStopPair {
+    fn into_stop_pair(self) -> (OwnedFd, OwnedFd);
+}
+
+impl IntoStopPair for (OwnedFd, OwnedFd) {
+    /// The write end ends the wait of the read end when it is dropped.
+    fn into_stop_pair(self) -> (OwnedFd, OwnedFd) {
+        (self.1, self.0)
+    }
+}
+
+/// Copies until the source ends. A pseudo-terminal whose last user has gone says EIO, which is its end of file.
+fn copy(mut from: impl Read, mut to: impl Write) {
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(n) => {
+                if to.write_all(&buffer[..n]).and_then(|()| to.flush()).is_err() {
+                    // The reader of our output has gone (`| head`): drain, so that the program is not blocked for ever.
+                    to_nowhere(&mut from, &mut buffer);
+                    return;
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn to_nowhere(from: &mut impl Read, buffer: &mut [u8]) {
+    while matches!(from.read(buffer), Ok(n) if n > 0) {}
+}
+
+/// Copies standard input until it ends or the run does. The wait is a poll, so that no read of the terminal is
+/// left behind that would eat the shell's next line.
+fn copy_input(mut to: File, stopped: &OwnedFd) {
+    let stdin = std::io::stdin();
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return,
+        }
+        if !fds[1].revents().is_empty() {
+            return;
+        }
+        if fds[0].revents().is_empty() {
+            continue;
+        }
+        match rustix::io::read(stdin.as_fd(), &mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(n) => {
+                if to.write_all(&buffer[..n]).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}

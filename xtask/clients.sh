@@ -1,0 +1,74 @@
+#!/bin/sh
+# Installs the real clients that the tests drive against the simulated provider: `claude` from npm, and the
+# anthropic and openai SDKs with httpx and requests from PyPI.
+#
+#   xtask/clients.sh [DIR]        DIR defaults to /opt/carboy-clients
+#
+# Afterwards: DIR/bin/claude, DIR/venv/bin/python, and DIR/versions (one `name version` a line).
+# Idempotent: what is there in the pinned version is left alone. Debian packages are installed only where a command
+# is missing, and only as root; otherwise the line to run is printed and the script stops.
+set -eu
+
+CLAUDE=2.1.197
+ANTHROPIC=2.11.0
+OPENAI=2.54.0
+HTTPX=0.28.1
+H2=4.4.1
+REQUESTS=2.34.2
+
+dir=${1:-/opt/carboy-clients}
+say() { printf '%s\n' "clients: $*" >&2; }
+
+# The distribution's Python: a venv made from a version manager's Python would break when that goes away, and
+# could not be shown to a bottle by binding /usr alone.
+python=/usr/bin/python3
+
+missing=
+for command in curl git node npm; do
+    command -v "$command" >/dev/null 2>&1 || case $command in
+        node) missing="$missing nodejs" ;;
+        *) missing="$missing $command" ;;
+    esac
+done
+"$python" -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" -ne 0 ]; then
+        say "missing:$missing; run: sudo apt-get install --no-install-recommends -y$missing"
+        exit 1
+    fi
+    say "installing$missing"
+    DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
+    # shellcheck disable=SC2086  # a list of package names
+    DEBIAN_FRONTEND=noninteractive apt-get install -q --no-install-recommends -y $missing >&2
+fi
+
+mkdir -p "$dir/bin"
+wanted="claude $CLAUDE
+anthropic $ANTHROPIC
+openai $OPENAI
+httpx $HTTPX
+h2 $H2
+requests $REQUESTS"
+if [ -f "$dir/versions" ] && [ "$(cat "$dir/versions")" = "$wanted" ] \
+    && [ -x "$dir/bin/claude" ] && [ -x "$dir/venv/bin/python" ]; then
+    say "up to date in $dir"
+    exit 0
+fi
+# Written last, so that a broken installation is never taken for a whole one.
+rm -f "$dir/versions"
+
+say "claude $CLAUDE into $dir"
+npm install --prefix "$dir" --no-fund --no-audit --loglevel=error "@anthropic-ai/claude-code@$CLAUDE" >&2
+ln -sf ../node_modules/.bin/claude "$dir/bin/claude"
+"$dir/bin/claude" --version >/dev/null
+
+say "Python packages into $dir/venv"
+[ -x "$dir/venv/bin/python" ] || "$python" -m venv "$dir/venv"
+"$dir/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    "anthropic==$ANTHROPIC" "openai==$OPENAI" "httpx==$HTTPX" "h2==$H2" "requests==$REQUESTS" >&2
+"$dir/venv/bin/python" -c 'import anthropic, openai, httpx, requests'
+
+# Ordinary users read it too: the tests run as root and as one of those.
+chmod -R a+rX "$dir"
+printf '%s\n' "$wanted" >"$dir/versions"
+say "installed in $dir"
