@@ -16,6 +16,7 @@ mod cgroup;
 mod describe;
 mod etc;
 mod git_config;
+pub mod host_process;
 mod init;
 mod launch;
 mod probe;

@@ -51,6 +51,21 @@ pub enum Topic {
     ProcessGroup,
 }
 
+impl std::fmt::Display for Topic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Topic::UserNamespaces => "user namespaces",
+            Topic::NfTables => "nf_tables",
+            Topic::Seccomp => "seccomp",
+            Topic::Landlock => "Landlock",
+            Topic::Proc => "/proc",
+            Topic::IdmappedMounts => "id-mapped mounts",
+            Topic::MemoryGroup => "memory group",
+            Topic::ProcessGroup => "process group",
+        })
+    }
+}
+
 /// How a thing stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {

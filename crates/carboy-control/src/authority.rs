@@ -15,6 +15,9 @@ pub enum AuthorityError {
     /// The files do not hold a certificate and its key.
     #[error("{0}; remove both files in CARBOY_HOME/ca to have a new authority made")]
     Broken(String),
+    /// The certificates.
+    #[error(transparent)]
+    Certificate(#[from] carboy_egress::CaError),
     /// No randomness.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),

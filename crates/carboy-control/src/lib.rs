@@ -5,6 +5,7 @@
 
 pub mod authority;
 pub mod clock;
+mod datagram;
 pub mod disk;
 pub mod home;
 pub mod host_user;

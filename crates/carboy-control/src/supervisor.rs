@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use carboy_bottle::{Bottle, ExitOutcome, ExitReport, LaunchError, LaunchOptions, Stdio};
+use carboy_bottle::{Bottle, CapturedSockets, ExitOutcome, ExitReport, LaunchError, LaunchOptions, Stdio, TcpKind};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
 use carboy_core::ids::{RunId, SecretName};
 use carboy_core::plan::{Bind, BottleSpec, CaptureTier, StdioMode};
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
 use carboy_core::route::RouteSet;
-use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, GatewayStats};
+use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, GatewayStats, Listener};
 use carboy_guard::Detectors;
 use carboy_manifest::{Diagnostics, Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 
 use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
+use crate::datagram::BottlePort;
 use crate::home::{Home, HomeError, private_dir};
 use crate::inside::{EnvironmentParts, HostPlaces, ShowError, environment, git_config};
 use crate::registry::{Answer, Question, Registration, Respond, RunRecord};
@@ -53,6 +54,8 @@ pub struct RunRequest {
     pub command: Vec<String>,
     /// Host directory of the workspace, canonical.
     pub workdir: PathBuf,
+    /// The provider's and the bottle's variables, with every question answered.
+    pub env_set: BTreeMap<String, String>,
     /// `--env`.
     pub env: Vec<(String, String)>,
     /// `--bind`, canonical.
@@ -165,7 +168,8 @@ pub async fn start(request: RunRequest) -> Result<Running, RunError> {
     };
     let audit = AuditLog::open(&request.home.audit_log(), request.audit_key, Arc::new(clock));
     let audit = Arc::new(audit.map_err(|e| RunError::Audit(e.to_string()))?);
-    let origins = request.effective.settings.secrets.clone().into_iter().collect();
+    let settings = request.effective.settings.secrets.iter();
+    let origins = settings.map(|(name, from)| (name.clone(), from.value.clone())).collect();
     let vault =
         Arc::new(Vault::open(&injected, origins, request.lookup.clone(), &request.places.settings())?);
     let detectors = detectors(authority::fingerprint_key(&request.home)?, &vault)?;
@@ -181,8 +185,9 @@ pub async fn start(request: RunRequest) -> Result<Running, RunError> {
         audit: audit.clone(),
         clock: Arc::new(clock),
         limits: GatewayLimits::default(),
-    });
-    let mut tasks = serve(&gateway, captured)?;
+    })
+    .map_err(AuthorityError::from)?;
+    let mut tasks = serve(&gateway, captured).map_err(|source| RunError::System { what: "serve the bottle's sockets", source })?;
     tasks.push(tokio::spawn(reload::watch(reload::Watched {
         gateway: gateway.clone(),
         audit: audit.clone(),
@@ -262,6 +267,11 @@ impl Running {
             .with("refusals", refusals(&stats))
             .with("quarantined", quarantined.clone());
         self.audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))?;
+        let audit = self.audit.clone();
+        let closed = tokio::task::spawn_blocking(move || audit.close()).await;
+        closed
+            .map_err(|e| RunError::System { what: "close the log", source: std::io::Error::other(e) })?
+            .map_err(|e| RunError::Audit(e.to_string()))?;
         let head = self.audit.head();
         Ok(Summary {
             run: self.shared.record.run.clone(),
@@ -360,22 +370,22 @@ async fn stop_when_asked(shared: Arc<Shared>) {
     let _ = shared.bottle.kill();
 }
 
-fn serve(
-    gateway: &Arc<Gateway>,
-    captured: carboy_bottle::CapturedSockets,
-) -> Result<Vec<tokio::task::JoinHandle<()>>, RunError> {
+fn serve(gateway: &Arc<Gateway>, captured: CapturedSockets) -> std::io::Result<Vec<tokio::task::JoinHandle<()>>> {
     let mut tasks = Vec::new();
     for tcp in captured.tcp {
         let kind = match tcp.kind {
-            carboy_bottle::CaptureKind::Redirected => carboy_egress::Listener::Redirected,
-            carboy_bottle::CaptureKind::Port(_) => carboy_egress::Listener::Direct,
+            TcpKind::Redirected => Listener::Redirected,
+            TcpKind::Port(_) => Listener::Direct,
         };
+        tcp.listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(tcp.listener)?;
         let gateway = gateway.clone();
-        tasks.push(tokio::spawn(async move { gateway.serve_tcp(tcp.listener, kind).await }));
+        tasks.push(tokio::spawn(async move { gateway.serve_tcp(listener, kind).await }));
     }
-    for socket in captured.dns_udp {
+    for socket in captured.dns {
+        let port = Arc::new(BottlePort::new(socket)?);
         let gateway = gateway.clone();
-        tasks.push(tokio::spawn(async move { gateway.serve_dns_udp(Arc::new(socket)).await }));
+        tasks.push(tokio::spawn(async move { gateway.serve_dns_udp(port).await }));
     }
     Ok(tasks)
 }
@@ -418,9 +428,10 @@ fn bottle_spec(
         target: request.workdir.clone(),
         access: carboy_core::plan::Access::ReadWrite,
     });
-    let command = match (&request.command[..], &effective.provider) {
-        ([], Some(provider)) if !provider.command.is_empty() => provider.command.clone(),
-        ([], _) => return Err(RunError::NoCommand),
+    let provider = &effective.provider;
+    let command = match (&request.command[..], &provider.command) {
+        ([], Some(program)) => [std::slice::from_ref(program), &provider.args].concat(),
+        ([], None) => return Err(RunError::NoCommand),
         (command, _) => command.to_vec(),
     };
     let home = request.home.state(&effective.bottle).join("home");
@@ -436,7 +447,7 @@ fn bottle_spec(
             terminal: request.terminal.clone(),
             trust: carboy_egress::trust_env(),
             injected,
-            manifest: &effective.env,
+            manifest: &request.env_set,
             flags: &request.env,
         }),
         workdir: request.workdir.clone(),
@@ -444,10 +455,10 @@ fn bottle_spec(
         binds,
         files: generated_files(effective, ca_pem),
         limits: effective.limits,
-        capture: effective.settings.capture,
+        capture: effective.settings.capture.value,
         route_ports: effective.routes.ports(),
         stdio: request.stdio,
-        host_ids: request.host_ids.or(effective.settings.bottle_ids),
+        host_ids: request.host_ids.or(effective.settings.bottle_uid.value.map(|id| (id, id))),
     })
 }
 
@@ -458,8 +469,7 @@ fn generated_files(effective: &Effective, ca_pem: &str) -> Vec<carboy_core::plan
         .filter(|(path, _)| path.starts_with("/etc/carboy") || path.exists())
         .map(|(path, content)| carboy_core::plan::GeneratedFile { path, content })
         .collect();
-    let git = effective.git_user.as_ref();
-    files.extend(git_config(git.and_then(|g| g.name.as_deref()), git.and_then(|g| g.email.as_deref())));
+    files.extend(git_config(effective.git_user.name.as_deref(), effective.git_user.email.as_deref()));
     files
 }
 
@@ -508,10 +518,9 @@ fn ended(outcome: ExitOutcome) -> Ended {
 }
 
 fn quarantined(report: &ExitReport) -> Vec<String> {
-    report.cleaned.notes()
-}
-
-/// Every name in one map, for `check`.
-pub fn secret_origins(effective: &Effective) -> BTreeMap<SecretName, crate::vault::Origin> {
-    effective.settings.secrets.clone().into_iter().collect()
+    let cleaned = &report.cleaned;
+    let back = cleaned.quarantined.iter().map(|q| {
+        format!("{}: {} (kept in {})", q.path.display(), q.change, q.kept_at.display())
+    });
+    back.chain(cleaned.failed.iter().map(|what| format!("could not be put in order: {what}"))).collect()
 }

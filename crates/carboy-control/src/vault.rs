@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use carboy_core::ids::SecretName;
 use carboy_core::ports::{Later, SecretSource};
 use carboy_core::secret::{Secret, SecretText};
+use carboy_manifest::SecretFrom;
 
 /// Largest secret, in bytes.
 pub const SECRET_BYTES_MAX: usize = 64 * 1024;
@@ -20,17 +21,6 @@ pub const SECRET_BYTES_MAX: usize = 64 * 1024;
 pub const COMMAND_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A secret is read anew at most this often.
 pub const REFRESH_EVERY: Duration = Duration::from_secs(60);
-
-/// Where a secret comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// An environment variable of the host.
-    Env(String),
-    /// A file; its final line feed is not part of the secret.
-    File(PathBuf),
-    /// A command's standard output; its final line feed is not part of the secret.
-    Command(Vec<String>),
-}
 
 /// Why a secret is not there.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +80,7 @@ pub trait Lookup: Send + Sync {
 
 /// The secrets of one run.
 pub struct Vault {
-    origins: BTreeMap<SecretName, Origin>,
+    origins: BTreeMap<SecretName, SecretFrom>,
     lookup: Arc<dyn Lookup>,
     held: Mutex<BTreeMap<SecretName, Held>>,
 }
@@ -104,7 +94,7 @@ impl Vault {
     /// Reads `needed` now; one that is missing stops the launch. `origins` are the settings' `secrets:`.
     pub fn open(
         needed: &[SecretName],
-        mut origins: BTreeMap<SecretName, Origin>,
+        mut origins: BTreeMap<SecretName, SecretFrom>,
         lookup: Arc<dyn Lookup>,
         settings: &Path,
     ) -> Result<Vault, VaultError> {
@@ -114,7 +104,7 @@ impl Vault {
                 if lookup.variable(name.as_str()).is_none_or(|v| v.is_empty()) {
                     return Err(VaultError::Missing { name: name.clone(), settings: settings.to_owned() });
                 }
-                origins.insert(name.clone(), Origin::Env(name.as_str().to_owned()));
+                origins.insert(name.clone(), SecretFrom::Env(name.as_str().to_owned()));
             }
             let value = read(name, &origins[name], lookup.as_ref())?;
             held.insert(name.clone(), Held { value: Arc::new(value), read_at: Instant::now() });
@@ -128,7 +118,7 @@ impl Vault {
         let mut known: Vec<_> =
             self.lock().iter().map(|(name, held)| (name.clone(), held.value.clone())).collect();
         for (name, origin) in &self.origins {
-            let cheap = !matches!(origin, Origin::Command(_));
+            let cheap = !matches!(origin, SecretFrom::Command(_));
             if cheap && !known.iter().any(|(have, _)| have == name) {
                 known.extend(read(name, origin, self.lookup.as_ref()).ok().map(|v| (name.clone(), Arc::new(v))));
             }
@@ -170,15 +160,15 @@ impl SecretSource for Vault {
     }
 }
 
-fn read(name: &SecretName, origin: &Origin, lookup: &dyn Lookup) -> Result<SecretText, VaultError> {
+fn read(name: &SecretName, origin: &SecretFrom, lookup: &dyn Lookup) -> Result<SecretText, VaultError> {
     let bytes = match origin {
-        Origin::Env(variable) => match lookup.variable(variable) {
+        SecretFrom::Env(variable) => match lookup.variable(variable) {
             Some(value) if !value.is_empty() => value.into_encoded_bytes(),
             Some(_) | None => return Err(VaultError::Unset { name: name.clone(), variable: variable.clone() }),
         },
-        Origin::File(path) => read_file(path)
+        SecretFrom::File(path) => read_file(path)
             .map_err(|what| VaultError::File { name: name.clone(), path: path.clone(), what })?,
-        Origin::Command(argv) => lookup.command(argv, COMMAND_WAIT_MAX).map_err(|what| VaultError::Command {
+        SecretFrom::Command(argv) => lookup.command(argv, COMMAND_WAIT_MAX).map_err(|what| VaultError::Command {
             name: name.clone(),
             program: argv.first().cloned().unwrap_or_default(),
             what,
@@ -226,7 +216,7 @@ mod tests {
         SecretName::parse(text).unwrap()
     }
 
-    fn open(needed: &[&str], origins: &[(&str, Origin)]) -> Result<Vault, VaultError> {
+    fn open(needed: &[&str], origins: &[(&str, SecretFrom)]) -> Result<Vault, VaultError> {
         let lookup = Arc::new(Fake([("HOME_KEY", "from-env-value"), ("EMPTY", "")].into()));
         let needed: Vec<_> = needed.iter().map(|n| name(n)).collect();
         let origins = origins.iter().map(|(n, o)| (name(n), o.clone())).collect();
@@ -235,7 +225,7 @@ mod tests {
 
     #[test]
     fn settings_come_before_the_environment_and_commands_run_without_a_shell() {
-        let command = Origin::Command(vec!["pass".into(), "show".into()]);
+        let command = SecretFrom::Command(vec!["pass".into(), "show".into()]);
         let vault = open(&["HOME_KEY", "OTHER"], &[("OTHER", command)]).unwrap();
         let value = |n| vault.current(&name(n)).unwrap().expose().clone();
         assert_eq!((value("HOME_KEY"), value("OTHER")), ("from-env-value".into(), "pass-show-value".into()));
@@ -255,9 +245,9 @@ mod tests {
         let path = dir.path().join("key");
         std::fs::write(&path, "file-value\n").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(open(&["K"], &[("K", Origin::File(path.clone()))]), Err(VaultError::File { .. })));
+        assert!(matches!(open(&["K"], &[("K", SecretFrom::File(path.clone()))]), Err(VaultError::File { .. })));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let vault = open(&["K"], &[("K", Origin::File(path))]).unwrap();
+        let vault = open(&["K"], &[("K", SecretFrom::File(path))]).unwrap();
         assert_eq!(vault.current(&name("K")).unwrap().expose(), "file-value");
     }
 }

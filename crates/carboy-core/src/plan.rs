@@ -110,6 +110,16 @@ pub enum CaptureTier {
     T2,
 }
 
+impl CaptureTier {
+    /// What it means, in a clause.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            CaptureTier::T1 => "every TCP port captured, everything else rejected",
+            CaptureTier::T2 => "ports 53, 80, 443 and those that routes name captured, every other one refused by the kernel",
+        }
+    }
+}
+
 /// The program's standard streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StdioMode {

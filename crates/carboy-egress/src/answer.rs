@@ -25,7 +25,7 @@ use crate::record::Exchange;
 use crate::request::strip_hop_by_hop;
 use crate::upstream::Answer;
 
-pub(crate) use stream::{Broken, Judge, Screened};
+pub(crate) use stream::{Judge, Screened};
 
 /// Most decoded bytes of one answer. It is streamed, so this bounds time, not memory.
 const DECODED_BYTES_MAX: u64 = 1 << 40;

@@ -148,7 +148,8 @@ impl Gated {
                 }
                 let mut out = Vec::with_capacity(data.len());
                 let step = self.scanner.push(&data, &mut out);
-                self.passed(step.map_err(|stopped| stopped.finding), out)
+                self.passed(step.map_err(|stopped| stopped.finding), out)?;
+                if self.inner.is_end_stream() { self.finish() } else { Ok(()) }
             }
             Err(frame) => {
                 self.finish()?;

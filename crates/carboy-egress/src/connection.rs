@@ -24,11 +24,12 @@ pub(crate) struct Flow {
     /// What was wrong with the handshake: every request on it is refused for that.
     flaw: Option<Denial>,
     active: AtomicUsize,
+    seen: AtomicUsize,
 }
 
 impl Flow {
     pub(crate) fn new(gateway: Arc<Gateway>, host: Host, port: u16, pool: Arc<Pool>, flaw: Option<Denial>) -> Arc<Flow> {
-        Arc::new(Flow { gateway, host, port, pool, flaw, active: AtomicUsize::new(0) })
+        Arc::new(Flow { gateway, host, port, pool, flaw, active: AtomicUsize::new(0), seen: AtomicUsize::new(0) })
     }
 
     pub(crate) fn gateway(&self) -> &Arc<Gateway> {
@@ -65,6 +66,7 @@ impl Flow {
             let flow = flow.clone();
             async move {
                 flow.active.fetch_add(1, Ordering::Relaxed);
+                flow.seen.fetch_add(1, Ordering::Relaxed);
                 let response = pipeline::handle(flow.clone(), request).await;
                 flow.active.fetch_sub(1, Ordering::Relaxed);
                 response
@@ -103,7 +105,7 @@ impl Flow {
     {
         let mut law = self.gateway.watch_law();
         let idle = self.gateway.limits.idle;
-        let mut quiet_at = Instant::now() + idle;
+        let (mut quiet_at, mut seen) = (Instant::now() + idle, 0);
         loop {
             tokio::select! {
                 done = connection.as_mut() => {
@@ -123,9 +125,12 @@ impl Flow {
                     }
                 }
                 () = sleep_until(quiet_at) => {
-                    if self.active.load(Ordering::Relaxed) == 0 && Arc::strong_count(&self.pool) <= 1 {
+                    // HTTP/2 has no idle limit of its own; an answer that still flows is not disturbed by this.
+                    let now_seen = self.seen.load(Ordering::Relaxed);
+                    if now_seen == seen && self.active.load(Ordering::Relaxed) == 0 {
                         end(connection.as_mut());
                     }
+                    seen = now_seen;
                     quiet_at = Instant::now() + idle;
                 }
             }

@@ -8,7 +8,7 @@ use carboy_core::host::{DnsName, Host};
 use carboy_core::route::RouteSet;
 use carboy_core::verdict::{Denial, Reason};
 use carboy_guard::Detectors;
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
@@ -148,22 +148,22 @@ fn malformed(query: &[u8]) -> Reply {
     Reply { bytes: bytes.flatten(), refusal }
 }
 
-/// Kept for the tests below and the crate's other tests: a query as a stub resolver sends it.
-#[cfg(test)]
-pub(crate) fn query_bytes(name: &str, kind: RecordType) -> Vec<u8> {
-    use std::str::FromStr;
-    let name = hickory_proto::rr::Name::from_str(name).unwrap();
-    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = true;
-    message.add_query(Query::query(name, kind));
-    message.set_edns(Edns::new());
-    message.to_vec().unwrap()
-}
-
 #[cfg(test)]
 mod tests {
+    use hickory_proto::op::Query;
+    use hickory_proto::rr::Name;
+
     use super::*;
     use crate::testing::{SECRET, detectors, routes};
+
+    /// A query as a stub resolver sends it.
+    fn query_bytes(name: &str, kind: RecordType) -> Vec<u8> {
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        message.set_edns(Edns::new());
+        message.to_vec().unwrap()
+    }
 
     fn ask(bytes: &[u8]) -> (Option<Message>, Option<Refusal>) {
         let routes = routes(&["api.example", "*.w.example"]);
@@ -209,8 +209,6 @@ mod tests {
     #[test]
     fn a_secret_in_a_label_is_refused_even_below_an_allowed_zone_and_not_written_down() {
         // B28, B30
-        let (_, refusal) = ask(&query_bytes(&format!("{}.w.example.", SECRET.to_ascii_lowercase()), RecordType::A));
-        let _ = refusal;
         let (reply, refusal) = ask(&query_bytes(&format!("{SECRET}.w.example."), RecordType::A));
         let refusal = refusal.expect("refused");
         assert_eq!(reply.unwrap().metadata.response_code, ResponseCode::NXDomain);

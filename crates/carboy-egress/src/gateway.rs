@@ -161,7 +161,7 @@ impl Gateway {
     pub(crate) async fn refuse_connection(&self, host: &Host, port: u16, denial: Denial) {
         let shown = host.to_string();
         self.count(|stats| stats.refuse(&denial, &shown, Some(port)));
-        let Note::Write { repeats } = self.note(&format!("connect {shown} {port} {}", denial.reason)) else { return };
+        let Note::Write { repeats } = self.note(&format!("connect {shown} {port} {denial}")) else { return };
         let mut event = Event::new(EventType::Egress, self.subject.clone(), "connect", Outcome::Denied)
             .with("host", shown)
             .with("port", port)

@@ -21,12 +21,7 @@ use crate::upstream::{Dialer, Security};
 
 /// Fields by which the providers' upstreams take a credential. On a route with a credential none of the bottle's own
 /// gets through: with another account's key the same host would be a way to carry data out.
-const CREDENTIAL_FIELDS: &[HeaderName] = &[
-    header::AUTHORIZATION,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("x-goog-api-key"),
-    HeaderName::from_static("api-key"),
-];
+const CREDENTIAL_FIELDS: &[&str] = &["authorization", "x-api-key", "x-goog-api-key", "api-key"];
 
 /// Takes out what the bottle sent in place of the credential that will be set.
 pub(crate) fn drop_replaced(headers: &mut HeaderMap, route: &Route) {
@@ -35,7 +30,7 @@ pub(crate) fn drop_replaced(headers: &mut HeaderMap, route: &Route) {
             headers.remove(name);
         }
         for name in CREDENTIAL_FIELDS {
-            headers.remove(name);
+            headers.remove(*name);
         }
     }
 }
@@ -118,10 +113,6 @@ fn set(headers: &mut HeaderMap, auth: &RouteAuth, secrets: &dyn SecretSource) ->
 }
 
 impl Credentialed {
-    pub(crate) fn exchange(&self) -> &Arc<Exchange> {
-        &self.rest.exchange
-    }
-
     /// Apart for the writing: only `upstream` calls this.
     pub(crate) fn into_parts(self) -> (Request<OutBody>, Rest) {
         (self.request, self.rest)

@@ -1,13 +1,50 @@
-//! Every way out of a bottle.
+//! Every way out of a bottle: the transparent listener, DNS, TLS interception, the request pipeline, the dialling.
+//!
+//! ```text
+//!            bottle │ supervisor                                              │ world
+//!   DNS query ──────┼─▶ name_server ─▶ dns (routes + name pool)                │
+//!   TCP connect ────┼─▶ listener ─▶ tls ─▶ connection ─▶ pipeline ─▶ upstream ─┼─▶ origin
+//!   answer ◀────────┼───────────────────────────────── answer ◀────────────────┼── origin
+//! ```
+//!
+//! Read `pipeline` first.
+//!
+//! *Architecture invariants:* no byte leaves a bottle except through this crate, and outbound sockets are opened and
+//! written to in `upstream` alone. Nothing is dialled without a `HostPermit` and nothing is sent without a
+//! [`Credentialed`] request. No policy is made here: hosts, ports, paths and detectors are decided in `carboy-core`
+//! and `carboy-guard`. No environment variable, file or clock is read, but for the platform's root certificates. No
+//! refusal is told before it is in the log; no log, no traffic. A limit in [`GatewayLimits`] bounds every table,
+//! buffer and wait.
+
 mod alpn;
+mod answer;
+mod body;
 pub mod ca;
+mod connection;
 mod dns;
+mod gateway;
+mod inject;
 mod limits;
+mod linger;
+mod listener;
+mod name_server;
 mod names;
+mod outbound;
+mod pipeline;
+mod record;
 mod repeats;
+mod request;
 pub mod stats;
 #[cfg(test)]
 mod testing;
+mod tls;
 pub mod trust;
+mod upstream;
 
+pub use ca::{CaError, CaFiles, CertificateAuthority};
+pub use gateway::{Gateway, GatewayConfig};
+pub use inject::Credentialed;
 pub use limits::GatewayLimits;
+pub use listener::Listener;
+pub use stats::GatewayStats;
+pub use trust::{java_trust_env, trust_env, trust_files};

@@ -16,7 +16,7 @@ use carboy_core::finding::{Detector, Finding, Location};
 use carboy_core::host::Host;
 use carboy_core::ids::{DenialId, RouteId};
 use carboy_core::route::Route;
-use carboy_core::verdict::{Denial, Reason};
+use carboy_core::verdict::{Denial, Layer, Reason};
 use carboy_wire::format::WireFormat;
 use http::{Request, Version};
 
@@ -156,7 +156,11 @@ impl Exchange {
         self.gateway.count(|stats| stats.refuse(&denial, &host, Some(self.port)));
         let event = {
             let state = self.state.lock().expect("no panic under this lock");
-            let how = if state.intent_written { Outcome::Blocked } else { Outcome::Denied };
+            let how = match (state.intent_written, denial.decided_by) {
+                (false, _) => Outcome::Denied,
+                (true, Layer::Upstream) => Outcome::Failed,
+                (true, _) => Outcome::Blocked,
+            };
             let mut event = self.outcome("request", how, &state);
             if let Some(rule) = &denial.rule {
                 event = event.with("rule", rule.as_str());
@@ -216,6 +220,15 @@ impl Exchange {
             event = event.with("status", status);
         }
         event
+    }
+}
+
+impl Drop for Exchange {
+    /// The client went away in the middle. The intent is in the chain; this only adds how far it came.
+    fn drop(&mut self) {
+        if self.state.get_mut().is_ok_and(|state| state.intent_written) {
+            self.end(Outcome::Failed);
+        }
     }
 }
 

@@ -47,6 +47,10 @@ impl Intercepted {
         flow.standing()?;
         let permit = routes.host_permit(flow.host(), flow.port()).into_result()?;
         let (mut head, body) = request.into_parts();
+        let most = flow.gateway().limits.headers_max;
+        if head.headers.len() > most {
+            return Err(Denial::new(Reason::LimitReached, format!("more than {most} header fields")));
+        }
         agree_on_target(&head, flow)?;
         refuse_other_protocols(&head)?;
         strip_hop_by_hop(&mut head.headers);

@@ -193,7 +193,18 @@ fn basic_credentials(text: &[u8]) -> Option<Vec<u8>> {
     let at = text.windows(6).position(|w| w.eq_ignore_ascii_case(b"basic "))? + 6;
     let value = text[at..].trim_ascii();
     let end = value.iter().position(|b| !b.is_ascii_alphanumeric() && !b"+/-_".contains(b)).unwrap_or(value.len());
-    let standard: Vec<u8> = value[..end].iter().map(|&b| if b == b'-' { b'+' } else if b == b'_' { b'/' } else { b }).collect();
+    let standard: Vec<u8> = value[..end]
+        .iter()
+        .map(|&b| {
+            if b == b'-' {
+                b'+'
+            } else if b == b'_' {
+                b'/'
+            } else {
+                b
+            }
+        })
+        .collect();
     base64::engine::general_purpose::STANDARD_NO_PAD.decode(standard).ok()
 }
 

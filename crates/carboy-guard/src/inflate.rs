@@ -9,6 +9,7 @@ mod deflate;
 mod zstd;
 
 use self::brotli::BrotliStage;
+pub(crate) use self::deflate::is_zlib_header;
 use self::deflate::{DeflateStage, GzipStage};
 use self::zstd::ZstdStage;
 

@@ -12,10 +12,10 @@
 //! keeps matched text in a finding. A byte that may still be part of a match never leaves a scanner. How a message is
 //! cut into chunks changes neither findings nor output. Every buffer has a named maximum.
 
+mod automaton;
 pub mod detectors;
 pub mod inflate;
 pub mod injection;
-mod automaton;
 mod known;
 mod packed;
 mod placeholder;

@@ -8,8 +8,7 @@ pub const PLACEHOLDER_MARK: &str = "carboy-placeholder";
 /// The fake value of a secret: `carboy-placeholder-anthropic-api-key`. The same name gives the same value, so that
 /// the gateway can tell where it belongs.
 pub fn placeholder_for(name: &SecretName) -> String {
-    let tail: String =
-        name.as_str().chars().map(|c| if c == '_' { '-' } else { c.to_ascii_lowercase() }).collect();
+    let tail: String = name.as_str().chars().map(|c| if c == '_' { '-' } else { c.to_ascii_lowercase() }).collect();
     format!("{PLACEHOLDER_MARK}-{tail}")
 }
 

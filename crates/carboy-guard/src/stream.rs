@@ -150,17 +150,20 @@ impl StreamScanner {
         }
         let mut inner = None;
         if let Some(packed) = &mut self.packed {
-            let (from, finding) = packed.advance(&self.detectors, &self.plan, &window);
+            let (from, stop) = packed.advance(&self.detectors, &self.plan, &window);
             hold = hold.min(from);
-            inner = finding;
+            inner = stop;
         }
         // The order of decision, not of the detectors: the same whatever the chunks are.
         self.matches.sort_by_key(|m| (m.confirmed, m.detector, m.start, m.end));
+        let limit = inner.as_ref().map_or(u64::MAX, |stop| stop.confirmed);
         for found in std::mem::take(&mut self.matches) {
-            self.take_match(found)?;
+            if found.confirmed <= limit {
+                self.take_match(found)?;
+            }
         }
-        if let Some(finding) = inner {
-            return Err(self.stop(finding));
+        if let Some(stop) = inner {
+            return Err(self.stop(stop.finding));
         }
         let cut = match more {
             More::Open => (hold - self.base) as usize,

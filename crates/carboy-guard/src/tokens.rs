@@ -178,7 +178,10 @@ enum Fate {
     Open,
     /// No token: look again from here.
     No(u64),
-    Token { end: u64, confirmed: u64 },
+    Token {
+        end: u64,
+        confirmed: u64,
+    },
 }
 
 impl TokenScan {

@@ -156,7 +156,8 @@ impl List {
     fn other_bases(&mut self, secret: &[u8]) {
         self.add("base58", base58(secret));
         self.add("ascii85", base85(secret, |digit| digit + b'!'));
-        const PYTHON: &[u8; 85] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
+        const PYTHON: &[u8; 85] =
+            b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
         self.add("base85", base85(secret, |digit| PYTHON[usize::from(digit)]));
         // The first full line only: a line carries its own length.
         self.add("uuencoded", uuencoded(&secret[..secret.len().min(45)]));
@@ -189,7 +190,7 @@ fn base64_middle(secret: &[u8], offset: usize, engine: &impl Engine) -> Vec<u8> 
     let mut padded = Zeroizing::new(vec![0; offset]);
     padded.extend_from_slice(secret);
     let mut text = engine.encode(&*padded).into_bytes();
-    if padded.len() % 3 != 0 {
+    if !padded.len().is_multiple_of(3) {
         text.pop();
     }
     text.drain(..[0, 2, 3][offset]);
@@ -309,9 +310,28 @@ mod tests {
         let list = variants(SECRET);
         let find = |form: &str| list.iter().any(|v| v.form == form);
         for form in [
-            "base64", "base64_inside", "base64_twice", "base32", "hex_lower", "hex_upper",
-            "percent_encoded", "percent_encoded_all", "gzip", "gzip_base64", "html_named", "html_decimal", "html_hex",
-            "json_escaped", "unicode_escaped", "rot13", "reversed", "utf16le", "utf16be", "zlib", "deflate", "zstd",
+            "base64",
+            "base64_inside",
+            "base64_twice",
+            "base32",
+            "hex_lower",
+            "hex_upper",
+            "percent_encoded",
+            "percent_encoded_all",
+            "gzip",
+            "gzip_base64",
+            "html_named",
+            "html_decimal",
+            "html_hex",
+            "json_escaped",
+            "unicode_escaped",
+            "rot13",
+            "reversed",
+            "utf16le",
+            "utf16be",
+            "zlib",
+            "deflate",
+            "zstd",
         ] {
             assert!(find(form), "{form}");
         }

@@ -56,7 +56,7 @@ impl View {
     pub(crate) fn run(&mut self, data: &[u8], more: More, out: &mut Vec<u8>) {
         let mut at = 0;
         while at < data.len() {
-            if self.cursor % BLOCK == 0
+            if self.cursor.is_multiple_of(BLOCK)
                 && let Some(block) = data.get(at..at + BLOCK as usize)
                 && block.is_ascii()
             {
@@ -215,9 +215,7 @@ fn letter(code: u32) -> Option<u8> {
         0x1d7ce..=0x1d7ff => b'0' + ((code - 0x1d7ce) % 10) as u8,
         0x370..=0x52f | 0x2100..=0x214f => {
             let c = char::from_u32(code)?;
-            PAIRS.iter().find_map(|(from, to)| {
-                from.chars().position(|x| x == c).map(|i| to.as_bytes()[i])
-            })?
+            PAIRS.iter().find_map(|(from, to)| from.chars().position(|x| x == c).map(|i| to.as_bytes()[i]))?
         }
         _ => return None,
     };
@@ -232,9 +230,9 @@ mod tests {
 
     #[test]
     fn separators_case_and_look_alikes_vanish() {
-        for text in ["gHp_Ab1", "g h\u{200b}p-a\u{ad}B1", "ｇＨｐａｂ１", "𝖌𝗁𝘱𝙖𝒃𝟏", "g\u{306}h\u{306}pаb1", "ğħpăb1"] {
-            let expected: &[u8] = if text.starts_with('ğ') { b"ghpab1" } else { b"ghpab1" };
-            assert_eq!(fold(text.as_bytes()), expected, "{text}");
+        for text in ["gHp_Ab1", "g h\u{200b}p-a\u{ad}B1", "ｇＨｐａｂ１", "𝖌𝗁𝘱𝙖𝒃𝟏", "g\u{306}h\u{306}pаb1", "ğħpăb1"]
+        {
+            assert_eq!(fold(text.as_bytes()), b"ghpab1", "{text}");
         }
     }
 

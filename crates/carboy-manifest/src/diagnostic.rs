@@ -235,6 +235,16 @@ impl Diagnostics {
         other.list.into_iter().for_each(|diagnostic| self.push(diagnostic));
     }
 
+    /// How many are kept; for [`Diagnostics::sort_from`].
+    pub(crate) fn kept(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Puts those from `start` on, which are of one file, in the order of its lines; removed keys first (M16).
+    pub(crate) fn sort_from(&mut self, start: usize) {
+        self.list[start..].sort_by_key(|d| (d.code != Code::RemovedKey, d.line, d.column));
+    }
+
     /// Is one of them an error?
     pub fn has_errors(&self) -> bool {
         self.errors > 0

@@ -3,6 +3,7 @@
 //! *Must never* make a route wider than it reads: an empty `matches`, `paths` or `methods` is an error, not "all".
 
 mod matches;
+pub use matches::describe_match;
 
 use std::net::IpAddr;
 
@@ -28,8 +29,13 @@ pub const PORTS_DEFAULT: &[u16] = &[443, 80];
 pub const ROUTES_MAX: usize = 500;
 
 /// Names of meters and what they stand for.
-const METERS: &[(&str, &str)] =
-    &[("anthropic", "anthropic"), ("claude", "anthropic"), ("codex", "openai"), ("gemini", "gemini"), ("openai", "openai")];
+const METERS: &[(&str, &str)] = &[
+    ("anthropic", "anthropic"),
+    ("claude", "anthropic"),
+    ("codex", "openai"),
+    ("gemini", "gemini"),
+    ("openai", "openai"),
+];
 
 /// Fields that frame a message or belong to one hop: setting one would let a manifest split requests.
 const HEADERS_NEVER: &[&str] = &[
@@ -101,7 +107,10 @@ fn host(scope: &mut Scope<'_>, node: &Node, what: &str, reach: Reach) -> Option<
         scope.error(node.at, Code::BadHost, message, fix);
     };
     if matches!(text, "*" | "*." | "**") {
-        refuse("a route for every host is no policy", "name the hosts, one route each, or a zone as in \"*.example.org\"");
+        refuse(
+            "a route for every host is no policy",
+            "name the hosts, one route each, or a zone as in \"*.example.org\"",
+        );
         return None;
     }
     if text.contains("://") || text.contains('/') {
@@ -111,14 +120,15 @@ fn host(scope: &mut Scope<'_>, node: &Node, what: &str, reach: Reach) -> Option<
     let pattern = match HostPattern::parse(text) {
         Ok(pattern) => pattern,
         Err(error) => {
-            let fix = match Host::parse_authority(text) {
-                Ok((host, Some(port))) => format!("write `host: {host}` and `ports: [{port}]`"),
-                Ok((_, None)) | Err(_) if text.contains('*') => {
-                    "a star stands only at the start, as in \"*.example.org\"".to_owned()
+            match Host::parse_authority(text) {
+                Ok((host, Some(port))) => {
+                    refuse("it carries a port", &format!("write `host: {host}` and `ports: [{port}]`"));
                 }
-                Ok((_, None)) | Err(_) => "write one host, as in `api.example.org`".to_owned(),
-            };
-            refuse(&error.to_string(), &fix);
+                Ok((_, None)) | Err(_) if text.contains('*') => {
+                    refuse(&error.to_string(), "a star stands only at the start, as in \"*.example.org\"");
+                }
+                Ok((_, None)) | Err(_) => refuse(&error.to_string(), "write one host, as in `api.example.org`"),
+            }
             return None;
         }
     };
@@ -203,7 +213,11 @@ fn meter(scope: &mut Scope<'_>, entries: &[Entry], what: &str) -> Option<MeterNa
 
 /// `auth_scheme` and `token_env` (both or neither), `auth_header`.
 fn auth(
-    scope: &mut Scope<'_>, entries: &[Entry], what: &str, meter: Option<&MeterName>, at: Position,
+    scope: &mut Scope<'_>,
+    entries: &[Entry],
+    what: &str,
+    meter: Option<&MeterName>,
+    at: Position,
 ) -> Option<RouteAuth> {
     let owner = scope.owner.to_owned();
     let scheme = find(entries, "auth_scheme");
@@ -256,7 +270,8 @@ pub(crate) fn secret_name(scope: &mut Scope<'_>, node: &Node, what: &str) -> Opt
     let name = SecretName::parse(text).ok();
     if name.is_none() {
         let message = format!("{what} of {} is not the name of a secret", scope.owner);
-        let fix = "write a name such as ANTHROPIC_API_KEY (letters, digits, `_`); the secret itself stays outside this file";
+        let fix =
+            "write a name such as ANTHROPIC_API_KEY (letters, digits, `_`); the secret itself stays outside this file";
         scope.error(node.at, Code::BadName, message, fix);
     }
     name
@@ -317,7 +332,12 @@ fn detectors(scope: &mut Scope<'_>, node: &Node, what: &str, all: &[Detector]) -
     let Some(names) = scope.texts(node, what) else { return all.to_vec() };
     if names.is_empty() {
         let message = format!("{what} of {} is empty: nothing is looked for in that direction", scope.owner);
-        scope.warn(node.at, Code::ScanOff, message, format!("remove the key to look for {}", listed(all.iter().map(|d| d.as_str()))));
+        scope.warn(
+            node.at,
+            Code::ScanOff,
+            message,
+            format!("remove the key to look for {}", listed(all.iter().map(|d| d.as_str()))),
+        );
     }
     let mut chosen = Vec::new();
     for (name, at) in names {

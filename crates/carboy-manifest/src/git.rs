@@ -116,7 +116,12 @@ fn repos(scope: &mut Scope<'_>, node: &Node) -> Vec<GitRepo> {
     if !entries.is_empty() {
         let message = "`git-gate.repos` is read, but pushing through the gate is not available in this version: \
                        every push from the bottle is refused";
-        scope.warn(node.at, Code::PushRefused, message, "push from outside; `git: {fetch: true}` on a route allows fetches");
+        scope.warn(
+            node.at,
+            Code::PushRefused,
+            message,
+            "push from outside; `git: {fetch: true}` on a route allows fetches",
+        );
     }
     entries.iter().filter_map(|entry| repo(scope, entry)).collect()
 }
@@ -148,7 +153,13 @@ fn repo(scope: &mut Scope<'_>, entry: &Entry) -> Option<GitRepo> {
     let url = url?;
     let at = find(entries, "url").map_or(entry.key_at, |node| node.at);
     let scp_like = url.split_once(':').is_some_and(|(host, path)| {
-        !host.is_empty() && !path.is_empty() && !path.starts_with("//") && !host.contains('/') && !host.starts_with('-')
+        let scheme = matches!(host, "http" | "https" | "ssh" | "git" | "file");
+        !scheme
+            && !host.is_empty()
+            && !path.is_empty()
+            && !path.starts_with("//")
+            && !host.contains('/')
+            && !host.starts_with('-')
     });
     // `ext::` and `file:` run programs or read the host; a leading `-` is an option of git's own.
     let remote = ["ssh://", "https://"].iter().any(|scheme| url.starts_with(scheme));

@@ -113,7 +113,12 @@ fn bind(scope: &mut Scope<'_>, entry: &Entry) -> Option<Bind> {
         Some(path) => {
             if let Some(reason) = refused_source(path, scope.home, scope.carboy_home) {
                 let message = format!("{what} of {} is refused: {reason}", scope.owner);
-                scope.error(entry.key_at, Code::BindRefused, message, "bind a narrower directory, or copy what is needed");
+                scope.error(
+                    entry.key_at,
+                    Code::BindRefused,
+                    message,
+                    "bind a narrower directory, or copy what is needed",
+                );
             }
         }
     }
@@ -127,6 +132,8 @@ fn bind(scope: &mut Scope<'_>, entry: &Entry) -> Option<Bind> {
     };
     let target = match target {
         "" if text.starts_with(':') => None,
+        // A mistyped mode must not become part of a path that is then mounted read-only.
+        target if target.contains(':') => None,
         "" => source.clone(),
         target => expand(target, Path::new(HOME_INSIDE)),
     };
@@ -167,11 +174,13 @@ mod tests {
 
     #[test]
     fn where_credentials_and_sockets_live_is_refused_with_all_that_holds_it() {
-        let refused = |text: &str| refused_source(Path::new(text), Path::new("/home/u"), Path::new("/home/u/.carboy")).is_some();
+        let refused =
+            |text: &str| refused_source(Path::new(text), Path::new("/home/u"), Path::new("/home/u/.carboy")).is_some();
         for text in ["/", "/home", "/home/u", "/home/u/.ssh", "/home/u/.ssh/id", "/home/u/.config", "/home/u/.carboy"] {
             assert!(refused(text), "{text}");
         }
-        for text in ["/var/run/docker.sock", "/var", "/run/user/1000", "/proc/1", "/dev/kvm", "/etc/shadow", "/root/x"] {
+        for text in ["/var/run/docker.sock", "/var", "/run/user/1000", "/proc/1", "/dev/kvm", "/etc/shadow", "/root/x"]
+        {
             assert!(refused(text), "{text}");
         }
         for text in ["/home/u/.cargo/bin", "/opt/x", "/home/u/.config/nvim", "/srv/data", "/home/u/.sshx"] {

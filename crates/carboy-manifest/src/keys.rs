@@ -27,13 +27,14 @@ impl Keys {
 pub(crate) const BOTTLE: Keys = Keys {
     allowed: &["agent_provider", "binds", "egress", "env", "git-gate", "limits", "supervise", "workspace"],
     later: &[
-        "backend", "budget", "ceiling", "extends", "forward", "image", "mounts", "presets", "publish", "shutdown", "window",
+        "backend", "budget", "ceiling", "extends", "forward", "image", "mounts", "presets", "publish", "shutdown",
+        "window",
     ],
     removed: &[
         Removed {
             key: "runtime",
-            message: "`runtime` is no longer supported: how a bottle is isolated is found out on each host, and gVisor \
-                      (runsc) is used by the backends that have it",
+            message: "`runtime` is no longer supported: how a bottle is isolated is detected by the backend, gVisor (runsc) \
+                      included",
             fix: "remove `runtime`; see docs/removed-keys.md#runtime",
         },
         Removed {
@@ -94,3 +95,43 @@ pub(crate) const LIMITS: Keys = Keys::only(&["memory", "open_files", "processes"
 pub(crate) const SETTINGS: Keys = Keys::only(&["bottle_uid", "capture", "secrets", "upstreams"]);
 pub(crate) const SECRET: Keys = Keys::only(&["command", "env", "file"]);
 pub(crate) const UPSTREAM: Keys = Keys::only(&["address", "ca", "tls"]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostic::Code;
+
+    const REFERENCE: &str = include_str!("../../../docs/manifest.md");
+    const REMOVED: &str = include_str!("../../../docs/removed-keys.md");
+
+    #[test]
+    fn the_reference_names_every_key_and_every_code() {
+        // M11, M34
+        let all = [
+            &BOTTLE, &AGENT, &ROUTE, &EGRESS, &MATCH, &PATH, &HEADER, &ROUTE_GIT, &DLP, &GIT_GATE, &GIT_USER,
+            &GIT_REPO, &PROVIDER, &LIMITS, &SETTINGS, &SECRET, &UPSTREAM,
+        ];
+        for key in all.iter().flat_map(|keys| keys.allowed.iter().chain(keys.later)) {
+            let word = |c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-';
+            assert!(REFERENCE.split(word).any(|found| found == *key), "{key}");
+        }
+        for code in Code::ALL {
+            assert!(REFERENCE.contains(&format!("| `{}` |", code.as_str())), "{}", code.as_str());
+        }
+    }
+
+    #[test]
+    fn every_removed_key_has_its_heading() {
+        // M12, M13, M14, M15, M40
+        for removed in BOTTLE.removed {
+            assert!(REMOVED.contains(&format!("\n## `{}`\n", removed.key)), "{}", removed.key);
+        }
+    }
+
+    #[test]
+    fn lists_of_keys_are_sorted() {
+        for keys in [&BOTTLE, &AGENT, &ROUTE] {
+            assert!(keys.allowed.is_sorted() && keys.later.is_sorted());
+        }
+    }
+}

@@ -9,8 +9,8 @@
 //! socket ──▶ server ──▶ record ──▶ route ──▶ anthropic │ openai │ responses │ pages ──▶ playback ──▶ socket
 //! ```
 //!
-//! *Architecture invariants:* it never opens a connection; it listens on loopback unless it is handed a listener; it
-//! has no model, no clock in its answers and no randomness, so that the same request gets the same answer.
+//! *Architecture invariants:* the provider never opens a connection; it listens on loopback unless it is handed a
+//! listener; it has no model, no clock in its answers and no randomness, so that the same request gets the same answer.
 //!
 //! Tokens are bytes divided by four, rounded up: of the request's body for the input, of the words, tool names and
 //! tool arguments for the output. No tokenizer is meant by it; the figures are only consistent.

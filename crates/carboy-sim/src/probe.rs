@@ -244,7 +244,8 @@ async fn dns(name: &str, server: SocketAddr) -> Result<Report, Failure> {
 fn dns_query(name: &str) -> Result<Vec<u8>, Failure> {
     let mut query = vec![0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.trim_end_matches('.').split('.') {
-        let length = u8::try_from(label.len()).ok().filter(|n| (1..=63).contains(n)).ok_or("a label has 1 to 63 bytes")?;
+        let length =
+            u8::try_from(label.len()).ok().filter(|n| (1..=63).contains(n)).ok_or("a label has 1 to 63 bytes")?;
         query.push(length);
         query.extend_from_slice(label.as_bytes());
     }

@@ -1,5 +1,8 @@
 //! The sockets: TLS and ALPN, what is recorded, pages, encodings, stopping, and canary origins.
 
+// clippy.toml allows it in tests, but does not see the functions that tests share.
+#![allow(clippy::unwrap_used)]
+
 mod client;
 
 use std::io::Read;

@@ -1,5 +1,8 @@
 //! The two providers' formats over a real socket: golden transcripts, keys, figures, tools, faults.
 
+// clippy.toml allows it in tests, but does not see the functions that tests share.
+#![allow(clippy::unwrap_used)]
+
 mod client;
 
 use carboy_sim::{Bill, Config, Prompt, Reply, Running, Script, Simulator, tokens};

@@ -270,7 +270,7 @@ pub fn command() -> clap::Command {
         }
     }
     command
-        .help_template("{about}\n\n{usage-heading} {usage}\n\n{after-help}\nOptions:\n{options}")
+        .help_template("{about}\n\n{usage-heading} {usage}{after-help}\n\nOptions:\n{options}")
         .after_help(groups)
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use carboy_control::disk::DiskFiles;
-use carboy_manifest::{Manifest, Request, check as check_files};
+use carboy_manifest::{Request, check as check_files};
 
 use crate::args::CheckArgs;
 use crate::environment::Environment;
@@ -12,37 +12,33 @@ use crate::report::{Exit, Failure, Palette};
 
 /// Checks and says.
 pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure> {
-    let mut report = check_files(&DiskFiles, &environment.places);
-    let mut effective = None;
-    if args.agent.is_some() || !args.bottles.is_empty() {
-        let request = Request { agent: args.agent.clone(), bottles: args.bottles.clone() };
-        match Manifest::load(&DiskFiles, &environment.places, &request) {
-            Ok(found) => effective = Some(found),
-            Err(diagnostics) => report.diagnostics = diagnostics,
-        }
-    }
-    let ok = !report.diagnostics.has_errors();
+    let places = environment.places.clone();
+    let request = Request { agent: args.agent.clone(), bottles: args.bottles.clone(), places };
+    let report = check_files(&DiskFiles, &request);
+    let code = if report.ok { 0 } else { Exit::Config as u8 };
     if args.json {
-        let object = serde_json::json!({
-            "ok": ok, "files": report.files, "diagnostics": report.diagnostics, "effective": effective,
-        });
-        print(format!("{object}\n").as_bytes())?;
-        return Ok(if ok { 0 } else { Exit::Config as u8 });
+        let text = serde_json::to_string(&report).map_err(|e| Failure::new(Exit::Failed, &e))?;
+        print(format!("{text}\n").as_bytes())?;
+        return Ok(code);
     }
     let palette = Palette::stdout();
     let mut out = String::new();
+    // Writing to a String cannot fail.
     for diagnostic in report.diagnostics.iter() {
-        // Writing to a String cannot fail.
         let _ = writeln!(out, "{diagnostic}");
     }
-    if let Some(effective) = effective {
-        out.push_str(&effective.to_string());
+    if let Some(effective) = &report.effective {
+        let _ = writeln!(out, "{}", serde_json::to_string_pretty(effective).map_err(|e| Failure::new(Exit::Failed, &e))?);
     }
-    let count = report.files.len();
-    let _ = match ok {
-        true => writeln!(out, "{}: {count} {} checked", palette.good("valid"), if count == 1 { "file" } else { "files" }),
-        false => writeln!(out, "{}: {} of {count} files", palette.bad(&format!("{} errors", report.diagnostics.error_count())), "in some"),
+    let (count, broken) = (report.files.len(), report.files.iter().filter(|file| !file.ok).count());
+    let files = if count == 1 { "file" } else { "files" };
+    let _ = match report.ok {
+        true => writeln!(out, "{}: {count} {files} checked", palette.good("valid")),
+        false => {
+            let errors = format!("{} errors", report.diagnostics.error_count());
+            writeln!(out, "{} in {broken} of {count} {files}", palette.bad(&errors))
+        }
     };
     print(out.as_bytes())?;
-    Ok(if ok { 0 } else { Exit::Config as u8 })
+    Ok(code)
 }

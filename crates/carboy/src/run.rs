@@ -1,5 +1,6 @@
 //! `carboy run`: the person's side of a run. Arguments in, the terminal joined, signals passed on, the summary out.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use carboy_control::summary::{Ended, Summary};
 use carboy_control::supervisor::{self, Control, RunError, RunRequest};
 use carboy_control::bottle::Stdio;
 use carboy_core::plan::{Access, Bind, StdioMode};
-use carboy_manifest::{EnvValue, Manifest, Request};
+use carboy_manifest::{Effective, EnvValue, Manifest, Request};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::RunArgs;
@@ -51,8 +52,9 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
 }
 
 fn request(args: RunArgs, environment: Environment) -> Result<RunRequest, Failure> {
-    let manifest_request = Request { agent: args.agent.clone(), bottles: args.bottles.clone() };
-    let mut effective = Manifest::load(&DiskFiles, &environment.places, &manifest_request)
+    let places = environment.places.clone();
+    let manifest_request = Request { agent: args.agent.clone(), bottles: args.bottles.clone(), places };
+    let effective = Manifest::load(&DiskFiles, &manifest_request)
         .map_err(|diagnostics| failure(RunError::Manifest(diagnostics)))?;
     for warning in effective.warnings.iter() {
         eprintln!("{warning}");
@@ -66,7 +68,7 @@ fn request(args: RunArgs, environment: Environment) -> Result<RunRequest, Failur
         Some(name) => Some(carboy_control::host_user::ids_of(name).map_err(|e| Failure::new(Exit::Usage, &e))?),
         None => None,
     };
-    resolve_prompts(&mut effective, &env)?;
+    let env_set = variables(&effective, &env)?;
     let terminal = !args.no_tty && terminal::is_interactive();
     let (rows, cols) = terminal::window();
     let stdio = if terminal { StdioMode::Terminal { rows, cols } } else { StdioMode::Pipes };
@@ -77,6 +79,7 @@ fn request(args: RunArgs, environment: Environment) -> Result<RunRequest, Failur
         effective,
         command: args.command,
         workdir,
+        env_set,
         env,
         binds,
         host_ids,
@@ -92,21 +95,22 @@ fn request(args: RunArgs, environment: Environment) -> Result<RunRequest, Failur
     })
 }
 
-/// M18: a `?` variable is asked for, or given with `--env`.
-fn resolve_prompts(effective: &mut carboy_manifest::Effective, flags: &[(String, String)]) -> Result<(), Failure> {
-    for (name, value) in &mut effective.env {
-        let EnvValue::Prompt(message) = value else { continue };
-        if let Some((_, given)) = flags.iter().find(|(flag, _)| flag == name) {
-            *value = EnvValue::Text(given.clone());
-            continue;
-        }
-        let answer = terminal::ask(&format!("{}: ", printable(message))).map_err(|_| {
-            Failure::words(Exit::Usage, format!("variable {name} is asked for at launch, and there is no terminal"))
-                .hint(format!("give it with `--env {name}=VALUE`"))
-        })?;
-        *value = EnvValue::Text(answer);
+/// The provider's and the bottle's variables. M18: a `?` variable is asked for, or given with `--env`.
+fn variables(effective: &Effective, flags: &[(String, String)]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut values = BTreeMap::new();
+    for (name, value) in effective.provider.env.iter().chain(&effective.env) {
+        let given = flags.iter().find(|(flag, _)| flag == name).map(|(_, value)| value.clone());
+        let value = match (value, given) {
+            (_, Some(given)) => given,
+            (EnvValue::Set(text), None) => text.clone(),
+            (EnvValue::Prompt(message), None) => terminal::ask(&format!("{}: ", printable(message))).map_err(|_| {
+                Failure::words(Exit::Usage, format!("variable {name} is asked for at launch, and there is no terminal"))
+                    .hint(format!("give it with `--env {name}=VALUE`"))
+            })?,
+        };
+        values.insert(name.clone(), value);
     }
-    Ok(())
+    Ok(values)
 }
 
 fn variable(spec: &str) -> Result<(String, String), Failure> {

@@ -14,6 +14,9 @@ use libtest_mimic::{Failed, Trial};
 pub const ORDINARY_USER: &str = "carboytest";
 const SECOND_RUN: &str = "CARBOY_BOTTLE_TESTS_AGAIN";
 
+/// A bottle that is not done by then is killed, and the test fails by what it did not print.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
 pub type Outcome = Result<(), Failed>;
 
 /// A bottle to be, with its directories.
@@ -87,8 +90,16 @@ impl Sketch {
         bottle.start()?;
         drop(stdin);
         let stderr = std::thread::spawn(move || read_all(stderr));
+        let (over, waits) = std::sync::mpsc::channel::<()>();
+        let watchdog = std::thread::spawn(move || {
+            if waits.recv_timeout(PATIENCE).is_err() {
+                let _ = bottle.kill();
+            }
+            bottle
+        });
         let stdout = read_all(stdout);
-        let report = bottle.wait();
+        let _ = over.send(());
+        let report = watchdog.join().unwrap().wait();
         Ok(Ran { report, stdout, stderr: stderr.join().unwrap() })
     }
 }

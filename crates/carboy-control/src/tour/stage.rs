@@ -1,5 +1,6 @@
 //! The tour's stage: a provider outside, a bottle, and an agent in it that does what it is told over its pipes.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -123,8 +124,8 @@ impl Stage {
 
 fn run_request(request: &TourRequest, home: Home, workdir: PathBuf) -> Result<RunRequest, TourError> {
     let places = Places { carboy_home: home.root().to_owned(), home: request.user_home.clone(), cwd: workdir.clone() };
-    let wanted = Request { agent: None, bottles: vec!["tour".into()] };
-    let effective = Manifest::load(&DiskFiles, &places, &wanted).map_err(RunError::Manifest)?;
+    let wanted = Request { agent: None, bottles: vec!["tour".into()], places: places.clone() };
+    let effective = Manifest::load(&DiskFiles, &wanted).map_err(RunError::Manifest)?;
     let program = Bind { source: request.program.clone(), target: PROGRAM_INSIDE.into(), access: Access::ReadOnly };
     Ok(RunRequest {
         home,
@@ -132,6 +133,7 @@ fn run_request(request: &TourRequest, home: Home, workdir: PathBuf) -> Result<Ru
         effective,
         command: vec![PROGRAM_INSIDE.into(), "tour-agent".into()],
         workdir,
+        env_set: BTreeMap::new(),
         env: Vec::new(),
         binds: vec![program],
         host_ids: None,

@@ -83,7 +83,11 @@ pub(super) async fn model_calls(stage: &mut Stage) -> Result<Seen, TourError> {
         ("OpenAI", "https://api.openai.com/v1/chat/completions", ("authorization", fake_openai.as_str()), &openai[..], "[DONE]"),
     ];
     for (provider, url, fake, body, end) in calls {
-        let headers = [fake, ("content-type", "application/json"), ("anthropic-version", "2023-06-01")];
+        let version = ("anthropic-version", "2023-06-01");
+        let headers: Vec<_> = match provider {
+            "Anthropic" => vec![fake, version, ("content-type", "application/json")],
+            _ => vec![fake, ("content-type", "application/json")],
+        };
         let report = stage.order(&http("POST", url, &headers, body.to_vec()))?;
         let whole = report.status == Some(200) && report.body.contains(end);
         seen.look(whole, match report.status {
@@ -92,7 +96,7 @@ pub(super) async fn model_calls(stage: &mut Stage) -> Result<Seen, TourError> {
         });
         let received = stage.provider.received();
         let real = [&stage.secrets.anthropic, &stage.secrets.openai];
-        let with_key = received.last().is_some_and(|r| real.iter().any(|key| r.contains(key.as_bytes())) && !r.contains(carboy_guard::PLACEHOLDER_MARK.as_bytes()));
+        let with_key = whole && received.last().is_some_and(|r| real.iter().any(|key| r.contains(key.as_bytes())) && !r.contains(carboy_guard::PLACEHOLDER_MARK.as_bytes()));
         seen.look(with_key, format!("{provider} received the real key and never saw the fake one"));
     }
     Ok(seen)

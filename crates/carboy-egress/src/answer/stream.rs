@@ -92,7 +92,6 @@ pub(crate) struct Live {
     ready: VecDeque<Frame<Bytes>>,
     held: usize,
     ended: bool,
-    closed: bool,
     exact: Option<u64>,
     idle: Duration,
     silence: Pin<Box<Sleep>>,
@@ -119,7 +118,6 @@ impl Screened {
             ready: VecDeque::new(),
             held: 0,
             ended: false,
-            closed: false,
             idle,
             silence: Box::pin(sleep(idle)),
             lease,
@@ -183,7 +181,9 @@ impl Live {
             Ok(data) => {
                 let mut out = Vec::with_capacity(data.len());
                 let step = self.sieve.scanner.push(&data, &mut out);
-                self.pass(step.map_err(|stopped| stopped.finding), out)
+                self.pass(step.map_err(|stopped| stopped.finding), out)?;
+                // A reader that counts bytes does not come back for the end.
+                if self.inner.is_end_stream() { self.finish() } else { Ok(()) }
             }
             Err(frame) => {
                 self.finish()?;
@@ -212,7 +212,7 @@ impl Live {
             let whole = std::mem::take(&mut self.whole);
             self.queue(whole);
         }
-        Ok(())
+        if !self.busy && self.inner.is_end_stream() { self.finish() } else { Ok(()) }
     }
 
     /// Takes what the scanner cleared, judges it, and queues it where the client gets it.
@@ -277,16 +277,17 @@ impl Live {
                     self.of.exchange.received.fetch_add(length, Ordering::Relaxed);
                     self.exact = self.exact.map(|n| n.saturating_sub(length));
                 }
+                if self.ended && self.ready.is_empty() {
+                    self.of.exchange.end(Outcome::Done);
+                }
                 return Poll::Ready(Some(Ok(frame)));
             }
             if self.ended {
-                self.closed = true;
                 self.of.exchange.end(Outcome::Done);
                 return Poll::Ready(None);
             }
             if let Err(denial) = ready!(self.advance(cx)) {
                 self.ended = true;
-                self.closed = true;
                 // The head is out: the log has the reason, the client sees a broken answer.
                 self.of.exchange.cut_off(denial);
                 return Poll::Ready(Some(Err(Broken)));
@@ -294,16 +295,6 @@ impl Live {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-}
-
-impl Drop for Live {
-    /// The client went away: the intent is in the chain, this only adds how far it came.
-    fn drop(&mut self) {
-        if !self.closed {
-            let how = if self.ended && self.ready.is_empty() { Outcome::Done } else { Outcome::Failed };
-            self.of.exchange.end(how);
-        }
     }
 }
 

@@ -67,7 +67,9 @@ impl Pool {
     }
 
     /// Dials before the first request, so that the client can be told the origin's choice of protocol.
+    /// `None`: it could not be reached, and the first request will be told why.
     pub(crate) async fn prepare(&self, dialer: &Dialer, permit: &HostPermit) -> Option<Option<Alpn>> {
+        let _one = self.dialling.lock().await;
         let connected = dialer.connect(permit, self.inside, self.offer).await;
         let mut open = self.open.lock().expect("no panic under this lock");
         match connected {
@@ -93,9 +95,6 @@ impl Pool {
         permit: &HostPermit,
         mut request: Request<OutBody>,
     ) -> Result<(Response<Incoming>, Option<Lease>), Denial> {
-        if let Some(denial) = self.open.lock().expect("no panic under this lock").failed.take() {
-            return Err(denial);
-        }
         // A kept connection may have been closed by the upstream meanwhile: hyper hands the request back when not a
         // byte of it was sent, and only then another connection is tried.
         for _ in 0..=IDLE_MAX {
@@ -135,10 +134,12 @@ impl Pool {
 
     async fn fresh(&self, dialer: &Dialer, permit: &HostPermit) -> Result<Sender, Denial> {
         let _one = self.dialling.lock().await;
-        if let Some(h2) = &self.open.lock().expect("no panic under this lock").h2
-            && !h2.is_closed()
-        {
-            return Ok(Sender::H2(h2.clone()));
+        // While this waited, the early dial or another stream may have got a connection, or an answer why not.
+        if let Some(denial) = self.open.lock().expect("no panic under this lock").failed.take() {
+            return Err(denial);
+        }
+        if let Some(sender) = self.kept().await {
+            return Ok(sender);
         }
         let connected = dialer.connect(permit, self.inside, self.offer).await;
         let (sender, _) = connected.inspect_err(|_| dialer.alpn.forget(permit.host(), permit.port()))?;

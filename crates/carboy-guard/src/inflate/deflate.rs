@@ -187,7 +187,7 @@ impl Default for DeflateStage {
 
 /// RFC 1950: the first two bytes of zlib data.
 pub(crate) fn is_zlib_header(first: u8, second: u8) -> bool {
-    first & 0x0f == 8 && first >> 4 <= 7 && second & 0x20 == 0 && u16::from_be_bytes([first, second]) % 31 == 0
+    first & 0x0f == 8 && first >> 4 <= 7 && second & 0x20 == 0 && u16::from_be_bytes([first, second]).is_multiple_of(31)
 }
 
 impl DeflateStage {
@@ -199,9 +199,7 @@ impl DeflateStage {
         let Some(&byte) = input.first() else {
             return match self.phase {
                 Deflate::Data => self.data(input, out),
-                Deflate::Untouched | Deflate::First(_) | Deflate::Done => {
-                    Ok(Step { consumed: 0, written: 0 })
-                }
+                Deflate::Untouched | Deflate::First(_) | Deflate::Done => Ok(Step { consumed: 0, written: 0 }),
             };
         };
         match self.phase {

@@ -100,6 +100,11 @@ impl ZstdStage {
                     if written > 0 {
                         return Ok(Step { consumed, written });
                     }
+                    // The decoder computes the checksum as it gives out, and leaves the comparison to its user.
+                    let (said, is) = (self.decoder.get_checksum_from_data(), self.decoder.get_calculated_checksum());
+                    if said.zip(is).is_some_and(|(said, is)| said != is) {
+                        return Err(CORRUPT);
+                    }
                     self.phase = Phase::Between { frames: frames + 1 };
                 }
             }
@@ -149,9 +154,7 @@ impl ZstdStage {
         if !self.take(input, consumed, 3 + body + tail) {
             return Ok(false);
         }
-        self.decoder
-            .decode_blocks(&self.part[..], BlockDecodingStrategy::UptoBlocks(1))
-            .map_err(|_| CORRUPT)?;
+        self.decoder.decode_blocks(&self.part[..], BlockDecodingStrategy::UptoBlocks(1)).map_err(|_| CORRUPT)?;
         self.part.clear();
         if last {
             self.phase = Phase::Drain { frames };

@@ -42,7 +42,12 @@ fn one(scope: &mut Scope<'_>, node: &Node, what: &str) -> Option<RequestMatch> {
     scope.keys(entries, &keys::MATCH, what);
     if entries.is_empty() {
         let message = format!("{what} of {} is empty", scope.owner);
-        scope.error(node.at, Code::BadValue, message, "name `paths`, `methods` or `headers`; without `matches` all is allowed");
+        scope.error(
+            node.at,
+            Code::BadValue,
+            message,
+            "name `paths`, `methods` or `headers`; without `matches` all is allowed",
+        );
     }
     let mut read = RequestMatch::default();
     if let Some(node) = find(entries, "paths") {
@@ -112,7 +117,9 @@ fn plain_path(scope: &mut Scope<'_>, node: &Node, what: &str) -> Option<String> 
     let message = format!("{what} of {} has {}", scope.owner, excerpt(text));
     let fix = match normal {
         Some(normal) if !queried => format!("write it as requests are compared: {}", excerpt(&normal)),
-        Some(_) | None => String::from("write a path that begins with `/`, without query, `%2f`, `\\` and `..` above the root"),
+        Some(_) | None => {
+            String::from("write a path that begins with `/`, without query, `%2f`, `\\` and `..` above the root")
+        }
     };
     scope.error(node.at, Code::BadValue, message, fix);
     None
@@ -171,4 +178,28 @@ fn expression(scope: &mut Scope<'_>, node: &Node, what: &str) -> Option<Regex> {
             None
         }
     }
+}
+
+/// For people: `GET,POST /v1/… x-team=blue`.
+pub fn describe_match(found: &RequestMatch) -> String {
+    let methods = if found.methods.is_empty() { String::from("any method") } else { found.methods.join(",") };
+    let paths: Vec<String> = found
+        .paths
+        .iter()
+        .map(|path| match path {
+            PathMatch::Exact(text) => format!("={text}"),
+            PathMatch::Prefix(text) => format!("{text}…"),
+            PathMatch::Regex(regex) => format!("~{regex}"),
+        })
+        .collect();
+    let paths = if paths.is_empty() { String::from("any path") } else { paths.join(" or ") };
+    let headers: String = found
+        .headers
+        .iter()
+        .map(|header| match &header.value {
+            HeaderValueMatch::Exact(text) => format!(" {}={text}", header.name),
+            HeaderValueMatch::Regex(regex) => format!(" {}~{regex}", header.name),
+        })
+        .collect();
+    format!("{methods} {paths}{headers}")
 }

@@ -1,0 +1,125 @@
+//! Connections out of the bottle: where each was meant to go, and what it speaks.
+//!
+//! The bottle of a connection is the listening socket that it was accepted on; no byte of it is asked who it is.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use carboy_core::host::Host;
+use carboy_core::verdict::{Denial, Reason};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use crate::alpn::Offer;
+use crate::connection::Flow;
+use crate::gateway::Gateway;
+use crate::linger::Lingering;
+use crate::upstream::{Pool, Security};
+use crate::{name_server, tls};
+
+/// The port of DNS.
+const DNS_PORT: u16 = 53;
+/// First byte of a TLS handshake record (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Errors of a listening socket in a row after which it is given up.
+const ACCEPT_ERRORS_MAX: u32 = 100;
+/// Pause after such an error (out of descriptors, mostly).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a listener tells where its connections were meant to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// nftables redirected them: the kernel knows the original destination.
+    Redirected,
+    /// Every address is local to the bottle: the socket's own address is the destination.
+    Direct,
+    /// All of them are meant for this host and port.
+    Fixed {
+        /// Decided on like any other host.
+        host: Host,
+        /// Decided on like any other port.
+        port: u16,
+    },
+}
+
+impl Gateway {
+    /// Accepts from the bottle until the socket is closed. Run it as its own task.
+    pub async fn serve_tcp(self: &Arc<Self>, listener: TcpListener, kind: Listener) {
+        let mut errors = 0;
+        while errors < ACCEPT_ERRORS_MAX {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    errors = 0;
+                    tokio::spawn(self.clone().accepted(stream, kind.clone()));
+                }
+                Err(_) => {
+                    errors += 1;
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn accepted(self: Arc<Self>, stream: TcpStream, kind: Listener) {
+        self.count(|stats| stats.connections += 1);
+        // Without its destination a connection cannot be decided on; closing it is the refusal.
+        let Some((host, port)) = self.origin(&stream, kind) else { return };
+        let Ok(_one) = self.connections.clone().try_acquire_owned() else {
+            let detail = format!("{} connections at once", self.limits.connections_max);
+            return self.refuse_connection(&host, port, Denial::new(Reason::LimitReached, detail)).await;
+        };
+        let _ = stream.set_nodelay(true);
+        if port == DNS_PORT {
+            return name_server::serve_stream(&self, stream).await;
+        }
+        let mut first = [0_u8; 1];
+        match timeout(self.limits.first_byte, stream.peek(&mut first)).await {
+            Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => tls::intercept(self, stream, host, port).await,
+            Ok(Ok(1)) => {
+                let pool = Pool::new(Security::Plain, Offer { h1: true, h2: false });
+                Flow::new(self, host, port, pool, None).serve(Lingering::new(stream), None).await;
+            }
+            Ok(Ok(_) | Err(_)) => self.silent(&host, port, None).await,
+            Err(_) => {
+                let detail = format!("the client sent nothing within {:?}", self.limits.first_byte);
+                self.silent(&host, port, Some(Denial::new(Reason::ProtocolRefused, detail))).await;
+            }
+        }
+    }
+
+    /// A connection without a byte: a scan, a protocol whose server speaks first, or a client that lost a race
+    /// between addresses. The last is no refusal, as long as the host is permitted.
+    async fn silent(&self, host: &Host, port: u16, otherwise: Option<Denial>) {
+        let permit = self.routes_now().and_then(|routes| routes.host_permit(host, port).into_result());
+        if let Some(denial) = permit.err().or(otherwise) {
+            self.refuse_connection(host, port, denial).await;
+        }
+    }
+
+    fn origin(&self, stream: &TcpStream, kind: Listener) -> Option<(Host, u16)> {
+        let address = match kind {
+            Listener::Fixed { host, port } => return Some((host, port)),
+            Listener::Direct => stream.local_addr().ok()?,
+            Listener::Redirected => original_destination(stream)?,
+        };
+        let ip = match address.ip() {
+            IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
+            v4 @ IpAddr::V4(_) => v4,
+        };
+        Some((self.host_at(ip), address.port()))
+    }
+}
+
+/// What the connection was opened to before nftables redirected it. A dual-stack socket holds v4 connections as
+/// mapped v6 ones; the kernel answers for those in the v4 option only.
+fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    let local = stream.local_addr().ok()?;
+    let socket = socket2::SockRef::from(stream);
+    let v4 = match local.ip() {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().is_some(),
+    };
+    let found = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    found.ok()?.as_socket()
+}

@@ -1,0 +1,107 @@
+//! DNS served to the bottle, over datagrams and over TCP.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use carboy_core::audit::{Event, EventType, Outcome};
+use carboy_core::ports::DatagramPort;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::dns::Refusal;
+use crate::gateway::Gateway;
+use crate::record::finding_words;
+use crate::repeats::Note;
+
+/// Largest datagram that is read; RFC 1035 names and EDNS options need far less.
+const DATAGRAM_BYTES_MAX: usize = 4096;
+/// Errors of the port in a row after which it is given up.
+const PORT_ERRORS_MAX: u32 = 100;
+/// Pause after such an error.
+const PORT_PAUSE: Duration = Duration::from_millis(50);
+
+impl Gateway {
+    /// Answers the bottle's DNS queries until the port fails for good. Run it as its own task.
+    pub async fn serve_dns_udp(self: &Arc<Self>, port: Arc<dyn DatagramPort>) {
+        let mut buffer = vec![0_u8; DATAGRAM_BYTES_MAX];
+        let mut errors = 0;
+        while errors < PORT_ERRORS_MAX {
+            let (length, peer, local) = match port.receive(&mut buffer).await {
+                Ok(got) => got,
+                Err(_) => {
+                    errors += 1;
+                    sleep(PORT_PAUSE).await;
+                    continue;
+                }
+            };
+            errors = 0;
+            // With all places taken the query is dropped; resolvers ask again.
+            let Ok(one) = self.dns_pending.clone().try_acquire_owned() else { continue };
+            let reply = self.answer_dns(&buffer[..length]);
+            let Some(refusal) = reply.refusal else {
+                respond(&*port, reply.bytes, peer, local).await;
+                continue;
+            };
+            // The refusal is written down before it is told; others need not wait for that.
+            let (gateway, port) = (self.clone(), port.clone());
+            tokio::spawn(async move {
+                if gateway.write_dns_refusal(refusal).await {
+                    respond(&*port, reply.bytes, peer, local).await;
+                }
+                drop(one);
+            });
+        }
+    }
+
+    /// Says whether the refusal is in the log; without one there is no answer either.
+    async fn write_dns_refusal(&self, refusal: Refusal) -> bool {
+        let Refusal { denial, name, kind, findings } = refusal;
+        self.count(|stats| {
+            stats.refuse(&denial, &name, None);
+            stats.found(&findings);
+        });
+        let Note::Write { repeats } = self.note(&format!("dns {name} {}", denial.reason)) else { return true };
+        let mut event = Event::new(EventType::Dns, self.subject.clone(), "dns_query", Outcome::Denied)
+            .with("name", name)
+            .with("type", kind)
+            .with("reason", denial.reason.code());
+        if !findings.is_empty() {
+            event = event.with("findings", findings.iter().map(finding_words).collect::<Vec<_>>());
+        }
+        if repeats > 0 {
+            event = event.with("repeats", repeats);
+        }
+        self.audit.append_durable(event).await.is_ok()
+    }
+}
+
+async fn respond(port: &dyn DatagramPort, bytes: Option<Vec<u8>>, peer: SocketAddr, local: IpAddr) {
+    if let Some(bytes) = bytes {
+        // A lost datagram is asked for again.
+        let _ = port.send(&bytes, peer, local).await;
+    }
+}
+
+/// DNS over TCP (RFC 7766): queries behind a two-byte length, one after the other.
+pub(crate) async fn serve_stream(gateway: &Arc<Gateway>, mut stream: TcpStream) {
+    let limits = gateway.limits.clone();
+    let mut query = vec![0_u8; limits.dns_query_bytes_max];
+    loop {
+        let Ok(Ok(length)) = timeout(limits.first_byte, stream.read_u16()).await else { return };
+        let Some(query) = query.get_mut(..usize::from(length)) else { return };
+        let Ok(Ok(_)) = timeout(limits.first_byte, stream.read_exact(query)).await else { return };
+        let reply = gateway.answer_dns(query);
+        if let Some(refusal) = reply.refusal
+            && !gateway.write_dns_refusal(refusal).await
+        {
+            return;
+        }
+        let Some(bytes) = reply.bytes else { return };
+        let Ok(length) = u16::try_from(bytes.len()) else { return };
+        let mut framed = length.to_be_bytes().to_vec();
+        framed.extend_from_slice(&bytes);
+        let Ok(Ok(())) = timeout(limits.first_byte, stream.write_all(&framed)).await else { return };
+    }
+}

@@ -1,0 +1,199 @@
+//! Ways around the routes that have to fail: fronting, smuggling, other protocols. Rows of the bypass matrix.
+
+mod support;
+
+use std::time::Duration;
+
+use carboy_core::route::{AuthScheme, Reach, RouteAuth};
+use carboy_egress::GatewayLimits;
+use http::{Request, StatusCode};
+use support::{Bench, Client, HOST, Kind, Origin, detail, full, recording, route, secret_name};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn with_key() -> carboy_core::route::Route {
+    let mut route = route(HOST);
+    route.auth = Some(RouteAuth { header: "authorization".into(), scheme: AuthScheme::Bearer, secret: secret_name() });
+    route
+}
+
+/// Writes raw bytes to a plain connection for [`HOST`] port 80 and reads until it is closed.
+async fn raw(bench: &Bench, host: &str, port: u16, bytes: &[u8]) -> String {
+    let mut tcp = TcpStream::connect(bench.listen(host, port).await).await.unwrap();
+    tcp.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(5), tcp.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn b13_a_server_name_other_than_the_name_asked_gets_421_and_no_connection() {
+    let bench = Bench::start(Kind::Tls(&["h2", "http/1.1"]), vec![with_key(), route("other.example")]).await;
+    for alpn in [&["h2"][..], &["http/1.1"]] {
+        let got = bench.client_of(HOST, 443, "other.example", alpn).await.get("/").await;
+        assert_eq!((got.status.as_u16(), got.reason()), (421, "name_mismatch"));
+    }
+    assert_eq!(bench.origin.connections(), 0);
+}
+
+#[tokio::test]
+async fn b15_b16_a_host_other_than_the_server_name_never_gets_the_credential() {
+    let bench = Bench::start(Kind::Tls(&["h2", "http/1.1"]), vec![with_key(), route("other.example")]).await;
+    let mut h1 = bench.client(&["http/1.1"]).await;
+    for host in ["other.example", "api.example:8443", "evil.example", "api.example.evil.example"] {
+        let request = Request::get("/").header("host", host).body(full("")).unwrap();
+        assert_eq!(h1.send(request).await.reason(), "name_mismatch", "{host}");
+    }
+    // B23: on h2 each stream is decided by its own authority.
+    let mut h2 = bench.client(&["h2"]).await;
+    assert_eq!(h2.get("/").await.status, StatusCode::OK);
+    let request = Request::get("https://other.example/").body(full("")).unwrap();
+    assert_eq!(h2.send(request).await.reason(), "name_mismatch");
+    let request = Request::get(format!("https://{HOST}/")).header("host", "other.example").body(full("")).unwrap();
+    assert_eq!(h2.send(request).await.reason(), "name_mismatch");
+    assert_eq!(bench.origin.received().len(), 1);
+}
+
+#[tokio::test]
+async fn b19_one_request_has_one_target() {
+    let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
+    let answer = raw(&bench, HOST, 80, b"GET / HTTP/1.1\r\nhost: api.example\r\nhost: evil.example\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let absolute = b"GET http://evil.example/ HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
+    assert!(raw(&bench, HOST, 80, absolute).await.contains("name_mismatch"));
+    let userinfo = b"GET http://api.example@evil.example/ HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
+    let answer = raw(&bench, HOST, 80, userinfo).await;
+    assert!(answer.contains("host_invalid"), "{answer}"); // B9
+    assert!(raw(&bench, HOST, 80, b"GET / HTTP/1.0\r\n\r\n").await.contains("host_invalid"));
+    assert!(bench.origin.received().is_empty());
+    let same = b"GET http://api.example/x HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
+    assert!(raw(&bench, HOST, 80, same).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(bench.origin.received()[0].target, "/x");
+}
+
+#[tokio::test]
+async fn b21_a_message_that_two_parsers_could_cut_differently_is_refused_or_made_plain() {
+    let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
+    for head in [
+        "content-length: 3\r\ncontent-length: 4\r\n",
+        "transfer-encoding: chunked\t, identity\r\n",
+        "transfer-encoding: xchunked\r\n",
+        "transfer-encoding: gzip, chunked\r\n",
+        "x: a\r\n b\r\n",
+    ] {
+        let text = format!("POST / HTTP/1.1\r\nhost: api.example\r\n{head}\r\n0\r\n\r\n");
+        let answer = raw(&bench, HOST, 80, text.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{head:?}: {answer}");
+    }
+    assert!(bench.origin.received().is_empty());
+}
+
+#[tokio::test]
+async fn other_protocols_are_refused_in_words_or_by_closing() {
+    let limits = GatewayLimits { first_byte: Duration::from_millis(200), ..GatewayLimits::default() };
+    let origin = std::sync::Arc::new(Origin::default());
+    let answer = recording(origin.clone(), |_| http::Response::new(full("hello")));
+    let bench = Bench::with(Kind::Plain, vec![route(HOST)], origin, answer, limits).await;
+    let ask = |line: &str, more: &str| format!("{line} HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n{more}\r\n");
+    for text in [
+        ask("GET /", "upgrade: websocket\r\nsec-websocket-key: x\r\n"), // B24
+        ask("CONNECT api.example:80", ""),                             // B18
+        ask("TRACE /", ""),                                            // B41
+    ] {
+        let answer = raw(&bench, HOST, 80, text.as_bytes()).await;
+        assert!(answer.contains("protocol_refused"), "{text}: {answer}");
+    }
+    // B23: prior knowledge and garbage are closed, and so is a client that waits for a greeting.
+    assert_eq!(raw(&bench, HOST, 80, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await, "");
+    raw(&bench, HOST, 80, b"\x00\x00\x00\x08\x04\xd2\x16\x2f").await;
+    assert_eq!(raw(&bench, HOST, 80, b"").await, "");
+    bench.log.wait(|event| detail(event, "detail").is_some_and(|d| d.contains("sent nothing"))).await;
+    // h2c is an offer that a server may leave alone.
+    let h2c = "upgrade: h2c\r\nhttp2-settings: AAMAAABk\r\nconnection: upgrade, http2-settings, close\r\n";
+    let text = format!("GET / HTTP/1.1\r\nhost: api.example\r\n{h2c}\r\n");
+    assert!(raw(&bench, HOST, 80, text.as_bytes()).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(bench.origin.received().len(), 1);
+    assert!(!bench.origin.received()[0].headers.contains_key("upgrade"));
+}
+
+#[tokio::test]
+async fn b3_b5_other_ports_and_bare_addresses_are_refused_on_whatever_protocol() {
+    let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
+    assert_eq!(bench.plain(HOST, 8080).await.get("/").await.reason(), "port_not_allowed");
+    for (host, want) in [("10.0.0.1", "address_not_allowed"), ("169.254.169.254", "address_not_allowed")] {
+        let mut client = bench.plain(host, 80).await;
+        let request = Request::get("/latest/meta-data/").header("host", host).body(full("")).unwrap();
+        assert_eq!(client.send(request).await.reason(), want); // B32
+    }
+    // A server-first or binary protocol to a denied host is audited for the host.
+    raw(&bench, "10.0.0.1", 5432, b"\x00\x00\x00\x08\x04\xd2\x16\x2f").await;
+    let event = bench.log.wait(|event| event.action == "connect").await;
+    assert_eq!(detail(&event, "reason").unwrap(), "address_not_allowed");
+    assert_eq!(bench.origin.connections(), 0);
+}
+
+#[tokio::test]
+async fn b31_a_name_that_resolves_to_this_machine_is_not_dialled() {
+    let mut private = route("localhost");
+    private.reach = Reach::Private;
+    for entry in [route("localhost"), private] {
+        let bench = Bench::start(Kind::Plain, vec![entry]).await;
+        let mut client = bench.plain("localhost", 80).await;
+        let request = Request::get("/").header("host", "localhost").body(full("")).unwrap();
+        assert_eq!(client.send(request).await.reason(), "address_not_public");
+    }
+}
+
+#[tokio::test]
+async fn a_credential_goes_over_plain_text_only_where_the_operator_said_so() {
+    let mut elsewhere = with_key();
+    elsewhere.host = carboy_core::host::HostPattern::parse("plain.example").unwrap();
+    let bench = Bench::start(Kind::Plain, vec![with_key(), elsewhere]).await;
+    assert_eq!(bench.plain(HOST, 80).await.get("/").await.status, StatusCode::OK);
+    let mut client = bench.plain("plain.example", 80).await;
+    let request = Request::get("/").header("host", "plain.example").body(full("")).unwrap();
+    assert_eq!(client.send(request).await.reason(), "plain_text_credential");
+}
+
+#[tokio::test]
+async fn b58_a_certificate_that_does_not_hold_is_the_end_and_the_client_is_told() {
+    let bench = Bench::start(Kind::Untrusted, vec![route(HOST)]).await;
+    for alpn in [&["h2", "http/1.1"][..], &["http/1.1"], &[]] {
+        let got = bench.client(alpn).await.get("/").await;
+        assert_eq!((got.status.as_u16(), got.reason()), (502, "upstream_certificate"));
+    }
+    assert!(bench.origin.received().is_empty());
+    let gone = Bench::start(Kind::Gone, vec![route(HOST)]).await;
+    assert_eq!(gone.client(&["h2"]).await.get("/").await.reason(), "upstream_unreachable");
+}
+
+#[tokio::test]
+async fn without_a_log_nothing_passes() {
+    let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
+    bench.log.broken.store(true, std::sync::atomic::Ordering::SeqCst);
+    let got = bench.plain(HOST, 80).await.get("/").await;
+    assert_eq!((got.status.as_u16(), got.reason()), (503, "audit_unavailable"));
+    assert_eq!(bench.plain("evil.example", 80).await.get("/").await.reason(), "audit_unavailable");
+    assert!(bench.origin.received().is_empty());
+}
+
+#[tokio::test]
+async fn b57_a_revoked_host_loses_its_open_connections_and_a_cut_refuses_everything() {
+    let bench = Bench::start(Kind::Tls(&["http/1.1"]), vec![route(HOST)]).await;
+    let mut client = bench.client(&["http/1.1"]).await;
+    assert_eq!(client.get("/").await.status, StatusCode::OK);
+    bench.gateway.replace_routes(carboy_core::route::RouteSet::new(vec![route("other.example")], 2));
+    let Client::H1(sender) = &mut client else { panic!("h1 was asked for") };
+    for _ in 0..200 {
+        if sender.is_closed() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(sender.is_closed());
+    assert_eq!(bench.client(&["http/1.1"]).await.get("/").await.reason(), "host_not_allowed");
+    bench.gateway.replace_routes(carboy_core::route::RouteSet::new(vec![route(HOST)], 3));
+    assert_eq!(bench.client(&["http/1.1"]).await.get("/").await.status, StatusCode::OK);
+    bench.gateway.shutdown();
+    assert_eq!(bench.client(&["h2"]).await.get("/").await.reason(), "stopping");
+}

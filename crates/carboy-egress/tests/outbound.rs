@@ -1,0 +1,287 @@
+//! What a request carries out: every byte is scanned, in every disguise of its transport.
+
+mod support;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use carboy_core::audit::Outcome;
+use carboy_core::route::{OnMatch, Route};
+use carboy_egress::GatewayLimits;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::stream;
+use http::{Method, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use support::{Bench, Body, Client, Got, HOST, Kind, Origin, SECRET, detail, full, recording, route};
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A body in these pieces, each in a DATA frame or chunk of its own, a moment apart.
+fn pieces(list: Vec<Vec<u8>>, pause: Duration) -> Body {
+    let stream = stream::unfold(list.into_iter(), move |mut rest| async move {
+        let piece = rest.next()?;
+        tokio::time::sleep(pause).await;
+        Some((Ok(Frame::data(Bytes::from(piece))), rest))
+    });
+    StreamBody::new(stream).boxed()
+}
+
+trait BoxedBody {
+    fn boxed(self) -> Body;
+}
+
+impl<S> BoxedBody for StreamBody<S>
+where
+    S: futures_util::Stream<Item = Result<Frame<Bytes>, std::convert::Infallible>> + Send + 'static,
+{
+    fn boxed(self) -> Body {
+        // `BoxBody` wants `Sync`, which a generator of pieces is not: it is only ever polled from one task.
+        http_body_util::BodyExt::boxed(Synced(std::sync::Mutex::new(Box::pin(self))))
+    }
+}
+
+struct Synced<B>(std::sync::Mutex<std::pin::Pin<Box<B>>>);
+
+impl<B: http_body::Body> http_body::Body for Synced<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.get_mut().0.get_mut().unwrap().as_mut().poll_frame(cx)
+    }
+}
+
+fn redacting() -> Route {
+    let mut route = route(HOST);
+    route.dlp.outbound_on_match = OnMatch::Redact;
+    route
+}
+
+async fn post(client: &mut Client, headers: &[(&str, &str)], body: Body) -> Got {
+    let mut request = client.request(Method::POST, "/upload");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    client.send(request.body(body).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_known_secret_stops_in_target_header_and_body() {
+    let bench = Bench::start(Kind::Tls(&["h2", "http/1.1"]), vec![route(HOST)]).await;
+    for alpn in [&["h2"][..], &["http/1.1"]] {
+        let mut client = bench.client(alpn).await;
+        assert_eq!(client.get(&format!("/{SECRET}")).await.reason(), "secret_known");
+        assert_eq!(client.get(&format!("/?key={SECRET}")).await.reason(), "secret_known");
+        assert_eq!(post(&mut client, &[("x-note", SECRET)], full("")).await.reason(), "secret_known");
+        assert_eq!(post(&mut client, &[], full(format!("note={SECRET}"))).await.reason(), "secret_known");
+        assert_eq!(client.get("/").await.status, StatusCode::OK);
+    }
+    assert_eq!(bench.origin.received().len(), 2);
+    let written = format!("{:?}", bench.log.events());
+    assert!(!written.contains(SECRET), "{written}");
+    assert!(written.contains("known_secret:API_KEY"), "{written}");
+}
+
+#[tokio::test]
+async fn b36_a_secret_in_pieces_never_arrives_not_even_its_beginning() {
+    for alpn in [&["h2"][..], &["http/1.1"]] {
+        let bench = Bench::start(Kind::Tls(&["h2", "http/1.1"]), vec![route(HOST)]).await;
+        let mut client = bench.client(alpn).await;
+        // Above the gate, so that the head is out and bytes flow when the secret comes.
+        let mut list: Vec<Vec<u8>> = (0..20).map(|_| vec![b'x'; 8 * 1024]).collect();
+        list.extend(SECRET.bytes().map(|byte| vec![byte]));
+        list.push(vec![b'y'; 1000]);
+        let got = post(&mut client, &[], pieces(list, Duration::from_millis(2))).await;
+        assert_eq!((got.status, got.reason()), (StatusCode::FORBIDDEN, "secret_known"));
+        let blocked = bench.log.wait(|event| event.result == Outcome::Blocked).await;
+        let sent: u64 = detail(&blocked, "bytes_sent").unwrap().parse().unwrap();
+        assert!((64 * 1024..=160 * 1024).contains(&sent), "{sent}");
+        for _ in 0..100 {
+            if !bench.origin.received().is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let received = &bench.origin.received()[0];
+        assert!(!received.complete, "the upstream's stream was reset");
+        assert!(received.body.iter().all(|byte| *byte == b'x'), "no part of the secret arrived");
+    }
+}
+
+#[tokio::test]
+async fn b35_encoded_bodies_are_looked_into_and_pass_unchanged_when_clean() {
+    let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
+    let mut client = bench.plain(HOST, 80).await;
+    let clean = gzip(b"nothing to see");
+    let gz = [("content-encoding", "gzip")];
+    assert_eq!(post(&mut client, &gz, full(clean.clone())).await.status, StatusCode::OK);
+    let received = &bench.origin.received()[0];
+    assert_eq!((&received.body, received.headers["content-encoding"].to_str().unwrap()), (&clean, "gzip"));
+    let dirty = gzip(format!("note={SECRET}").as_bytes());
+    assert_eq!(post(&mut client, &gz, full(dirty.clone())).await.reason(), "secret_known");
+    let twice = [("content-encoding", "gzip, gzip")];
+    assert_eq!(post(&mut client, &twice, full(gzip(&dirty))).await.reason(), "secret_known");
+    assert_eq!(post(&mut client, &gz, full("not gzip")).await.reason(), "body_undecodable");
+    assert_eq!(post(&mut client, &gz, full(clean[..clean.len() - 4].to_vec())).await.reason(), "body_undecodable");
+    let unknown = [("content-encoding", "lzma")];
+    assert_eq!(post(&mut client, &unknown, full("x")).await.reason(), "body_undecodable");
+    // A bomb: 64 MiB of zeros in 64 KiB.
+    let bomb = gzip(&vec![0; 64 * 1024 * 1024]);
+    assert_eq!(post(&mut client, &gz, full(bomb)).await.reason(), "body_too_large");
+    // In the gzip header's file name no decoder looks.
+    let named = flate2::GzBuilder::new().filename(SECRET).write(Vec::new(), Compression::default()).finish().unwrap();
+    assert_eq!(post(&mut client, &gz, full(named)).await.reason(), "secret_known");
+    assert_eq!(bench.origin.received().len(), 1);
+}
+
+#[tokio::test]
+async fn redaction_keeps_the_length_and_lets_the_rest_through() {
+    let bench = Bench::start(Kind::Tls(&["http/1.1"]), vec![redacting()]).await;
+    let mut client = bench.client(&["http/1.1"]).await;
+    let text = format!("{{\"note\":\"{SECRET}\"}}");
+    let got = post(&mut client, &[("x-note", SECRET)], full(text.clone())).await;
+    assert_eq!(got.status, StatusCode::OK);
+    let gz = [("content-encoding", "gzip")];
+    assert_eq!(post(&mut client, &gz, full(gzip(text.as_bytes()))).await.status, StatusCode::OK);
+    assert_eq!(client.get(&format!("/?key={SECRET}&a=1")).await.status, StatusCode::OK);
+    let received = bench.origin.received();
+    assert_eq!(received[0].body.len(), text.len());
+    assert!(received[0].body.ends_with(b"\"}") && !format!("{:?}", received[0].headers).contains(SECRET));
+    assert!(!received[1].headers.contains_key("content-encoding"));
+    assert_eq!(received[1].headers["content-length"], text.len().to_string());
+    assert!(received[2].target.contains("REDACTED") && received[2].target.ends_with("&a=1"), "{}", received[2].target);
+    assert!(received.iter().all(|request| !String::from_utf8_lossy(&request.body).contains(SECRET)));
+    // A match in the path was what the route was chosen by: that is refused.
+    assert_eq!(client.get(&format!("/{SECRET}")).await.reason(), "secret_known");
+    let outcome = bench.log.wait(|event| event.action == "answer").await;
+    assert_eq!(outcome.result, Outcome::Redacted);
+}
+
+#[tokio::test]
+async fn a_route_bounds_the_bodies_that_it_takes() {
+    let mut small = route(HOST);
+    small.body_bytes_max = Some(100_000);
+    let bench = Bench::start(Kind::Tls(&["h2", "http/1.1"]), vec![small]).await;
+    let mut client = bench.client(&["http/1.1"]).await;
+    assert_eq!(post(&mut client, &[], full(vec![b'x'; 100_001])).await.reason(), "body_too_large");
+    let mut client = bench.client(&["h2"]).await;
+    let list = (0..101).map(|_| vec![b'x'; 1000]).collect();
+    assert_eq!(post(&mut client, &[], pieces(list, Duration::ZERO)).await.reason(), "body_too_large");
+    assert_eq!(post(&mut client, &[], full(vec![b'x'; 100_000])).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_refused_upload_still_gets_its_answer() {
+    let bench = Bench::start(Kind::Gone, vec![]).await;
+    for alpn in [&["h2"][..], &["http/1.1"]] {
+        let mut client = bench.client(alpn).await;
+        let got = post(&mut client, &[], full(vec![b'x'; 8 * 1024 * 1024])).await;
+        assert_eq!(got.reason(), "host_not_allowed");
+    }
+}
+
+#[tokio::test]
+async fn two_parties_that_wait_for_each_other_are_not_kept_waiting() {
+    // The client sends a line and sends the next one only after the upstream's head has come.
+    let origin = Arc::new(Origin::default());
+    let answer = support::handler(|_request| async { Response::new(full("ready")) });
+    let bench =
+        Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
+    let mut client = bench.client(&["h2"]).await;
+    let list = vec![b"first\n".to_vec(), b"second\n".to_vec()];
+    let request = client.request(Method::POST, "/dialogue").body(pieces(list, Duration::from_millis(400))).unwrap();
+    let response = tokio::time::timeout(Duration::from_secs(2), client.start(request)).await.unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn trailers_pass_and_are_scanned() {
+    let origin = Arc::new(Origin::default());
+    let answer = recording(origin.clone(), |_| {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        let frames = vec![Ok(Frame::data(Bytes::from_static(b"pong"))), Ok(Frame::trailers(trailers))];
+        Response::new(BoxedBody::boxed(StreamBody::new(stream::iter(frames))))
+    });
+    let bench =
+        Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
+    let mut client = bench.client(&["h2"]).await;
+    for (value, want) in [("1", StatusCode::OK), (SECRET, StatusCode::FORBIDDEN)] {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("x-sum", value.parse().unwrap());
+        let frames = vec![Ok(Frame::data(Bytes::from_static(b"ping"))), Ok(Frame::trailers(trailers))];
+        let body = BoxedBody::boxed(StreamBody::new(stream::iter(frames)));
+        let got = post(&mut client, &[("te", "trailers"), ("content-type", "application/grpc")], body).await;
+        assert_eq!(got.status, want);
+        if want == StatusCode::OK {
+            assert_eq!(got.trailers.unwrap()["grpc-status"], "0");
+            let received = &bench.origin.received()[0];
+            assert_eq!(received.trailers.as_ref().unwrap()["x-sum"], "1");
+            assert_eq!(received.headers["te"], "trailers");
+        }
+    }
+    assert_eq!(bench.origin.received().len(), 1);
+}
+
+#[tokio::test]
+async fn sixty_four_mebibytes_stream_through_in_bounded_memory() {
+    const PIECES: usize = 1024;
+    let origin = Arc::new(Origin::default());
+    let count = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = count.clone();
+    let answer = support::handler(move |request| {
+        let counted = counted.clone();
+        async move {
+            let mut body = request.into_body();
+            while let Some(Ok(frame)) = body.frame().await {
+                let n = frame.data_ref().map_or(0, |data| data.len() as u64);
+                counted.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
+            }
+            Response::new(full("stored"))
+        }
+    });
+    let bench =
+        Bench::with(Kind::Tls(&["http/1.1"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
+    let mut client = bench.client(&["http/1.1"]).await;
+    let before = resident_bytes();
+    let piece = Bytes::from(vec![b'x'; 64 * 1024]);
+    let frames = stream::iter((0..PIECES).map(move |_| Ok(Frame::data(piece.clone()))));
+    let got = post(&mut client, &[], BoxedBody::boxed(StreamBody::new(frames))).await;
+    assert_eq!(got.text(), "stored");
+    assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), (PIECES * 64 * 1024) as u64);
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 24 * 1024 * 1024, "{grown} bytes more than before");
+}
+
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+#[tokio::test]
+async fn expect_100_continue_is_answered() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
+    let mut tcp = tokio::net::TcpStream::connect(bench.listen(HOST, 80).await).await.unwrap();
+    let head = "POST /x HTTP/1.1\r\nhost: api.example\r\ncontent-length: 4\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n";
+    tcp.write_all(head.as_bytes()).await.unwrap();
+    let mut buffer = [0; 64];
+    let n = tcp.read(&mut buffer).await.unwrap();
+    assert!(buffer[..n].starts_with(b"HTTP/1.1 100 Continue"));
+    tcp.write_all(b"body").await.unwrap();
+    let mut rest = String::new();
+    tcp.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.starts_with("HTTP/1.1 200"));
+    assert_eq!(bench.origin.received()[0].body, b"body");
+}

@@ -1,0 +1,56 @@
+//! D10: the two phrase lists. A blank in a pattern stands for white space in any of its spellings; letters match in
+//! either case. A phrase never spans more than [`super::PHRASE_BYTES_MAX`] bytes.
+
+/// Asking for what the agent is told to keep to itself.
+pub(super) const DISCLOSURE_PHRASES: &[&str] = &[
+    r"system prompts?",
+    r"(?:initial|hidden|secret|internal|original|developer) (?:prompt|instructions?)",
+    r"(?:system|developer) (?:message|instructions?)",
+    r"your (?:prompt|instructions|guidelines|configuration)",
+    r"(?:reveal|print|show|display|output|repeat|leak|dump|expose|disclose) (?:me )?(?:all )?(?:of )?(?:your|the) (?:\w{1,16} )?(?:prompt|instructions|rules|configuration|secrets?|credentials?|api keys?|tokens?|passwords?|environment)",
+    r"\b(?:text|words|everything|all) (?:above|before this)",
+    r"(?:print|show|dump|send|upload|post) (?:me )?(?:all )?(?:the )?(?:environment variables|env vars|\.env)",
+    r"(?:contents?|text) of (?:your|the) (?:prompt|instructions|context)",
+    r"api[ _-]?keys?",
+    r"(?:access|auth|secret|bearer|session) (?:tokens?|keys?)",
+    r"private keys?",
+    r"(?:ssh|aws|cloud|login|stored|user) credentials",
+    r"(?:/etc/passwd|id_rsa|id_ed25519|\.aws/credentials|\.netrc)",
+    r"conversation history",
+    r"exfiltrat(?:e|es|ing|ion)",
+    r"confidential (?:information|data|instructions|rules)",
+];
+
+/// Telling the agent to leave its instructions behind.
+pub(super) const JAILBREAK_PHRASES: &[&str] = &[
+    r"(?:ignore|disregard|forget|override|bypass|overrule|discard|drop) (?:all |any |each |every )?(?:of )?(?:the |your |my |these |those |its )?(?:previous|prior|above|earlier|preceding|former|original|initial|existing|current|system|other|safety)",
+    r"(?:ignore|disregard|forget|override|bypass) (?:all |any |everything )?(?:of )?(?:your|the|these|those) (?:\w{1,16} )?(?:instructions?|rules?|guidelines?|prompts?|training|programming|restrictions?|polic(?:y|ies)|safeguards?|filters?)",
+    r"(?:ignore|disregard|forget) (?:everything|anything|all|what) (?:that )?(?:you|i|we|was|were|has|said|above|before|told)",
+    r"do not (?:follow|obey|listen to) (?:the |your |any )?(?:previous|prior|above|earlier|system|original)",
+    r"new (?:system )?(?:instructions?|directives?|orders?|task)(?: follow| are| is|:)",
+    r"(?:your|the) (?:real|actual|true|new|only) (?:instructions?|task|goal|purpose|mission|objective) (?:is|are)",
+    r"from now on,? (?:you|act|respond|answer|ignore|your)",
+    r"you are now (?:a|an|the|in|no longer|free|going|dan|called|acting|operating|unrestricted)",
+    r"you are no longer",
+    r"(?:pretend|imagine|roleplay|role-play) (?:that )?(?:you|to be|as)",
+    r"\bact as (?:if|though|an? (?:unrestricted|unfiltered|uncensored|evil|different|jailbroken))",
+    r"\b(?:developer|debug|god|admin|administrator|maintenance|root|sudo|jailbreak|dan|unrestricted|unfiltered) mode",
+    r"do anything now",
+    r"jail ?broken?|jailbreak(?:ing|s)?",
+    r"(?:without|no|remove|lift|disable|turn off|free of|free from) (?:any |all |the |your )?(?:restrictions?|limitations?|safety|filters?|guardrails?|safeguards?|censorship|content polic(?:y|ies))",
+    r"(?:unrestricted|unfiltered|uncensored|amoral) (?:ai|assistant|model|version|response|answers?)",
+    r"(?:end|start|begin) of (?:the )?(?:system|new|user|previous) (?:prompt|instructions?|message|input)",
+    r"<\|(?:im_start|im_end|system|endoftext|start_header_id|eot_id)\|>",
+    r"\[/?(?:inst|system|sys)\]|<</?sys>>",
+    r"(?:important|urgent|critical|attention)[:!,]* (?:message |note |notice |instructions? )?(?:to|for) (?:the |all |any )?(?:ai|llm|assistant|agent|model|chatbot|language model)",
+    r"(?:dear|hey|hello|attention|note to|instructions? for|message for) (?:the |all |any )?(?:ai|llm|assistant|language model|chatbot)s?",
+    r"(?:do not|don't|never) (?:tell|inform|mention|alert|notify|reveal)(?: this| it| anything)?(?: to)? (?:the )?(?:user|human|operator|owner|developer)",
+    r"without (?:telling|informing|asking|notifying|alerting|confirmation from) (?:the )?(?:user|human|operator|owner)",
+    r"(?:you must|you should|you will|you have to) (?:now )?(?:ignore|disregard|comply|obey|disobey|override)",
+    r"(?:stop|cease) (?:being|acting|following|obeying) (?:an? |the |your )?(?:assistant|instructions|rules|ai|guidelines)",
+    r"(?:this|the following|it) (?:message |instruction )?(?:overrides|supersedes|replaces|takes precedence over)",
+    r"(?:higher|highest|top) priority (?:than|over|instructions?|override)",
+    r"(?:opposite|evil|shadow) (?:mode|twin|persona|day)",
+    r"(?:switch|change|transition) (?:to|into) (?:\w{1,16} )?(?:mode|persona|character)",
+    r"\bas (?:your|the) (?:developer|creator|administrator|admin|owner|operator),? (?:i|you)",
+];

@@ -1,0 +1,239 @@
+use std::io::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use carboy_core::ids::SecretName;
+use carboy_core::secret::Secret;
+use proptest::prelude::*;
+
+use super::*;
+
+const SECRET: &str = "kq7Rz2Vx9LmWp4Tb8Yd3";
+const GITHUB: &str = "ghp_iK2ZWeqhFWCEPyYngFb51yBMWXaSCrUZoL8g";
+
+fn detectors() -> Arc<Detectors> {
+    let secret = |name: &str, value: &str| (SecretName::parse(name).unwrap(), Secret::new(value.to_owned()));
+    let (n1, v1) = secret("API_KEY", SECRET);
+    let (n2, v2) = secret("PIN", "p@$$-w0rd!");
+    Arc::new(Detectors::builder([7; 32]).known_secret(&n1, &v1).known_secret(&n2, &v2).build().unwrap())
+}
+
+fn plan(mode: Mode) -> ScanPlan {
+    ScanPlan { detectors: vec![Detector::TokenPatterns, Detector::KnownSecrets], mode, location: Location::RequestBody }
+}
+
+type Outcome = (Result<Vec<u8>, Stopped>, Vec<Finding>);
+
+fn scan(mode: Mode, body: &[u8], cut: usize) -> Outcome {
+    let mut scanner = StreamScanner::new(detectors(), plan(mode));
+    let (mut out, mut findings) = (Vec::new(), Vec::new());
+    for chunk in body.chunks(cut.max(1)) {
+        let result = scanner.push(chunk, &mut out);
+        findings.extend(scanner.take_findings());
+        if let Err(stopped) = result {
+            return (Err(stopped), findings);
+        }
+        assert_eq!(scanner.held(), scanner.buffer.len());
+    }
+    let result = scanner.finish(&mut out);
+    findings.extend(scanner.take_findings());
+    (result.map(|()| out), findings)
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut w = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    w.write_all(text).unwrap();
+    w.finish().unwrap()
+}
+
+#[test]
+fn clean_bytes_pass_unchanged() {
+    let body: Vec<u8> = (0..200_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8 % 96 + 31).collect();
+    assert_eq!(scan(Mode::Block, &body, 4096), (Ok(body.clone()), vec![]));
+}
+
+#[test]
+fn d6_d8_a_known_secret_stops_the_stream_and_nothing_of_it_has_left() {
+    let body = format!("hello {SECRET} bye");
+    for cut in 1..body.len() {
+        let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
+        let mut out = Vec::new();
+        let stopped = body.as_bytes().chunks(cut).find_map(|c| scanner.push(c, &mut out).err());
+        let stopped = stopped.or_else(|| scanner.finish(&mut out).err()).unwrap();
+        assert!(b"hello ".starts_with(&out[..]), "{out:?}");
+        assert_eq!(stopped.finding.rule, "known_secret:API_KEY");
+        assert_eq!((stopped.finding.location.as_str(), stopped.finding.form), ("request body", "literal"));
+        assert_eq!(stopped.finding.span, 6..26);
+        assert!(scanner.push(b"more", &mut out).is_err() && scanner.finish(&mut out).is_err());
+    }
+}
+
+#[test]
+fn d2_every_variant_is_found_in_a_body_at_any_cut() {
+    for variant in crate::variants::variants(SECRET.as_bytes()) {
+        let body = [b"left ", &variant.bytes[..], b" right"].concat();
+        for cut in [1, 7, body.len()] {
+            let (result, _) = scan(Mode::Block, &body, cut);
+            let finding = result.err().unwrap_or_else(|| panic!("{}", variant.form)).finding;
+            assert_eq!(finding.rule, "known_secret:API_KEY", "{}", variant.form);
+        }
+    }
+}
+
+#[test]
+fn d2_compressed_bodies_are_looked_into_raw_and_as_base64() {
+    let text = format!("some text before, then {SECRET} and some after, {}", "filler ".repeat(50));
+    let gz = gzip(text.as_bytes());
+    let zstd = ruzstd::encoding::compress_to_vec(text.as_bytes(), ruzstd::encoding::CompressionLevel::Fastest);
+    let mut z = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    z.write_all(text.as_bytes()).unwrap();
+    let zlib = z.finish().unwrap();
+    for body in [
+        gz.clone(),
+        zstd.clone(),
+        zlib.clone(),
+        gzip(&gz),
+        [b"--b\r\n\r\n", &gz[..], b"\r\n--b--"].concat(),
+        format!("{{\"d\":\"{}\"}}", STANDARD.encode(&gz)).into_bytes(),
+        format!("{{\"d\":\"{}\"}}", STANDARD.encode(&zlib)).into_bytes(),
+        format!("{{\"d\":\"{}\"}}", STANDARD.encode(&zstd)).into_bytes(),
+    ] {
+        for cut in [1, 50, usize::MAX] {
+            let (result, _) = scan(Mode::Block, &body, cut);
+            assert_eq!(result.expect_err("found").finding.rule, "known_secret:API_KEY");
+            // It cannot be overwritten, so it stops there too.
+            assert!(scan(Mode::Redact, &body, cut).0.is_err());
+        }
+    }
+}
+
+#[test]
+fn a_clean_compressed_body_passes_unchanged() {
+    let text: Vec<u8> = (0..50_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 20) as u8 % 64 + 32).collect();
+    for body in [gzip(&text), STANDARD.encode(gzip(&text)).into_bytes(), b"H4sIAAAA not gzip".to_vec()] {
+        assert_eq!(scan(Mode::Block, &body, 1000), (Ok(body.clone()), vec![]));
+    }
+}
+
+#[test]
+fn redaction_keeps_the_length_and_the_json_around_it() {
+    let body = format!(r#"{{"a": "{SECRET}", "b": "{GITHUB}", "c": ["kq7Rz2Vx9L", "mWp4Tb8Yd3"]}}"#);
+    let (out, findings) = scan(Mode::Redact, body.as_bytes(), 5);
+    let stars = |n| "*".repeat(n);
+    let expected =
+        format!(r#"{{"a": "{}", "b": "{}", "c": ["{}", "{}"]}}"#, stars(20), stars(40), stars(10), stars(10));
+    assert_eq!(String::from_utf8(out.unwrap()).unwrap(), expected);
+    let rules: Vec<_> = findings.iter().map(|f| (f.rule.as_str(), f.form)).collect();
+    assert_eq!(
+        rules,
+        [("known_secret:API_KEY", "literal"), ("github_token", ""), ("known_secret:API_KEY", "respelled")]
+    );
+}
+
+#[test]
+fn a_short_secret_is_found_as_it_is_with_its_punctuation() {
+    let (out, findings) = scan(Mode::Redact, b"x p@$$-w0rd! y", 1);
+    assert_eq!((out.unwrap(), findings.len()), (b"x ********** y".to_vec(), 1));
+    let (out, _) = scan(Mode::Block, b"the pass word is pw0rd", 1);
+    assert!(out.is_ok());
+}
+
+#[test]
+fn findings_beyond_the_limit_are_counted() {
+    let body = format!("{SECRET} . ").repeat(FINDINGS_MAX + 3);
+    let mut scanner = StreamScanner::new(detectors(), plan(Mode::Redact));
+    let mut out = Vec::new();
+    scanner.push(body.as_bytes(), &mut out).unwrap();
+    scanner.finish(&mut out).unwrap();
+    assert_eq!((scanner.take_findings().len(), scanner.findings_dropped()), (FINDINGS_MAX, 3));
+}
+
+#[test]
+fn what_is_held_back_is_bounded_by_the_longest_variant() {
+    let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
+    let mut out = Vec::new();
+    for _ in 0..2000 {
+        scanner.push(b"kq7Rz2 \n\n . ,, ;; kq7 Rz2Vx9 the quick brown fox eyJ sk- ghp_ ", &mut out).unwrap();
+        assert!(scanner.held() < 512, "{}", scanner.held());
+    }
+}
+
+#[test]
+fn hostile_bodies_cost_linear_time() {
+    for unit in [
+        "-----BEGIN PRIVATE KEY-----",
+        "-----BEGIN ",
+        "eyJ.",
+        "sk-sk-a ",
+        "sk-",
+        "eJx ",
+        "H4sIAAAA ",
+        "\u{1f}\u{8b}",
+        "kq7Rz2Vx9LmWp4Tb8Yd",
+        "hooks.slack.com/services/",
+    ] {
+        let body = unit.repeat(1 + 300_000 / unit.len());
+        for cut in [1, usize::MAX] {
+            let start = std::time::Instant::now();
+            let _ = scan(Mode::Redact, body.as_bytes(), cut);
+            let spent = start.elapsed().as_millis();
+            // Generous: a quadratic scan of this much takes minutes.
+            assert!(spent < 5_000, "{unit:?} in chunks of {cut}: {spent} ms");
+        }
+    }
+}
+
+#[test]
+fn the_hash_of_a_secret_and_a_placeholder_pass() {
+    let hash = "f564d80a448b1b4494f03d62cf42c0c3a142d590c5e1c1750747ccb9f6e36a7d";
+    let fake = "sk-ant-carboy-placeholder-anthropic-api-key-0123456789";
+    let body = format!("{hash} {fake}");
+    assert_eq!(scan(Mode::Block, body.as_bytes(), 9).0.unwrap(), body.as_bytes());
+}
+
+fn piece() -> impl Strategy<Value = Vec<u8>> {
+    let secrets = prop_oneof![
+        Just(SECRET.to_owned()),
+        Just(GITHUB.to_owned()),
+        Just("p@$$-w0rd!".to_owned()),
+        Just(STANDARD.encode(SECRET)),
+        Just(format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----", "aB3/".repeat(30))),
+        Just(SECRET.chars().flat_map(|c| [c, '\u{200b}']).collect()),
+        Just(format!("eyJhbGciOiJIUzI1NiJ9.{}.{}", "eyJzdWIiOiIxMjM0NTY3ODkwIn0", "c2lnbmF0dXJlLXNpZ25hdHVyZQ")),
+        Just("AKIAUBBBAYN3BO47OWOO".to_owned()),
+        Just(STANDARD.encode(gzip(b"nothing to see here, nothing to see here"))),
+    ];
+    prop_oneof![
+        4 => secrets.clone().prop_map(String::into_bytes),
+        2 => (secrets, 0usize..100, 0usize..100).prop_map(|(s, from, len)| {
+            let bytes = s.into_bytes();
+            let from = from.min(bytes.len());
+            bytes[from..(from + len).min(bytes.len())].to_vec()
+        }),
+        2 => "[ -~]{0,20}".prop_map(String::into_bytes),
+        1 => proptest::collection::vec(any::<u8>(), 0..9),
+        1 => " {60,140}".prop_map(String::into_bytes),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn chunking_never_changes_findings_or_output(pieces in proptest::collection::vec(piece(), 0..6), cut in 1usize..120) {
+        let body = pieces.concat();
+        for mode in [Mode::Block, Mode::Redact] {
+            prop_assert_eq!(scan(mode, &body, cut), scan(mode, &body, usize::MAX));
+        }
+    }
+
+    #[test]
+    fn nothing_of_what_leaves_before_a_stop_is_part_of_the_match(before in "[ -~]{0,40}", cut in 1usize..60) {
+        let body = format!("{before}{GITHUB}");
+        let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
+        let mut out = Vec::new();
+        let stopped = body.as_bytes().chunks(cut).find_map(|c| scanner.push(c, &mut out).err());
+        if let Some(stopped) = stopped.or_else(|| scanner.finish(&mut out).err()) {
+            prop_assert!(out.len() as u64 <= stopped.finding.span.start);
+        }
+    }
+}

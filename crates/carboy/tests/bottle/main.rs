@@ -1,0 +1,88 @@
+//! Tests in real bottles, through the built binary: once as the user who runs them and, when that is root, once more
+//! as an ordinary user. A test that cannot run here is counted as skipped, with the reason, in the closing lines.
+
+// A test may stop at the first thing that is not as it should be.
+#![allow(clippy::unwrap_used)]
+
+mod run;
+mod world;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use world::{ORDINARY_USER, Person};
+
+/// A test: its name, what it needs, what it does.
+pub struct Case {
+    name: &'static str,
+    needs: &'static [&'static str],
+    body: fn(Person),
+}
+
+/// A test that needs nothing but a bottle.
+pub const fn case(name: &'static str, body: fn(Person)) -> Case {
+    Case { name, needs: &[], body }
+}
+
+/// A test that needs these programs or files on the machine.
+pub const fn case_with(name: &'static str, needs: &'static [&'static str], body: fn(Person)) -> Case {
+    Case { name, needs, body }
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut skipped = Vec::new();
+    let mut trials = Vec::new();
+    let people: &[(&str, Person)] = if world::is_root() {
+        &[("root", Person::Me), ("user", Person::Ordinary)]
+    } else {
+        &[("user", Person::Me)]
+    };
+    let cases: Vec<Case> = [run::cases()].into_iter().flatten().collect();
+    for case in &cases {
+        for (label, person) in people {
+            let name = format!("[{label}] {}", case.name);
+            match why_not(case, *person) {
+                Some(why) => {
+                    skipped.push(format!("skipped: {name}: {why}"));
+                    trials.push(Trial::test(name, || Ok(())).with_ignored_flag(true));
+                }
+                None => {
+                    let (body, person) = (case.body, *person);
+                    trials.push(Trial::test(name, move || guarded(body, person)));
+                }
+            }
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    for line in &skipped {
+        println!("{line}");
+    }
+    world::clean_up();
+    conclusion.exit();
+}
+
+/// A panic in a test is that test's failure.
+fn guarded(body: fn(Person), person: Person) -> Result<(), Failed> {
+    std::panic::catch_unwind(|| body(person)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default().into()
+    })
+}
+
+fn why_not(case: &Case, person: Person) -> Option<String> {
+    if person == Person::Ordinary && world::ordinary_ids().is_none() {
+        return Some(format!("user `{ORDINARY_USER}` does not exist; `cargo xtask test` creates it"));
+    }
+    let tier = carboy_control::doctor::probe().tier;
+    if tier.is_none() {
+        return Some("no bottle can be made on this host; `carboy doctor` says why".into());
+    }
+    let missing = |need: &&&str| {
+        let path = std::path::Path::new(need);
+        if path.is_absolute() {
+            return !path.exists();
+        }
+        !["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"].iter().any(|dir| std::path::Path::new(dir).join(need).exists())
+    };
+    case.needs.iter().find(missing).map(|need| format!("`{need}` is not on this machine; `cargo xtask test` installs it"))
+}
