@@ -64,7 +64,12 @@ impl Group {
         let name = format!("carboy-{}", run.as_str());
         let mut group = Group { directories: Vec::new(), applied: Applied::RLIMITS };
         if let Some(bytes) = limits.memory_bytes_max
-            && group.bound("memory", &name, [("memory.limit_in_bytes", "memory.max"), ("memory.memsw.limit_in_bytes", "memory.swap.max")], bytes)
+            && group.bound(
+                "memory",
+                &name,
+                [("memory.limit_in_bytes", "memory.max"), ("memory.memsw.limit_in_bytes", "memory.swap.max")],
+                bytes,
+            )
         {
             group.applied.memory = Bound::Cgroup;
         }
@@ -102,7 +107,9 @@ impl Group {
         let candidates = match hierarchy.version {
             Version::V1 => vec![hierarchy.own.clone()],
             // A group with processes cannot have children with controllers; its parent may, when it is delegated.
-            Version::V2 => hierarchy.own.ancestors().take_while(|p| p.starts_with(&hierarchy.top)).map(Path::to_owned).collect(),
+            Version::V2 => {
+                hierarchy.own.ancestors().take_while(|p| p.starts_with(&hierarchy.top)).map(Path::to_owned).collect()
+            }
         };
         for parent in candidates {
             let directory = parent.join(name);

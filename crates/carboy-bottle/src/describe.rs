@@ -15,7 +15,7 @@ use crate::cgroup::{Applied, Bound};
 use crate::protect::Journal;
 use crate::sys::mount::{Depth, MountChange, NODEV, NOSUID, Private, RDONLY, change};
 use crate::sys::spawn::clone_idmap_holder;
-use crate::wire::{DESCRIPTORS_MAX, InitSpec, Mount, Origin, Stdio};
+use crate::wire::{DESCRIPTORS_MAX, Guard, InitSpec, Mount, Origin, Stdio};
 
 /// Most binds of one bottle.
 const BINDS_MAX: usize = 200;
@@ -50,7 +50,9 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// A source goes through a link that a process in a bottle could have made.
-    #[error("{path} goes through a symbolic link inside a writable bind, which a bottle could have set: name its real path")]
+    #[error(
+        "{path} goes through a symbolic link inside a writable bind, which a bottle could have set: name its real path"
+    )]
     LinkInWritable {
         /// Host path.
         path: PathBuf,
@@ -102,7 +104,9 @@ pub enum LaunchError {
         source: Option<io::Error>,
     },
     /// Init ended without a word.
-    #[error("the bottle's init ended while it was being set up: does the program call `run_init_if_asked` first in main?")]
+    #[error(
+        "the bottle's init ended while it was being set up: does the program call `run_init_if_asked` first in main?"
+    )]
     InitDied,
 }
 
@@ -210,30 +214,37 @@ pub fn describe(
     let mut mounts = Vec::new();
     let mut described = Vec::new();
     let mut protected = Vec::new();
+    let mut git_overlooks = Vec::new();
     for (source, target, access) in wanted {
         let place = look(source, &writable)?;
         let directory = rustix::fs::FileType::from_raw_mode(place.stat.st_mode) == rustix::fs::FileType::Directory;
-        if access == Access::ReadWrite && directory && target != Path::new(HOME) {
-            protected.extend(journal.guard(&place.fd, &place.path, target)?);
-        }
         let origin = if runner.root {
             let mount = detached(&place, access, runner, &mut idmaps)?;
             let number = std::os::fd::AsRawFd::as_raw_fd(&mount);
             mounts.push(mount);
             Origin::Inherited(number)
         } else {
-            Origin::Path { path: place.path, device: place.stat.st_dev, inode: place.stat.st_ino }
+            Origin::Path { path: place.path.clone(), device: place.stat.st_dev, inode: place.stat.st_ino }
         };
+        // Stubs are made only where the mount is possible.
+        if access == Access::ReadWrite && directory && target != Path::new(HOME) {
+            let guarded = journal.guard(&place.fd, &place.path, target)?;
+            let stubs = guarded.iter().filter(|g| g.how == Guard::EmptyFile);
+            let below = stubs.filter_map(|g| Some(g.path.strip_prefix(target).ok()?.to_str()?.to_owned()));
+            git_overlooks.extend(below);
+            protected.extend(guarded);
+        }
         described.push(Mount { target: target.to_owned(), writable: access == Access::ReadWrite, directory, origin });
     }
     let memory_by_group = bounds.is_some_and(|applied| applied.memory == Bound::Cgroup);
     let init = InitSpec {
         command: spec.command.clone(),
-        env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        env: environment(spec),
         workdir: spec.workdir.clone(),
         mounts: described,
         files: spec.files.iter().map(|f| (f.path.clone(), f.content.len())).collect(),
         protected,
+        git_overlooks,
         processes_max: u64::from(spec.limits.processes_max),
         open_files_max: u64::from(spec.limits.open_files_max),
         data_bytes_max: spec.limits.memory_bytes_max.filter(|_| !memory_by_group),
@@ -245,8 +256,16 @@ pub fn describe(
         },
         host_name: spec.name.as_str().replace('_', "-"),
     };
-    let document = document(&init, spec).map_err(|source| LaunchError::Outside { step: "describe the bottle", source })?;
+    let document =
+        document(&init, spec).map_err(|source| LaunchError::Outside { step: "describe the bottle", source })?;
     Ok(Described { document, mounts })
+}
+
+/// The plan's, and where git's system-wide settings are: a git with a prefix of its own would not look into `/etc`.
+fn environment(spec: &BottleSpec) -> Vec<(String, String)> {
+    let mut env = spec.env.clone();
+    env.entry("GIT_CONFIG_SYSTEM".to_owned()).or_insert_with(|| crate::etc::GIT_CONFIG.to_owned());
+    env.into_iter().collect()
 }
 
 fn check(spec: &BottleSpec) -> Result<(), LaunchError> {
@@ -302,10 +321,13 @@ fn detached(place: &Place, access: Access, runner: &Runner, idmaps: &mut Idmaps)
         }
         Access::ReadWrite => {
             let owner = (place.stat.st_uid, place.stat.st_gid);
-            let userns = if owner == runner.host_ids { None } else { Some(idmaps.of(owner, runner.host_ids).map_err(failed)?) };
+            let userns =
+                if owner == runner.host_ids { None } else { Some(idmaps.of(owner, runner.host_ids).map_err(failed)?) };
             wanted.idmap = userns.map(AsFd::as_fd);
             change(mount.as_fd(), &wanted).map_err(|source| match source.raw_os_error() {
-                Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM) => LaunchError::NoIdmap { path: place.path.clone(), source },
+                Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM) => {
+                    LaunchError::NoIdmap { path: place.path.clone(), source }
+                }
                 _ => failed(source),
             })?;
         }

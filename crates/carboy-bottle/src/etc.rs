@@ -3,6 +3,10 @@
 /// The one name server; any address reaches the supervisor, this one lies in carboy's own pool.
 pub const NAME_SERVER: &str = "198.18.0.1";
 
+/// Git's system-wide settings inside.
+pub const GIT_CONFIG: &str = "/etc/gitconfig";
+const GIT_OVERLOOKS: &str = "/etc/gitignore";
+
 /// Entries of the host's `/etc` that hold settings of libraries and no secret.
 const SHARED: [&str; 29] = [
     "/etc/ld.so.cache",
@@ -48,7 +52,11 @@ pub fn shared() -> Vec<String> {
 }
 
 /// Files that carboy makes itself.
-pub fn generated(host_name: &str) -> [(&'static str, String); 9] {
+///
+/// The stubs of absent steering files would be seen by `git add -A` and committed; git's system-wide settings inside
+/// name them as to be overlooked.
+pub fn generated(host_name: &str, git_overlooks: &[String]) -> [(&'static str, String); 11] {
+    let overlooked: String = git_overlooks.iter().map(|below| format!("**/{below}\n")).collect();
     let shell = if std::path::Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
     [
         (
@@ -72,5 +80,7 @@ pub fn generated(host_name: &str) -> [(&'static str, String); 9] {
         ),
         ("/etc/shells", "/bin/sh\n/bin/bash\n".to_owned()),
         ("/etc/machine-id", String::new()),
+        (GIT_CONFIG, format!("[core]\n\texcludesFile = {GIT_OVERLOOKS}\n")),
+        (GIT_OVERLOOKS, overlooked),
     ]
 }

@@ -37,7 +37,9 @@ struct Entry {
 }
 
 enum Piece {
-    Header { raw: String },
+    Header {
+        raw: String,
+    },
     Setting(Entry),
     /// Comments and empty lines.
     Other(String),
@@ -45,7 +47,9 @@ enum Piece {
 
 fn stays(entry: &Entry) -> bool {
     match (entry.section.as_str(), entry.key.as_str()) {
-        ("branch", key) => entry.subsection.is_some() && matches!(key, "remote" | "merge" | "rebase" | "description" | "pushremote"),
+        ("branch", key) => {
+            entry.subsection.is_some() && matches!(key, "remote" | "merge" | "rebase" | "description" | "pushremote")
+        }
         // `ext::` and the like name a program to run.
         ("remote", "url" | "pushurl") => entry.subsection.is_some() && !entry.value.contains("::"),
         ("remote", "fetch") => entry.subsection.is_some(),
@@ -54,8 +58,15 @@ fn stays(entry: &Entry) -> bool {
 }
 
 fn made_by_init(entry: &Entry) -> bool {
-    const KEYS: [&str; 7] =
-        ["repositoryformatversion", "filemode", "bare", "logallrefupdates", "ignorecase", "precomposeunicode", "symlinks"];
+    const KEYS: [&str; 7] = [
+        "repositoryformatversion",
+        "filemode",
+        "bare",
+        "logallrefupdates",
+        "ignorecase",
+        "precomposeunicode",
+        "symlinks",
+    ];
     entry.section == "core" && entry.subsection.is_none() && KEYS.contains(&entry.key.as_str())
 }
 
@@ -64,7 +75,10 @@ fn audit(before: &str, after: &str, stays: impl Fn(&Entry) -> bool) -> ConfigAud
         return ConfigAudit { kept: after.to_owned(), quarantined: Vec::new() };
     }
     let (Some(old), Some(new)) = (parse(before), parse(after)) else {
-        return ConfigAudit { kept: before.to_owned(), quarantined: vec![format!("replaced as a whole: {}", one_line(after))] };
+        return ConfigAudit {
+            kept: before.to_owned(),
+            quarantined: vec![format!("replaced as a whole: {}", one_line(after))],
+        };
     };
     let mut missing: Vec<&Entry> = old.iter().filter_map(Piece::setting).collect();
     let mut kept = String::new();

@@ -29,9 +29,7 @@ mod wire;
 pub use cgroup::{Applied, Bound};
 pub use git_config::{ConfigAudit, audit_git_config, audit_new_git_config};
 pub use init::run_init_if_asked;
-pub use launch::{
-    Bottle, ExitOutcome, ExitReport, Holds, InitProgram, LaunchError, LaunchOptions, Stdio, Watcher,
-};
+pub use launch::{Bottle, ExitOutcome, ExitReport, Holds, InitProgram, LaunchError, LaunchOptions, Stdio, Watcher};
 pub use probe::{Finding, HostReport, Standing, Topic, probe};
 pub use protect::{Cleaned, Quarantined};
 pub use sockets::{CapturedSockets, CapturedTcp, DnsSocket, TcpKind};

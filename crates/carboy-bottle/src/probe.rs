@@ -128,7 +128,8 @@ fn namespaces() -> Finding {
     let root = rustix::process::geteuid().is_root();
     if !root && sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") && !profile_installed() {
         let exe = std::env::current_exe().map(|p| p.display().to_string()).unwrap_or("/usr/bin/carboy".to_owned());
-        let seen = "AppArmor takes the rights in new user namespaces away (kernel.apparmor_restrict_unprivileged_userns = 1)";
+        let seen =
+            "AppArmor takes the rights in new user namespaces away (kernel.apparmor_restrict_unprivileged_userns = 1)";
         return finding(topic, Standing::Blocking, seen, Some(APPARMOR_FIX.replace("@EXE@", &exe)));
     }
     match works {
@@ -171,7 +172,10 @@ fn nf_tables() -> Finding {
     if missing.is_empty() || crate::init::netfilter_answers() {
         return finding(topic, Standing::Good, "nf_tables with NAT is there: every port is captured (T1)", None);
     }
-    let seen = format!("the kernel lacks {}: only ports that routes name are captured, and 53, 80, 443 are taken inside (T2)", missing.join(", "));
+    let seen = format!(
+        "the kernel lacks {}: only ports that routes name are captured, and 53, 80, 443 are taken inside (T2)",
+        missing.join(", ")
+    );
     finding(topic, Standing::Weaker, seen, Some(format!("sudo modprobe -a {}", missing.join(" "))))
 }
 
@@ -192,7 +196,9 @@ fn proc_visible() -> Finding {
 
 fn seccomp() -> Finding {
     match fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail") {
-        Ok(actions) if actions.contains("errno") => finding(Topic::Seccomp, Standing::Good, "system call filters are there", None),
+        Ok(actions) if actions.contains("errno") => {
+            finding(Topic::Seccomp, Standing::Good, "system call filters are there", None)
+        }
         Ok(_) | Err(_) => {
             let fix = "use a kernel with CONFIG_SECCOMP_FILTER=y".to_owned();
             finding(Topic::Seccomp, Standing::Blocking, "no system call filters", Some(fix))
@@ -235,9 +241,12 @@ fn group(topic: Topic) -> Finding {
         | Topic::IdmappedMounts => ("", ""),
     };
     match crate::cgroup::available(controller) {
-        Some(place) => finding(topic, Standing::Good, format!("{controller}: groups can be made below {}", place.display()), None),
+        Some(place) => {
+            finding(topic, Standing::Good, format!("{controller}: groups can be made below {}", place.display()), None)
+        }
         None => {
-            let fix = "start carboy below a delegated group: systemd-run --user --scope -p Delegate=yes carboy …".to_owned();
+            let fix =
+                "start carboy below a delegated group: systemd-run --user --scope -p Delegate=yes carboy …".to_owned();
             finding(topic, Standing::Weaker, format!("{controller}: no group can be made; {instead}"), Some(fix))
         }
     }

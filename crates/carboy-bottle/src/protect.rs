@@ -49,7 +49,13 @@ enum Absent {
 const STEERING: &[Steering] = &[
     Steering {
         directory: "",
-        children: &[(".mcp.json", Kind::File), (".devcontainer", Kind::Directory), (".idea", Kind::Directory)],
+        // `.carboy` holds agent files, which choose a bottle: a program must not choose its successor's.
+        children: &[
+            (".mcp.json", Kind::File),
+            (".devcontainer", Kind::Directory),
+            (".idea", Kind::Directory),
+            (".carboy", Kind::Directory),
+        ],
         when_absent: Absent::Leave,
     },
     Steering { directory: ".git", children: &[("hooks", Kind::Directory)], when_absent: Absent::Leave },
@@ -153,9 +159,9 @@ impl Journal {
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
         let mut line = serde_json::to_vec(&entry)?;
         line.push(b'\n');
+        // Written before it is done, so that a supervisor that dies in between leaves a line too many, never one too
+        // few. Not synchronised (eleven times a disk's latency at each start): a power cut may leave an empty file.
         file.write_all(&line)?;
-        // Known before it is done: a crash of the host in between leaves a line too many, never one too few.
-        file.sync_data()?;
         self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entry);
         Ok(())
     }
@@ -175,7 +181,8 @@ impl Journal {
                 Entry::Config { root, below, before } => self.audit(root, below, before.as_deref(), &mut cleaned),
                 Entry::NoHooks { root, below } => self.new_hooks(root, below, &mut cleaned),
             };
-            let (Entry::Stub { root, below, .. } | Entry::Config { root, below, .. } | Entry::NoHooks { root, below }) = &entry;
+            let (Entry::Stub { root, below, .. } | Entry::Config { root, below, .. } | Entry::NoHooks { root, below }) =
+                &entry;
             if let Err(error) = done {
                 cleaned.failed.push(format!("{}: {error}", root.join(below).display()));
             }
@@ -210,7 +217,11 @@ impl Journal {
         let kept_at = self.keep(&after)?;
         write_config(&root_fd, below, &audited.kept)?;
         let changes = audited.quarantined.into_iter();
-        cleaned.quarantined.extend(changes.map(|change| Quarantined { path: path.clone(), change, kept_at: kept_at.clone() }));
+        cleaned.quarantined.extend(changes.map(|change| Quarantined {
+            path: path.clone(),
+            change,
+            kept_at: kept_at.clone(),
+        }));
         Ok(())
     }
 
@@ -220,7 +231,9 @@ impl Journal {
         let hooks = match open_below(&root_fd, below, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(hooks) => hooks,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(_) => return self.set_aside(&root_fd, root, below, "made as something that is not a directory", cleaned),
+            Err(_) => {
+                return self.set_aside(&root_fd, root, below, "made as something that is not a directory", cleaned);
+            }
         };
         let mut listing = rustix::fs::Dir::read_from(&hooks)?;
         let armed = listing.any(|entry| {
@@ -229,11 +242,22 @@ impl Journal {
                 name != b"." && name != b".." && !name.ends_with(b".sample")
             })
         });
-        if armed { self.set_aside(&root_fd, root, below, "hooks were added to a new repository", cleaned) } else { Ok(()) }
+        if armed {
+            self.set_aside(&root_fd, root, below, "hooks were added to a new repository", cleaned)
+        } else {
+            Ok(())
+        }
     }
 
     /// Renames within its directory: another file system would need a copy of hostile content.
-    fn set_aside(&self, fd: &OwnedFd, root: &Path, below: &Path, change: &str, cleaned: &mut Cleaned) -> io::Result<()> {
+    fn set_aside(
+        &self,
+        fd: &OwnedFd,
+        root: &Path,
+        below: &Path,
+        change: &str,
+        cleaned: &mut Cleaned,
+    ) -> io::Result<()> {
         let (parent, name) = split(below)?;
         let parent_fd = open_directory(fd, parent)?;
         let aside = format!("{}.carboy-quarantine-{}", name.display(), self.stamp());
@@ -253,7 +277,8 @@ impl Journal {
     }
 
     fn stamp(&self) -> String {
-        let taken = |n: &u32| self.state.join(QUARANTINE).join(format!("git-config-{}-{n}", std::process::id())).exists();
+        let taken =
+            |n: &u32| self.state.join(QUARANTINE).join(format!("git-config-{}-{n}", std::process::id())).exists();
         let free = (0..u32::MAX).find(|n| !taken(n)).unwrap_or_default();
         format!("{}-{free}", std::process::id())
     }
@@ -373,7 +398,10 @@ impl Guarding<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io::Error::new(
                 error.kind(),
-                format!("{} steers programs on the host and cannot be protected ({error}): make it a plain file or directory", below.display()),
+                format!(
+                    "{} steers programs on the host and cannot be protected ({error}): make it a plain file or directory",
+                    below.display()
+                ),
             )),
         }
     }

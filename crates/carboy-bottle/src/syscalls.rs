@@ -19,7 +19,6 @@ type Built<T> = Result<T, seccompiler::BackendError>;
 
 /// The newest call this list knows (`mseal`).
 const NEWEST_KNOWN: u32 = 462;
-const OPEN_TREE_ATTR: i64 = 467;
 
 /// Refused with `EPERM`, whatever the arguments.
 const REFUSED: &[i64] = &[
@@ -37,7 +36,6 @@ const REFUSED: &[i64] = &[
     libc::SYS_fsmount,
     libc::SYS_fspick,
     libc::SYS_mount_setattr,
-    OPEN_TREE_ATTR,
     // Other processes' memory and descriptors (B48).
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,

@@ -33,6 +33,8 @@ pub struct InitSpec {
     pub files: Vec<(PathBuf, usize)>,
     /// Agent-steering files, parents before children.
     pub protected: Vec<Protected>,
+    /// Stubs that are files, relative to their bind: git is told to overlook them.
+    pub git_overlooks: Vec<String>,
     /// Most processes, or as many as the host allows.
     pub processes_max: u64,
     /// Most open files per process.
@@ -94,7 +96,7 @@ pub enum Guard {
     Pin,
     /// Mounted onto itself, not writable.
     ReadOnly,
-    /// An empty stub that was absent before: reads as empty, keeps nothing.
+    /// An empty stub that was absent before, not writable.
     EmptyFile,
     /// An empty stub directory: nothing can be made in it.
     EmptyDirectory,
@@ -231,12 +233,7 @@ pub fn receive<T: for<'de> Deserialize<'de>>(socket: impl AsFd) -> io::Result<Op
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
-        rustix::net::recvmsg(
-            &socket,
-            &mut [io::IoSliceMut::new(&mut buffer)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        )
+        rustix::net::recvmsg(&socket, &mut [io::IoSliceMut::new(&mut buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
     })?;
     let mut descriptors = Vec::new();
     for message in ancillary.drain() {

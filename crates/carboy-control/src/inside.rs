@@ -6,23 +6,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use carboy_core::ids::{BottleName, SecretName};
-use carboy_core::plan::GeneratedFile;
+use carboy_manifest::host_paths::{HOME_INSIDE, refused_source};
 
-/// The program's home inside.
-pub const HOME_INSIDE: &str = "/home/agent";
 /// Where programs are looked up inside.
 pub const PATH_INSIDE: &str = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Host variables that say how text, time and the terminal look, and nothing else.
 const HARMLESS: &[&str] = &["LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "TZ", "COLORTERM"];
-/// Directories of a home that hold keys of other services: never shown, whatever a file says.
-const NEVER_IN_HOME: &[&str] = &[
-    ".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", ".netrc", ".npmrc", ".pypirc", ".git-credentials",
-    ".config/gh", ".config/gcloud", ".config/git/credentials", ".local/share/keyrings", ".mozilla", ".config/google-chrome",
-    ".config/chromium", ".password-store", ".cargo/credentials.toml",
-];
-/// Directories of the system: read-only parts of every bottle or nobody's workspace.
-const SYSTEM: &[&str] =
-    &["/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/proc", "/run", "/sbin", "/sys", "/usr", "/var"];
+/// Directories that belong to the system with all that is in them.
+const SYSTEM_TREES: &[&str] =
+    &["/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/usr"];
+/// Directories that everybody on the machine shares; a project in one of them is fine.
+const SHARED: &[&str] = &["/", "/home", "/opt", "/root", "/srv", "/tmp", "/var", "/var/tmp"];
 
 /// Why a host directory is not shown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,13 +29,13 @@ pub enum ShowError {
         /// What else is in it.
         why: String,
     },
-    /// It holds keys.
-    #[error("{path} is never shown to a bottle: it holds keys ({holds}); use a route's `token_env` instead")]
-    Keys {
+    /// It holds what no bottle sees.
+    #[error("{path} cannot be shown to a bottle: {why}")]
+    Never {
         /// The directory.
         path: PathBuf,
         /// What it holds.
-        holds: PathBuf,
+        why: String,
     },
 }
 
@@ -58,10 +52,10 @@ impl HostPlaces {
     /// May this (canonical) path be a writable workspace?
     pub fn check_workspace(&self, path: &Path) -> Result<(), ShowError> {
         let too_wide = |why: String| Err(ShowError::TooWide { path: path.to_owned(), why });
-        if path == Path::new("/") || path == Path::new("/home") || path == Path::new("/tmp") {
+        if SHARED.iter().any(|dir| path == Path::new(dir)) {
             return too_wide("it is shared by everything on this machine".into());
         }
-        if SYSTEM.iter().any(|dir| path == Path::new(dir)) || SYSTEM[..9].iter().any(|dir| path.starts_with(dir)) {
+        if SYSTEM_TREES.iter().any(|dir| path.starts_with(dir)) {
             return too_wide("it belongs to the system".into());
         }
         if self.user_home.starts_with(path) {
@@ -70,14 +64,10 @@ impl HostPlaces {
         self.check_bind(path)
     }
 
-    /// May this (canonical) path be shown at all?
+    /// May this (canonical) path be shown at all? The manifest's rule, asked again once links are resolved.
     pub fn check_bind(&self, path: &Path) -> Result<(), ShowError> {
-        if self.carboy_home.starts_with(path) || path.starts_with(&self.carboy_home) {
-            return Err(ShowError::Keys { path: path.to_owned(), holds: self.carboy_home.clone() });
-        }
-        let keys = NEVER_IN_HOME.iter().map(|name| self.user_home.join(name));
-        match keys.into_iter().find(|keys| path.starts_with(keys)) {
-            Some(holds) => Err(ShowError::Keys { path: path.to_owned(), holds }),
+        match refused_source(path, &self.user_home, &self.carboy_home) {
+            Some(why) => Err(ShowError::Never { path: path.to_owned(), why }),
             None => Ok(()),
         }
     }
@@ -123,21 +113,6 @@ pub fn environment(parts: EnvironmentParts<'_>) -> BTreeMap<String, String> {
     env
 }
 
-/// `.gitconfig` with the bottle's identity (M20), when it has one.
-pub fn git_config(name: Option<&str>, email: Option<&str>) -> Option<GeneratedFile> {
-    let quote = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-    let lines: Vec<String> = [("name", name), ("email", email)]
-        .into_iter()
-        .filter_map(|(key, value)| Some(format!("\t{key} = {}\n", quote(value?))))
-        .collect();
-    if lines.is_empty() {
-        return None;
-    }
-    // The system-wide file: a program may still write its own ~/.gitconfig.
-    let content = format!("[user]\n{}", lines.concat()).into_bytes();
-    Some(GeneratedFile { path: PathBuf::from("/etc/gitconfig"), content })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,13 +146,5 @@ mod tests {
         assert!(env["ANTHROPIC_API_KEY"].contains(carboy_guard::PLACEHOLDER_MARK));
         assert_eq!((env["A"].as_str(), env["LANG"].as_str()), ("2", "host-LANG"));
         assert!(env.values().all(|v| !v.starts_with("host-") || ["host-LANG", "host-TZ", "host-COLORTERM"].contains(&v.as_str()) || v.starts_with("host-LC_")));
-    }
-
-    #[test]
-    fn a_git_identity_is_quoted() {
-        // M20
-        let file = git_config(Some("A \"B\""), None).unwrap();
-        assert_eq!(String::from_utf8(file.content).unwrap(), "[user]\n\tname = \"A \\\"B\\\"\"\n");
-        assert_eq!(git_config(None, None), None);
     }
 }

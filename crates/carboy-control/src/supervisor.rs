@@ -20,7 +20,7 @@ use std::time::Duration;
 use carboy_bottle::{Bottle, CapturedSockets, ExitOutcome, ExitReport, LaunchError, LaunchOptions, Stdio, TcpKind};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
 use carboy_core::ids::{RunId, SecretName};
-use carboy_core::plan::{Bind, BottleSpec, CaptureTier, StdioMode};
+use carboy_core::plan::{Access, Bind, BottleSpec, CaptureTier, GeneratedFile, StdioMode};
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
 use carboy_core::route::RouteSet;
 use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, GatewayStats, Listener};
@@ -33,7 +33,7 @@ use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
 use crate::datagram::BottlePort;
 use crate::home::{Home, HomeError, private_dir};
-use crate::inside::{EnvironmentParts, HostPlaces, ShowError, environment, git_config};
+use crate::inside::{EnvironmentParts, HostPlaces, ShowError, environment};
 use crate::registry::{Answer, Question, Registration, Respond, RunRecord};
 use crate::reload;
 use crate::summary::{Ended, Found, Refused, Summary};
@@ -426,7 +426,7 @@ fn bottle_spec(
     binds.insert(0, Bind {
         source: request.workdir.clone(),
         target: request.workdir.clone(),
-        access: carboy_core::plan::Access::ReadWrite,
+        access: Access::ReadWrite,
     });
     let provider = &effective.provider;
     let command = match (&request.command[..], &provider.command) {
@@ -463,13 +463,15 @@ fn bottle_spec(
 }
 
 /// Certificates over those bundles that the host has, and the git identity.
-fn generated_files(effective: &Effective, ca_pem: &str) -> Vec<carboy_core::plan::GeneratedFile> {
+fn generated_files(effective: &Effective, ca_pem: &str) -> Vec<GeneratedFile> {
     let trust = carboy_egress::trust_files(ca_pem).into_iter();
     let mut files: Vec<_> = trust
         .filter(|(path, _)| path.starts_with("/etc/carboy") || path.exists())
-        .map(|(path, content)| carboy_core::plan::GeneratedFile { path, content })
+        .map(|(path, content)| GeneratedFile { path, content })
         .collect();
-    files.extend(git_config(effective.git_user.name.as_deref(), effective.git_user.email.as_deref()));
+    // M20, in the system-wide file: the program may still write a ~/.gitconfig of its own.
+    let identity = effective.git_user.gitconfig().map(String::into_bytes);
+    files.extend(identity.map(|content| GeneratedFile { path: "/etc/gitconfig".into(), content }));
     files
 }
 

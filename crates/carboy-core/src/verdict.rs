@@ -117,11 +117,11 @@ reasons! {
     /// No route names the host.
     HostNotAllowed = "host_not_allowed", Route, 403, "no route of this bottle names this host",
         "work without this host, or ask the operator to open a route to it",
-        "add a route for the host to the bottle's `egress.routes`; a running bottle takes it over at once";
+        "`carboy allow HOST --bottle NAME` adds a route; a running bottle takes it over within a second";
     /// A name that no route allows was asked of DNS.
     NameNotAllowed = "name_not_allowed", Dns, 403, "the name was not resolved: no route of this bottle names it",
         "work without this host, or ask the operator to open a route to it",
-        "add a route for the host to the bottle's `egress.routes`; a running bottle takes it over at once";
+        "`carboy allow HOST --bottle NAME` adds a route; a running bottle takes it over within a second";
     /// A DNS query that carries something other than a look-up of an allowed name.
     DnsQueryRefused = "dns_query_refused", Dns, 403, "the DNS query was refused: only plain address look-ups are answered",
         "use ordinary A or AAAA look-ups",
@@ -129,7 +129,7 @@ reasons! {
     /// The host is allowed, the port is not.
     PortNotAllowed = "port_not_allowed", Route, 403, "the host is allowed, but not on this port",
         "use one of the ports that the detail names",
-        "add the port to the route's `ports`";
+        "add the port to the route's `ports`, or `carboy allow HOST --bottle NAME --port PORT`";
     /// An address without a name that a route allows.
     AddressNotAllowed = "address_not_allowed", Route, 403, "an address was dialled directly and no route names it",
         "use the host's name; addresses are refused unless a route names them",
@@ -157,7 +157,7 @@ reasons! {
     /// Git over HTTPS on a route that does not say `git: {fetch: true}`.
     GitFetchNotAllowed = "git_fetch_not_allowed", Route, 403, "the route does not allow git clone and fetch",
         "ask the operator for read access by git",
-        "set `git: {fetch: true}` on the route";
+        "set `git: {fetch: true}` on the route, or `carboy allow HOST --bottle NAME --git-fetch`";
     /// `git push` straight to a host.
     GitPushNotAllowed = "git_push_not_allowed", Route, 403, "git push never goes straight to a host",
         "commit locally; the operator can push",

@@ -25,7 +25,10 @@ use crate::record::Exchange;
 use crate::request::strip_hop_by_hop;
 use crate::upstream::Answer;
 
-pub(crate) use stream::{Judge, Screened};
+pub(crate) use stream::{Judge, Parts, Screened, Sieve};
+
+/// Server-sent events.
+const EVENT_STREAM: &str = "text/event-stream";
 
 /// Most decoded bytes of one answer. It is streamed, so this bounds time, not memory.
 const DECODED_BYTES_MAX: u64 = 1 << 40;
@@ -111,9 +114,10 @@ impl Answer {
         // What goes on as its original bytes cannot be overwritten: a known secret in it ends the stream.
         let mode = if inflate.is_some() && !plain { Mode::Block } else { Mode::Redact };
         let plan = ScanPlan { detectors: vec![Detector::KnownSecrets], mode, location: Location::ResponseBody };
-        let scanner = StreamScanner::new(exchange.gateway().detectors.clone(), plan);
-        let mut screened =
-            Screened::new(body, stream::Sieve { inflate, plain, scanner, judge }, rest, lease);
+        let scanner = StreamScanner::new(exchange.gateway().detectors.clone(), plan.clone());
+        let parts = if media_type(&head) == EVENT_STREAM { Parts::Events } else { Parts::One };
+        let sieve = Sieve { inflate, plain, plan, scanner, parts, judge };
+        let mut screened = Screened::new(body, sieve, rest, lease);
         screened.hold().await?;
         Ok(Response::from_parts(head, screened))
     }
@@ -121,19 +125,24 @@ impl Answer {
 
 /// Where injection is looked for, and what a hit does.
 fn judge_of(head: &response::Parts, inbound: &[Detector], exchange: &Exchange) -> Judge {
-    let kind = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let kind = media_type(head);
     if !inbound.contains(&Detector::NaiveInjectionDetection) || !is_text(&kind) {
         return Judge::None;
     }
     let scanner = Box::new(InjectionScanner::new(Location::ResponseBody));
     if exchange.is_model() {
         Judge::Warn(scanner)
-    } else if kind == "text/event-stream" {
+    } else if kind == EVENT_STREAM {
         Judge::Cut(scanner)
     } else {
         Judge::Hold(scanner)
     }
+}
+
+/// Lower case, without parameters; empty when there is none.
+fn media_type(head: &response::Parts) -> String {
+    let kind = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
 }
 
 /// Types that an agent reads as text. Nothing said counts as text: a page without a type is read all the same.

@@ -54,6 +54,8 @@ pub struct GatewayLimits {
     pub gate_pause: Duration,
     /// A text answer that pauses this long while it is held is passed on as far as it was judged.
     pub hold_pause: Duration,
+    /// An answer that pauses this long gets the few bytes that its scanner held back.
+    pub flush_pause: Duration,
     /// How long open exchanges may go on after a cut.
     pub cut_grace: Duration,
 }
@@ -85,6 +87,7 @@ impl Default for GatewayLimits {
             body_idle: Duration::from_secs(300),
             gate_pause: Duration::from_millis(50),
             hold_pause: Duration::from_secs(1),
+            flush_pause: Duration::from_millis(20),
             cut_grace: Duration::from_secs(2),
         }
     }

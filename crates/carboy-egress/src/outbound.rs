@@ -113,7 +113,9 @@ struct Whole<'a> {
 impl Whole<'_> {
     async fn read(self, body: Incoming, headers: &mut HeaderMap) -> Result<OutBody, Denial> {
         let encoded = self.collect(body).await?;
-        let (plain, findings) = self.decode_and_scan(&encoded)?;
+        let in_wrapping = self.scan_wrapping(&encoded)?;
+        let (plain, mut findings) = self.decode_and_scan(&encoded)?;
+        findings.extend(in_wrapping);
         let redacted = self.scan.passed(findings);
         let out = match plain {
             Some(plain) if redacted => {
@@ -147,20 +149,34 @@ impl Whole<'_> {
         }
     }
 
-    /// Scans the decoded text, and the encoded bytes for known secrets: formats have places (names, comments, skipped
-    /// frames) that no decoder yields. Gives the text back when it may have to replace the original.
-    fn decode_and_scan(&self, encoded: &[u8]) -> Result<(Option<Vec<u8>>, Vec<Finding>), Denial> {
-        let keep = self.scan.mode == Mode::Redact;
+    /// Scans the encoded bytes for known secrets: formats have places (names, comments, skipped frames) that no
+    /// decoder yields. Where matches are redacted, the decoded text goes out in place of such a wrapping.
+    fn scan_wrapping(&self, encoded: &[u8]) -> Result<Option<Finding>, Denial> {
         let known = self.scan.list.iter().copied().filter(|d| *d == Detector::KnownSecrets).collect();
-        let mut raw = self.scan.scanner(known, Mode::Block);
+        let mut scanner = self.scan.scanner(known, Mode::Block);
         let mut sink = Vec::new();
         for piece in encoded.chunks(carboy_guard::inflate::OUT_PER_CALL_MAX) {
             sink.clear();
-            raw.push(piece, &mut sink).map_err(|stopped| self.scan.refusal(*stopped.finding))?;
+            if let Err(stopped) = scanner.push(piece, &mut sink) {
+                return self.in_wrapping(*stopped.finding);
+            }
         }
-        sink.clear();
-        raw.finish(&mut sink).map_err(|stopped| self.scan.refusal(*stopped.finding))?;
+        match scanner.finish(&mut sink) {
+            Ok(()) => Ok(None),
+            Err(stopped) => self.in_wrapping(*stopped.finding),
+        }
+    }
 
+    fn in_wrapping(&self, finding: Finding) -> Result<Option<Finding>, Denial> {
+        match self.scan.mode {
+            Mode::Block => Err(self.scan.refusal(finding)),
+            Mode::Redact => Ok(Some(finding)),
+        }
+    }
+
+    /// Scans the decoded text. Gives it back where it may have to replace the original.
+    fn decode_and_scan(&self, encoded: &[u8]) -> Result<(Option<Vec<u8>>, Vec<Finding>), Denial> {
+        let keep = self.scan.mode == Mode::Redact;
         let mut scanner = self.scan.scanner(self.scan.list.clone(), self.scan.mode);
         let mut inflate = Inflate::new(&self.codings, DecodedMax(self.limits.whole_body_bytes_max));
         let (mut rest, mut decoded, mut cleared) = (encoded, Vec::new(), Vec::new());

@@ -31,21 +31,15 @@ fn pieces(list: Vec<Vec<u8>>, pause: Duration) -> Body {
         tokio::time::sleep(pause).await;
         Some((Ok(Frame::data(Bytes::from(piece))), rest))
     });
-    StreamBody::new(stream).boxed()
+    streamed(stream)
 }
 
-trait BoxedBody {
-    fn boxed(self) -> Body;
-}
-
-impl<S> BoxedBody for StreamBody<S>
+/// `BoxBody` wants `Sync`, which a generator of pieces is not: it is only ever polled from one task.
+fn streamed<S>(frames: S) -> Body
 where
     S: futures_util::Stream<Item = Result<Frame<Bytes>, std::convert::Infallible>> + Send + 'static,
 {
-    fn boxed(self) -> Body {
-        // `BoxBody` wants `Sync`, which a generator of pieces is not: it is only ever polled from one task.
-        http_body_util::BodyExt::boxed(Synced(std::sync::Mutex::new(Box::pin(self))))
-    }
+    Synced(std::sync::Mutex::new(Box::pin(StreamBody::new(frames)))).boxed()
 }
 
 struct Synced<B>(std::sync::Mutex<std::pin::Pin<Box<B>>>);
@@ -212,7 +206,7 @@ async fn trailers_pass_and_are_scanned() {
         let mut trailers = http::HeaderMap::new();
         trailers.insert("grpc-status", "0".parse().unwrap());
         let frames = vec![Ok(Frame::data(Bytes::from_static(b"pong"))), Ok(Frame::trailers(trailers))];
-        Response::new(BoxedBody::boxed(StreamBody::new(stream::iter(frames))))
+        Response::new(streamed(stream::iter(frames)))
     });
     let bench =
         Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
@@ -221,7 +215,7 @@ async fn trailers_pass_and_are_scanned() {
         let mut trailers = http::HeaderMap::new();
         trailers.insert("x-sum", value.parse().unwrap());
         let frames = vec![Ok(Frame::data(Bytes::from_static(b"ping"))), Ok(Frame::trailers(trailers))];
-        let body = BoxedBody::boxed(StreamBody::new(stream::iter(frames)));
+        let body = streamed(stream::iter(frames));
         let got = post(&mut client, &[("te", "trailers"), ("content-type", "application/grpc")], body).await;
         assert_eq!(got.status, want);
         if want == StatusCode::OK {
@@ -257,7 +251,7 @@ async fn sixty_four_mebibytes_stream_through_in_bounded_memory() {
     let before = resident_bytes();
     let piece = Bytes::from(vec![b'x'; 64 * 1024]);
     let frames = stream::iter((0..PIECES).map(move |_| Ok(Frame::data(piece.clone()))));
-    let got = post(&mut client, &[], BoxedBody::boxed(StreamBody::new(frames))).await;
+    let got = post(&mut client, &[], streamed(frames)).await;
     assert_eq!(got.text(), "stored");
     assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), (PIECES * 64 * 1024) as u64);
     let grown = resident_bytes().saturating_sub(before);

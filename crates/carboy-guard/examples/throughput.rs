@@ -1,5 +1,8 @@
 //! Measures the scanners on clean bodies: `cargo run --release -p carboy-guard --example throughput`.
 
+// A measurement reads the clock; the library does not.
+#![allow(clippy::disallowed_methods)]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;

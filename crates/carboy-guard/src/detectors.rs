@@ -92,7 +92,7 @@ impl Detectors {
             }
             let mut out = Vec::with_capacity(text.len());
             let mut at = 0;
-            for (span, rule) in union(&matches) {
+            for (span, rule) in union(&matches, text.len()) {
                 let found = &matches[rule];
                 findings.push(self.finding(found, &text[span.clone()], location));
                 out.extend_from_slice(&text[at..span.start]);
@@ -155,11 +155,12 @@ impl Detectors {
     }
 }
 
-/// Overlapping and touching matches as one span each, with the index of its first match.
-fn union(matches: &[Match]) -> Vec<(std::ops::Range<usize>, usize)> {
+/// Overlapping and touching matches as one span each, with the index of its first match. A match whose end is not
+/// known takes the rest of the text, `len` bytes in all.
+fn union(matches: &[Match], len: usize) -> Vec<(std::ops::Range<usize>, usize)> {
     let mut spans: Vec<(std::ops::Range<usize>, usize)> = Vec::new();
     for (i, found) in matches.iter().enumerate() {
-        let (start, end) = (found.start as usize, found.end as usize);
+        let (start, end) = (found.start as usize, if found.open_ended { len } else { found.end as usize });
         match spans.last_mut() {
             Some((last, _)) if start <= last.end => last.end = last.end.max(end),
             Some(_) | None => spans.push((start..end, i)),

@@ -58,10 +58,10 @@ pub fn add_route(text: &str, route: &NewRoute) -> Result<String, EditError> {
                 (block_end(&lines, at, front_end, below), at.column as usize + 3, "  routes:\n")
             }
             Some((at, routes)) => {
-                let indent = match &routes.value {
-                    Value::List(items) => item_column(&lines, items, at)?,
-                    _ => return Err(EditError::NotABlock { line: at.line, key: "routes" }),
+                let Value::List(items) = &routes.value else {
+                    return Err(EditError::NotABlock { line: at.line, key: "routes" });
                 };
+                let indent = item_column(&lines, items, at)?;
                 // A list may stand at its key's own column; then only the dashes tell its lines from the next key's.
                 let dash = indent as usize - 1;
                 let of_list =
@@ -81,17 +81,16 @@ pub fn add_route(text: &str, route: &NewRoute) -> Result<String, EditError> {
 }
 
 fn entry<'a>(node: &'a Node, key: &str) -> Option<(Position, &'a Node)> {
-    match &node.value {
-        Value::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| (e.key_at, &e.value)),
-        _ => None,
-    }
+    let Value::Map(entries) = &node.value else { return None };
+    entries.iter().find(|e| e.key == key).map(|e| (e.key_at, &e.value))
 }
 
 /// A map in block form: its first key stands on a later line than the key above it.
 fn block<'a>(node: &'a Node, above: Position, key: &'static str) -> Result<&'a Node, EditError> {
-    match &node.value {
-        Value::Map(_) if node.at.line > above.line => Ok(node),
-        _ => Err(EditError::NotABlock { line: above.line, key }),
+    if matches!(node.value, Value::Map(_)) && node.at.line > above.line {
+        Ok(node)
+    } else {
+        Err(EditError::NotABlock { line: above.line, key })
     }
 }
 

@@ -62,8 +62,8 @@ fn names_come_from_both_roots_and_only_names_that_are_valid() {
         ("agents/b.md", "x"),
         ("agents/README.md", "x"),
         ("agents/notes.txt", "x"),
-        ("/work/.carboy/agents/b.md", "x"),
-        ("/work/.carboy/agents/c.md", "x"),
+        ("/repo/.carboy/agents/b.md", "x"),
+        ("/repo/.carboy/agents/c.md", "x"),
         ("bottles/dev.md", "x"),
     ]);
     let agents = Manifest::agent_names(&home, &places());
@@ -77,14 +77,14 @@ fn bottles_under_the_working_directory_are_ignored_with_one_warning() {
     // M3
     let home = files(&[
         ("bottles/dev.md", EMPTY),
-        ("/work/.carboy/bottles/z.md", "---\negress: {routes: [{host: evil.example}]}\n---\n"),
-        ("/work/.carboy/bottles/dev.md", "---\negress: {routes: [{host: evil.example}]}\n---\n"),
+        ("/repo/.carboy/bottles/z.md", "---\negress: {routes: [{host: evil.example}]}\n---\n"),
+        ("/repo/.carboy/bottles/dev.md", "---\negress: {routes: [{host: evil.example}]}\n---\n"),
     ]);
     let loaded = Manifest::load(&home, &request(None, &["dev"])).unwrap();
     assert_eq!(loaded.routes.iter().count(), 0);
     assert_eq!(codes(&loaded.warnings), [Code::BottleIgnored]);
     let warning = loaded.warnings.iter().next().unwrap();
-    assert!(warning.message.ends_with(": `/work/.carboy/bottles/dev.md`, `/work/.carboy/bottles/z.md`"), "{warning}");
+    assert!(warning.message.ends_with(": `/repo/.carboy/bottles/dev.md`, `/repo/.carboy/bottles/z.md`"), "{warning}");
     assert!(warning.fix.contains("/home/u/.carboy/bottles"), "{warning}");
     let errors = Manifest::load(&home, &request(None, &["z"])).err().unwrap();
     assert_eq!(codes(&errors), [Code::BottleIgnored, Code::NoSuchBottle]);
@@ -96,11 +96,11 @@ fn the_working_directory_s_agent_wins() {
     let home = files(&[
         ("bottles/dev.md", EMPTY),
         ("agents/coder.md", "---\nbottle: dev\n---\nof home"),
-        ("/work/.carboy/agents/coder.md", "---\nbottle: dev\n---\nof the repository"),
+        ("/repo/.carboy/agents/coder.md", "---\nbottle: dev\n---\nof the repository"),
     ]);
     let loaded = Manifest::load(&home, &request(Some("coder"), &[])).unwrap();
     assert_eq!(loaded.prompt, "of the repository");
-    assert_eq!(loaded.agent_file, Some("/work/.carboy/agents/coder.md".into()));
+    assert_eq!(loaded.agent_file, Some("/repo/.carboy/agents/coder.md".into()));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn an_agent_file_selects_and_never_widens() {
     // M10, M39
     let of = |yaml: &str| {
         let text = format!("---\nbottle: dev\n{yaml}\n---\n");
-        let home = files(&[("bottles/dev.md", EMPTY), ("/work/.carboy/agents/a.md", &text)]);
+        let home = files(&[("bottles/dev.md", EMPTY), ("/repo/.carboy/agents/a.md", &text)]);
         let errors = Manifest::load(&home, &request(Some("a"), &[])).err();
         errors.map(|errors| codes(&errors)).unwrap_or_default()
     };
@@ -237,9 +237,9 @@ fn files_of_the_tool_before_are_pointed_at() {
     let old = ("/home/u/.bot-bottle/bottles/dev.md", "x");
     assert_eq!(hints(&[old]), ["found `/home/u/.bot-bottle`, which carboy does not read"]);
     assert_eq!(hints(&[old, ("bottles/dev.md", EMPTY)]), [""; 0]);
-    let both = [("/home/u/bot-bottle.json", "{}"), ("/work/bot-bottle.json", "{}")];
-    assert_eq!(hints(&both), ["found `/home/u/bot-bottle.json`, `/work/bot-bottle.json`, which carboy does not read"]);
-    assert_eq!(hints(&[("/work/bot-bottle.json", "{}"), ("/work/.carboy/agents/a.md", EMPTY)]), [""; 0]);
+    let both = [("/home/u/bot-bottle.json", "{}"), ("/repo/bot-bottle.json", "{}")];
+    assert_eq!(hints(&both), ["found `/home/u/bot-bottle.json`, `/repo/bot-bottle.json`, which carboy does not read"]);
+    assert_eq!(hints(&[("/repo/bot-bottle.json", "{}"), ("/repo/.carboy/agents/a.md", EMPTY)]), [""; 0]);
 }
 
 #[test]

@@ -46,7 +46,22 @@ pub fn render(denial: &Denial, id: &DenialId, format: Option<WireFormat>, accept
         }
         Some(WireFormat::Gemini) => ("application/json", json(&shown.gemini())),
     };
-    DenialBody { status: denial.reason.http_status(), content_type, headers: headers(denial.reason, id), body }
+    DenialBody { status: status(denial.reason, format), content_type, headers: headers(denial.reason, id), body }
+}
+
+/// The status that makes the client stop and show the text. Seen with the real programs, each answer carrying
+/// `x-should-retry: false`: Codex tries a 403, 413, 415 or 421 seven times and a 502 or 503 twenty times, a 400 twice;
+/// Claude Code puts "Failed to authenticate" before the text of a 403 and drops the text of a 413, and shows that of a
+/// 400. So a final refusal is a 400 to a model's client; everybody else gets the status that fits best.
+fn status(reason: Reason, format: Option<WireFormat>) -> u16 {
+    let own = reason.http_status();
+    let last = !WORTH_RETRYING.contains(&reason);
+    match format {
+        Some(WireFormat::OpenAiResponses) if last => 400,
+        Some(WireFormat::AnthropicMessages | WireFormat::OpenAiChat) if last && own < 500 => 400,
+        Some(WireFormat::AnthropicMessages | WireFormat::OpenAiChat | WireFormat::OpenAiResponses | WireFormat::Gemini)
+        | None => own,
+    }
 }
 
 fn headers(reason: Reason, id: &DenialId) -> Vec<(&'static str, String)> {

@@ -25,7 +25,6 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
         environment.places.cwd = environment.places.cwd.join(dir);
     }
     let request = request(args, environment)?;
-    let interactive = matches!(request.stdio, StdioMode::Terminal { .. });
     let mut running = supervisor::start(request).await.map_err(failure)?;
     let stdio = running.take_stdio().expect("the streams of a run are taken once, here");
     let relay = match stdio {
@@ -41,7 +40,7 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
     if let Some(path) = summary_json {
         write_json(&path, &summary)?;
     }
-    if !quiet && (interactive || summary.refusals.iter().any(|r| r.count > 0) || !summary.quarantined.is_empty()) {
+    if !quiet {
         eprint!("{}", render(&summary, Palette::stderr()));
     }
     if let Ended::NotStarted(_) = summary.ended {

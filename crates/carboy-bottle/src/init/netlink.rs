@@ -38,7 +38,14 @@ pub struct Messages {
 
 impl Messages {
     /// Adds a message: its type, flags beyond request and ack, its fixed part, and its attributes.
-    pub fn add(&mut self, kind: u16, flags: u16, answer: Answer, fixed: &[u8], attributes: impl FnOnce(&mut Attributes)) {
+    pub fn add(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        answer: Answer,
+        fixed: &[u8],
+        attributes: impl FnOnce(&mut Attributes),
+    ) {
         let start = self.bytes.len();
         let flags = match answer {
             Answer::Awaited => {

@@ -36,7 +36,10 @@ pub fn set_up(policy: CapturePolicy, route_ports: &[u16]) -> Result<Captured, Se
     let tier = match policy {
         CapturePolicy::ForceT2 => CaptureTier::T2,
         CapturePolicy::RequireT1 => {
-            step("load the nf_tables rules (tier T1 needs nf_tables with NAT: `modprobe nft_redir nft_reject_inet`, or allow tier T2)", nft::load(GATEWAY_PORT))?;
+            step(
+                "load the nf_tables rules (tier T1 needs nf_tables with NAT: `modprobe nft_redir nft_reject_inet`, or allow tier T2)",
+                nft::load(GATEWAY_PORT),
+            )?;
             CaptureTier::T1
         }
         CapturePolicy::AllowT2 => match nft::load(GATEWAY_PORT) {
@@ -141,6 +144,10 @@ fn listener(family: Family, port: u16) -> io::Result<OwnedFd> {
 fn dns_socket(family: Family, port: u16) -> io::Result<OwnedFd> {
     let socket = unbound(family, SocketType::DGRAM)?;
     ask_for_local_address(socket.as_fd(), family)?;
+    if family == Family::V6 {
+        // An answer comes from the address that was asked, which no device has: IPv6 wants that said, IPv4 does not.
+        sockopt::set_ipv6_freebind(&socket, true)?;
+    }
     bind(&socket, &everywhere(family, port))?;
     Ok(socket)
 }

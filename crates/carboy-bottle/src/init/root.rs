@@ -35,8 +35,20 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 const PROC_READ_ONLY: [&str; 7] = ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "mtrr"];
 /// Parts that are hidden.
 const PROC_HIDDEN: [&str; 14] = [
-    "kcore", "keys", "key-users", "kmsg", "kallsyms", "timer_list", "timer_stats", "sched_debug", "latency_stats", "scsi",
-    "kpagecount", "kpageflags", "kpagecgroup", "vmallocinfo",
+    "kcore",
+    "keys",
+    "key-users",
+    "kmsg",
+    "kallsyms",
+    "timer_list",
+    "timer_stats",
+    "sched_debug",
+    "latency_stats",
+    "scsi",
+    "kpagecount",
+    "kpageflags",
+    "kpagecgroup",
+    "vmallocinfo",
 ];
 
 /// Builds and enters the root. After it, nothing of the host but what was mounted can be named.
@@ -259,9 +271,8 @@ impl Root {
     }
 
     fn proc(&self, null: &OwnedFd) -> Result<(), SetupError> {
-        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let wanted = "mount a fresh /proc (a container that masks parts of /proc forbids it: run carboy on the host, or \
                       give the container an unmasked /proc)";
         let proc = step(wanted, instance("proc", &[], attributes))?;
@@ -298,12 +309,10 @@ impl Root {
         let (place, kind) = open_place(&parent, Path::new(name))?;
         let cover = match (how, kind) {
             (Guard::Pin, _) => tree_at(place.as_fd(), NOSUID | NODEV)?,
-            (Guard::ReadOnly, _) => tree_at(place.as_fd(), NOSUID | NODEV | RDONLY)?,
             (Guard::EmptyFile, FileType::Directory) => return Err(Errno::ISDIR.into()),
+            (Guard::ReadOnly | Guard::EmptyFile, _) => tree_at(place.as_fd(), NOSUID | NODEV | RDONLY)?,
             (Guard::EmptyDirectory, FileType::Directory) => empty_directory()?,
             (Guard::EmptyDirectory, _) => return Err(Errno::NOTDIR.into()),
-            // A device is what git never lists nor adds; what is written to it is gone.
-            (Guard::EmptyFile, _) => tree("/dev/null", NOSUID | NOEXEC)?,
         };
         attach(&cover, &place)
     }
@@ -313,7 +322,7 @@ impl Root {
         let staging_path = Path::new("/").join(STAGING);
         let staging = step("make the generated files", tmpfs("0755"))?;
         step("make the generated files", self.directory(&staging_path).and_then(|at| attach(&staging, &at)))?;
-        let own = etc::generated(&spec.host_name);
+        let own = etc::generated(&spec.host_name, &spec.git_overlooks);
         let own = own.iter().map(|(path, content)| (Path::new(*path), content.as_bytes()));
         let given = spec.files.iter().zip(contents).map(|((path, _), content)| (path.as_path(), content.as_slice()));
         // Later mounts cover earlier ones, so that a given file wins over carboy's own.

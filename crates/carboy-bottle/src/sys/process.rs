@@ -19,7 +19,10 @@ pub fn fork() -> io::Result<Forked> {
     let pid = unsafe { libc::fork() };
     match pid {
         0 => Ok(Forked::Child),
-        pid => rustix::process::Pid::from_raw(pid).filter(|_| pid > 0).map(Forked::Parent).ok_or_else(io::Error::last_os_error),
+        pid => rustix::process::Pid::from_raw(pid)
+            .filter(|_| pid > 0)
+            .map(Forked::Parent)
+            .ok_or_else(io::Error::last_os_error),
     }
 }
 

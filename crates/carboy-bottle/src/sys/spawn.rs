@@ -111,7 +111,8 @@ unsafe fn clone3(namespaces: i32) -> io::Result<Option<Cloned>> {
     match pid {
         0 => Ok(None),
         pid if pid > 0 => {
-            let pid = rustix::process::Pid::from_raw(pid as i32).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+            let pid =
+                rustix::process::Pid::from_raw(pid as i32).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
             // SAFETY: the kernel has just put a fresh descriptor there.
             Ok(Some(Cloned { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }))
         }

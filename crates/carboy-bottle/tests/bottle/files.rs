@@ -1,2 +1,248 @@
+//! What of the host's files is there, and what a bottle may leave behind.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use carboy_bottle::LaunchError;
+use carboy_core::plan::{Access, Bind, GeneratedFile};
 use libtest_mimic::Trial;
-pub fn trials() -> Vec<Trial> { vec![] }
+
+use crate::harness::{Sketch, is_root, needs, prints, trial};
+
+/// Runs a command of the host in a directory.
+fn host(directory: &Path, program: &str, arguments: &[&str]) {
+    let status = std::process::Command::new(program).args(arguments).current_dir(directory).status().unwrap();
+    assert!(status.success(), "{program} {arguments:?}");
+}
+
+fn repository(sketch: &Sketch) {
+    host(&sketch.workspace, "git", &["init", "-q", "."]);
+}
+
+/// The files of a directory, git's own aside.
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        trial("the workspace is written as its owner, and stays its owner's", || {
+            let sketch = Sketch::shell("echo made > file && mkdir d && stat -c %u:%g file .");
+            let before = fs::metadata(&sketch.workspace)?;
+            sketch.run()?.expect_output("1000:1000\n1000:1000")?;
+            let made = fs::metadata(sketch.workspace.join("file"))?;
+            assert_eq!((made.uid(), made.gid()), (before.uid(), before.gid()));
+            Ok(())
+        }),
+        prints(
+            "nothing but the meant places can be written",
+            "for d in / /usr /etc /opt /dev /proc /bin /home /run /var /lib; do (touch $d/x) 2>/dev/null && echo $d; done; \
+             for d in /tmp /var/tmp /home/agent /dev/shm .; do touch $d/x || echo no $d; done",
+            "",
+        ),
+        trial("the host's homes, secrets and other directories are absent", || {
+            let script = "ls / | tr '\\n' ' '; ls /root /home/carboytest /etc/shadow /etc/ssl/private /srv /boot /sys 2>/dev/null";
+            let ran = Sketch::shell(script).run()?;
+            let top = ["bin", "dev", "etc", "home", "lib", "opt", "proc", "run", "sbin", "tmp", "usr", "var"];
+            for name in ran.stdout.split_whitespace() {
+                let known = top.contains(&name) || name.starts_with("lib") || name == "mnt" || name == "work";
+                assert!(known, "{name} in {}", ran.stdout);
+            }
+            Ok(())
+        }),
+        prints(
+            "names resolve from carboy's own files",
+            "whoami; getent hosts localhost | wc -l; grep nameserver /etc/resolv.conf; ls -ld /dev/null | cut -c1",
+            "agent\n1\nnameserver 198.18.0.1\nc",
+        ),
+        trial("a read-only bind cannot be written, a bind within a bind is seen", || {
+            let mut sketch =
+                Sketch::shell("cat ro/given; (echo x > ro/given) 2>/dev/null || echo refused; cat ro/deep/f");
+            let outer = tempfile::tempdir()?;
+            fs::set_permissions(outer.path(), fs::Permissions::from_mode(0o755))?;
+            fs::write(outer.path().join("given"), "given\n")?;
+            fs::create_dir(outer.path().join("deep"))?;
+            let inner = tempfile::tempdir()?;
+            fs::set_permissions(inner.path(), fs::Permissions::from_mode(0o755))?;
+            fs::write(inner.path().join("f"), "deep\n")?;
+            let at = sketch.workspace.join("ro");
+            let ro = |from: &Path, to: &Path| Bind { source: from.into(), target: to.into(), access: Access::ReadOnly };
+            sketch.spec.binds.push(ro(inner.path(), &at.join("deep")));
+            sketch.spec.binds.push(ro(outer.path(), &at));
+            sketch.run()?.expect_output("given\nrefused\ndeep")
+        }),
+        trial("generated files are there and cannot be changed, the certificates over the system's too", || {
+            let mut sketch = Sketch::shell(
+                "cat /etc/carboy/ca.pem ~/.gitconfig /etc/ssl/certs/ca-certificates.crt; \
+                 for f in /etc/carboy/ca.pem ~/.gitconfig; do (echo x > $f) 2>/dev/null && echo wrote; rm -f $f 2>/dev/null && echo removed; done",
+            );
+            for (path, content) in [
+                ("/etc/carboy/ca.pem", "one\n"),
+                ("/home/agent/.gitconfig", "two\n"),
+                ("/etc/ssl/certs/ca-certificates.crt", "three\n"),
+            ] {
+                sketch.spec.files.push(GeneratedFile { path: path.into(), content: content.into() });
+            }
+            sketch.run()?.expect_output("one\ntwo\nthree")
+        }),
+        // B51
+        needs(
+            "git",
+            trial("hooks, editor tasks and agent settings that exist cannot be changed or moved away", || {
+                let script = "for f in .git/hooks/pre-commit .mcp.json .claude/settings.json .vscode/tasks.json; do \
+                            (echo evil > $f) 2>/dev/null && echo \"wrote $f\"; rm -rf $f 2>/dev/null && echo \"removed $f\"; done; \
+                          mv .git .git2 2>/dev/null && echo moved; mv .claude x 2>/dev/null && echo moved; \
+                          mv .git/hooks .git/h2 2>/dev/null && echo moved; ln -sfn /tmp .vscode 2>/dev/null; \
+                          git add -A && git -c user.name=a -c user.email=a@b commit -qm x && git ls-files | tr '\\n' ' '";
+                let sketch = Sketch::shell(script);
+                repository(&sketch);
+                fs::write(sketch.workspace.join(".git/hooks/pre-commit"), "#!/bin/sh\n")?;
+                for (directory, file) in [(".claude", "settings.json"), (".vscode", "tasks.json")] {
+                    fs::create_dir(sketch.workspace.join(directory))?;
+                    fs::write(sketch.workspace.join(directory).join(file), "{}\n")?;
+                }
+                fs::write(sketch.workspace.join("code.rs"), "fn main() {}\n")?;
+                let ran = sketch.run()?;
+                // The stubs are not committed.
+                let link = ran.expect_output(".claude/settings.json .vscode/tasks.json .vscode/tmp code.rs");
+                link.or_else(|_| ran.expect_output(".claude/settings.json .vscode/tasks.json code.rs"))?;
+                assert_eq!(fs::read_to_string(sketch.workspace.join(".git/hooks/pre-commit"))?, "#!/bin/sh\n");
+                assert!(!sketch.workspace.join(".mcp.json").exists());
+                Ok(())
+            }),
+        ),
+        trial("absent ones cannot be made, and no stub is left", || {
+            let script = "(echo '{}' > .mcp.json) 2>/dev/null; (mkdir -p .claude && echo '{}' > .claude/settings.json) 2>/dev/null && echo made; \
+                          (echo x > .vscode/tasks.json) 2>/dev/null && echo made; rm -rf .vscode .mcp.json 2>/dev/null; \
+                          mv .claude .c 2>/dev/null && echo moved; cat .mcp.json | wc -c";
+            let sketch = Sketch::shell(script);
+            let ran = sketch.run()?;
+            ran.expect_output("0")?;
+            assert_eq!(names(&sketch.workspace), Vec::<String>::new());
+            assert!(ran.report.cleaned.stubs_removed > 3);
+            assert_eq!(ran.report.cleaned.failed, Vec::<String>::new());
+            Ok(())
+        }),
+        trial("stubs of a run that crashed are removed at the next start", || {
+            let sketch = Sketch::new(&["true"]);
+            for name in [".mcp.json", "mine.json"] {
+                fs::write(sketch.workspace.join(name), "")?;
+            }
+            let root = sketch.workspace.to_str().unwrap();
+            let line = format!("{{\"Stub\":{{\"root\":\"{root}\",\"below\":\".mcp.json\",\"directory\":false}}}}\n");
+            fs::write(sketch.options.state.join("stubs.journal"), line)?;
+            sketch.run()?.expect_code(0)?;
+            assert_eq!(names(&sketch.workspace), ["mine.json"]);
+            assert_eq!(names(&sketch.options.state), Vec::<String>::new());
+            Ok(())
+        }),
+        // B51
+        needs(
+            "git",
+            trial("of the repository's settings branches and remotes stay, programs to run do not", || {
+                let sketch = Sketch::shell(
+                    "git config core.fsmonitor /tmp/evil && git config alias.st '!evil' && \
+                 git remote add fork https://example.org/r.git && git config branch.x.remote fork",
+                );
+                repository(&sketch);
+                let ran = sketch.run()?;
+                let mut changes: Vec<&str> = ran.report.cleaned.quarantined.iter().map(|q| q.change.as_str()).collect();
+                changes.sort_unstable();
+                // Newer gits quote the exclamation mark.
+                assert!(changes[0].starts_with("added alias.st = ") && changes[0].contains("!evil"), "{changes:?}");
+                assert_eq!(changes[1..], ["added core.fsmonitor = /tmp/evil"]);
+                let config = fs::read_to_string(sketch.workspace.join(".git/config"))?;
+                assert!(!config.contains("evil"), "{config}");
+                assert!(config.contains("https://example.org/r.git") && config.contains("[branch \"x\"]"), "{config}");
+                assert!(fs::read_to_string(&ran.report.cleaned.quarantined[0].kept_at)?.contains("evil"));
+                host(&sketch.workspace, "git", &["-c", "safe.directory=*", "status"]);
+                Ok(())
+            }),
+        ),
+        needs(
+            "git",
+            trial("hooks of a repository that was made inside are set aside", || {
+                let sketch = Sketch::shell(
+                    "git init -q . && mkdir -p .git/hooks && echo evil > .git/hooks/post-checkout && git config core.hooksPath x",
+                );
+                let ran = sketch.run()?;
+                assert!(!sketch.workspace.join(".git/hooks").exists());
+                assert_eq!(ran.report.cleaned.quarantined.len(), 2, "{:?}", ran.report.cleaned);
+                Ok(())
+            }),
+        ),
+        // B51
+        trial("a steering file that is a link is refused, not followed", || {
+            let sketch = Sketch::new(&["true"]);
+            fs::create_dir(sketch.workspace.join(".claude"))?;
+            symlink("/etc/passwd", sketch.workspace.join(".claude/settings.json"))?;
+            match sketch.launch() {
+                Err(error) => {
+                    assert!(error.to_string().contains(".claude/settings.json"), "{error}");
+                    assert!(!sketch.workspace.join(".vscode").exists());
+                    Ok(())
+                }
+                Ok(_) => Err("launched".into()),
+            }
+        }),
+        trial("a bind through a link that a bottle could have set is refused", || {
+            let mut sketch = Sketch::new(&["true"]);
+            let secret = tempfile::tempdir()?;
+            symlink(secret.path(), sketch.workspace.join("cache"))?;
+            let cache = sketch.workspace.join("cache");
+            sketch.spec.binds.push(Bind { source: cache.clone(), target: cache, access: Access::ReadOnly });
+            match sketch.launch() {
+                Err(LaunchError::LinkInWritable { .. }) => Ok(()),
+                other => Err(format!("{:?}", other.err()).into()),
+            }
+        }),
+        trial("a mount point that an earlier run made a link is refused", || {
+            let mut sketch = Sketch::new(&["true"]);
+            symlink("/etc", sketch.workspace.join("sub"))?;
+            let other = tempfile::tempdir()?;
+            let target = sketch.workspace.join("sub/cache");
+            sketch.spec.binds.push(Bind { source: other.path().into(), target, access: Access::ReadOnly });
+            match sketch.launch() {
+                Err(LaunchError::Inside { step, .. }) => {
+                    assert!(step.contains("sub/cache"), "{step}");
+                    Ok(())
+                }
+                other => Err(format!("{:?}", other.err()).into()),
+            }
+        }),
+        trial("a missing source is named", || {
+            let mut sketch = Sketch::new(&["true"]);
+            let gone = sketch.workspace.join("gone");
+            sketch.spec.binds.push(Bind { source: gone.clone(), target: gone, access: Access::ReadOnly });
+            match sketch.launch() {
+                Err(error) if error.to_string().contains("gone") => Ok(()),
+                other => Err(format!("{:?}", other.err()).into()),
+            }
+        }),
+        prints(
+            "mounts below the workspace do not show on the host, and no mount can be undone inside",
+            "umount /proc/sys 2>/dev/null && echo undone; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; \
+             grep -c 'shared:' /proc/self/mountinfo",
+            "0",
+        ),
+    ];
+    if is_root() {
+        trials.push(trial("root is told when a file system has no id maps", || {
+            let mut sketch = Sketch::new(&["true"]);
+            let bind = Bind { source: "/proc/sys".into(), target: "/w".into(), access: Access::ReadWrite };
+            sketch.spec.binds.push(bind);
+            match sketch.launch() {
+                Err(error @ LaunchError::NoIdmap { .. }) => {
+                    assert!(error.to_string().contains("--user NAME"), "{error}");
+                    Ok(())
+                }
+                other => Err(format!("{:?}", other.err()).into()),
+            }
+        }));
+    }
+    trials
+}

@@ -109,7 +109,8 @@ impl Ran {
         if self.stdout.trim_end() == expected {
             Ok(())
         } else {
-            Err(format!("stdout {:?}, expected {expected:?}; stderr {:?}; {:?}", self.stdout, self.stderr, self.report).into())
+            Err(format!("stdout {:?}, expected {expected:?}; stderr {:?}; {:?}", self.stdout, self.stderr, self.report)
+                .into())
         }
     }
 
@@ -189,7 +190,11 @@ pub fn as_ordinary_user() -> Option<Trial> {
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         eprintln!("{text}");
-        if output.status.success() { Ok(()) } else { Err(format!("{text}\n{}", String::from_utf8_lossy(&output.stderr)).into()) }
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(format!("{text}\n{}", String::from_utf8_lossy(&output.stderr)).into())
+        }
     });
     Some(again.with_ignored_flag(!exists))
 }

@@ -52,12 +52,15 @@ fn original_destination(stream: &std::net::TcpStream, kind: TcpKind) -> SocketAd
 }
 
 fn perl(name: &str, capture: CapturePolicy, script: &'static str, expected: &'static str) -> Trial {
-    needs("perl", trial(name, move || {
-        let mut sketch = Sketch::new(&["perl", "-MIO::Socket::IP", "-MSocket", "-e", script]);
-        sketch.spec.capture = capture;
-        sketch.spec.route_ports = vec![8443];
-        sketch.run_serving(tell_destinations)?.expect_output(expected)
-    }))
+    needs(
+        "perl",
+        trial(name, move || {
+            let mut sketch = Sketch::new(&["perl", "-MIO::Socket::IP", "-MSocket", "-e", script]);
+            sketch.spec.capture = capture;
+            sketch.spec.route_ports = vec![8443];
+            sketch.run_serving(tell_destinations)?.expect_output(expected)
+        }),
+    )
 }
 
 const CONNECT: &str = r#"
@@ -138,12 +141,15 @@ pub fn trials() -> Vec<Trial> {
             "no no no no no no no no yes no yes yes",
         ),
         // B46: every write over ROUTE is refused
-        needs("ip", prints(
-            "the routes and the device cannot be changed from inside",
-            "ip link set lo down 2>/dev/null && echo down; ip route add 1.1.1.1 dev lo 2>/dev/null && echo added; \
+        needs(
+            "ip",
+            prints(
+                "the routes and the device cannot be changed from inside",
+                "ip link set lo down 2>/dev/null && echo down; ip route add 1.1.1.1 dev lo 2>/dev/null && echo added; \
              ip link add d type dummy 2>/dev/null && echo made; ip -o link | wc -l",
-            "1",
-        )),
+                "1",
+            ),
+        ),
         trial("the sockets come with their tier", || {
             let mut tiers = Vec::new();
             for capture in [CapturePolicy::AllowT2, CapturePolicy::ForceT2] {

@@ -21,6 +21,10 @@ pub fn trials() -> Vec<Trial> {
             assert_eq!(ran.report.outcome.shell_code(), 127);
             Ok(())
         }),
-        prints("the program is uid and gid 1000 and in no other group", "id -u; id -g; id -G | tr 65534 x", "1000\n1000\n1000"),
+        prints(
+            "the program is uid and gid 1000 and in no other group",
+            "id -u; id -g; id -G | tr 65534 x",
+            "1000\n1000\n1000",
+        ),
     ]
 }

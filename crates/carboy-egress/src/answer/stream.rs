@@ -12,7 +12,7 @@ use carboy_core::audit::Outcome;
 use carboy_core::finding::{Finding, Severity};
 use carboy_core::ids::RouteId;
 use carboy_core::verdict::{Denial, Reason};
-use carboy_guard::{Inflate, InjectionScanner, StreamScanner};
+use carboy_guard::{Inflate, InjectionScanner, ScanPlan, StreamScanner};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -61,8 +61,21 @@ pub(crate) struct Sieve {
     pub(crate) inflate: Option<Inflate>,
     /// The client gets the decoded text.
     pub(crate) plain: bool,
+    pub(crate) plan: ScanPlan,
     pub(crate) scanner: StreamScanner,
+    pub(crate) parts: Parts,
     pub(crate) judge: Judge,
+}
+
+/// What counts as one text to the scanner. It holds back the last few bytes of a text that may still become a match,
+/// and nothing that is complete may be held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// The whole body. When it pauses, what is held back is let go: only an upstream that means to show this run's
+    /// secret pauses in the middle of it, and that one knows the secret anyway.
+    One,
+    /// Each server-sent event is a text of its own, complete at its blank line.
+    Events,
 }
 
 /// Why an answer ended early, for hyper; the log has the particulars.
@@ -95,6 +108,8 @@ pub(crate) struct Live {
     exact: Option<u64>,
     idle: Duration,
     silence: Pin<Box<Sleep>>,
+    /// When held bytes are let go.
+    flush_at: Pin<Box<Sleep>>,
     lease: Option<Lease>,
     of: Rest,
 }
@@ -120,6 +135,7 @@ impl Screened {
             ended: false,
             idle,
             silence: Box::pin(sleep(idle)),
+            flush_at: Box::pin(sleep(idle)),
             lease,
             of,
         }))
@@ -154,14 +170,21 @@ impl Live {
         }
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                let idle = self.idle;
-                self.silence.as_mut().reset(Instant::now() + idle);
-                Poll::Ready(self.take(frame))
+                let (now, idle) = (Instant::now(), self.idle);
+                self.silence.as_mut().reset(now + idle);
+                let step = self.take(frame);
+                if self.sieve.scanner.held() > 0 {
+                    self.flush_at.as_mut().reset(now + self.of.exchange.gateway().limits.flush_pause);
+                }
+                Poll::Ready(step)
             }
             Poll::Ready(Some(Err(error))) => {
                 Poll::Ready(Err(Denial::new(Reason::UpstreamFailed, format!("its answer broke off: {error}"))))
             }
             Poll::Ready(None) => Poll::Ready(self.finish()),
+            Poll::Pending if self.sieve.scanner.held() > 0 && self.flush_at.as_mut().poll(cx).is_ready() => {
+                Poll::Ready(self.flush())
+            }
             Poll::Pending => {
                 ready!(self.silence.as_mut().poll(cx));
                 let detail = format!("its answer paused for more than {:?}", self.idle);
@@ -182,6 +205,7 @@ impl Live {
                 let mut out = Vec::with_capacity(data.len());
                 let step = self.sieve.scanner.push(&data, &mut out);
                 self.pass(step.map_err(|stopped| stopped.finding), out)?;
+                self.end_of_event(&data)?;
                 // A reader that counts bytes does not come back for the end.
                 if self.inner.is_end_stream() { self.finish() } else { Ok(()) }
             }
@@ -208,11 +232,32 @@ impl Live {
         let mut out = Vec::with_capacity(decoded.len());
         let scanned = self.sieve.scanner.push(&decoded, &mut out);
         self.pass(scanned.map_err(|stopped| stopped.finding), out)?;
+        self.end_of_event(&decoded)?;
         if !self.busy && !self.sieve.plain {
             let whole = std::mem::take(&mut self.whole);
             self.queue(whole);
         }
         if !self.busy && self.inner.is_end_stream() { self.finish() } else { Ok(()) }
+    }
+
+    fn end_of_event(&mut self, newest: &[u8]) -> Result<(), Denial> {
+        match self.sieve.parts {
+            Parts::Events if newest.ends_with(b"\n\n") || newest.ends_with(b"\r\n\r\n") => self.flush(),
+            Parts::Events | Parts::One => Ok(()),
+        }
+    }
+
+    /// Ends the scanner's text here and begins another one.
+    fn flush(&mut self) -> Result<(), Denial> {
+        if self.sieve.scanner.held() == 0 {
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        let step = self.sieve.scanner.finish(&mut out);
+        self.pass(step.map_err(|stopped| stopped.finding), out)?;
+        let detectors = self.of.exchange.gateway().detectors.clone();
+        self.sieve.scanner = StreamScanner::new(detectors, self.sieve.plan.clone());
+        Ok(())
     }
 
     /// Takes what the scanner cleared, judges it, and queues it where the client gets it.

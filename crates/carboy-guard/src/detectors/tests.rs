@@ -54,6 +54,15 @@ fn d9_only_the_detectors_asked_for_run() {
 }
 
 #[test]
+fn of_a_secret_longer_than_a_literal_no_rest_is_left() {
+    let long: String = (0..6000u32).map(|i| char::from(b'a' + (i * i % 251 % 26) as u8)).collect();
+    let name = SecretName::parse("LONG").unwrap();
+    let built = Detectors::builder([1; 32]).known_secret(&name, &Secret::new(long.clone())).build().unwrap();
+    let (text, _) = built.redact(format!("x {long}").as_bytes(), &BOTH, Location::RequestBody);
+    assert_eq!(text, b"x [REDACTED:known_secret:LONG]");
+}
+
+#[test]
 fn a_short_secret_is_refused_by_name() {
     let name = SecretName::parse("PIN").unwrap();
     let result = Detectors::builder([1; 32]).known_secret(&name, &Secret::new("1234567".to_owned())).build();

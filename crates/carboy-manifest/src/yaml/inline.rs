@@ -337,6 +337,10 @@ impl Cursor<'_> {
         if let Some(kind) = refused_start(&self.text[self.byte..]) {
             return Err(self.error(kind));
         }
+        // `[?a]` is a map to YAML 1.1 and a text to 1.2; `[::1]` is an error to one of them.
+        if let Some(first @ ('?' | ':')) = self.peek() {
+            return Err(self.error(SyntaxErrorKind::Reserved(first)));
+        }
         let rest = &self.text[self.byte..];
         let bytes = rest.as_bytes();
         let ends = |(i, b): (usize, &u8)| match b {

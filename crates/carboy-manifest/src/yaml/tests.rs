@@ -44,7 +44,7 @@ fn the_accepted_subset_is_read() {
             r#"{a:"http://x.example/y#z" b:"c:d" c:"-x" d:"?ask me"}"#,
         ),
         ("a: 1\r\nb:\r\n  - c\r\n", r#"{a:1 b:["c"]}"#),
-        ("a: [::1, 10.0.0.1]", r#"{a:["::1" "10.0.0.1"]}"#),
+        ("a: [\"::1\", 10.0.0.1]", r#"{a:["::1" "10.0.0.1"]}"#),
     ] {
         assert_eq!(read(text), want, "{text:?}");
     }
@@ -115,6 +115,8 @@ fn what_is_outside_the_subset_is_refused_by_name_and_reading_goes_on() {
         ("a: \"\\x00\"", "{a:!} 1:9 escape `\\x00` is not known"),
         ("a: 'x' y", "{a:!} 1:7 unexpected text after the value"),
         ("a: [b c: d]", "{a:!} 1:8 expected `,` or the closing bracket here"),
+        ("a: [?b]", "{a:!} 1:5 plain text may not begin with `?`"),
+        ("a: [::1]", "{a:!} 1:5 plain text may not begin with `:`"),
         ("a: @b", "{a:!} 1:4 plain text may not begin with `@`"),
         ("egress\nenv: {}", "{env:{}} 1:1 expected `key: value`"),
         ("a: 1\n- b", "{a:1} 2:1 list item among the keys of a map"),

@@ -4,7 +4,7 @@
 use carboy_manifest::{Code, Diagnostics, Effective, Manifest, MapFiles, Places, Request};
 
 pub fn places() -> Places {
-    Places { carboy_home: "/home/u/.carboy".into(), home: "/home/u".into(), cwd: "/work".into() }
+    Places { carboy_home: "/home/u/.carboy".into(), home: "/home/u".into(), cwd: "/repo".into() }
 }
 
 /// Files by their path below `/home/u/.carboy`, or absolute.

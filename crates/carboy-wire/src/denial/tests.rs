@@ -30,7 +30,7 @@ fn every_reason_as_agents_and_people_read_it() {
         let json = render(&denial, &id(), Some(WireFormat::AnthropicMessages), None);
         let text = render(&denial, &id(), None, Some("text/plain"));
         let fields: Vec<String> = json.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-        shown += &format!("=== {} {}\n{}\n", json.status, reason, fields.join("\n"));
+        shown += &format!("=== {} {} (to a model's client: {})\n{}\n", text.status, reason, json.status, fields.join("\n"));
         shown += &format!(
             "--- json\n{}\n--- text\n{}\n",
             String::from_utf8(json.body).unwrap(),
@@ -38,6 +38,15 @@ fn every_reason_as_agents_and_people_read_it() {
         );
     }
     insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn a_final_refusal_is_a_status_at_which_the_clients_of_models_stop() {
+    let status = |reason, format| render(&sample(reason), &id(), format, None).status;
+    assert_eq!(FORMATS.map(|f| status(Reason::SecretKnown, Some(f))), [400, 400, 400, 403]);
+    assert_eq!(FORMATS.map(|f| status(Reason::SecretMissing, Some(f))), [502, 502, 400, 502]);
+    assert_eq!(FORMATS.map(|f| status(Reason::UpstreamUnreachable, Some(f))), [502, 502, 502, 502]);
+    assert_eq!(status(Reason::SecretKnown, None), 403);
 }
 
 #[test]

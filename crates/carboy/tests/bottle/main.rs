@@ -4,6 +4,8 @@
 // A test may stop at the first thing that is not as it should be.
 #![allow(clippy::unwrap_used)]
 
+mod bodies;
+mod clients;
 mod run;
 mod world;
 
@@ -37,7 +39,7 @@ fn main() {
     } else {
         &[("user", Person::Me)]
     };
-    let cases: Vec<Case> = [run::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [run::cases(), clients::cases(), bodies::cases()].into_iter().flatten().collect();
     for case in &cases {
         for (label, person) in people {
             let name = format!("[{label}] {}", case.name);

@@ -1,0 +1,88 @@
+//! Documents that are generated from the code, compared with it. `UPDATE_DOCS=1 cargo test -p carboy --test docs`
+//! writes them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use carboy_core::verdict::Reason;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn compare(path: &str, text: &str) {
+    let path = root().join(path);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == text, "{} is out of date: UPDATE_DOCS=1 cargo test -p carboy --test docs", path.display());
+}
+
+#[test]
+fn the_page_of_refusals_lists_every_reason() {
+    // H7
+    let mut page = String::from(
+        "# Refusals\n\nEvery reason for which carboy refuses something. The code is stable: it stands in the answer to the agent \
+         (`x-carboy-reason`, and in the body), in the log (`details.reason`) and in the summary of a run. The answer also carries an id, \
+         `d-` and eight hex digits, under which the log has the refusal.\n\nThe status is the one that an ordinary client gets; a client of a \
+         model that would retry or hide the text gets 400 for a final refusal (see `carboy-wire`, `denial::status`). A refused name is not \
+         answered by HTTP but by NXDOMAIN, with an extended error (RFC 8914) where the query allows one.\n\n\
+         | code | status | decided by | what happened | the agent can | the operator can |\n|---|---|---|---|---|---|\n",
+    );
+    for reason in Reason::ALL {
+        page.push_str(&format!(
+            "| `{}` | {} | {:?} | {} | {} | {} |\n",
+            reason.code(),
+            reason.http_status(),
+            reason.layer(),
+            reason.what(),
+            reason.agent_step(),
+            reason.operator_step()
+        ));
+    }
+    compare("docs/refusals.md", &page);
+}
+
+#[test]
+fn every_link_between_the_documents_resolves() {
+    let root = root();
+    let mut broken = Vec::new();
+    for page in pages(&root) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            let elsewhere = target.contains("://") || file.is_empty();
+            if !elsewhere && !page.parent().unwrap().join(file).exists() {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+fn pages(root: &Path) -> Vec<PathBuf> {
+    let below = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+        entries.filter(|p| p.extension().is_some_and(|e| e == "md")).collect()
+    };
+    [below(root), below(&root.join("docs"))].concat()
+}
+
+#[test]
+fn the_help_of_every_command_is_the_reference() {
+    let help = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_carboy")).args(arguments).env("COLUMNS", "100").output().unwrap();
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut page = String::from("# Commands\n\nThe help texts of the program itself.\n");
+    let commands = ["", "tour", "doctor", "run", "ps", "logs", "allow", "stop", "audit", "audit verify", "audit tail", "audit query", "check"];
+    for command in commands {
+        let mut arguments: Vec<&str> = command.split_whitespace().collect();
+        arguments.push("--help");
+        let text: Vec<String> = help(&arguments).lines().map(|line| line.trim_end().to_owned()).collect();
+        page.push_str(&format!("\n## `carboy {command}`\n\n```text\n{}\n```\n", text.join("\n")).replace("carboy `", "carboy`"));
+    }
+    compare("docs/commands.md", &page);
+}
