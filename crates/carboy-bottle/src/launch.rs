@@ -296,7 +296,7 @@ struct Keep {
 
 fn make(spec: &BottleSpec, options: &LaunchOptions) -> Result<(Made, Keep), LaunchError> {
     let runner = Runner::here(spec.host_ids)?;
-    let journal = Journal::open(&options.state)?;
+    let journal = Journal::open(&options.state, &spec.run)?;
     let group = Group::make(&spec.run, &spec.limits);
     let described = describe(spec, &runner, &journal, group.as_ref().map(Group::applied))?;
     let mut keep = Keep { group, journal };

@@ -1,11 +1,14 @@
 //! What this host can give a bottle, and what to change where it cannot: the facts behind `carboy doctor`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use carboy_core::plan::CaptureTier;
+use carboy_core::ids::{BottleName, RunId};
+use carboy_core::plan::{BottleSpec, CapturePolicy, CaptureTier, Limits, StdioMode};
 
+use crate::launch::{Bottle, InitProgram, LaunchError, LaunchOptions};
 use crate::sys::spawn;
 
 /// The host, looked at.
@@ -33,6 +36,8 @@ pub struct Finding {
 /// What a finding is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topic {
+    /// A bottle as a whole, tried.
+    Bottle,
     /// New user namespaces without root.
     UserNamespaces,
     /// nf_tables with NAT, within a namespace.
@@ -81,26 +86,56 @@ pub enum Standing {
 const APPARMOR_FIX: &str = "sudo tee /etc/apparmor.d/carboy >/dev/null <<'EOF'\nabi <abi/4.0>,\ninclude <tunables/global>\n\
 profile carboy @EXE@ flags=(unconfined) {\n  userns,\n}\nEOF\nsudo apparmor_parser -r /etc/apparmor.d/carboy";
 
-/// Looks at the host. Makes one short-lived namespace to see whether it can.
-pub fn probe() -> HostReport {
-    let mut findings = vec![namespaces()];
-    let usable = findings[0].standing == Standing::Good;
-    findings.push(proc_visible());
-    findings.push(seccomp());
-    let nft = nf_tables();
-    let tier = match (usable && findings.iter().all(|f| f.standing != Standing::Blocking), nft.standing) {
-        (false, _) => None,
-        (true, Standing::Good) => Some(CaptureTier::T1),
-        (true, Standing::Weaker | Standing::Blocking) => Some(CaptureTier::T2),
+/// Looks at the host, and makes a bottle below `scratch` (where bottles' homes are) to see whether it stands; nothing is
+/// started in it. The program has to call [`run_init_if_asked`](crate::run_init_if_asked) first thing in its main.
+pub fn probe(scratch: &Path) -> HostReport {
+    let (tier, bottle) = match try_bottle(scratch) {
+        Ok(tier) => {
+            (Some(tier), finding(Topic::Bottle, Standing::Good, format!("a bottle stands, tier {tier:?}"), None))
+        }
+        Err(error) => (None, finding(Topic::Bottle, Standing::Blocking, error.to_string(), None)),
     };
-    findings.push(nft);
-    findings.push(landlock());
+    let mut findings = vec![bottle, namespaces(), proc_visible(), seccomp(), nf_tables(tier), landlock()];
     if rustix::process::geteuid().is_root() {
         findings.push(idmapped());
     }
     findings.push(group(Topic::MemoryGroup));
     findings.push(group(Topic::ProcessGroup));
     HostReport { tier, findings }
+}
+
+fn try_bottle(scratch: &Path) -> Result<CaptureTier, LaunchError> {
+    let failed = |source| LaunchError::Outside { step: "make a directory for a trial bottle", source };
+    let name = format!("probe-{}", std::process::id());
+    let directory = scratch.join(&name);
+    let home = directory.join("home");
+    fs::create_dir_all(&home).map_err(failed)?;
+    let directory = directory.canonicalize().map_err(failed)?;
+    let named = "the name is of letters, digits and a hyphen";
+    let spec = BottleSpec {
+        name: BottleName::parse(&name).expect(named),
+        run: RunId::parse(&name).expect(named),
+        command: vec!["true".to_owned()],
+        env: BTreeMap::new(),
+        workdir: "/home/agent".into(),
+        home,
+        binds: Vec::new(),
+        files: Vec::new(),
+        limits: Limits::default(),
+        capture: CapturePolicy::AllowT2,
+        route_ports: Vec::new(),
+        stdio: StdioMode::Pipes,
+        host_ids: None,
+    };
+    let options = LaunchOptions { state: directory.clone(), init: InitProgram::Itself };
+    let tier = Bottle::launch(&spec, &options).and_then(|mut bottle| {
+        let tier = bottle.take_captured().map(|captured| captured.tier);
+        let _ = bottle.kill();
+        bottle.wait();
+        tier.ok_or(LaunchError::InitDied)
+    });
+    fs::remove_dir_all(&directory).map_err(failed)?;
+    tier
 }
 
 fn finding(topic: Topic, standing: Standing, seen: impl Into<String>, fix: Option<String>) -> Finding {
@@ -159,7 +194,7 @@ fn profile_installed() -> bool {
     !label.is_empty() && label != "unconfined"
 }
 
-fn nf_tables() -> Finding {
+fn nf_tables(tier: Option<CaptureTier>) -> Finding {
     let topic = Topic::NfTables;
     let modules = ["nf_tables", "nft_redir", "nft_chain_nat", "nft_reject_inet"];
     let built_in = |name: &str| Path::new("/sys/module").join(name).exists();
@@ -168,15 +203,15 @@ fn nf_tables() -> Finding {
     let lists = ["modules.dep", "modules.builtin"].map(|list| fs::read_to_string(base.join(list)).unwrap_or_default());
     let loadable = |name: &str| lists.iter().any(|list| list.contains(&format!("/{name}.ko")));
     let missing: Vec<&str> = modules.into_iter().filter(|name| !built_in(name) && !loadable(name)).collect();
-    // A kernel may have them without a module's name to show; the socket tells whether nf_tables' bus is there at all.
-    if missing.is_empty() || crate::init::netfilter_answers() {
+    // A kernel may have them without a module's name to show; the trial bottle tells.
+    if tier == Some(CaptureTier::T1) || (tier.is_none() && missing.is_empty()) {
         return finding(topic, Standing::Good, "nf_tables with NAT is there: every port is captured (T1)", None);
     }
     let seen = format!(
         "the kernel lacks {}: only ports that routes name are captured, and 53, 80, 443 are taken inside (T2)",
-        missing.join(", ")
+        if missing.is_empty() { "a part of nf_tables".to_owned() } else { missing.join(", ") }
     );
-    finding(topic, Standing::Weaker, seen, Some(format!("sudo modprobe -a {}", missing.join(" "))))
+    finding(topic, Standing::Weaker, seen, Some(format!("sudo modprobe -a {}", modules.join(" "))))
 }
 
 fn proc_visible() -> Finding {
@@ -233,7 +268,8 @@ fn group(topic: Topic) -> Finding {
     let (controller, instead) = match topic {
         Topic::MemoryGroup => ("memory", "memory is bounded per process (RLIMIT_DATA) instead of per bottle"),
         Topic::ProcessGroup => ("pids", "processes are bounded by RLIMIT_NPROC"),
-        Topic::UserNamespaces
+        Topic::Bottle
+        | Topic::UserNamespaces
         | Topic::NfTables
         | Topic::Seccomp
         | Topic::Landlock

@@ -13,7 +13,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, renameat, unlinkat};
+use carboy_core::ids::RunId;
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, mkdirat, openat2, renameat, unlinkat,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +24,9 @@ use crate::describe::LaunchError;
 use crate::git_config::{audit_git_config, audit_new_git_config};
 use crate::wire::{Guard, Protected};
 
-const JOURNAL: &str = "stubs.journal";
+/// Extension of a journal.
+const JOURNAL: &str = "journal";
+const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const QUARANTINE: &str = "quarantine";
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -125,23 +130,42 @@ enum Entry {
 #[derive(Debug)]
 pub struct Journal {
     state: PathBuf,
+    path: PathBuf,
+    /// Locked.
+    file: File,
     entries: Mutex<Vec<Entry>>,
+    /// Stubs in use, share-locked: of several bottles on one workspace the last removes them.
+    held: Mutex<Vec<OwnedFd>>,
 }
 
 impl Journal {
-    /// Opens it; what a crashed run left is put in order first.
-    pub fn open(state: &Path) -> Result<Self, LaunchError> {
+    /// Opens this run's; what crashed runs left is put in order first. Each journal is locked as long as its run lives,
+    /// so that the stubs of a run that still goes on are left alone.
+    pub fn open(state: &Path, run: &RunId) -> Result<Self, LaunchError> {
         let failed = |source| LaunchError::Outside { step: "open the bottle's journal of stubs", source };
         std::fs::create_dir_all(state).map_err(failed)?;
-        let path = state.join(JOURNAL);
-        let left = match std::fs::read_to_string(&path) {
-            Ok(text) => text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(failed(error)),
-        };
-        let journal = Journal { state: state.to_owned(), entries: Mutex::new(left) };
-        journal.put_in_order();
-        Ok(journal)
+        for left in std::fs::read_dir(state).map_err(failed)? {
+            let path = left.map_err(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == JOURNAL) {
+                Self::recover(state, path).map_err(failed)?;
+            }
+        }
+        let path = state.join(format!("{run}.{JOURNAL}"));
+        let file = File::options().create_new(true).append(true).open(&path).map_err(failed)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed(e.into()))?;
+        Ok(Journal { state: state.to_owned(), path, file, entries: Mutex::default(), held: Mutex::default() })
+    }
+
+    fn recover(state: &Path, path: PathBuf) -> io::Result<()> {
+        let mut file = File::options().read(true).append(true).open(&path)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(());
+        }
+        let mut text = String::new();
+        (&mut file).take(JOURNAL_BYTES_MAX).read_to_string(&mut text)?;
+        let entries = Mutex::new(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect());
+        Journal { state: state.to_owned(), path, file, entries, held: Mutex::default() }.put_in_order();
+        Ok(())
     }
 
     /// Makes the stubs below one writable bind; says what init has to mount, parents first.
@@ -155,13 +179,11 @@ impl Journal {
     }
 
     fn note(&self, entry: Entry) -> io::Result<()> {
-        let path = self.state.join(JOURNAL);
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
         let mut line = serde_json::to_vec(&entry)?;
         line.push(b'\n');
         // Written before it is done, so that a supervisor that dies in between leaves a line too many, never one too
         // few. Not synchronised (eleven times a disk's latency at each start): a power cut may leave an empty file.
-        file.write_all(&line)?;
+        (&self.file).write_all(&line)?;
         self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entry);
         Ok(())
     }
@@ -173,6 +195,7 @@ impl Journal {
 
     fn put_in_order(&self) -> Cleaned {
         let mut entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         let mut cleaned = Cleaned::default();
         // Children were noted after their parents.
         for entry in entries.drain(..).rev() {
@@ -187,8 +210,10 @@ impl Journal {
                 cleaned.failed.push(format!("{}: {error}", root.join(below).display()));
             }
         }
-        match std::fs::remove_file(self.state.join(JOURNAL)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => cleaned.failed.push(format!("{JOURNAL}: {error}")),
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                cleaned.failed.push(format!("{}: {error}", self.path.display()))
+            }
             Ok(()) | Err(_) => {}
         }
         cleaned
@@ -306,6 +331,10 @@ impl Guarding<'_> {
             }
             if !steering.directory.is_empty() {
                 match self.kind(directory)? {
+                    Some(FileType::Directory) if self.is_others_stub(directory) => {
+                        self.child(directory, Kind::Directory)?;
+                        continue;
+                    }
                     Some(FileType::Directory) => self.push(directory, Guard::Pin),
                     Some(_) => {
                         self.push(directory, Guard::ReadOnly);
@@ -352,6 +381,14 @@ impl Guarding<'_> {
     fn child(&mut self, below: &Path, kind: Kind) -> io::Result<()> {
         match self.kind(below)? {
             Some(_) => {
+                // Another bottle's stub would be removed at its end, and this bottle's mount with it.
+                let stub = open_below(self.root, below, OFlags::RDONLY | OFlags::NONBLOCK);
+                if let Ok(stub) = stub
+                    && flock(&stub, FlockOperation::NonBlockingLockExclusive).is_err()
+                {
+                    self.note_stub(below, kind)?;
+                    self.hold(stub)?;
+                }
                 self.push(below, Guard::ReadOnly);
                 Ok(())
             }
@@ -359,13 +396,28 @@ impl Guarding<'_> {
         }
     }
 
+    fn is_others_stub(&self, below: &Path) -> bool {
+        open_below(self.root, below, OFlags::RDONLY | OFlags::DIRECTORY)
+            .is_ok_and(|fd| flock(&fd, FlockOperation::NonBlockingLockExclusive).is_err())
+    }
+
+    fn note_stub(&self, below: &Path, kind: Kind) -> io::Result<()> {
+        let directory = kind == Kind::Directory;
+        self.journal.note(Entry::Stub { root: self.path.to_owned(), below: below.to_owned(), directory })
+    }
+
+    fn hold(&self, stub: OwnedFd) -> io::Result<()> {
+        flock(&stub, FlockOperation::NonBlockingLockShared)?;
+        self.journal.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(stub);
+        Ok(())
+    }
+
     fn push(&mut self, below: &Path, how: Guard) {
         self.found.push(Protected { path: self.target.join(below), how });
     }
 
     fn stub(&mut self, below: &Path, kind: Kind) -> io::Result<()> {
-        let directory = kind == Kind::Directory;
-        self.journal.note(Entry::Stub { root: self.path.to_owned(), below: below.to_owned(), directory })?;
+        self.note_stub(below, kind)?;
         let (parent, name) = split(below)?;
         let parent = open_directory(self.root, parent)?;
         let how = match kind {
@@ -379,6 +431,7 @@ impl Guarding<'_> {
                 Guard::EmptyFile
             }
         };
+        self.hold(open_below(self.root, below, OFlags::RDONLY | OFlags::NONBLOCK)?)?;
         self.push(below, how);
         Ok(())
     }
@@ -436,6 +489,11 @@ fn remove_stub(root: &Path, below: &Path, directory: bool, cleaned: &mut Cleaned
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
+    match open_below(&root, below, OFlags::RDONLY | OFlags::NONBLOCK) {
+        // Another bottle still mounts on it, and removes it at its own end.
+        Ok(stub) if flock(&stub, FlockOperation::NonBlockingLockExclusive).is_err() => return Ok(()),
+        Ok(_) | Err(_) => {}
+    }
     let (parent, name) = split(below)?;
     let parent = open_directory(&root, parent)?;
     let flags = if directory {

@@ -114,6 +114,7 @@ fn refused(name: &str, kind: &str, reason: Reason) -> Refusal {
 fn shown(name: &str, detectors: &Detectors) -> String {
     const SHOWN_CHARS_MAX: usize = 128;
     let all = [Detector::KnownSecrets, Detector::TokenPatterns];
+    let name = name.strip_suffix('.').unwrap_or(name);
     let (clean, _) = detectors.redact(name.as_bytes(), &all, Location::DnsName);
     let clean = String::from_utf8_lossy(&clean);
     match clean.char_indices().nth(SHOWN_CHARS_MAX) {

@@ -7,10 +7,14 @@
 //! {"op":"dns","name":"a.example","server":"192.0.2.53:53"}      ──► {"rcode":3,"answers":0}
 //! {"op":"tcp","address":"192.0.2.1:5432","send":"…"}            ──► {"received":"…"}
 //! {"op":"env","name":"ANTHROPIC_API_KEY"}                       ──► {"value":"…"}
+//! {"op":"raw","address":"192.0.2.1:443","pieces":[[22,3,1]]}     ──► {"bytes":[…],"body":"…"}
+//! {"op":"datagram","address":"192.0.2.1:53","send":[0,1]}        ──► {"bytes":[…]}
 //! whatever failed                                               ──► {"error":"…"}
 //! ```
 //!
 //! It has no power of its own: what a bottle lets it do is what a bottle lets any program do.
+
+mod raw;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -76,6 +80,52 @@ pub enum Order {
         /// Its name.
         name: String,
     },
+    /// Bytes as they are, over a connection of its own; then what comes back, until it ends or is quiet.
+    Raw {
+        /// Where to.
+        address: SocketAddr,
+        /// The handshake to make first, if any.
+        #[serde(default)]
+        tls: Option<Hello>,
+        /// Written one after the other, each in a write of its own: in TLS, a record of its own.
+        pieces: Vec<Vec<u8>>,
+        /// Pause between two pieces, in milliseconds.
+        #[serde(default)]
+        pause_ms: u64,
+        /// Reading ends after so long without a byte, in milliseconds.
+        quiet_ms: u64,
+    },
+    /// One datagram, and the first that comes back.
+    Datagram {
+        /// Where to.
+        address: SocketAddr,
+        /// What to send.
+        send: Vec<u8>,
+        /// The wait for an answer, in milliseconds.
+        wait_ms: u64,
+    },
+}
+
+/// A TLS handshake whose parts need not fit each other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// The name that the certificate has to be for.
+    pub name: String,
+    /// Whether the handshake says it.
+    pub server_name: ServerNameField,
+    /// Protocols that are offered.
+    #[serde(default)]
+    pub alpn: Vec<String>,
+}
+
+/// The server name field of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerNameField {
+    /// As RFC 6066 wants it.
+    Sent,
+    /// Left out.
+    Absent,
 }
 
 /// What came of it.
@@ -96,6 +146,9 @@ pub struct Report {
     /// Records in its answer section.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<u16>,
+    /// The bytes of a raw exchange, as they came.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bytes: Vec<u8>,
     /// Value of a variable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
@@ -157,6 +210,13 @@ async fn carry_out(order: Order, world: &World) -> Result<Report, Failure> {
         Order::Dns { name, server } => dns(&name, server).await,
         Order::Tcp { address, send } => tcp(address, &send).await,
         Order::Env { name } => Ok(Report { value: world.variables.get(&name).cloned(), ..Report::default() }),
+        Order::Raw { address, tls, pieces, pause_ms, quiet_ms } => {
+            let pace = raw::Pace { pause: Duration::from_millis(pause_ms), quiet: Duration::from_millis(quiet_ms) };
+            raw::exchange(address, tls, pieces, pace, world).await
+        }
+        Order::Datagram { address, send, wait_ms } => {
+            raw::datagram(address, &send, Duration::from_millis(wait_ms)).await
+        }
     }
 }
 
@@ -195,6 +255,10 @@ async fn http(
 }
 
 fn tls(world: &World) -> Result<tokio_rustls::TlsConnector, Failure> {
+    Ok(tokio_rustls::TlsConnector::from(Arc::new(client_config(world)?)))
+}
+
+fn client_config(world: &World) -> Result<rustls::ClientConfig, Failure> {
     let mut roots = rustls::RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(&world.ca_pem) {
         roots.add(cert?)?;
@@ -204,7 +268,7 @@ fn tls(world: &World) -> Result<tokio_rustls::TlsConnector, Failure> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(tokio_rustls::TlsConnector::from(Arc::new(config)))
+    Ok(config)
 }
 
 async fn exchange<S>(io: TokioIo<S>, request: http::Request<Full<Bytes>>) -> Result<Report, Failure>

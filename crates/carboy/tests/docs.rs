@@ -70,6 +70,20 @@ fn pages(root: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn every_promise_names_a_test_that_exists() {
+    let root = root();
+    let text = std::fs::read_to_string(root.join("SPECIFICATION.md")).unwrap();
+    let promises: Vec<&str> = text.lines().filter(|line| line.starts_with("| S") && !line.contains("| pending")).collect();
+    assert!(promises.len() > 30);
+    for promise in promises {
+        let proof = promise.rsplit(" | ").next().unwrap().trim_end_matches(" |");
+        let (file, test) = proof.split_once(": ").unwrap_or_else(|| panic!("no test in {promise}"));
+        let source = std::fs::read_to_string(root.join(file.trim_matches('`'))).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert!(source.contains(test.trim_matches(['`', '"'])), "{promise}");
+    }
+}
+
+#[test]
 fn the_help_of_every_command_is_the_reference() {
     let help = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_carboy")).args(arguments).env("COLUMNS", "100").output().unwrap();

@@ -26,11 +26,6 @@ use crate::wire::{self, FromInit, InitSpec};
 /// `argv[0]` by which the re-exec'ed binary knows that it is an init.
 pub const INIT_NAME: &str = "carboy-bottle-init";
 
-/// Does the kernel have netfilter's netlink bus?
-pub fn netfilter_answers() -> bool {
-    netlink::netfilter_socket().is_ok()
-}
-
 /// Largest description of a bottle, generated files included.
 const SPEC_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

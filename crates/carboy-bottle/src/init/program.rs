@@ -114,9 +114,7 @@ fn start(spec: &InitSpec, streams: &Streams) -> io::Result<Pid> {
     let (failed, failing) = pipe_with(PipeFlags::CLOEXEC)?;
     match process::fork()? {
         Forked::Child => {
-            let error = match become_program(spec, streams) {
-                Err(error) => error,
-            };
+            let Err(error) = become_program(spec, streams);
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             let _ = rustix::io::write(&failing, &errno.to_ne_bytes());
             process::exit_now(127)
@@ -150,11 +148,11 @@ fn become_program(spec: &InitSpec, streams: &Streams) -> io::Result<Infallible> 
     }
     process::close_on_exec_from(3)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    process::limit(libc::RLIMIT_CORE as u32, 0)?;
-    process::limit(libc::RLIMIT_NOFILE as u32, spec.open_files_max)?;
-    process::limit(libc::RLIMIT_NPROC as u32, spec.processes_max)?;
+    process::limit(libc::RLIMIT_CORE, 0)?;
+    process::limit(libc::RLIMIT_NOFILE, spec.open_files_max)?;
+    process::limit(libc::RLIMIT_NPROC, spec.processes_max)?;
     if let Some(bytes) = spec.data_bytes_max {
-        process::limit(libc::RLIMIT_DATA as u32, bytes)?;
+        process::limit(libc::RLIMIT_DATA, bytes)?;
     }
     std::env::set_current_dir(&spec.workdir)?;
     process::reset_signals();
@@ -181,9 +179,7 @@ fn exec_on_path(spec: &InitSpec) -> io::Result<Infallible> {
     for candidate in candidates {
         let Some(path) = candidate.to_str() else { continue };
         let path = text(path)?;
-        let error = match process::exec(&path, &arguments, &environment) {
-            Err(error) => error,
-        };
+        let Err(error) = process::exec(&path, &arguments, &environment);
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {}
             Some(libc::ENOEXEC) => {

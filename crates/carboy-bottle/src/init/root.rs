@@ -65,11 +65,10 @@ pub fn build(
         let source = source(mount, &mut inherited);
         sources.push(step(&format!("take {} for the bottle", mount.target.display()), source)?);
     }
-    let null = step("take /dev/null", tree("/dev/null", NOSUID | NOEXEC))?;
     let root = Root::new()?;
     root.system()?;
     root.devices()?;
-    root.proc(&null)?;
+    root.proc()?;
     for (mount, source) in spec.mounts.iter().zip(&sources) {
         let placed = if mount.directory {
             root.directory(&mount.target).and_then(|at| attach(source, &at))
@@ -270,7 +269,7 @@ impl Root {
         step("fix /dev", change(dev.as_fd(), &fixed))
     }
 
-    fn proc(&self, null: &OwnedFd) -> Result<(), SetupError> {
+    fn proc(&self) -> Result<(), SetupError> {
         let attributes =
             MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let wanted = "mount a fresh /proc (a container that masks parts of /proc forbids it: run carboy on the host, or \
@@ -281,9 +280,8 @@ impl Root {
             self.mask(&proc, name, |place, _| tree_at(place.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC))?;
         }
         for name in PROC_HIDDEN {
-            self.mask(&proc, name, |_, kind| match kind {
-                FileType::Directory => empty_directory(),
-                _ => tree_at(null.as_fd(), NOSUID | NOEXEC).or_else(|_| tree("/dev/null", NOSUID | NOEXEC)),
+            self.mask(&proc, name, |_, kind| {
+                if kind == FileType::Directory { empty_directory() } else { tree("/dev/null", NOSUID | NOEXEC) }
             })?;
         }
         Ok(())

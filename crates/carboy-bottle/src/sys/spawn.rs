@@ -125,9 +125,7 @@ unsafe fn run_child(image: &InitImage, argv: &[*const libc::c_char], envp: &[*co
     let complaint = image.complaint.as_raw_fd();
     // SAFETY: see the module's rule; every argument was prepared before the clone.
     unsafe {
-        let step = match child_steps(image, argv, envp) {
-            Err(step) => step,
-        };
+        let Err(step) = child_steps(image, argv, envp);
         let errno = (*libc::__errno_location()).to_ne_bytes();
         let report = [step, errno[0], errno[1], errno[2], errno[3]];
         libc::syscall(libc::SYS_write, complaint, report.as_ptr(), report.len());

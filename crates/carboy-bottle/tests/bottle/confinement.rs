@@ -211,8 +211,10 @@ pub fn trials() -> Vec<Trial> {
             Ok(())
         }),
         trial("the doctor gives the tier that a bottle gets", || {
-            let report = carboy_bottle::probe();
-            assert!(report.tier.is_some(), "{report:#?}");
+            let scratch = tempfile::tempdir()?;
+            let report = carboy_bottle::probe(scratch.path());
+            assert_eq!(report.tier, Some(carboy_core::plan::CaptureTier::T1), "{report:#?}");
+            assert_eq!(std::fs::read_dir(scratch.path())?.count(), 0);
             Ok(())
         }),
     ];

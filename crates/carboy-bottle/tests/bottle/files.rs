@@ -8,7 +8,7 @@ use carboy_bottle::LaunchError;
 use carboy_core::plan::{Access, Bind, GeneratedFile};
 use libtest_mimic::Trial;
 
-use crate::harness::{Sketch, is_root, needs, prints, trial};
+use crate::harness::{Sketch, is_root, needs, prints, read_all, trial, write_all};
 
 /// Runs a command of the host in a directory.
 fn host(directory: &Path, program: &str, arguments: &[&str]) {
@@ -134,12 +134,13 @@ pub fn trials() -> Vec<Trial> {
             }
             let root = sketch.workspace.to_str().unwrap();
             let line = format!("{{\"Stub\":{{\"root\":\"{root}\",\"below\":\".mcp.json\",\"directory\":false}}}}\n");
-            fs::write(sketch.options.state.join("stubs.journal"), line)?;
+            fs::write(sketch.options.state.join("earlier.journal"), line)?;
             sketch.run()?.expect_code(0)?;
             assert_eq!(names(&sketch.workspace), ["mine.json"]);
             assert_eq!(names(&sketch.options.state), Vec::<String>::new());
             Ok(())
         }),
+        trial("of two bottles on one workspace the last removes the stubs", two_bottles),
         // B51
         needs(
             "git",
@@ -245,4 +246,27 @@ pub fn trials() -> Vec<Trial> {
         }));
     }
     trials
+}
+
+fn two_bottles() -> crate::harness::Outcome {
+    let first = Sketch::new(&["true"]);
+    let mut second = Sketch::shell(
+        "read line; (echo x > .mcp.json) 2>/dev/null && echo wrote; (echo x > .vscode/tasks.json) 2>/dev/null && echo wrote; \
+         echo over",
+    );
+    second.spec.binds = first.spec.binds.clone();
+    second.spec.workdir = first.workspace.clone();
+    let one = first.launch()?;
+    let mut other = second.launch()?;
+    one.start()?;
+    assert_eq!(one.wait().cleaned.stubs_removed, 0);
+    let Some(carboy_bottle::Stdio::Pipes { stdin, stdout, stderr: _stderr }) = other.take_stdio() else {
+        return Err("no pipes".into());
+    };
+    other.start()?;
+    write_all(&stdin, "go\n");
+    assert_eq!(read_all(stdout), "over\n");
+    assert!(other.wait().cleaned.stubs_removed > 3);
+    assert_eq!(names(&first.workspace), Vec::<String>::new());
+    Ok(())
 }

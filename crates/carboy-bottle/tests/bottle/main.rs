@@ -2,6 +2,9 @@
 //!
 //! The program starts itself again as a bottle's init, hence the main of its own.
 
+// Without libtest clippy does not see that these are tests.
+#![allow(clippy::unwrap_used)]
+
 mod confinement;
 mod ending;
 mod files;

@@ -6,7 +6,10 @@
 
 mod bodies;
 mod clients;
+mod git;
 mod run;
+mod streams;
+mod terminal;
 mod world;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -39,7 +42,7 @@ fn main() {
     } else {
         &[("user", Person::Me)]
     };
-    let cases: Vec<Case> = [run::cases(), clients::cases(), bodies::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [run::cases(), clients::cases(), bodies::cases(), git::cases(), streams::cases(), terminal::cases()].into_iter().flatten().collect();
     for case in &cases {
         for (label, person) in people {
             let name = format!("[{label}] {}", case.name);
