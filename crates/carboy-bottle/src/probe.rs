@@ -59,6 +59,7 @@ pub enum Topic {
 impl std::fmt::Display for Topic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
+            Topic::Bottle => "bottle",
             Topic::UserNamespaces => "user namespaces",
             Topic::NfTables => "nf_tables",
             Topic::Seccomp => "seccomp",

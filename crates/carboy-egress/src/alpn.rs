@@ -61,11 +61,13 @@ impl Offer {
     }
 }
 
+type Asked = (Host, u16, Offer);
+
 /// Origins' choices by host, port and offer.
 pub(crate) struct AlpnMemory {
     max: usize,
     age: Duration,
-    known: Mutex<HashMap<(Host, u16, Offer), (Option<Alpn>, Instant)>>,
+    known: Mutex<HashMap<Asked, (Option<Alpn>, Instant)>>,
 }
 
 impl AlpnMemory {

@@ -27,7 +27,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use crate::limits::GatewayLimits;
 use crate::outbound::Scan;
@@ -121,13 +121,18 @@ impl Gated {
     pub(crate) async fn fill(&mut self, limits: &GatewayLimits) -> Result<(), Denial> {
         // A client that promised a short body is going to send it; no dialogue needs it in parts.
         let short = self.remaining.is_some_and(|n| n <= limits.gate_bytes_max as u64);
-        let patience = if short { limits.body_idle } else { limits.gate_pause };
+        let start = Instant::now();
         while !self.ended && self.taken < limits.gate_bytes_max as u64 {
-            match timeout(patience, self.inner.frame()).await {
+            let until = if short {
+                Instant::now() + limits.body_idle
+            } else {
+                (Instant::now() + limits.gate_pause).min(start + limits.gate_time)
+            };
+            match timeout_at(until, self.inner.frame()).await {
                 Ok(Some(Ok(frame))) => self.feed(frame)?,
                 Ok(Some(Err(_))) => return Err(Denial::new(Reason::ProtocolRefused, "the request body broke off")),
                 Ok(None) => self.finish()?,
-                Err(_) if short => return Err(late(patience)),
+                Err(_) if short => return Err(late(limits.body_idle)),
                 Err(_) => break,
             }
         }

@@ -28,7 +28,13 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    pub(crate) fn new(gateway: Arc<Gateway>, host: Host, port: u16, pool: Arc<Pool>, flaw: Option<Denial>) -> Arc<Flow> {
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        host: Host,
+        port: u16,
+        pool: Arc<Pool>,
+        flaw: Option<Denial>,
+    ) -> Arc<Flow> {
         Arc::new(Flow { gateway, host, port, pool, flaw, active: AtomicUsize::new(0), seen: AtomicUsize::new(0) })
     }
 

@@ -57,7 +57,12 @@ pub(crate) fn answer(query: &[u8], routes: &RouteSet, pool: &mut NamePool, detec
     reply.metadata.recursion_desired = message.metadata.recursion_desired;
     reply.metadata.recursion_available = true;
     let [question] = &message.queries[..] else {
-        return send(reply, ResponseCode::FormErr, &message, Some(refused("(not one question)", "", Reason::DnsQueryRefused)));
+        return send(
+            reply,
+            ResponseCode::FormErr,
+            &message,
+            Some(refused("(not one question)", "", Reason::DnsQueryRefused)),
+        );
     };
     // The question goes back byte for byte: resolvers that mix the case (0x20) compare it.
     reply.add_query(question.clone());
@@ -68,11 +73,13 @@ pub(crate) fn answer(query: &[u8], routes: &RouteSet, pool: &mut NamePool, detec
     }
     match decide(&name, &kind, routes, pool, detectors) {
         Ok(addresses) => {
-            let data = match question.query_type {
-                RecordType::A => Some(RData::A(A(addresses.v4))),
-                RecordType::AAAA => Some(RData::AAAA(AAAA(addresses.v6))),
-                // Nothing of the kind exists; above all no HTTPS record, whose ECH key would hide the name (B17).
-                _ => None,
+            // For any other type nothing exists; above all no HTTPS record, whose ECH key would hide the name (B17).
+            let data = if question.query_type == RecordType::A {
+                Some(RData::A(A(addresses.v4)))
+            } else if question.query_type == RecordType::AAAA {
+                Some(RData::AAAA(AAAA(addresses.v6)))
+            } else {
+                None
             };
             if let Some(data) = data {
                 reply.add_answer(Record::from_rdata(question.name.clone(), TTL_SECONDS, data));

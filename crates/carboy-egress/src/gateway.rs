@@ -151,8 +151,8 @@ impl Gateway {
     }
 
     pub(crate) fn answer_dns(&self, query: &[u8]) -> crate::dns::Reply {
-        let law = self.law.borrow().clone();
-        let routes = if law.cut { RouteSet::default() } else { RouteSet::clone(&law.routes) };
+        // After the cut nothing has a name any more.
+        let routes = self.routes_now().unwrap_or_default();
         let mut names = self.names.lock().expect("no panic under this lock");
         crate::dns::answer(query, &routes, &mut names, &self.detectors)
     }

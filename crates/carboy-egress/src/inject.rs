@@ -82,7 +82,8 @@ impl Unmetered {
             }
             set(&mut head.headers, auth, secrets).map_err(|denial| denial.by(&route.route().id))?;
         }
-        let scheme = if dialer.security(permit.host(), permit.port(), inside) == Security::Tls { "https" } else { "http" };
+        let scheme =
+            if dialer.security(permit.host(), permit.port(), inside) == Security::Tls { "https" } else { "http" };
         let host = HeaderValue::try_from(authority(&permit, scheme))
             .map_err(|error| Denial::new(Reason::HostInvalid, error.to_string()))?;
         head.headers.insert(header::HOST, host);

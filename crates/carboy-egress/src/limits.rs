@@ -52,8 +52,10 @@ pub struct GatewayLimits {
     /// A body that pauses this long before [`gate_bytes_max`](Self::gate_bytes_max) is passed on as far as it was
     /// scanned: both ends of a dialogue may be waiting for each other.
     pub gate_pause: Duration,
-    /// A text answer that pauses this long while it is held is passed on as far as it was judged.
-    pub hold_pause: Duration,
+    /// The same for a body that trickles in, from its beginning.
+    pub gate_time: Duration,
+    /// How long a text answer is held for judgement; after that a hit ends it.
+    pub hold_time: Duration,
     /// An answer that pauses this long gets the few bytes that its scanner held back.
     pub flush_pause: Duration,
     /// How long open exchanges may go on after a cut.
@@ -86,7 +88,8 @@ impl Default for GatewayLimits {
             answer_head: Duration::from_secs(900),
             body_idle: Duration::from_secs(300),
             gate_pause: Duration::from_millis(50),
-            hold_pause: Duration::from_secs(1),
+            gate_time: Duration::from_millis(500),
+            hold_time: Duration::from_secs(2),
             flush_pause: Duration::from_millis(20),
             cut_grace: Duration::from_secs(2),
         }

@@ -90,10 +90,7 @@ impl NamePool {
 fn address_at(place: u32) -> PoolAddress {
     let [a, b, c, d] = V6_PREFIX;
     let n = place + 1;
-    PoolAddress {
-        v4: Ipv4Addr::from(V4_BASE + place),
-        v6: Ipv6Addr::new(a, b, c, d, 0, 0, (n >> 16) as u16, n as u16),
-    }
+    PoolAddress { v4: Ipv4Addr::from(V4_BASE + place), v6: Ipv6Addr::new(a, b, c, d, 0, 0, (n >> 16) as u16, n as u16) }
 }
 
 #[cfg(test)]
@@ -129,6 +126,8 @@ mod tests {
         assert!(pool.address(&name("1.w.example"), &routes).is_ok());
         assert!(pool.address(&name("2.w.example"), &routes).is_ok());
         assert_eq!(pool.address(&name("3.w.example"), &routes), Err(NoAddress::PoolFull));
-        assert!(pool.address(&name("1.w.example"), &routes).is_ok() && pool.address(&name("a.example"), &routes).is_ok());
+        assert!(
+            pool.address(&name("1.w.example"), &routes).is_ok() && pool.address(&name("a.example"), &routes).is_ok()
+        );
     }
 }

@@ -37,11 +37,7 @@ pub(crate) async fn handle(flow: Arc<Flow>, request: Request<Incoming>) -> Resul
     }
 }
 
-async fn pass(
-    flow: &Flow,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Response<Screened>, Denial> {
+async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>) -> Result<Response<Screened>, Denial> {
     let gateway = flow.gateway();
     let routes = gateway.routes_now()?;
 

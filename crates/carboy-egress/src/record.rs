@@ -135,10 +135,12 @@ impl Exchange {
         }
         let event = {
             let state = self.state.lock().expect("no panic under this lock");
-            let how = match how {
-                Outcome::Done if state.redacted => Outcome::Redacted,
-                Outcome::Done if !state.findings.is_empty() => Outcome::Warned,
-                other => other,
+            let how = if how == Outcome::Done && state.redacted {
+                Outcome::Redacted
+            } else if how == Outcome::Done && !state.findings.is_empty() {
+                Outcome::Warned
+            } else {
+                how
             };
             self.outcome("answer", how, &state)
         };

@@ -16,8 +16,15 @@ use crate::connection::Flow;
 use crate::record::Exchange;
 
 /// Fields that speak to the next hop alone (RFC 9110, 7.6.1), `te` and `trailer` aside.
-const HOP_BY_HOP: &[&str] =
-    &["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "transfer-encoding", "upgrade"];
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Step 1: the names agree, the form can be policed, and the host may be dialled.
 pub(crate) struct Intercepted {
@@ -159,7 +166,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 pub(crate) fn authority(permit: &HostPermit, scheme: &str) -> String {
     let host = match permit.host() {
         Host::V6(v6) => format!("[{v6}]"),
-        other => other.to_string(),
+        host @ (Host::Name(_) | Host::V4(_)) => host.to_string(),
     };
     let default = if scheme == "https" { 443 } else { 80 };
     if permit.port() == default { host } else { format!("{host}:{}", permit.port()) }

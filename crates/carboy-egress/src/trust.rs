@@ -27,7 +27,8 @@ const PEM_BUNDLES: &[&str] = &[
 ];
 
 /// Java's system trust stores, overlaid where the host has them.
-const JAVA_STORES: &[&str] = &["/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts", "/etc/pki/ca-trust/extracted/java/cacerts"];
+const JAVA_STORES: &[&str] =
+    &["/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts", "/etc/pki/ca-trust/extracted/java/cacerts"];
 
 /// The variables that TLS libraries and tools read (OpenSSL and rustls, Node, Python, curl, git, cargo, AWS, Deno,
 /// pip, gRPC).

@@ -94,11 +94,12 @@ async fn other_protocols_are_refused_in_words_or_by_closing() {
     let origin = std::sync::Arc::new(Origin::default());
     let answer = recording(origin.clone(), |_| http::Response::new(full("hello")));
     let bench = Bench::with(Kind::Plain, vec![route(HOST)], origin, answer, limits).await;
-    let ask = |line: &str, more: &str| format!("{line} HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n{more}\r\n");
+    let ask =
+        |line: &str, more: &str| format!("{line} HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n{more}\r\n");
     for text in [
         ask("GET /", "upgrade: websocket\r\nsec-websocket-key: x\r\n"), // B24
-        ask("CONNECT api.example:80", ""),                             // B18
-        ask("TRACE /", ""),                                            // B41
+        ask("CONNECT api.example:80", ""),                              // B18
+        ask("TRACE /", ""),                                             // B41
     ] {
         let answer = raw(&bench, HOST, 80, text.as_bytes()).await;
         assert!(answer.contains("protocol_refused"), "{text}: {answer}");
@@ -196,4 +197,50 @@ async fn b57_a_revoked_host_loses_its_open_connections_and_a_cut_refuses_everyth
     assert_eq!(bench.client(&["http/1.1"]).await.get("/").await.status, StatusCode::OK);
     bench.gateway.shutdown();
     assert_eq!(bench.client(&["h2"]).await.get("/").await.reason(), "stopping");
+}
+
+#[tokio::test]
+async fn b22_each_pipelined_request_is_decided_by_itself() {
+    use carboy_core::route::{PathMatch, RequestMatch};
+    let mut narrow = route(HOST);
+    let paths = vec![PathMatch::Prefix("/v1".into())];
+    narrow.matches = vec![RequestMatch { paths, methods: vec!["GET".into()], headers: Vec::new() }];
+    let bench = Bench::start(Kind::Plain, vec![narrow]).await;
+    let text = "GET /v1/a HTTP/1.1\r\nhost: api.example\r\n\r\nGET /admin HTTP/1.1\r\nhost: api.example\r\n\r\n\
+                DELETE /v1/a HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
+    let answer = raw(&bench, HOST, 80, text.as_bytes()).await;
+    assert_eq!(answer.matches("x-carboy-reason: request_not_allowed").count(), 2, "{answer}");
+    assert_eq!(bench.origin.received().iter().map(|got| got.target.clone()).collect::<Vec<_>>(), ["/v1/a"]);
+}
+
+#[tokio::test]
+async fn the_limits_on_connections_and_heads_hold() {
+    let limits = GatewayLimits { connections_max: 1, ..GatewayLimits::default() };
+    let origin = std::sync::Arc::new(Origin::default());
+    let answer = recording(origin.clone(), |_| http::Response::new(full("hello")));
+    let bench = Bench::with(Kind::Plain, vec![route(HOST)], origin, answer, limits).await;
+    let mut first = bench.plain(HOST, 80).await;
+    assert_eq!(first.get("/").await.status, StatusCode::OK);
+    assert_eq!(raw(&bench, HOST, 80, b"").await, "");
+    assert_eq!(bench.log.refusals(), ["limit_reached"]);
+    let many = (0..129).fold(first.request(http::Method::GET, "/"), |r, i| r.header(format!("x-{i}"), "1"));
+    let got = first.send(many.body(full("")).unwrap()).await;
+    assert_eq!(got.status.as_u16(), 431);
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![route(HOST)]).await;
+    let mut client = bench.client(&["h2"]).await;
+    let many = (0..129).fold(client.request(http::Method::GET, "/"), |r, i| r.header(format!("x-{i}"), "1"));
+    assert_eq!(client.send(many.body(full("")).unwrap()).await.reason(), "limit_reached");
+    let large = client.request(http::Method::GET, "/").header("x-large", "x".repeat(70_000));
+    assert!(client.start(large.body(full("")).unwrap()).await.map_or(true, |got| got.status().as_u16() == 431));
+    assert!(bench.origin.received().is_empty());
+}
+
+#[tokio::test]
+async fn a_missing_secret_stops_the_request_and_names_the_secret() {
+    let mut other = with_key();
+    other.auth.as_mut().unwrap().secret = carboy_core::ids::SecretName::parse("NOT_THERE").unwrap();
+    let bench = Bench::start(Kind::Tls(&["http/1.1"]), vec![other]).await;
+    let got = bench.client(&["http/1.1"]).await.get("/").await;
+    assert_eq!((got.reason(), got.text().contains("NOT_THERE")), ("secret_missing", true));
+    assert!(bench.origin.received().is_empty());
 }

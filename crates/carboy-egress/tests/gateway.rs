@@ -18,7 +18,10 @@ async fn an_allowed_get_reaches_its_upstream_and_is_written_down() {
         assert_eq!((got.status, got.text(), got.version), (StatusCode::OK, "hello", Version::HTTP_11));
     }
     let received = bench.origin.received();
-    assert_eq!((received[0].target.as_str(), received[0].headers["host"].to_str().unwrap()), ("/v1/models?limit=2", HOST));
+    assert_eq!(
+        (received[0].target.as_str(), received[0].headers["host"].to_str().unwrap()),
+        ("/v1/models?limit=2", HOST)
+    );
     assert_eq!(bench.origin.connections(), 1, "kept alive on both sides");
     let intent = bench.log.wait(|event| event.action == "request").await;
     assert_eq!(intent.result, Outcome::Allowed);

@@ -161,7 +161,10 @@ async fn a_poisoned_page_is_refused_and_a_long_one_ends_before_the_poison() {
     let late = bench.plain(HOST, 80).await.get("/late").await;
     assert_eq!((late.status, late.complete), (StatusCode::OK, false));
     assert!(!String::from_utf8_lossy(&late.body).contains("system prompt"));
-    let cut = bench.log.wait(|event| support::detail(event, "path").as_deref() == Some("/late") && event.result == Outcome::Blocked).await;
+    let cut = bench
+        .log
+        .wait(|event| support::detail(event, "path").as_deref() == Some("/late") && event.result == Outcome::Blocked)
+        .await;
     assert_eq!(support::detail(&cut, "reason").unwrap(), "injection");
 }
 

@@ -190,8 +190,7 @@ async fn two_parties_that_wait_for_each_other_are_not_kept_waiting() {
     // The client sends a line and sends the next one only after the upstream's head has come.
     let origin = Arc::new(Origin::default());
     let answer = support::handler(|_request| async { Response::new(full("ready")) });
-    let bench =
-        Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
+    let bench = Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
     let mut client = bench.client(&["h2"]).await;
     let list = vec![b"first\n".to_vec(), b"second\n".to_vec()];
     let request = client.request(Method::POST, "/dialogue").body(pieces(list, Duration::from_millis(400))).unwrap();
@@ -208,8 +207,7 @@ async fn trailers_pass_and_are_scanned() {
         let frames = vec![Ok(Frame::data(Bytes::from_static(b"pong"))), Ok(Frame::trailers(trailers))];
         Response::new(streamed(stream::iter(frames)))
     });
-    let bench =
-        Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
+    let bench = Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
     let mut client = bench.client(&["h2"]).await;
     for (value, want) in [("1", StatusCode::OK), (SECRET, StatusCode::FORBIDDEN)] {
         let mut trailers = http::HeaderMap::new();

@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use carboy_control::doctor::{HostReport, Standing, probe};
 
 use crate::args::JsonFlag;
+use crate::environment::Environment;
 use crate::print;
 use crate::report::{Exit, Failure, Palette};
 
 /// Looks and says.
-pub fn doctor(args: &JsonFlag) -> Result<u8, Failure> {
-    let report = probe();
+pub fn doctor(args: &JsonFlag, environment: &Environment) -> Result<u8, Failure> {
+    let report = probe(&environment.home.root().join("state"));
     let code = if report.tier.is_some() { 0 } else { Exit::HostNotCapable as u8 };
     if args.json {
         let findings: Vec<_> = report

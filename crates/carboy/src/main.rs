@@ -50,7 +50,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Tour(args) => runtime()?.block_on(tour::tour(args)),
         Command::TourAgent => runtime()?.block_on(tour::agent()),
-        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Doctor(args) => doctor::doctor(&args, &environment()?),
         Command::Run(args) => {
             let environment = environment()?;
             runtime()?.block_on(run::run(args, environment))

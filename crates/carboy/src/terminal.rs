@@ -87,7 +87,13 @@ impl Relay {
         let input = File::from(master.try_clone()?);
         let (input_stop, stopped) = rustix::pipe::pipe()?.into_stop_pair();
         std::thread::spawn(move || copy_input(input, &stopped));
-        let outputs = vec![std::thread::spawn(move || copy(File::from(master), std::io::stdout()))];
+        let outputs = vec![std::thread::spawn(move || {
+            let mut master = File::from(master);
+            if let Copied::NobodyReads = copy(&mut master, std::io::stdout()) {
+                // The window has gone and its hang-up is on the way: the program is not blocked until then.
+                to_nowhere(&mut master);
+            }
+        })];
         Ok(Relay { outputs, input_stop, _raw: Some(raw) })
     }
 
@@ -96,8 +102,8 @@ impl Relay {
         let (input_stop, stopped) = rustix::pipe::pipe()?.into_stop_pair();
         std::thread::spawn(move || copy_input(File::from(stdin), &stopped));
         let outputs = vec![
-            std::thread::spawn(move || copy(File::from(stdout), std::io::stdout())),
-            std::thread::spawn(move || copy(File::from(stderr), std::io::stderr())),
+            std::thread::spawn(move || drop(copy(&mut File::from(stdout), std::io::stdout()))),
+            std::thread::spawn(move || drop(copy(&mut File::from(stderr), std::io::stderr()))),
         ];
         Ok(Relay { outputs, input_stop, _raw: None })
     }
@@ -123,27 +129,35 @@ impl IntoStopPair for (OwnedFd, OwnedFd) {
     }
 }
 
-/// Copies until the source ends. A pseudo-terminal whose last user has gone says EIO, which is its end of file.
-fn copy(mut from: impl Read, mut to: impl Write) {
+/// Why copying ended.
+enum Copied {
+    /// The source has ended.
+    All,
+    /// Our own output's reader has gone (`| head`).
+    NobodyReads,
+}
+
+/// Copies until one side ends. A pseudo-terminal whose last user has gone says EIO, which is its end of file. A pipe
+/// is to be closed when nobody reads: the program then meets SIGPIPE, as it would without a bottle around it.
+fn copy(from: &mut File, mut to: impl Write) -> Copied {
     let mut buffer = vec![0; COPY_BYTES];
     loop {
         match from.read(&mut buffer) {
-            Ok(0) => return,
+            Ok(0) => return Copied::All,
             Ok(n) => {
                 if to.write_all(&buffer[..n]).and_then(|()| to.flush()).is_err() {
-                    // The reader of our output has gone (`| head`): drain, so that the program is not blocked for ever.
-                    to_nowhere(&mut from, &mut buffer);
-                    return;
+                    return Copied::NobodyReads;
                 }
             }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+            Err(_) => return Copied::All,
         }
     }
 }
 
-fn to_nowhere(from: &mut impl Read, buffer: &mut [u8]) {
-    while matches!(from.read(buffer), Ok(n) if n > 0) {}
+fn to_nowhere(from: &mut File) {
+    let mut buffer = vec![0; COPY_BYTES];
+    while matches!(from.read(&mut buffer), Ok(n) if n > 0) {}
 }
 
 /// Copies standard input until it ends or the run does. The wait is a poll, so that no read of the terminal is

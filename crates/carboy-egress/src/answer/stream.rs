@@ -15,7 +15,7 @@ use carboy_core::verdict::{Denial, Reason};
 use carboy_guard::{Inflate, InjectionScanner, ScanPlan, StreamScanner};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use super::redact_fields;
 use crate::inject::Rest;
@@ -146,9 +146,9 @@ impl Screened {
         let Screened::Live(live) = self else { return Ok(()) };
         let Judge::Hold(_) = live.sieve.judge else { return Ok(()) };
         let limits = live.of.exchange.gateway().limits.clone();
+        let until = Instant::now() + limits.hold_time;
         while !live.ended && live.held < limits.gate_bytes_max {
-            let frame = timeout(limits.hold_pause, std::future::poll_fn(|cx| live.advance(cx))).await;
-            match frame {
+            match timeout_at(until, std::future::poll_fn(|cx| live.advance(cx))).await {
                 Ok(step) => step?,
                 // A slow source is passed on as far as it was judged; a later hit ends it.
                 Err(_) => break,

@@ -17,11 +17,14 @@ use crate::alpn::Offer;
 /// Sessions that are kept for resumption per configuration.
 const SESSIONS_MAX: usize = 256;
 
+/// Extra CA and ALPN offer.
+type Wanted = (Option<String>, Offer);
+
 /// Configurations by extra CA and ALPN offer. Both come from settings and from a two-bit set: the table is bounded.
 #[derive(Default)]
 pub(crate) struct ClientTls {
     platform: OnceCell<Arc<RootCertStore>>,
-    configs: Mutex<HashMap<(Option<String>, Offer), Arc<ClientConfig>>>,
+    configs: Mutex<HashMap<Wanted, Arc<ClientConfig>>>,
 }
 
 impl ClientTls {
@@ -37,7 +40,8 @@ impl ClientTls {
             Some(pem) => {
                 let mut roots = RootCertStore::clone(platform);
                 for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                    let certificate = certificate.map_err(|e| format!("the extra CA in `upstreams` is not PEM: {e}"))?;
+                    let certificate =
+                        certificate.map_err(|e| format!("the extra CA in `upstreams` is not PEM: {e}"))?;
                     roots.add(certificate).map_err(|e| format!("the extra CA in `upstreams` cannot be used: {e}"))?;
                 }
                 Arc::new(roots)

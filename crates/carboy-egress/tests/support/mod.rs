@@ -113,16 +113,21 @@ pub fn recording(origin: Arc<Origin>, answer: impl Fn(&Received) -> Response<Bod
 }
 
 /// A hyper server on loopback; `tls` chooses the ALPN protocols, `None` is plain.
-pub async fn serve(tls: Option<(&CertificateAuthority, &str, &[&str])>, origin: Arc<Origin>, handler: Handler) -> SocketAddr {
+pub async fn serve(
+    tls: Option<(&CertificateAuthority, &str, &[&str])>,
+    origin: Arc<Origin>,
+    handler: Handler,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = tls.map(|(ca, host, alpn)| {
         let leaf = ca.mint(&Host::parse(host).unwrap(), now_ms()).unwrap();
-        let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(leaf)));
+        let mut config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(leaf)));
         config.alpn_protocols = alpn.iter().map(|id| id.as_bytes().to_vec()).collect();
         tokio_rustls::TlsAcceptor::from(Arc::new(config))
     });
@@ -292,7 +297,13 @@ impl Bench {
         Bench::with(kind, routes, origin, answer, GatewayLimits::default()).await
     }
 
-    pub async fn with(kind: Kind, routes: Vec<Route>, origin: Arc<Origin>, answer: Handler, limits: GatewayLimits) -> Bench {
+    pub async fn with(
+        kind: Kind,
+        routes: Vec<Route>,
+        origin: Arc<Origin>,
+        answer: Handler,
+        limits: GatewayLimits,
+    ) -> Bench {
         let (ca, _) = CertificateAuthority::generate(now_ms()).unwrap();
         let (world, _) = CertificateAuthority::generate(now_ms()).unwrap();
         let (upstream, transport) = match kind {
@@ -309,10 +320,8 @@ impl Bench {
         upstreams.insert(Host::parse(HOST).unwrap(), None, Upstream { address: upstream, transport, extra_ca_pem });
         let log = Arc::new(Log::default());
         let value = Arc::new(Secret::new(SECRET.to_owned()));
-        let detectors =
-            Detectors::builder([7; 32]).known_secret(&secret_name(), &value).build().unwrap();
-        let secrets =
-            Arc::new(Secrets { values: [(secret_name(), value)].into(), refreshed: AtomicUsize::new(0) });
+        let detectors = Detectors::builder([7; 32]).known_secret(&secret_name(), &value).build().unwrap();
+        let secrets = Arc::new(Secrets { values: [(secret_name(), value)].into(), refreshed: AtomicUsize::new(0) });
         let ca_pem = ca.ca_pem().to_owned();
         let gateway = Gateway::new(GatewayConfig {
             subject: Subject::default(),

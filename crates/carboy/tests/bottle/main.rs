@@ -4,8 +4,10 @@
 // A test may stop at the first thing that is not as it should be.
 #![allow(clippy::unwrap_used)]
 
+mod attack;
 mod bodies;
 mod clients;
+mod escape_network;
 mod git;
 mod run;
 mod streams;
@@ -34,6 +36,8 @@ pub const fn case_with(name: &'static str, needs: &'static [&'static str], body:
 }
 
 fn main() {
+    // The doctor's trial bottle is made from this very program.
+    carboy_control::bottle::run_init_if_asked();
     let arguments = Arguments::from_args();
     let mut skipped = Vec::new();
     let mut trials = Vec::new();
@@ -78,11 +82,18 @@ fn why_not(case: &Case, person: Person) -> Option<String> {
     if person == Person::Ordinary && world::ordinary_ids().is_none() {
         return Some(format!("user `{ORDINARY_USER}` does not exist; `cargo xtask test` creates it"));
     }
-    let tier = carboy_control::doctor::probe().tier;
-    if tier.is_none() {
+    static STANDS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    let scratch = std::env::temp_dir();
+    if !STANDS.get_or_init(|| carboy_control::doctor::probe(&scratch).tier.is_some()) {
         return Some("no bottle can be made on this host; `carboy doctor` says why".into());
     }
+    if case.needs.contains(&"root") && !world::is_root() {
+        return Some("it changes what the machine looks like to carboy, which needs root".into());
+    }
     let missing = |need: &&&str| {
+        if **need == "root" {
+            return false;
+        }
         let path = std::path::Path::new(need);
         if path.is_absolute() {
             return !path.exists();

@@ -48,7 +48,7 @@ impl Screen<'_> {
         words.push(quoted(command.get_program()));
         words.extend(command.get_args().map(quoted));
         let line = format!("{}; echo \"over with $?\"; PS1='outer> ' exec sh -i", words.join(" "));
-        world.write("tmux.conf", "set -g status off\nset -g default-terminal tmux\nset -g window-size manual\n");
+        world.write("tmux.conf", "set -g status off\nset -g default-terminal tmux\n");
         let screen = Screen { world };
         let project = world.project.to_str().unwrap();
         screen.tmux(&["new-session", "-d", "-x", "100", "-y", "30", "-c", project, &line]);

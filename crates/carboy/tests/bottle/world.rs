@@ -48,6 +48,8 @@ pub struct World {
     pub provider: Running,
     /// Must stay untouched.
     pub canary: Origin,
+    /// What carboy sees in place of `/etc/hosts`; needs root.
+    pub hosts: Option<PathBuf>,
     person: Person,
     runtime: tokio::runtime::Runtime,
 }
@@ -124,7 +126,7 @@ impl World {
         for path in [&dir.join("home"), &dir.join("home/bottles"), &dir.join("home/agents"), &project] {
             fs::create_dir_all(path).unwrap();
         }
-        let world = World { dir, project, provider, canary, person, runtime };
+        let world = World { dir, project, provider, canary, hosts: None, person, runtime };
         world.write("home/provider.pem", world.provider.ca_pem());
         world.settings("");
         world.bottle(STANDARD_ROUTES);
@@ -174,16 +176,22 @@ impl World {
     /// and the canary.
     pub fn carboy(&self, arguments: &[&str]) -> Command {
         self.own();
-        let mut command = match (self.person, ordinary_ids()) {
+        let mut words: Vec<String> = Vec::new();
+        if let Some(hosts) = &self.hosts {
+            let mount = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+            words.extend(["unshare", "--mount", "sh", "-c", mount, hosts.to_str().unwrap()].map(String::from));
+        }
+        match (self.person, ordinary_ids()) {
             (Person::Ordinary, Some((uid, gid))) => {
-                let mut command = Command::new("setpriv");
-                let ids = [format!("--reuid={uid}"), format!("--regid={gid}")];
-                command.args(ids).args(["--clear-groups", "--"]).arg(binary());
-                command
+                words.extend(["setpriv".into(), format!("--reuid={uid}"), format!("--regid={gid}")]);
+                words.extend(["--clear-groups".into(), "--".into()]);
             }
             (Person::Ordinary, None) => panic!("user {ORDINARY_USER} does not exist"),
-            (Person::Me, _) => Command::new(binary()),
-        };
+            (Person::Me, _) => {}
+        }
+        words.push(binary().to_str().unwrap().into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.args(arguments).current_dir(&self.project).env_clear().envs([
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
             ("LANG", "C.UTF-8"),

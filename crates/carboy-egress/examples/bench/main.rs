@@ -1,0 +1,31 @@
+//! The programs of `cargo xtask bench proxy`: an upstream, a bare proxy to compare with, and a load generator.
+//!
+//! ```text
+//! bench upstream DIR                        TLS server on loopback; writes DIR/ca.pem, prints its address
+//! bench bare DIR ADDRESS                    TLS in, TLS out to ADDRESS, nothing in between; prints its address
+//! bench load HOST:PORT [--ca FILE] [--through PROXY]   takes orders as lines of JSON on standard input
+//! ```
+//!
+//! Each ends when its standard input does. All listen on 127.0.0.1 alone.
+
+mod bare;
+mod content;
+mod load;
+mod tls;
+mod upstream;
+
+use std::error::Error;
+use std::path::Path;
+
+/// What any of the programs may fail with; it is printed and ends the program.
+type Failure = Box<dyn Error + Send + Sync>;
+
+fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["upstream", directory] => upstream::run(Path::new(directory)),
+        ["bare", directory, upstream] => bare::run(Path::new(directory), upstream.parse()?),
+        ["load", target, ref options @ ..] => load::run(target, options),
+        _ => Err("usage: bench upstream DIR | bare DIR ADDRESS | load HOST:PORT [--ca FILE] [--through PROXY]".into()),
+    }
+}
