@@ -1,4 +1,5 @@
 //! Ways around the routes that have to fail: fronting, smuggling, other protocols. Rows of the bypass matrix.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
@@ -57,7 +58,7 @@ async fn b15_b16_a_host_other_than_the_server_name_never_gets_the_credential() {
 #[tokio::test]
 async fn b19_one_request_has_one_target() {
     let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
-    let answer = raw(&bench, HOST, 80, b"GET / HTTP/1.1\r\nhost: api.example\r\nhost: evil.example\r\n\r\n").await;
+    let answer = raw(&bench, HOST, 80, b"GET / HTTP/1.1\r\nhost: api.example\r\nhost: evil.example\r\nconnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
     let absolute = b"GET http://evil.example/ HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
     assert!(raw(&bench, HOST, 80, absolute).await.contains("name_mismatch"));
@@ -81,7 +82,7 @@ async fn b21_a_message_that_two_parsers_could_cut_differently_is_refused_or_made
         "transfer-encoding: gzip, chunked\r\n",
         "x: a\r\n b\r\n",
     ] {
-        let text = format!("POST / HTTP/1.1\r\nhost: api.example\r\n{head}\r\n0\r\n\r\n");
+        let text = format!("POST / HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n{head}\r\n0\r\n\r\n");
         let answer = raw(&bench, HOST, 80, text.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{head:?}: {answer}");
     }

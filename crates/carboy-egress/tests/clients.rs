@@ -1,4 +1,5 @@
 //! Real clients that trust the minted leaves by the files that a bottle gets.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! DNS as a bottle uses it, over datagrams and over TCP.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! A gateway between a client and an upstream, all on loopback: what the integration tests share.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
