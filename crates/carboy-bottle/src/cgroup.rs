@@ -76,6 +76,7 @@ impl Group {
         if group.bound("pids", &name, [("pids.max", "pids.max"), ("", "")], u64::from(limits.processes_max)) {
             group.applied.processes = Bound::Cgroup;
         }
+        group.directories.iter().filter_map(|directory| directory.parent()).for_each(sweep);
         if group.directories.is_empty() { None } else { Some(group) }
     }
 
@@ -140,6 +141,19 @@ impl Group {
             }
         }
         false
+    }
+}
+
+/// Removes the empty groups of supervisors that were killed. A populated one refuses; one that is about to be populated
+/// is younger than this.
+fn sweep(parent: &Path) {
+    const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("carboy-")) {
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|made| made.elapsed().ok());
+        if age.is_some_and(|age| age > ABANDONED_AFTER) {
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 

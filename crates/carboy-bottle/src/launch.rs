@@ -110,7 +110,8 @@ pub struct Holds {
     pub host_ids: (u32, u32),
 }
 
-/// A made bottle. Dropping it kills everything inside.
+/// A made bottle. Dropping it kills everything inside; whoever ends the process calls [`Bottle::wait`] first, so that the
+/// host's files are put in order now and not at the next start.
 #[derive(Debug)]
 pub struct Bottle {
     captured: Option<CapturedSockets>,

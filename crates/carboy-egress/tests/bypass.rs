@@ -58,7 +58,13 @@ async fn b15_b16_a_host_other_than_the_server_name_never_gets_the_credential() {
 #[tokio::test]
 async fn b19_one_request_has_one_target() {
     let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
-    let answer = raw(&bench, HOST, 80, b"GET / HTTP/1.1\r\nhost: api.example\r\nhost: evil.example\r\nconnection: close\r\n\r\n").await;
+    let answer = raw(
+        &bench,
+        HOST,
+        80,
+        b"GET / HTTP/1.1\r\nhost: api.example\r\nhost: evil.example\r\nconnection: close\r\n\r\n",
+    )
+    .await;
     assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
     let absolute = b"GET http://evil.example/ HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
     assert!(raw(&bench, HOST, 80, absolute).await.contains("name_mismatch"));

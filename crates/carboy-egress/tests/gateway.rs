@@ -1,4 +1,5 @@
 //! The gateway between a client and an upstream: what passes, what does not, and what the log says.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! What a request carries out: every byte is scanned, in every disguise of its transport.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

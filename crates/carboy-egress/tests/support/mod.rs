@@ -304,6 +304,18 @@ impl Bench {
         answer: Handler,
         limits: GatewayLimits,
     ) -> Bench {
+        Bench::reaching(Upstreams::default(), kind, routes, origin, answer, limits).await
+    }
+
+    /// The same with upstreams of its own; an entry for [`HOST`] there takes the place of the recording one.
+    pub async fn reaching(
+        given: Upstreams,
+        kind: Kind,
+        routes: Vec<Route>,
+        origin: Arc<Origin>,
+        answer: Handler,
+        limits: GatewayLimits,
+    ) -> Bench {
         let (ca, _) = CertificateAuthority::generate(now_ms()).unwrap();
         let (world, _) = CertificateAuthority::generate(now_ms()).unwrap();
         let (upstream, transport) = match kind {
@@ -318,6 +330,9 @@ impl Bench {
         let mut upstreams = Upstreams::default();
         let extra_ca_pem = Some(world.ca_pem().to_owned());
         upstreams.insert(Host::parse(HOST).unwrap(), None, Upstream { address: upstream, transport, extra_ca_pem });
+        for (host, port, other) in given.iter() {
+            upstreams.insert(host.clone(), port, other.clone());
+        }
         let log = Arc::new(Log::default());
         let value = Arc::new(Secret::new(SECRET.to_owned()));
         let detectors = Detectors::builder([7; 32]).known_secret(&secret_name(), &value).build().unwrap();

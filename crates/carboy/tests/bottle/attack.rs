@@ -158,6 +158,15 @@ impl<'w> Attack<'w> {
         self.in_log.push((what.to_owned(), code, words.to_owned()));
     }
 
+    /// The first request of a connection is answered with 200, the next one is refused with this reason.
+    pub fn closed_after_one(&mut self, what: &str, order: &Order, code: &'static str, words: &str) {
+        let report = self.agent.order(order);
+        if report.body.matches("HTTP/1.1 200").count() != 1 || why(&report).as_deref() != Some(code) {
+            self.wrong.push(format!("{what}: not one answer and then {code}: {}", brief(&report)));
+        }
+        self.in_log.push((what.to_owned(), code, words.to_owned()));
+    }
+
     /// It fails inside: there is nothing there to reach, and nobody to ask.
     pub fn nothing_there(&mut self, what: &str, order: &Order) {
         let report = self.agent.order(order);
