@@ -25,6 +25,9 @@ const NEEDS: &[Need] = &[
     Need { check: &["npm", "--version"], package: "npm" },
     Need { check: &["/usr/bin/python3", "-c", "import ensurepip, venv"], package: "python3-venv" },
     Need { check: &["java", "-version"], package: "default-jdk-headless" },
+    Need { check: &["go", "version"], package: "golang-go" },
+    Need { check: &["tmux", "-V"], package: "tmux" },
+    Need { check: &["wget", "--version"], package: "wget" },
 ];
 
 /// May things be installed?

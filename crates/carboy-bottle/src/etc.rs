@@ -6,6 +6,8 @@ pub const NAME_SERVER: &str = "198.18.0.1";
 /// Git's system-wide settings inside.
 pub const GIT_CONFIG: &str = "/etc/gitconfig";
 const GIT_OVERLOOKS: &str = "/etc/gitignore";
+/// Where a generated file may say who commits; git reads on when it is not there.
+pub const GIT_IDENTITY: &str = "/etc/carboy/gitconfig";
 
 /// Entries of the host's `/etc` that hold settings of libraries and no secret.
 const SHARED: [&str; 29] = [
@@ -80,7 +82,7 @@ pub fn generated(host_name: &str, git_overlooks: &[String]) -> [(&'static str, S
         ),
         ("/etc/shells", "/bin/sh\n/bin/bash\n".to_owned()),
         ("/etc/machine-id", String::new()),
-        (GIT_CONFIG, format!("[core]\n\texcludesFile = {GIT_OVERLOOKS}\n")),
+        (GIT_CONFIG, format!("[core]\n\texcludesFile = {GIT_OVERLOOKS}\n[include]\n\tpath = {GIT_IDENTITY}\n")),
         (GIT_OVERLOOKS, overlooked),
     ]
 }

@@ -27,6 +27,7 @@ mod syscalls;
 mod wire;
 
 pub use cgroup::{Applied, Bound};
+pub use etc::GIT_IDENTITY;
 pub use git_config::{ConfigAudit, audit_git_config, audit_new_git_config};
 pub use init::run_init_if_asked;
 pub use launch::{Bottle, ExitOutcome, ExitReport, Holds, InitProgram, LaunchError, LaunchOptions, Stdio, Watcher};

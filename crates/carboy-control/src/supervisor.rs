@@ -469,9 +469,9 @@ fn generated_files(effective: &Effective, ca_pem: &str) -> Vec<GeneratedFile> {
         .filter(|(path, _)| path.starts_with("/etc/carboy") || path.exists())
         .map(|(path, content)| GeneratedFile { path, content })
         .collect();
-    // M20, in the system-wide file: the program may still write a ~/.gitconfig of its own.
+    // M20, read by the system-wide file: the program may still write a ~/.gitconfig of its own.
     let identity = effective.git_user.gitconfig().map(String::into_bytes);
-    files.extend(identity.map(|content| GeneratedFile { path: "/etc/gitconfig".into(), content }));
+    files.extend(identity.map(|content| GeneratedFile { path: carboy_bottle::GIT_IDENTITY.into(), content }));
     files
 }
 

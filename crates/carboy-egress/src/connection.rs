@@ -153,6 +153,9 @@ impl Flow {
         if error.is_parse_too_large() {
             let denial = Denial::new(Reason::LimitReached, "a request head is too large");
             self.gateway.refuse_connection(&self.host, self.port, denial).await;
+        } else if error.is_timeout() && self.seen.load(Ordering::Relaxed) == 0 {
+            let denial = Denial::new(Reason::ProtocolRefused, "the client sent no request");
+            self.gateway.refuse_connection(&self.host, self.port, denial).await;
         } else if error.is_parse() {
             let denial = match self.gateway.routes_now() {
                 Ok(routes) => routes.host_permit(&self.host, self.port).into_result().err(),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
+use carboy_core::finding::{Detector, Location};
 use carboy_core::host::Host;
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
 use carboy_core::route::RouteSet;
@@ -21,6 +22,9 @@ use crate::pipeline::stopping;
 use crate::repeats::{Note, Repeats};
 use crate::stats::GatewayStats;
 use crate::upstream::Dialer;
+
+/// Characters of a text from the bottle that are written down.
+const SHOWN_CHARS_MAX: usize = 256;
 
 /// What a gateway is made of.
 pub struct GatewayConfig {
@@ -141,6 +145,17 @@ impl Gateway {
         change(&mut self.stats.lock().expect("no panic under this lock"));
     }
 
+    /// A text that the bottle had a hand in (a path, a name, a method), fit for the log: secrets out, and short.
+    pub(crate) fn clean(&self, text: &str) -> String {
+        let all = [Detector::KnownSecrets, Detector::TokenPatterns];
+        let (clean, _) = self.detectors.redact(text.as_bytes(), &all, Location::RequestLine);
+        let clean = String::from_utf8_lossy(&clean);
+        match clean.char_indices().nth(SHOWN_CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &clean[..end]),
+            None => clean.into_owned(),
+        }
+    }
+
     pub(crate) fn note(&self, key: &str) -> Note {
         self.repeats.lock().expect("no panic under this lock").note(key, Instant::now())
     }
@@ -158,8 +173,9 @@ impl Gateway {
     }
 
     /// A connection that never became a request: one event for the first of its kind, a count for its repeats.
-    pub(crate) async fn refuse_connection(&self, host: &Host, port: u16, denial: Denial) {
+    pub(crate) async fn refuse_connection(&self, host: &Host, port: u16, mut denial: Denial) {
         let shown = host.to_string();
+        denial.detail = self.clean(&denial.detail);
         self.count(|stats| stats.refuse(&denial, &shown, Some(port)));
         let Note::Write { repeats } = self.note(&format!("connect {shown} {port} {denial}")) else { return };
         let mut event = Event::new(EventType::Egress, self.subject.clone(), "connect", Outcome::Denied)

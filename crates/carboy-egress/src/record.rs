@@ -12,20 +12,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use carboy_core::audit::{Event, EventType, Outcome};
-use carboy_core::finding::{Detector, Finding, Location};
+use carboy_core::finding::Finding;
 use carboy_core::host::Host;
 use carboy_core::ids::{DenialId, RouteId};
 use carboy_core::route::Route;
 use carboy_core::verdict::{Denial, Layer, Reason};
 use carboy_wire::format::WireFormat;
-use http::{Request, Version};
+use http::{Method, Request, Version};
 
 use crate::gateway::Gateway;
 
 /// Findings that one exchange keeps; the rest only count in the statistics.
 const FINDINGS_MAX: usize = 64;
-/// Characters of a path or method that are written down.
-const SHOWN_CHARS_MAX: usize = 256;
 
 /// The running record of one request.
 pub(crate) struct Exchange {
@@ -63,17 +61,21 @@ impl Exchange {
         Arc::new(Exchange {
             number: gateway.next_request(),
             started: Instant::now(),
-            method: short(request.method().as_str()),
+            method: shown_method(gateway, request.method()),
             host: host.clone(),
             port,
-            path: shown_path(gateway, request.uri().path()),
+            path: gateway.clean(request.uri().path()),
             http: match request.version() {
                 Version::HTTP_2 => "2",
                 Version::HTTP_10 => "1.0",
                 _ => "1.1",
             },
             accept: accept.map(str::to_owned),
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                // Until a route says more: a refusal before that should be readable for a model's client too.
+                format: WireFormat::of_request(None, host, request.uri().path()),
+                ..State::default()
+            }),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             ended: AtomicBool::new(false),
@@ -151,7 +153,9 @@ impl Exchange {
 
     /// A refusal, or the end of an exchange that is cut off; durable when this returns. The denial that comes back is
     /// the one to answer with: without a log, that one is always `audit_unavailable`.
-    pub(crate) async fn refuse(&self, denial: Denial, id: &DenialId) -> Denial {
+    pub(crate) async fn refuse(&self, mut denial: Denial, id: &DenialId) -> Denial {
+        // Routes quote the path that they refuse, and nobody has scanned that yet.
+        denial.detail = self.gateway.clean(&denial.detail);
         self.ended.store(true, Ordering::Relaxed);
         self.settle();
         let host = self.host.to_string();
@@ -252,16 +256,18 @@ pub(crate) fn finding_words(finding: &Finding) -> String {
     words
 }
 
-/// A path may carry a secret: it is written down without.
-fn shown_path(gateway: &Gateway, path: &str) -> String {
-    let all = [Detector::KnownSecrets, Detector::TokenPatterns];
-    let (clean, _) = gateway.detectors.redact(path.as_bytes(), &all, Location::RequestLine);
-    short(&String::from_utf8_lossy(&clean))
-}
-
-fn short(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
+/// Any token is a method, a secret as well.
+fn shown_method(gateway: &Gateway, method: &Method) -> String {
+    const KNOWN: &[Method] = &[
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::CONNECT,
+        Method::PATCH,
+        Method::TRACE,
+    ];
+    if KNOWN.contains(method) { method.as_str().to_owned() } else { gateway.clean(method.as_str()) }
 }

@@ -3,6 +3,7 @@
 //!
 //! A host that is not permitted gets its handshake too, so that its client can read the refusal, but is never dialled.
 
+use std::io;
 use std::sync::Arc;
 
 use carboy_core::host::Host;
@@ -30,7 +31,7 @@ pub(crate) async fn intercept(gateway: Arc<Gateway>, stream: TcpStream, host: Ho
     let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Lingering::new(stream));
     let start = match timeout_at(deadline, acceptor).await {
         Ok(Ok(start)) => start,
-        Ok(Err(error)) => return refuse(&gateway, &host, port, &format!("no ClientHello: {error}")).await,
+        Ok(Err(error)) => return broken_off(&gateway, &host, port, "no ClientHello", &error).await,
         Err(_) => return refuse(&gateway, &host, port, "the ClientHello did not arrive in time").await,
     };
     let hello = {
@@ -54,7 +55,9 @@ pub(crate) async fn intercept(gateway: Arc<Gateway>, stream: TcpStream, host: Ho
             let flow = Flow::new(gateway, host, port, pool, flaw);
             flow.serve(stream, alpn).await;
         }
-        Ok(Err(error)) => refuse(&gateway, &host, port, &format!("the client broke the handshake off: {error}")).await,
+        Ok(Err(error)) => {
+            broken_off(&gateway, &host, port, "the client broke the handshake off", &error).await;
+        }
         Err(_) => refuse(&gateway, &host, port, "the client did not finish the handshake in time").await,
     }
 }
@@ -94,6 +97,16 @@ async fn choose(
         return choice;
     }
     pool.prepare(&gateway.dialer, &permit).await.unwrap_or_else(|| hello.offer.best())
+}
+
+/// A handshake that failed. A client that just goes away (it lost a race between addresses, or was stopped) has not
+/// been refused anything, unless its host is.
+async fn broken_off(gateway: &Gateway, host: &Host, port: u16, stage: &str, error: &io::Error) {
+    let gone = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    let permitted = gateway.routes_now().is_ok_and(|routes| routes.host_permit(host, port).into_result().is_ok());
+    if !(permitted && gone.contains(&error.kind())) {
+        refuse(gateway, host, port, &format!("{stage}: {error}")).await;
+    }
 }
 
 /// A connection on which no request can be read. Whoever was not allowed to connect is refused for that.

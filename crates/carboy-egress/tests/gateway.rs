@@ -6,7 +6,7 @@ mod support;
 use carboy_core::audit::Outcome;
 use carboy_core::route::{AuthScheme, RouteAuth};
 use http::{Method, StatusCode, Version};
-use support::{Bench, HOST, Kind, SECRET, detail, full, route, secret_name};
+use support::{Bench, Client, HOST, Kind, SECRET, client_config, detail, full, route, secret_name};
 
 const BOTH: &[&str] = &["h2", "http/1.1"];
 
@@ -74,4 +74,54 @@ async fn the_real_credential_takes_the_place_of_the_fake_one() {
         assert!(!request.headers.contains_key("x-api-key"));
     }
     assert!(bench.log.events().iter().all(|event| !format!("{event:?}").contains(SECRET)));
+}
+
+#[tokio::test]
+async fn a_secret_in_what_a_route_refuses_is_not_written_down_and_not_echoed() {
+    use carboy_core::route::{PathMatch, RequestMatch};
+    let mut narrow = route(HOST);
+    narrow.matches = vec![RequestMatch { paths: vec![PathMatch::Exact("/v1".into())], ..RequestMatch::default() }];
+    let bench = Bench::start(Kind::Plain, vec![narrow]).await;
+    let mut client = bench.plain(HOST, 80).await;
+    let got = client.get(&format!("/{SECRET}")).await;
+    assert_eq!((got.reason(), got.text().contains(SECRET)), ("request_not_allowed", false));
+    let request = client.request(Method::from_bytes(SECRET.as_bytes()).unwrap(), "/v1");
+    assert_eq!(client.send(request.body(full("")).unwrap()).await.reason(), "secret_known");
+    assert!(!format!("{:?} {:?}", bench.log.events(), bench.gateway.stats()).contains(SECRET));
+}
+
+#[tokio::test]
+async fn concurrent_h2_streams_share_one_upstream_connection() {
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![route(HOST)]).await;
+    let Client::H2(sender) = bench.client(&["h2"]).await else { panic!("h2 was asked for") };
+    let requests = (0..64).map(|_| {
+        let mut client = Client::H2(sender.clone());
+        tokio::spawn(async move { client.post("/", vec![b'x'; 100_000]).await.status })
+    });
+    for request in requests.collect::<Vec<_>>() {
+        assert_eq!(request.await.unwrap(), StatusCode::OK);
+    }
+    assert_eq!(bench.origin.connections(), 1);
+    assert_eq!(bench.gateway.stats().requests, 64);
+}
+
+#[tokio::test]
+async fn tls_sessions_are_resumed_on_both_sides() {
+    use rustls::HandshakeKind;
+    use rustls::pki_types::ServerName;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let bench = Bench::start(Kind::Tls(&["http/1.1"]), vec![route(HOST)]).await;
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(client_config(&bench.ca_pem, &["http/1.1"])));
+    let mut kinds = Vec::new();
+    for _ in 0..3 {
+        let tcp = tokio::net::TcpStream::connect(bench.listen(HOST, 443).await).await.unwrap();
+        let mut tls = connector.connect(ServerName::try_from(HOST).unwrap(), tcp).await.unwrap();
+        kinds.push(tls.get_ref().1.handshake_kind().unwrap());
+        tls.write_all(b"GET / HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let _ = tls.read_to_string(&mut answer).await;
+        assert!(answer.ends_with("hello"));
+    }
+    assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed]);
+    assert_eq!(bench.origin.resumed(), 2);
 }

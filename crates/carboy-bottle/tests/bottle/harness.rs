@@ -147,10 +147,33 @@ pub fn prints(name: &str, script: &'static str, expected: &'static str) -> Trial
     trial(name, move || Sketch::shell(script).run()?.expect_output(expected))
 }
 
-/// Skipped, and seen to be, where a tool is missing.
+/// Left out, and told, where a tool is missing.
 pub fn needs(tool: &str, trial: Trial) -> Trial {
-    let missing = !std::env::split_paths("/usr/local/bin:/usr/bin:/bin:/usr/sbin").any(|d| d.join(tool).exists());
-    trial.with_ignored_flag(missing)
+    let there = std::env::split_paths("/usr/local/bin:/usr/bin:/bin:/usr/sbin").any(|d| d.join(tool).exists());
+    if there {
+        return trial;
+    }
+    leave_out(format!("{}: `{tool}` is not on this machine", trial.name()));
+    trial.with_ignored_flag(true)
+}
+
+static LEFT_OUT: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+
+fn leave_out(line: String) {
+    LEFT_OUT.lock().unwrap().push(line);
+}
+
+/// Tells what was left out, here and in the last word of `cargo test` (`xtask/tests/skipped.rs`).
+pub fn tell_left_out() {
+    let lines = LEFT_OUT.lock().unwrap();
+    for line in lines.iter() {
+        println!("skipped: {line}");
+    }
+    if std::env::var_os(SECOND_RUN).is_none() {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("carboy-bottle.txt"), lines.join("\n")).unwrap();
+    }
 }
 
 pub fn is_root() -> bool {
@@ -169,12 +192,11 @@ pub fn as_ordinary_user() -> Option<Trial> {
     }
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let exists = passwd.lines().any(|line| line.starts_with(&format!("{ORDINARY_USER}:")));
-    let name = if exists {
-        "the same holds for an ordinary user".to_owned()
-    } else {
-        format!("the same holds for an ordinary user (skipped: no user, `useradd -m {ORDINARY_USER}`)")
-    };
-    let again = trial(&name, || {
+    let name = "the same holds for an ordinary user";
+    if !exists {
+        leave_out(format!("{name}: user `{ORDINARY_USER}` does not exist; `useradd -m {ORDINARY_USER}`"));
+    }
+    let again = trial(name, || {
         // The build directory may be closed to others.
         let directory = tempfile::tempdir()?;
         let copy = directory.path().join("bottle-tests");

@@ -29,5 +29,7 @@ fn main() {
     trials.extend(streams::trials());
     trials.extend(ending::trials());
     trials.extend(harness::as_ordinary_user());
-    libtest_mimic::run(&arguments, trials).exit();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    harness::tell_left_out();
+    conclusion.exit();
 }

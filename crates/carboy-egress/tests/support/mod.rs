@@ -65,11 +65,17 @@ pub struct Received {
 pub struct Origin {
     pub received: Mutex<Vec<Received>>,
     pub connections: AtomicUsize,
+    pub resumed: AtomicUsize,
 }
 
 impl Origin {
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// TLS handshakes that resumed a session.
+    pub fn resumed(&self) -> usize {
+        self.resumed.load(Ordering::SeqCst)
     }
 
     pub fn received(&self) -> Vec<Received> {
@@ -134,7 +140,7 @@ pub async fn serve(
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             origin.connections.fetch_add(1, Ordering::SeqCst);
-            let (acceptor, handler) = (acceptor.clone(), handler.clone());
+            let (acceptor, handler, origin) = (acceptor.clone(), handler.clone(), origin.clone());
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
                     let answer = handler(request);
@@ -148,6 +154,9 @@ pub async fn serve(
                     }
                     Some(acceptor) => {
                         let Ok(tls) = acceptor.accept(tcp).await else { return };
+                        if tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+                            origin.resumed.fetch_add(1, Ordering::SeqCst);
+                        }
                         if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
                             let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                                 .serve_connection(TokioIo::new(tls), service)

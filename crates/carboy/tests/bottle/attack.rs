@@ -12,6 +12,8 @@ use crate::world::{Agent, CANARY, REAL_KEY, REAL_OPENAI_KEY, Ran, World, reason}
 const QUIET_MS: u64 = 1_500;
 /// Wait for a datagram that may never come.
 const DATAGRAM_WAIT_MS: u64 = 2_000;
+/// What every HTTP/1 answer of the provider has in its head.
+const FROM_PROVIDER: &str = "\nx-simulated: ";
 /// The name server that bottles are told of.
 pub const NAME_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), 53);
 /// Settings that make the canary text a secret that the run knows.
@@ -152,16 +154,16 @@ impl<'w> Attack<'w> {
     /// Nothing is answered; the log has the reason.
     pub fn closed(&mut self, what: &str, order: &Order, code: &'static str, words: &str) {
         let report = self.agent.order(order);
-        if report.status.is_some() || report.body.contains(" 200 ") {
+        if report.status.is_some() || from_provider(&report) {
             self.wrong.push(format!("{what}: answered: {}", brief(&report)));
         }
         self.in_log.push((what.to_owned(), code, words.to_owned()));
     }
 
-    /// The first request of a connection is answered with 200, the next one is refused with this reason.
-    pub fn closed_after_one(&mut self, what: &str, order: &Order, code: &'static str, words: &str) {
+    /// The provider answers the first request of a connection; the next one is refused with this reason.
+    pub fn refused_after_one(&mut self, what: &str, order: &Order, code: &'static str, words: &str) {
         let report = self.agent.order(order);
-        if report.body.matches("HTTP/1.1 200").count() != 1 || why(&report).as_deref() != Some(code) {
+        if report.body.matches(FROM_PROVIDER).count() != 1 || why(&report).as_deref() != Some(code) {
             self.wrong.push(format!("{what}: not one answer and then {code}: {}", brief(&report)));
         }
         self.in_log.push((what.to_owned(), code, words.to_owned()));
@@ -189,13 +191,12 @@ impl<'w> Attack<'w> {
         self.in_log.push((what.to_owned(), code, words.to_owned()));
     }
 
-    /// It works: the test's own means are not what stops the attacks.
-    pub fn works(&mut self, what: &str, order: &Order) -> Report {
+    /// The provider answers: the test's own means are not what stops the attacks.
+    pub fn works(&mut self, what: &str, order: &Order) {
         let report = self.agent.order(order);
-        if report.status != Some(200) && !report.body.starts_with("HTTP/1.1 200") {
-            self.wrong.push(format!("{what}: not answered with 200: {}", brief(&report)));
+        if !from_provider(&report) {
+            self.wrong.push(format!("{what}: not answered by the provider: {}", brief(&report)));
         }
-        report
     }
 
     /// The address that DNS gives for an allowed name, with this port.
@@ -221,7 +222,7 @@ impl<'w> Attack<'w> {
             }
         }
         let log: String = lines.iter().map(|(_, line)| format!("{line}\n")).collect();
-        assert!(self.wrong.is_empty(), "{}\n\nlog:\n{log}\nstderr:\n{}", self.wrong.join("\n"), ran.stderr);
+        assert!(self.wrong.is_empty(), "{}\n\nlog: {}/home/audit\nstderr:\n{}", self.wrong.join("\n"), self.world.dir.display(), ran.stderr);
         for secret in [CANARY, REAL_KEY, REAL_OPENAI_KEY] {
             assert!(!log.contains(secret), "{secret} stands in the log");
         }
@@ -231,6 +232,10 @@ impl<'w> Attack<'w> {
         }
         ran
     }
+}
+
+fn from_provider(report: &Report) -> bool {
+    report.body.contains(FROM_PROVIDER) || report.headers.contains_key("x-simulated")
 }
 
 fn brief(report: &Report) -> String {

@@ -154,7 +154,7 @@ fn fronting(person: Person) {
     // The second request of a connection is judged like the first.
     let first = b"GET /sink HTTP/1.1\r\nHost: notes.example\r\n\r\n".to_vec();
     let both = pieces(notes, Some(hello("notes.example")), vec![first, get("/", &["second.example"])]);
-    attack.closed_after_one("a second request", &both, "name_mismatch", "asked for second.example");
+    attack.refused_after_one("a second request", &both, "name_mismatch", "asked for second.example");
     attack.finish();
     assert_eq!(world.provider.requests(), 1);
 }

@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod attack;
+mod audit;
 mod bodies;
+mod cli;
 mod clients;
 mod escape_host;
 mod escape_leaks;
@@ -15,6 +17,7 @@ mod escape_scan;
 mod git;
 mod http2;
 mod run;
+mod runs;
 mod streams;
 mod terminal;
 mod world;
@@ -51,7 +54,7 @@ fn main() {
     } else {
         &[("user", Person::Me)]
     };
-    let cases: Vec<Case> = [run::cases(), clients::cases(), bodies::cases(), git::cases(), streams::cases(), terminal::cases(), escape_network::cases(), escape_names::cases(), escape_scan::cases(), escape_host::cases(), escape_leaks::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [run::cases(), clients::cases(), bodies::cases(), git::cases(), streams::cases(), terminal::cases(), runs::cases(), cli::cases(), audit::cases(), escape_network::cases(), escape_names::cases(), escape_scan::cases(), escape_host::cases(), escape_leaks::cases()].into_iter().flatten().collect();
     for case in &cases {
         for (label, person) in people {
             let name = format!("[{label}] {}", case.name);

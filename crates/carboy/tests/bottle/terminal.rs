@@ -64,7 +64,8 @@ impl Screen<'_> {
 
     /// What is on the screen, history included; lines that were too long are joined.
     fn text(&self) -> String {
-        self.tmux(&["capture-pane", "-p", "-J", "-S", "-200"])
+        let lines = self.tmux(&["capture-pane", "-p", "-J", "-S", "-200"]);
+        lines.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
     }
 
     /// Waits until it is on the screen.

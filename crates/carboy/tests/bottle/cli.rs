@@ -1,0 +1,218 @@
+//! What is asked of a person at launch, and what is refused before anything runs.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::world::{Person, REAL_KEY, World};
+use crate::{Case, case};
+
+/// A file with two mistakes on known lines.
+const BROKEN: &str = "egress:\n  routes:\n    - host: https://a.example\nruntime: runsc\n";
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("M11 M12 check says every error with its place, and exits with 78", check),
+        case("M7 a broken file that was not chosen stops no launch, a chosen one does", broken_files),
+        case("a missing secret stops the launch and is named", missing_secret),
+        case("a home or a system directory is no workspace", workspaces),
+        case("--env, --bind and --workdir do what they say", flags),
+        case("keys and carboy's own files are never bound", never_bound),
+        case("M18 E12 without a terminal a `?` variable names the flag to use", asked_without_terminal),
+        case("M4 M9 an agent's file chooses the bottle, and the command line another", agents),
+        case("M3 a repository's bottle file is ignored, with a warning", repository_bottle),
+        case("doctor --json says the tier", doctor),
+        case("the tour goes as promised", tour),
+    ]
+}
+
+fn carboy(world: &World, arguments: &[&str]) -> Output {
+    world.carboy(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// `carboy run FLAGS -- touch ran` has to end with this code, without the program having run.
+fn refused(world: &World, flags: &[&str], code: i32) -> String {
+    let output = carboy(world, &[&["run"], flags, &["--", "touch", "ran"]].concat());
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    assert!(!world.project.join("ran").exists());
+    stderr(&output)
+}
+
+fn check(person: Person) {
+    let world = World::new(person);
+    let good = carboy(&world, &["check"]);
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    assert!(stdout(&good).ends_with("valid: 2 files checked\n"), "{good:?}");
+    let object: Value = serde_json::from_slice(&carboy(&world, &["check", "--json", "--bottle", "test"]).stdout).unwrap();
+    assert_eq!(object["ok"], true, "{object}");
+    assert!(object["effective"].is_object() && !object.to_string().contains(REAL_KEY), "{object}");
+    world.bottle(BROKEN);
+    let bad = carboy(&world, &["check"]);
+    assert_eq!(bad.status.code(), Some(78));
+    let text = stdout(&bad);
+    assert!(text.contains("/bottles/test.md:4:13: ") && text.contains("/bottles/test.md:5:1: "), "{text}");
+    let json = carboy(&world, &["check", "--json"]);
+    assert_eq!(json.status.code(), Some(78));
+    let object: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(object["ok"], false);
+    let found: Vec<(&str, i64)> = object["diagnostics"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| (d["code"].as_str().unwrap(), d["line"].as_i64().unwrap()))
+        .collect();
+    assert_eq!(found, [("bad-host", 4), ("removed-key", 5)]);
+}
+
+fn broken_files(person: Person) {
+    let world = World::new(person);
+    world.write("home/bottles/broken.md", &format!("---\n{BROKEN}---\n"));
+    world.run(&["true"]).expect_code(0);
+    let text = refused(&world, &["--bottle", "broken"], 78);
+    assert!(text.contains("/bottles/broken.md:4:13: ") && text.contains("hint: "), "{text}");
+    let text = refused(&world, &["--bottle", "nobody"], 78);
+    assert!(text.contains("nobody"), "{text}");
+    refused(&world, &[], 78);
+    refused(&world, &["--bottle", "../x"], 78);
+    refused(&world, &["--bottle", "test", "--bottle", "broken"], 78);
+}
+
+fn missing_secret(person: Person) {
+    let world = World::new(person);
+    let arguments = ["run", "--bottle", "test", "--", "touch", "ran"];
+    for empty in [false, true] {
+        let mut command = world.carboy(&arguments);
+        if empty { command.env("ANTHROPIC_API_KEY", "") } else { command.env_remove("ANTHROPIC_API_KEY") };
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        let text = stderr(&output);
+        assert!(text.contains("ANTHROPIC_API_KEY") && text.contains("settings.yml"), "{text}");
+        assert!(!world.project.join("ran").exists());
+    }
+    // From a command or a file it is as good.
+    world.write("key.txt", REAL_KEY);
+    let file = world.dir.join("key.txt");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    world.settings(&format!(
+        "secrets:\n  ANTHROPIC_API_KEY: {{file: {}}}\n  OPENAI_API_KEY: {{command: [echo, from-a-command]}}\n",
+        file.display()
+    ));
+    let output = world.carboy(&arguments).env_remove("ANTHROPIC_API_KEY").env_remove("OPENAI_API_KEY").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+fn workspaces(person: Person) {
+    let world = World::new(person);
+    let home = world.dir.join("user");
+    for dir in ["/", "/home", "/etc", "/usr", "/proc", home.to_str().unwrap(), world.dir.to_str().unwrap()] {
+        let text = refused(&world, &["--bottle", "test", "--workdir", dir], 77);
+        assert!(text.contains("--workdir"), "{dir}: {text}");
+    }
+    let text = refused(&world, &["--bottle", "test", "--workdir", "/nonexistent"], 2);
+    assert!(text.contains("/nonexistent"), "{text}");
+}
+
+fn flags(person: Person) {
+    let world = World::new(person);
+    world.write("shown/file", "given\n");
+    world.write("writable/file", "given\n");
+    world.write("elsewhere/here", "");
+    let path = |name: &str| world.dir.join(name).to_str().unwrap().to_owned();
+    let (shown, writable) = (path("shown"), format!("{}:/mnt/w:rw", path("writable")));
+    let flags = ["--env", "GIVEN=a=b", "--env", "LANG", "--bind", &shown, "--bind", &writable, "--workdir", &path("elsewhere")];
+    let script = format!(
+        "echo $GIVEN $LANG; pwd; ls; cat {shown}/file /mnt/w/file; echo more >>/mnt/w/file; \
+         echo more 2>/dev/null >>{shown}/file || echo read-only"
+    );
+    let ran = world.run_with(&flags, &["sh", "-c", &script]).expect_code(0);
+    let expected = format!("a=b C.UTF-8\n{}\nhere\ngiven\ngiven\nread-only\n", path("elsewhere"));
+    assert_eq!(ran.stdout, expected, "{}", ran.stderr);
+    assert_eq!(std::fs::read_to_string(world.dir.join("writable/file")).unwrap(), "given\nmore\n");
+    // `--workdir` is where the run is: an unset variable and an absent source are told with the flag.
+    let text = refused(&world, &["--bottle", "test", "--env", "NOT_SET_ANYWHERE"], 2);
+    assert!(text.contains("NOT_SET_ANYWHERE=VALUE"), "{text}");
+    let text = refused(&world, &["--bottle", "test", "--bind", "/nonexistent"], 2);
+    assert!(text.contains("/nonexistent"), "{text}");
+    refused(&world, &["--bottle", "test", "--bind", "/usr:relative"], 2);
+}
+
+fn never_bound(person: Person) {
+    let world = World::new(person);
+    world.write("user/.ssh/id", "key");
+    let path = |name: &str| world.dir.join(name).to_str().unwrap().to_owned();
+    for bind in [path("user/.ssh"), path("user/.ssh/id"), path("home"), path("home/ca"), path("user")] {
+        let text = refused(&world, &["--bottle", "test", "--bind", &format!("{bind}:/mnt/x")], 77);
+        assert!(text.contains("never shown") || text.contains("cannot be shown"), "{bind}: {text}");
+    }
+    // A link to them is what it points to.
+    std::os::unix::fs::symlink(path("user/.ssh"), world.dir.join("link")).unwrap();
+    refused(&world, &["--bottle", "test", "--bind", &format!("{}:/mnt/x", path("link"))], 77);
+}
+
+fn asked_without_terminal(person: Person) {
+    let world = World::new(person);
+    world.bottle("env: {TICKET: \"?Which ticket\", FIXED: set}\n");
+    let text = refused(&world, &["--bottle", "test"], 2);
+    assert!(text.contains("TICKET") && text.contains("--env TICKET=VALUE"), "{text}");
+    let ran = world.run_with(&["--env", "TICKET=7"], &["sh", "-c", "echo $TICKET $FIXED"]).expect_code(0);
+    assert_eq!(ran.stdout, "7 set\n");
+}
+
+fn agents(person: Person) {
+    let world = World::new(person);
+    world.write("home/agents/fixer.md", "---\nbottle: test\n---\nYou fix.\n");
+    world.write("home/bottles/other.md", "---\nenv: {WHICH: other}\n---\n");
+    let run = |arguments: &[&str]| carboy(&world, &[&["run", "-q"], arguments, &["--", "sh", "-c", "echo $CARBOY_BOTTLE"]].concat());
+    assert_eq!(stdout(&run(&["fixer"])), "test\n");
+    assert_eq!(stdout(&run(&["fixer", "--bottle", "other"])), "other\n");
+    // The repository's agent of the same name wins.
+    world.write("project/.carboy/agents/fixer.md", "---\nbottle: other\n---\n");
+    assert_eq!(stdout(&run(&["fixer"])), "other\n");
+    let entry = world.log().into_iter().rfind(|entry| entry.text("action") == Some("start")).unwrap();
+    assert_eq!((entry.text("agent"), entry.text("bottle")), (Some("fixer"), Some("other")));
+}
+
+fn repository_bottle(person: Person) {
+    let world = World::new(person);
+    world.write("project/.carboy/bottles/test.md", "---\nenv: {WIDE: \"yes\"}\n---\n");
+    world.write("project/.carboy/bottles/mine.md", "---\n---\n");
+    let ran = world.sh("echo wide=$WIDE").expect_code(0);
+    assert_eq!(ran.stdout, "wide=\n");
+    assert!(ran.stderr.contains("mine.md") && ran.stderr.contains("test.md"), "{}", ran.stderr);
+    refused(&world, &["--bottle", "mine"], 78);
+}
+
+fn doctor(person: Person) {
+    let world = World::new(person);
+    let output = carboy(&world, &["doctor", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(object["tier"], "T1", "{object}");
+    let findings = object["findings"].as_array().unwrap();
+    assert!(findings.len() >= 5 && findings.iter().all(|f| f["standing"] != "blocking"), "{object}");
+    // It is said in words as well, and looking leaves nothing behind.
+    assert!(stdout(&carboy(&world, &["doctor"])).contains("Bottles here: tier T1"));
+    let state = std::fs::read_dir(world.dir.join("home/state")).map_or(0, Iterator::count);
+    assert_eq!(state, 0);
+}
+
+fn tour(person: Person) {
+    let world = World::new(person);
+    let output = carboy(&world, &["tour", "--json"]);
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{object:#}");
+    assert_eq!(object["ok"], true, "{object:#}");
+    let steps: Vec<&str> = object["steps"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["bottle", "model_call", "secret_out", "unknown_host", "metadata", "poisoned_page", "dns", "audit"]);
+    // It is gone afterwards, and this person's home was not used.
+    assert!(!std::path::Path::new(object["audit_log"].as_str().unwrap()).exists());
+    assert_eq!(world.log().len(), 0);
+}
