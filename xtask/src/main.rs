@@ -1,5 +1,6 @@
 //! Repository chores: `cargo xtask COMMAND`. One module per command; nothing of the product depends on this.
 
+mod bench;
 mod files;
 mod layers;
 mod needs;
@@ -15,7 +16,10 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   files            check the size of source files, their first lines, and words that do not belong
   table            write docs/checklist.md: which test proves which row
   table --check    fail if it is out of date, or a row that is not pending has no test
-  test             install what the tests need (asks first, unless CI=true), then check and test everything";
+  test             install what the tests need (asks first, unless CI=true), then check and test everything
+  bench start|proxy [--write]
+                   measure beside other programs, which are installed first (asks, unless CI=true); --write puts the
+                   figures into docs/benchmarks.md";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -25,6 +29,7 @@ fn main() -> ExitCode {
         ["table"] => table::run(table::Mode::Write),
         ["table", "--check"] => table::run(table::Mode::Check),
         ["test"] => test::run(),
+        ["bench", ref rest @ ..] => bench::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())

@@ -32,7 +32,7 @@ const NEEDS: &[Need] = &[
 
 /// May things be installed?
 #[derive(Clone, Copy, PartialEq)]
-enum Consent {
+pub enum Consent {
     /// `CI=true`.
     Given,
     /// Somebody is asked.
@@ -41,10 +41,15 @@ enum Consent {
 
 /// Brings what is missing, as far as it is allowed; the rest is told. Tests skip what is not there, and say so.
 pub fn satisfy(top: &Path) -> Result<(), String> {
-    let consent = if std::env::var("CI").is_ok_and(|ci| ci == "true") { Consent::Given } else { Consent::Ask };
+    let consent = consent();
     packages(consent)?;
     clients(top, consent)?;
     ordinary_user()
+}
+
+/// What the environment says about installing.
+pub fn consent() -> Consent {
+    if std::env::var("CI").is_ok_and(|ci| ci == "true") { Consent::Given } else { Consent::Ask }
 }
 
 /// Where the real clients are.
@@ -57,7 +62,8 @@ fn succeeds(command: &[&str]) -> bool {
     quiet.is_ok_and(|status| status.success())
 }
 
-fn is_root() -> bool {
+/// Do we run as root?
+pub fn is_root() -> bool {
     let output = Command::new("id").arg("-u").output();
     output.is_ok_and(|output| output.stdout == b"0\n")
 }
@@ -96,7 +102,8 @@ fn privileged(root: bool, command: &[&str], more: &[&str]) -> Result<(), String>
     }
 }
 
-fn agreed(consent: Consent, line: &str) -> Result<bool, String> {
+/// Asks whether this may be run, where that has not been said already.
+pub fn agreed(consent: Consent, line: &str) -> Result<bool, String> {
     if consent == Consent::Given {
         return Ok(true);
     }

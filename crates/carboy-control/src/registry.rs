@@ -67,7 +67,7 @@ pub struct Answer {
     pub record: RunRecord,
     /// `running` or `stopping`.
     pub state: String,
-    /// Requests let through.
+    /// HTTP requests seen, refused ones included.
     pub requests: u64,
     /// Requests, names and connections refused.
     pub refusals: u64,

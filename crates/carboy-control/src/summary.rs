@@ -18,7 +18,7 @@ pub struct Summary {
     pub duration_ms: u64,
     /// How traffic was captured.
     pub tier: String,
-    /// Requests let through.
+    /// HTTP requests seen, refused ones included.
     pub requests: u64,
     /// Bytes of requests that left.
     pub bytes_out: u64,

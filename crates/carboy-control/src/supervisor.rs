@@ -39,6 +39,8 @@ use crate::reload;
 use crate::summary::{Ended, Found, Refused, Summary};
 use crate::vault::{Lookup, Vault, VaultError};
 
+/// A secret of so many bytes is recognised within a variable; a shorter one would be found in harmless words.
+const SECRET_INSIDE_BYTES_MIN: usize = 8;
 /// How long a program may take to end after it was asked to.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -85,9 +87,14 @@ pub enum RunError {
     /// A file is not valid.
     #[error("{0}")]
     Manifest(Diagnostics),
-    /// Nothing to run.
-    #[error("no command: give one after `--`, or a `command` under `agent_provider` in the bottle's file")]
-    NoCommand,
+    /// The person's own hand would have put a real key into the bottle.
+    #[error("variable {variable} would carry the real {secret} into the bottle; leave it out: a route's `token_env` puts a fake there")]
+    SecretInside {
+        /// The variable.
+        variable: String,
+        /// The secret.
+        secret: SecretName,
+    },
     /// The host cannot give the bottle.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -172,6 +179,7 @@ pub async fn start(request: RunRequest) -> Result<Running, RunError> {
     let origins = settings.map(|(name, from)| (name.clone(), from.value.clone())).collect();
     let vault =
         Arc::new(Vault::open(&injected, origins, request.lookup.clone(), &request.places.settings())?);
+    no_secret_inside(&spec.env, &vault)?;
     let detectors = detectors(authority::fingerprint_key(&request.home)?, &vault)?;
     let captured = bottle.take_captured().expect("a bottle that was just launched still has its sockets");
     let tier = captured.tier;
@@ -229,6 +237,11 @@ impl Running {
     /// The run's identifier.
     pub fn run(&self) -> &str {
         &self.shared.record.run
+    }
+
+    /// The program as it was asked for.
+    pub fn program(&self) -> &str {
+        &self.shared.record.command[0]
     }
 
     /// The program's streams, once.
@@ -431,11 +444,15 @@ fn bottle_spec(
     let provider = &effective.provider;
     let command = match (&request.command[..], &provider.command) {
         ([], Some(program)) => [std::slice::from_ref(program), &provider.args].concat(),
-        ([], None) => return Err(RunError::NoCommand),
+        // A built-in provider is the program of its name (M19); every other one has a command.
+        ([], None) => [std::slice::from_ref(&provider.name), &provider.args].concat(),
         (command, _) => command.to_vec(),
     };
     let home = request.home.state(&effective.bottle).join("home");
-    private_dir(&home)?;
+    // Each on the way: whoever may write to one of them could put another directory in the home's place.
+    for dir in [request.home.root().join("state"), request.home.state(&effective.bottle), home.clone()] {
+        private_dir(&dir)?;
+    }
     let host = |name: &str| request.lookup.variable(name).and_then(|v| v.into_string().ok());
     Ok(BottleSpec {
         name: effective.bottle.clone(),
@@ -480,6 +497,20 @@ pub fn injected_secrets(routes: &RouteSet) -> Vec<SecretName> {
     let names: std::collections::BTreeSet<_> =
         routes.iter().filter_map(|route| route.auth.as_ref()).map(|auth| auth.secret.clone()).collect();
     names.into_iter().collect()
+}
+
+/// `--env KEY` out of habit, or a bottle's file with a key in it: the program does not start with what it must not hold.
+fn no_secret_inside(env: &BTreeMap<String, String>, vault: &Vault) -> Result<(), RunError> {
+    let known = vault.known();
+    let carries = |value: &str, secret: &str| {
+        value == secret || secret.len() >= SECRET_INSIDE_BYTES_MIN && value.contains(secret)
+    };
+    for (variable, value) in env {
+        if let Some((secret, _)) = known.iter().find(|(_, secret)| carries(value, secret.expose())) {
+            return Err(RunError::SecretInside { variable: variable.clone(), secret: secret.clone() });
+        }
+    }
+    Ok(())
 }
 
 fn detectors(key: [u8; 32], vault: &Vault) -> Result<Detectors, RunError> {

@@ -12,7 +12,7 @@ use carboy_core::host::Host;
 use carboy_core::secret::{Secret, SecretText};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey, date_time_ymd,
 };
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -21,6 +21,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+
+use zeroize::Zeroize;
 
 use crate::alpn::Alpn;
 
@@ -50,6 +52,9 @@ pub enum CaError {
     /// Certificate and key are not a pair.
     #[error("the CA certificate and the CA key do not belong together; delete both files to have new ones made")]
     NotAPair,
+    /// A CA from somewhere else.
+    #[error("the CA certificate was not made by carboy; delete both CA files to have new ones made")]
+    NotOurs,
     /// The system gives no random bytes.
     #[error("the system gives no random bytes")]
     NoRandom,
@@ -57,11 +62,37 @@ pub enum CaError {
 
 /// Signs leaf certificates for intercepted connections.
 pub struct CertificateAuthority {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Issuer<'static, CaKey>,
     certificate: CertificateDer<'static>,
     pem: String,
     leaf_key: Arc<dyn rustls::sign::SigningKey>,
-    leaf_public: KeyPair,
+    leaf_public: CaKey,
+}
+
+/// A private key whose PKCS#8 bytes are overwritten when it goes. (ring keeps the bare scalar besides, and has no
+/// way to overwrite it.)
+struct CaKey(KeyPair);
+
+impl Drop for CaKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl PublicKeyData for CaKey {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.0.algorithm()
+    }
+}
+
+impl SigningKey for CaKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0.sign(message)
+    }
 }
 
 /// The PEM texts of a fresh CA, for its two files.
@@ -75,12 +106,12 @@ pub struct CaFiles {
 impl CertificateAuthority {
     /// Makes a new CA (P-256), valid from a day before `now_ms` for ten years.
     pub fn generate(now_ms: u64) -> Result<(CertificateAuthority, CaFiles), CaError> {
-        let key = KeyPair::generate()?;
+        let key = CaKey(KeyPair::generate()?);
         let mut params = ca_params();
         set_life(&mut params, now_ms, CA_AHEAD);
         params.serial_number = Some(random_serial()?);
         let certificate_pem = params.self_signed(&key)?.pem();
-        let key_pem = Secret::new(key.serialize_pem());
+        let key_pem = Secret::new(key.0.serialize_pem());
         let ca = CertificateAuthority::from_pem(&certificate_pem, &key_pem)?;
         Ok((ca, CaFiles { certificate_pem, key_pem }))
     }
@@ -88,12 +119,16 @@ impl CertificateAuthority {
     /// Reads what [`generate`](Self::generate) made.
     pub fn from_pem(certificate_pem: &str, key_pem: &SecretText) -> Result<CertificateAuthority, CaError> {
         let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|_| CaError::NotPem)?;
-        let key = KeyPair::from_pem(key_pem.expose())?;
+        let key = CaKey(KeyPair::from_pem(key_pem.expose())?);
         let signer = signing_key(&key)?;
         if CertifiedKey::new(vec![certificate.clone()], signer).keys_match().is_err() {
             return Err(CaError::NotAPair);
         }
-        let leaf_public = KeyPair::generate()?;
+        // Leaves name their issuer as `ca_params` does; under another subject no client would find the chain.
+        if !certificate.windows(CA_COMMON_NAME.len()).any(|window| window == CA_COMMON_NAME.as_bytes()) {
+            return Err(CaError::NotOurs);
+        }
+        let leaf_public = CaKey(KeyPair::generate()?);
         Ok(CertificateAuthority {
             issuer: Issuer::new(ca_params(), key),
             certificate,
@@ -161,8 +196,8 @@ fn random_serial() -> Result<SerialNumber, CaError> {
     Ok(SerialNumber::from_slice(&serial))
 }
 
-fn signing_key(key: &KeyPair) -> Result<Arc<dyn rustls::sign::SigningKey>, CaError> {
-    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialized_der()));
+fn signing_key(key: &CaKey) -> Result<Arc<dyn rustls::sign::SigningKey>, CaError> {
+    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.0.serialized_der()));
     Ok(sign::any_ecdsa_type(&der)?)
 }
 

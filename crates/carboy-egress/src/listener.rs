@@ -63,8 +63,7 @@ impl Gateway {
 
     async fn accepted(self: Arc<Self>, stream: TcpStream, kind: Listener) {
         self.count(|stats| stats.connections += 1);
-        // Without its destination a connection cannot be decided on; closing it is the refusal.
-        let Some((host, port)) = self.origin(&stream, kind) else { return };
+        let Some((host, port)) = self.origin(&stream, kind) else { return self.lost(&stream).await };
         let Ok(_one) = self.connections.clone().try_acquire_owned() else {
             let detail = format!("{} connections at once", self.limits.connections_max);
             return self.refuse_connection(&host, port, Denial::new(Reason::LimitReached, detail)).await;
@@ -86,6 +85,15 @@ impl Gateway {
                 self.silent(&host, port, Some(Denial::new(Reason::ProtocolRefused, detail))).await;
             }
         }
+    }
+
+    /// A connection whose destination the kernel does not know, such as one that was made to the listener's own port
+    /// (B4). It cannot be decided on, so it is refused.
+    async fn lost(&self, stream: &TcpStream) {
+        let Ok(local) = stream.local_addr() else { return };
+        let denial =
+            Denial::new(Reason::AddressNotAllowed, "the connection has no destination but the listener itself");
+        self.refuse_connection(&Host::from_ip(local.ip()), local.port(), denial).await;
     }
 
     /// A connection without a byte: a scan, a protocol whose server speaks first, or a client that lost a race

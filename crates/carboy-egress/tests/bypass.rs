@@ -251,3 +251,20 @@ async fn a_missing_secret_stops_the_request_and_names_the_secret() {
     assert_eq!((got.reason(), got.text().contains("NOT_THERE")), ("secret_missing", true));
     assert!(bench.origin.received().is_empty());
 }
+
+#[tokio::test]
+async fn b4_a_connection_to_the_listeners_own_port_is_refused_and_audited() {
+    let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
+    for kind in [carboy_egress::Listener::Redirected, carboy_egress::Listener::Direct] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let gateway = bench.gateway.clone();
+        tokio::spawn(async move { gateway.serve_tcp(listener, kind).await });
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        let _ = tcp.write_all(request.as_bytes()).await;
+        let _ = tcp.read_to_end(&mut Vec::new()).await;
+    }
+    assert_eq!(bench.log.refusals(), ["address_not_allowed"; 2]);
+    assert_eq!(bench.origin.connections(), 0);
+}

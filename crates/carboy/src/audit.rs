@@ -34,8 +34,10 @@ pub fn audit(command: AuditCommand, environment: &Environment) -> Result<u8, Fai
     }
 }
 
-fn failed(error: log::StoreError) -> Failure {
-    Failure::new(Exit::Failed, &error)
+/// A log that is not there yet is nobody's failure; there is only nothing in it.
+pub fn failed(error: log::StoreError) -> Failure {
+    let exit = if let log::StoreError::Missing { .. } = error { Exit::Found } else { Exit::Failed };
+    Failure::new(exit, &error)
 }
 
 fn verify(path: &Path, head: Option<&str>, json: bool, environment: &Environment) -> Result<u8, Failure> {

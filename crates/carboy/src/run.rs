@@ -10,7 +10,7 @@ use carboy_control::supervisor::{self, Control, RunError, RunRequest};
 use carboy_control::bottle::Stdio;
 use carboy_core::plan::{Access, Bind, StdioMode};
 use carboy_manifest::{Effective, EnvValue, Manifest, Request};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::RunArgs;
 use crate::environment::Environment;
@@ -26,6 +26,7 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
     }
     let request = request(args, environment)?;
     let mut running = supervisor::start(request).await.map_err(failure)?;
+    let program = running.program().to_owned();
     let stdio = running.take_stdio().expect("the streams of a run are taken once, here");
     let relay = match stdio {
         Stdio::Terminal(master) => Relay::terminal(master),
@@ -44,7 +45,7 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
         eprint!("{}", render(&summary, Palette::stderr()));
     }
     if let Ended::NotStarted(_) = summary.ended {
-        eprintln!("error: the program was not found in the bottle, or cannot be executed there");
+        eprintln!("error: `{}` was not found in the bottle, or cannot be executed there", printable(&program));
         eprintln!("hint: programs are looked up in {}", carboy_control::inside::PATH_INSIDE);
     }
     Ok(summary.ended.shell_code())
@@ -151,7 +152,11 @@ fn bind(spec: &str, cwd: &Path) -> Result<Bind, Failure> {
 }
 
 async fn pass_signals(control: Control) {
-    let hear = |kind| signal(kind).expect("a signal handler can be set for every signal named here");
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let hear = |kind| {
+        let heard = !ignored(&status, kind);
+        heard.then(|| signal(kind).expect("a signal handler can be set for every signal named here"))
+    };
     let mut resized = hear(SignalKind::window_change());
     let mut interrupt = hear(SignalKind::interrupt());
     let mut terminate = hear(SignalKind::terminate());
@@ -159,21 +164,35 @@ async fn pass_signals(control: Control) {
     let mut asked = false;
     loop {
         tokio::select! {
-            _ = resized.recv() => {
+            () = next(&mut resized) => {
                 let (rows, cols) = terminal::window();
                 control.resize(rows, cols);
             }
             // In raw mode Ctrl-C is a byte that the bottle's own terminal turns into a signal; this one comes from pipes.
-            _ = interrupt.recv() => {
+            () = next(&mut interrupt) => {
                 if asked { control.kill() } else { control.signal(rustix::process::Signal::INT.as_raw()) }
                 asked = true;
             }
-            _ = terminate.recv() => {
+            () = next(&mut terminate) => {
                 if asked { control.kill() } else { control.stop() }
                 asked = true;
             }
-            _ = hangup.recv() => control.stop(),
+            () = next(&mut hangup) => control.stop(),
         }
+    }
+}
+
+/// Was carboy started with this signal ignored? `nohup` and a script's `&` mean that it stays so.
+fn ignored(status: &str, kind: SignalKind) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    mask & 1 << (kind.as_raw_value() - 1) != 0
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -226,8 +245,7 @@ pub fn render(summary: &Summary, palette: Palette) -> String {
 pub fn failure(error: RunError) -> Failure {
     match &error {
         RunError::Manifest(_) => Failure::new(Exit::Config, &error).hint("`carboy check` looks at every file"),
-        RunError::NoCommand => Failure::new(Exit::Usage, &error),
-        RunError::Show(_) => Failure::new(Exit::Refused, &error),
+        RunError::Show(_) | RunError::SecretInside { .. } => Failure::new(Exit::Refused, &error),
         RunError::Launch(_) => Failure::new(Exit::HostNotCapable, &error).hint("`carboy doctor` says what this machine can give"),
         RunError::Vault(_) | RunError::Secret(_) => Failure::new(Exit::Config, &error),
         RunError::Home(_) | RunError::Authority(_) | RunError::Audit(_) | RunError::System { .. } => {

@@ -6,6 +6,7 @@ use carboy_control::log::{self, Query};
 use carboy_control::registry::{self, Answer, Question};
 use carboy_core::ports::Clock;
 
+use crate::audit::failed;
 use crate::args::{JsonFlag, LogsArgs, StopArgs};
 use crate::environment::Environment;
 use crate::print;
@@ -55,7 +56,6 @@ pub fn ps(args: &JsonFlag, environment: &Environment) -> Result<u8, Failure> {
 /// Shows what a run asked for.
 pub fn logs(args: &LogsArgs, environment: &Environment) -> Result<u8, Failure> {
     let path = environment.home.audit_log();
-    let failed = |e: log::StoreError| Failure::new(Exit::Failed, &e);
     let query = match &args.target {
         Some(target) if target.starts_with("r-") => Query { run: Some(target.clone()), ..Query::default() },
         Some(target) => Query { bottle: Some(target.clone()), ..Query::default() },

@@ -1,6 +1,6 @@
 //! The load generator: keep-alive connections, each with one request at a time, a warm-up, a measured time.
 //!
-//! An order is one line of JSON on standard input, for example
+//! It says `up` when it runs. An order is one line of JSON on standard input, for example
 //! `{"connections":16,"shape":"post","warmup_ms":200,"measured_ms":800,"requests_max":20000,"rate":0}`. The answer is
 //! `ready` when the connections stand and are warm; a line starts the measured part; `done` when it has ended; a line
 //! asks for the figures, again one line of JSON. Between those lines whoever asks reads the proxy's CPU time. The
@@ -78,6 +78,7 @@ pub fn run(target: &str, options: &[&str]) -> Result<(), Failure> {
     let target = Target { address: target.to_owned(), name, through, connector };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut held: Vec<Sender> = Vec::new();
+    say("up")?;
     loop {
         let Some(line) = next_line()? else { return Ok(()) };
         let order = Order::parse(&line)?;

@@ -108,15 +108,15 @@ fn tail_and_query(person: Person) {
     assert_eq!(all.len(), world.log().len());
     assert_eq!(json(&["audit", "tail", "-n", "2", "--json"]), all[all.len() - 2..]);
     assert_eq!(json(&["audit", "query", "--type", "run", "--json"]).len(), 2);
-    let refused = json(&["audit", "query", "--reason", "secret_known", "--json"]);
+    let refused = json(&["audit", "query", "--reason", "secret_pattern", "--json"]);
     assert_eq!(refused.len(), 1);
-    assert_eq!(json(&["audit", "query", "--host", "notes.example", "--result", "blocked", "--json"]), refused);
+    assert_eq!(json(&["audit", "query", "--host", "notes.example", "--result", "denied", "--json"]), refused);
     let run = ran.summary["run"].as_str().unwrap();
     assert_eq!(json(&["audit", "query", "--run", run, "--bottle", "test", "--json"]), all);
     assert!(json(&["audit", "query", "--until", "2020-01-01T00:00:00Z", "--json"]).is_empty());
     assert_eq!(json(&["audit", "query", "--since", "2020-01-01T00:00:00Z", "--limit", "1", "--json"]), all[all.len() - 1..]);
     assert_eq!(carboy(&world, &["audit", "query", "--since", "yesterday"]).status.code(), Some(2));
     let people = stdout(&carboy(&world, &["audit", "tail"]));
-    assert!(people.contains("POST notes.example/sink") && people.contains("secret_known"), "{people}");
+    assert!(people.contains("POST notes.example/sink") && people.contains("secret_pattern"), "{people}");
     assert!(!people.contains(REAL_KEY));
 }

@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::world::{Person, REAL_KEY, World};
+use crate::world::{Person, REAL_KEY, STANDARD_ROUTES, World};
 use crate::{Case, case};
 
 /// A file with two mistakes on known lines.
@@ -18,6 +18,9 @@ pub fn cases() -> Vec<Case> {
         case("a home or a system directory is no workspace", workspaces),
         case("--env, --bind and --workdir do what they say", flags),
         case("keys and carboy's own files are never bound", never_bound),
+        case("a real key is not put into a variable inside, by whatever way", keys_in_variables),
+        case("M19 without a command the bottle's provider is started", provider),
+        case("nothing runs without a log, or from a home that others may write", no_log),
         case("M18 E12 without a terminal a `?` variable names the flag to use", asked_without_terminal),
         case("M4 M9 an agent's file chooses the bottle, and the command line another", agents),
         case("M3 a repository's bottle file is ignored, with a warning", repository_bottle),
@@ -63,12 +66,13 @@ fn check(person: Person) {
     assert_eq!(json.status.code(), Some(78));
     let object: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(object["ok"], false);
-    let found: Vec<(&str, i64)> = object["diagnostics"]
+    let mut found: Vec<(&str, i64)> = object["diagnostics"]
         .as_array()
         .unwrap()
         .iter()
         .map(|d| (d["code"].as_str().unwrap(), d["line"].as_i64().unwrap()))
         .collect();
+    found.sort_unstable();
     assert_eq!(found, [("bad-host", 4), ("removed-key", 5)]);
 }
 
@@ -155,6 +159,52 @@ fn never_bound(person: Person) {
     // A link to them is what it points to.
     std::os::unix::fs::symlink(path("user/.ssh"), world.dir.join("link")).unwrap();
     refused(&world, &["--bottle", "test", "--bind", &format!("{}:/mnt/x", path("link"))], 77);
+}
+
+fn keys_in_variables(person: Person) {
+    let world = World::new(person);
+    let habit = ["--bottle", "test", "--env", "ANTHROPIC_API_KEY"];
+    let text = refused(&world, &habit, 77);
+    assert!(text.contains("ANTHROPIC_API_KEY") && !text.contains(REAL_KEY), "{text}");
+    let other = format!("URL=https://u:{REAL_KEY}@notes.example/");
+    let text = refused(&world, &["--bottle", "test", "--env", &other], 77);
+    assert!(text.contains("variable URL") && !text.contains(REAL_KEY), "{text}");
+    world.bottle(&format!("{STANDARD_ROUTES}env: {{HELD: {REAL_KEY}}}\n"));
+    let text = refused(&world, &["--bottle", "test"], 77);
+    assert!(text.contains("HELD") && !text.contains(REAL_KEY), "{text}");
+    // Another value under the name of a secret is the person's business.
+    world.bottle(STANDARD_ROUTES);
+    let ran = world.run_with(&["--env", "ANTHROPIC_API_KEY=mine"], &["sh", "-c", "echo $ANTHROPIC_API_KEY"]).expect_code(0);
+    assert_eq!(ran.stdout, "mine\n");
+}
+
+fn provider(person: Person) {
+    let world = World::new(person);
+    world.bottle("agent_provider: {name: mine, command: sh, args: [-c, \"echo hello $WHO\"], env: {WHO: you}}\n");
+    let ran = carboy(&world, &["run", "-q", "--bottle", "test"]);
+    assert_eq!((ran.status.code(), stdout(&ran).as_str()), (Some(0), "hello you\n"), "{ran:?}");
+    // A built-in one is the program of its name.
+    world.bottle("agent_provider: codex\n");
+    let ran = carboy(&world, &["run", "-q", "--bottle", "test", "--env", "PATH=/nonexistent"]);
+    assert_eq!(ran.status.code(), Some(127), "{ran:?}");
+    assert!(stderr(&ran).contains("`codex` was not found"), "{ran:?}");
+}
+
+fn no_log(person: Person) {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new(person);
+    let log = world.dir.join("home/audit/audit.jsonl");
+    std::fs::create_dir_all(&log).unwrap();
+    let text = refused(&world, &["--bottle", "test"], 70);
+    assert!(text.contains("audit.jsonl"), "{text}");
+    std::fs::remove_dir(&log).unwrap();
+    for (path, mode) in [("home/audit", 0o777), ("home/ca", 0o770), ("home/state", 0o722)] {
+        world.run(&["true"]).expect_code(0);
+        std::fs::set_permissions(world.dir.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+        let text = refused(&world, &["--bottle", "test"], 70);
+        assert!(text.contains(path) && text.contains("0700"), "{path}: {text}");
+        std::fs::set_permissions(world.dir.join(path), std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
 }
 
 fn asked_without_terminal(person: Person) {

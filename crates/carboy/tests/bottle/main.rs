@@ -10,11 +10,13 @@ mod bodies;
 mod cli;
 mod clients;
 mod escape_host;
+mod escape_kernel;
 mod escape_leaks;
 mod escape_names;
 mod escape_network;
 mod escape_scan;
 mod git;
+mod host;
 mod http2;
 mod run;
 mod runs;
@@ -54,7 +56,7 @@ fn main() {
     } else {
         &[("user", Person::Me)]
     };
-    let cases: Vec<Case> = [run::cases(), clients::cases(), bodies::cases(), git::cases(), streams::cases(), terminal::cases(), runs::cases(), cli::cases(), audit::cases(), escape_network::cases(), escape_names::cases(), escape_scan::cases(), escape_host::cases(), escape_leaks::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [run::cases(), clients::cases(), bodies::cases(), git::cases(), streams::cases(), terminal::cases(), runs::cases(), cli::cases(), audit::cases(), escape_network::cases(), escape_names::cases(), escape_scan::cases(), escape_host::cases(), escape_kernel::cases(), escape_leaks::cases()].into_iter().flatten().collect();
     for case in &cases {
         for (label, person) in people {
             let name = format!("[{label}] {}", case.name);

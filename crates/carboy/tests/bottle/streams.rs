@@ -1,7 +1,7 @@
 //! carboy in a pipeline: its streams are the program's, to the byte, and nothing hangs when one side goes away.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use carboy_sim::SeededBytes;
@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         case("a reader that goes away ends the program as it would outside", reader_goes_away),
         case("input that stays open does not keep a run alive", input_stays_open),
         case("signals to carboy reach the program", signals),
+        case("what nohup started survives the hang-up", nohup),
         case("exit codes of what cannot be run are a shell's", cannot_run),
     ]
 }
@@ -101,6 +102,27 @@ fn signals(person: Person) {
         out.read_line(&mut line).unwrap();
         assert_eq!((line.as_str(), end(&mut child)), (said, Some(code)));
     }
+}
+
+fn nohup(person: Person) {
+    let world = World::new(person);
+    let inner = world.carboy(&["run", "--bottle", "test", "--", "sh", "-c", "echo ready; read line; echo $line"]);
+    let mut command = Command::new("nohup");
+    command.arg(inner.get_program()).args(inner.get_args()).current_dir(&world.project).env_clear();
+    command.envs(inner.get_envs().map(|(name, value)| (name, value.unwrap())));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    // Ready, and carboy hears its signals by now: a resize is heard and does nothing.
+    let pid = rustix::process::Pid::from_child(&child);
+    for signal in [rustix::process::Signal::HUP, rustix::process::Signal::WINCH] {
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+    child.stdin.take().unwrap().write_all(b"still here\n").unwrap();
+    line.clear();
+    out.read_line(&mut line).unwrap();
+    assert_eq!((line.as_str(), end(&mut child)), ("still here\n", Some(0)));
 }
 
 fn cannot_run(person: Person) {

@@ -28,6 +28,8 @@ pub fn cases() -> Vec<Case> {
         case_with("a closed window ends the run", tmux, hung_up),
         case_with("M18 E12 a `?` variable is asked for at launch, and what is typed is not shown", tmux, asked),
         case_with("--no-tty gives no terminal", tmux, no_tty),
+        case_with("at the head of a pipeline a typed line and a typed end arrive", tmux, head_of_pipeline),
+        case_with("a person at a terminal is told of a changed file, and the screen stays in order", tmux, told),
     ]
 }
 
@@ -39,6 +41,11 @@ struct Screen<'w> {
 impl Screen<'_> {
     /// `carboy ARGUMENTS…` in a window of 30 rows and 100 columns. When it has ended a shell says so and goes on.
     fn open<'w>(world: &'w World, arguments: &[&str]) -> Screen<'w> {
+        Screen::open_in(world, arguments, "")
+    }
+
+    /// The same as the head of a pipeline.
+    fn open_in<'w>(world: &'w World, arguments: &[&str], rest: &str) -> Screen<'w> {
         let command = world.carboy(arguments);
         let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
         let mut words = vec!["env".to_owned(), "-i".to_owned(), "TERM=tmux".to_owned()];
@@ -47,7 +54,7 @@ impl Screen<'_> {
         }
         words.push(quoted(command.get_program()));
         words.extend(command.get_args().map(quoted));
-        let line = format!("{}; echo \"over with $?\"; PS1='outer> ' exec sh -i", words.join(" "));
+        let line = format!("{}{rest}; echo \"over with $?\"; PS1='outer> ' exec sh -i", words.join(" "));
         world.write("tmux.conf", "set -g status off\nset -g default-terminal tmux\n");
         let screen = Screen { world };
         let project = world.project.to_str().unwrap();
@@ -232,7 +239,7 @@ fn asked(person: Person) {
     world.bottle("env: {TICKET: \"?Which ticket is it\"}\n");
     let script = "test \"$TICKET\" = secret-4711 && echo it is ${#TICKET} long";
     let screen = Screen::open(&world, &["run", "--bottle", "test", "--", "sh", "-c", script]);
-    screen.see("Which ticket is it: ");
+    screen.see("Which ticket is it:");
     screen.line("secret-4711");
     let text = screen.see("over with 0");
     assert!(text.contains("it is 11 long") && !text.contains("secret-4711"), "{text}");
@@ -246,4 +253,29 @@ fn no_tty(person: Person) {
     let text = screen.see("over with 0");
     assert!(text.contains("not a tty\n.\n"), "{text}");
     assert!(!text.contains(REAL_KEY));
+}
+
+/// Standard input is the terminal, standard output is a pipe.
+fn head_of_pipeline(person: Person) {
+    let world = World::new(person);
+    let screen = Screen::open_in(&world, &["run", "--bottle", "test", "--", "sh", "-c", "tty; cat"], " | sed s/^/got:/");
+    screen.see("got:");
+    screen.line("hello there");
+    screen.see("got:hello there");
+    screen.key("C-d");
+    screen.see("over with 0");
+    screen.line("echo shown $((20+3))");
+    screen.see("\nshown 23\n");
+}
+
+fn told(person: Person) {
+    let world = World::new(person);
+    let screen = Screen::open(&world, &run_bash());
+    screen.see(PROMPT);
+    world.bottle("egress: {routes: [{host: \"not a host\"}]}\n");
+    let text = screen.see("the old routes stay");
+    assert!(text.contains("\ncarboy: the changed file is not valid"), "{text}");
+    screen.see("test.md:2:");
+    screen.line("echo shown $((20+3))");
+    screen.see("\nshown 23\n");
 }

@@ -1,0 +1,100 @@
+//! Help is the reference: what it says is looked at line by line. Completions and the man page come from the same
+//! definition.
+
+// A test may stop at the first thing that is not as it should be.
+#![allow(clippy::unwrap_used)]
+
+use std::process::{Command, Stdio};
+
+/// The built binary's standard output, and nothing on standard error.
+fn carboy(arguments: &[&str]) -> String {
+    // No terminal, no width, no home: help needs none of them.
+    let output = Command::new(env!("CARGO_BIN_EXE_carboy")).args(arguments).env_clear().output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Every line without the blanks at its end, which nobody sees.
+fn help(command: &[&str]) -> String {
+    let text = carboy(&[command, &["--help"]].concat());
+    text.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+#[test]
+fn help_says_what_each_group_of_commands_is_for() {
+    insta::assert_snapshot!(help(&[]));
+}
+
+#[test]
+fn help_of_run_has_every_flag_and_exit_code() {
+    insta::assert_snapshot!(help(&["run"]));
+}
+
+#[test]
+fn help_of_every_other_command() {
+    let commands: [&[&str]; 15] = [
+        &["tour"],
+        &["doctor"],
+        &["ps"],
+        &["logs"],
+        &["allow"],
+        &["stop"],
+        &["audit"],
+        &["audit", "verify"],
+        &["audit", "tail"],
+        &["audit", "query"],
+        &["audit", "path"],
+        &["audit", "keygen"],
+        &["check"],
+        &["completions"],
+        &["man"],
+    ];
+    let all: Vec<String> = commands.iter().map(|command| format!("$ carboy {} --help\n{}", command.join(" "), help(command))).collect();
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn completions_name_every_command_in_the_shells_own_language() {
+    for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef carboy"), ("fish", "complete -c carboy"), ("elvish", "edit:completion"), ("powershell", "Register-ArgumentCompleter")] {
+        let text = carboy(&["completions", shell]);
+        assert!(text.contains(mark), "{shell}");
+        for command in ["tour", "run", "allow", "audit", "summary-json"] {
+            assert!(text.contains(command), "{shell}: {command}");
+        }
+    }
+}
+
+#[test]
+fn a_shell_that_is_there_takes_its_completions() {
+    for (shell, flag) in [("bash", "-n"), ("zsh", "-n"), ("fish", "-n")] {
+        let started = Command::new(shell).arg(flag).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        // A shell that is not on this machine cannot say anything about its syntax.
+        let Ok(mut child) = started else { continue };
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), carboy(&["completions", shell]).as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{shell}: {output:?}");
+    }
+}
+
+#[test]
+fn the_man_page_is_a_man_page_with_every_command() {
+    let text = carboy(&["man"]);
+    assert!(text.starts_with(".ie \\n(.g") && text.contains(".TH carboy 1"), "{text}");
+    for section in [".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS"] {
+        assert!(text.contains(section), "{section}");
+    }
+    for command in ["tour", "doctor", "run", "ps", "logs", "allow", "stop", "audit", "check"] {
+        assert!(text.contains(command), "{command}");
+    }
+    // The tour's program inside the bottle is nobody's command.
+    assert!(!text.contains("tour-agent") && !text.contains("tour\\-agent"));
+}
+
+#[test]
+fn no_command_and_a_wrong_one_say_what_there_is() {
+    for (arguments, said) in [(&[][..], "Usage:"), (&["rum"][..], "'run'"), (&["run", "--botle", "x"][..], "'--bottle'")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_carboy")).args(arguments).env_clear().output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
+    }
+}
