@@ -15,7 +15,7 @@ use crate::cgroup::{Applied, Bound};
 use crate::protect::Journal;
 use crate::sys::mount::{Depth, MountChange, NODEV, NOSUID, Private, RDONLY, change};
 use crate::sys::spawn::clone_idmap_holder;
-use crate::wire::{DESCRIPTORS_MAX, Guard, InitSpec, Mount, Origin, Stdio};
+use crate::wire::{DESCRIPTORS_MAX, Guard, InitSpec, Mount, Origin, Protected, Stdio};
 
 /// Most binds of one bottle.
 const BINDS_MAX: usize = 200;
@@ -234,6 +234,10 @@ pub fn describe(
             git_overlooks.extend(below);
             protected.extend(guarded);
         }
+        // The bottle's own home is nobody else's.
+        if directory && target != Path::new(HOME) {
+            protected.extend(hidden_sockets(&place, target)?);
+        }
         described.push(Mount { target: target.to_owned(), writable: access == Access::ReadWrite, directory, origin });
     }
     let memory_by_group = bounds.is_some_and(|applied| applied.memory == Bound::Cgroup);
@@ -259,6 +263,13 @@ pub fn describe(
     let document =
         document(&init, spec).map_err(|source| LaunchError::Outside { step: "describe the bottle", source })?;
     Ok(Described { document, mounts })
+}
+
+/// Sockets of the host in a bind, to be covered (B44).
+fn hidden_sockets(place: &Place, target: &Path) -> Result<Vec<Protected>, LaunchError> {
+    let sockets = crate::host_sockets::below(&place.fd, &place.path)
+        .map_err(|source| LaunchError::Source { path: place.path.clone(), source })?;
+    Ok(sockets.into_iter().map(|below| Protected { path: target.join(below), how: Guard::Hidden }).collect())
 }
 
 /// The plan's, and where git's system-wide settings are: a git with a prefix of its own would not look into `/etc`.

@@ -17,6 +17,7 @@ mod describe;
 mod etc;
 mod git_config;
 pub mod host_process;
+mod host_sockets;
 mod init;
 mod launch;
 mod probe;

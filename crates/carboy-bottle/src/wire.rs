@@ -100,6 +100,8 @@ pub enum Guard {
     EmptyFile,
     /// An empty stub directory: nothing can be made in it.
     EmptyDirectory,
+    /// Covered, where it is still there.
+    Hidden,
 }
 
 /// Mirror of [`CapturePolicy`].

@@ -30,6 +30,8 @@ impl DatagramPort for BottlePort {
     }
 
     fn send<'a>(&'a self, bytes: &'a [u8], peer: SocketAddr, local: IpAddr) -> Later<'a, std::io::Result<()>> {
-        Box::pin(async move { self.readiness.async_io(Interest::WRITABLE, || self.socket.try_send(bytes, peer, local)).await })
+        Box::pin(async move {
+            self.readiness.async_io(Interest::WRITABLE, || self.socket.try_send(bytes, peer, local)).await
+        })
     }
 }

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use carboy_manifest::files::{DIRECTORY_FILES_MAX, FileError};
 use carboy_manifest::ManifestFiles;
+use carboy_manifest::files::{DIRECTORY_FILES_MAX, FileError};
 
 /// The host's file system, read only.
 #[derive(Clone, Copy, Debug, Default)]

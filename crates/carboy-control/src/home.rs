@@ -49,7 +49,9 @@ pub enum HomeError {
         mode: u32,
     },
     /// The socket would not fit.
-    #[error("socket path {path} is longer than {SOCKET_PATH_BYTES_MAX} bytes; set CARBOY_HOME or XDG_RUNTIME_DIR to a shorter path")]
+    #[error(
+        "socket path {path} is longer than {SOCKET_PATH_BYTES_MAX} bytes; set CARBOY_HOME or XDG_RUNTIME_DIR to a shorter path"
+    )]
     SocketPath {
         /// The path.
         path: PathBuf,

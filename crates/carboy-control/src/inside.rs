@@ -124,8 +124,19 @@ mod tests {
     #[test]
     fn a_workspace_is_a_project_and_not_a_home_or_a_system() {
         let says = |path: &str| places().check_workspace(Path::new(path)).is_ok();
-        assert!(says("/home/ann/project") && says("/srv/project") && says("/tmp/x") && says("/var/lib/x") && says("/opt/x"));
-        for path in ["/", "/home", "/home/ann", "/usr/lib", "/etc", "/home/ann/.ssh", "/home/ann/.ssh/x", "/home/ann/.carboy/state"] {
+        assert!(
+            says("/home/ann/project") && says("/srv/project") && says("/tmp/x") && says("/var/lib/x") && says("/opt/x")
+        );
+        for path in [
+            "/",
+            "/home",
+            "/home/ann",
+            "/usr/lib",
+            "/etc",
+            "/home/ann/.ssh",
+            "/home/ann/.ssh/x",
+            "/home/ann/.carboy/state",
+        ] {
             assert!(!says(path), "{path}");
         }
     }
@@ -145,6 +156,8 @@ mod tests {
         });
         assert!(env["ANTHROPIC_API_KEY"].contains(carboy_guard::PLACEHOLDER_MARK));
         assert_eq!((env["A"].as_str(), env["LANG"].as_str()), ("2", "host-LANG"));
-        assert!(env.values().all(|v| !v.starts_with("host-") || ["host-LANG", "host-TZ", "host-COLORTERM"].contains(&v.as_str()) || v.starts_with("host-LC_")));
+        assert!(env.values().all(|v| !v.starts_with("host-")
+            || ["host-LANG", "host-TZ", "host-COLORTERM"].contains(&v.as_str())
+            || v.starts_with("host-LC_")));
     }
 }

@@ -49,7 +49,12 @@ pub async fn watch(watched: Watched) {
         }
         last = now;
         let event = |result| Event::new(EventType::Policy, watched.subject.clone(), "reload_routes", result);
-        let event = match carboy_manifest::routes_of(watched.files.as_ref(), &watched.places, &watched.effective.bottle, generation + 1) {
+        let event = match carboy_manifest::routes_of(
+            watched.files.as_ref(),
+            &watched.places,
+            &watched.effective.bottle,
+            generation + 1,
+        ) {
             Ok((routes, _)) => {
                 generation += 1;
                 let count = routes.iter().count() as u64;

@@ -88,7 +88,9 @@ pub enum RunError {
     #[error("{0}")]
     Manifest(Diagnostics),
     /// The person's own hand would have put a real key into the bottle.
-    #[error("variable {variable} would carry the real {secret} into the bottle; leave it out: a route's `token_env` puts a fake there")]
+    #[error(
+        "variable {variable} would carry the real {secret} into the bottle; leave it out: a route's `token_env` puts a fake there"
+    )]
     SecretInside {
         /// The variable.
         variable: String,
@@ -177,10 +179,10 @@ pub async fn start(request: RunRequest) -> Result<Running, RunError> {
     let audit = Arc::new(audit.map_err(|e| RunError::Audit(e.to_string()))?);
     let settings = request.effective.settings.secrets.iter();
     let origins = settings.map(|(name, from)| (name.clone(), from.value.clone())).collect();
-    let vault =
-        Arc::new(Vault::open(&injected, origins, request.lookup.clone(), &request.places.settings())?);
+    let vault = Arc::new(Vault::open(&injected, origins, request.lookup.clone(), &request.places.settings())?);
     no_secret_inside(&spec.env, &vault)?;
-    let detectors = detectors(authority::fingerprint_key(&request.home)?, &vault)?;
+    let fingerprint_key = authority::fingerprint_key(&request.home)?;
+    let detectors = detectors(fingerprint_key, &vault)?;
     let captured = bottle.take_captured().expect("a bottle that was just launched still has its sockets");
     let tier = captured.tier;
     let gateway = Gateway::new(GatewayConfig {
@@ -189,13 +191,15 @@ pub async fn start(request: RunRequest) -> Result<Running, RunError> {
         upstreams: request.effective.settings.upstreams.clone(),
         ca: authority,
         detectors: Arc::new(detectors),
-        secrets: vault as Arc<dyn SecretSource>,
+        secrets: vault.clone() as Arc<dyn SecretSource>,
         audit: audit.clone(),
         clock: Arc::new(clock),
         limits: GatewayLimits::default(),
     })
     .map_err(AuthorityError::from)?;
-    let mut tasks = serve(&gateway, captured).map_err(|source| RunError::System { what: "serve the bottle's sockets", source })?;
+    look_for_renewed(&vault, &gateway, fingerprint_key);
+    let mut tasks =
+        serve(&gateway, captured).map_err(|source| RunError::System { what: "serve the bottle's sockets", source })?;
     tasks.push(tokio::spawn(reload::watch(reload::Watched {
         gateway: gateway.clone(),
         audit: audit.clone(),
@@ -428,19 +432,17 @@ fn bottle_spec(
     injected: &[SecretName],
 ) -> Result<BottleSpec, RunError> {
     let effective = &request.effective;
-    let places =
-        HostPlaces { user_home: request.places.home.clone(), carboy_home: request.home.root().to_owned() };
+    let places = HostPlaces { user_home: request.places.home.clone(), carboy_home: request.home.root().to_owned() };
     places.check_workspace(&request.workdir)?;
     let mut binds = effective.binds.clone();
     binds.extend(request.binds.iter().cloned());
     for bind in &binds {
         places.check_bind(&bind.source)?;
     }
-    binds.insert(0, Bind {
-        source: request.workdir.clone(),
-        target: request.workdir.clone(),
-        access: Access::ReadWrite,
-    });
+    binds.insert(
+        0,
+        Bind { source: request.workdir.clone(), target: request.workdir.clone(), access: Access::ReadWrite },
+    );
     let provider = &effective.provider;
     let command = match (&request.command[..], &provider.command) {
         ([], Some(program)) => [std::slice::from_ref(program), &provider.args].concat(),
@@ -521,6 +523,19 @@ fn detectors(key: [u8; 32], vault: &Vault) -> Result<Detectors, RunError> {
     builder.build().map_err(|e| RunError::Secret(e.to_string()))
 }
 
+/// A secret that was renewed during the run is looked for like the others.
+fn look_for_renewed(vault: &Arc<Vault>, gateway: &Arc<Gateway>, fingerprint_key: [u8; 32]) {
+    let (weak_vault, weak_gateway) = (Arc::downgrade(vault), Arc::downgrade(gateway));
+    vault.on_renewal(move || {
+        let (Some(vault), Some(gateway)) = (weak_vault.upgrade(), weak_gateway.upgrade()) else { return };
+        match detectors(fingerprint_key, &vault) {
+            Ok(fresh) => gateway.replace_detectors(Arc::new(fresh)),
+            // A secret that cannot be looked for is not used: nothing passes any more.
+            Err(_) => gateway.shutdown(),
+        }
+    });
+}
+
 /// From here on this process holds secrets: no core dump, no `ptrace`, no `/proc/PID/mem` by the same user (D5).
 fn undumpable() -> Result<(), RunError> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -552,8 +567,9 @@ fn ended(outcome: ExitOutcome) -> Ended {
 
 fn quarantined(report: &ExitReport) -> Vec<String> {
     let cleaned = &report.cleaned;
-    let back = cleaned.quarantined.iter().map(|q| {
-        format!("{}: {} (kept in {})", q.path.display(), q.change, q.kept_at.display())
-    });
+    let back = cleaned
+        .quarantined
+        .iter()
+        .map(|q| format!("{}: {} (kept in {})", q.path.display(), q.change, q.kept_at.display()));
     back.chain(cleaned.failed.iter().map(|what| format!("could not be put in order: {what}"))).collect()
 }

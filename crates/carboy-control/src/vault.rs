@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use carboy_core::ids::SecretName;
@@ -19,6 +19,8 @@ use carboy_manifest::SecretFrom;
 pub const SECRET_BYTES_MAX: usize = 64 * 1024;
 /// Longest run of a secret's command.
 pub const COMMAND_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Former values of one secret that are still looked for.
+pub const RETIRED_MAX: usize = 4;
 /// A secret is read anew at most this often.
 pub const REFRESH_EVERY: Duration = Duration::from_secs(60);
 
@@ -26,7 +28,9 @@ pub const REFRESH_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
     /// Neither settings nor environment know it.
-    #[error("secret {name} is not defined: set the environment variable {name}, or define it under `secrets:` in {settings}")]
+    #[error(
+        "secret {name} is not defined: set the environment variable {name}, or define it under `secrets:` in {settings}"
+    )]
     Missing {
         /// Its name.
         name: SecretName,
@@ -83,10 +87,13 @@ pub struct Vault {
     origins: BTreeMap<SecretName, SecretFrom>,
     lookup: Arc<dyn Lookup>,
     held: Mutex<BTreeMap<SecretName, Held>>,
+    renewed: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 struct Held {
     value: Arc<SecretText>,
+    /// Values that it had before: still secrets, the last [`RETIRED_MAX`] of them.
+    retired: Vec<Arc<SecretText>>,
     read_at: Instant,
 }
 
@@ -107,16 +114,24 @@ impl Vault {
                 origins.insert(name.clone(), SecretFrom::Env(name.as_str().to_owned()));
             }
             let value = read(name, &origins[name], lookup.as_ref())?;
-            held.insert(name.clone(), Held { value: Arc::new(value), read_at: Instant::now() });
+            held.insert(name.clone(), Held { value: Arc::new(value), retired: Vec::new(), read_at: Instant::now() });
         }
-        Ok(Vault { origins, lookup, held: Mutex::new(held) })
+        Ok(Vault { origins, lookup, held: Mutex::new(held), renewed: OnceLock::new() })
+    }
+
+    /// Hears of each secret that was read anew and is another one; asked once.
+    pub fn on_renewal(&self, hear: impl Fn() + Send + Sync + 'static) {
+        // A second listener is a mistake of the composer's and is not heard.
+        let _ = self.renewed.set(Box::new(hear));
     }
 
     /// Every value that is known without running a command: what the scanners look for. Values that cannot be read
     /// and were not needed are left out.
     pub fn known(&self) -> Vec<(SecretName, Arc<SecretText>)> {
-        let mut known: Vec<_> =
-            self.lock().iter().map(|(name, held)| (name.clone(), held.value.clone())).collect();
+        let mut known: Vec<(SecretName, Arc<SecretText>)> = Vec::new();
+        for (name, held) in self.lock().iter() {
+            known.extend([&held.value].into_iter().chain(&held.retired).map(|value| (name.clone(), value.clone())));
+        }
         for (name, origin) in &self.origins {
             let cheap = !matches!(origin, SecretFrom::Command(_));
             if cheap && !known.iter().any(|(have, _)| have == name) {
@@ -150,30 +165,41 @@ impl SecretSource for Vault {
             }
             let (lookup, asked) = (self.lookup.clone(), name.clone());
             let fresh = tokio::task::spawn_blocking(move || read(&asked, &origin, lookup.as_ref())).await;
-            let mut held = self.lock();
-            let entry = held.get_mut(&name)?;
-            if let Ok(Ok(value)) = fresh {
-                entry.value = Arc::new(value);
+            let (value, is_new) = {
+                let mut held = self.lock();
+                let entry = held.get_mut(&name)?;
+                let new = fresh.ok().and_then(Result::ok).filter(|new| new.expose() != entry.value.expose());
+                let is_new = new.is_some();
+                if let Some(new) = new {
+                    let old = std::mem::replace(&mut entry.value, Arc::new(new));
+                    entry.retired.insert(0, old);
+                    entry.retired.truncate(RETIRED_MAX);
+                }
+                (entry.value.clone(), is_new)
+            };
+            // The scanners know the new value before any request carries it.
+            if is_new && let Some(hear) = self.renewed.get() {
+                hear();
             }
-            Some(entry.value.clone())
+            Some(value)
         })
     }
 }
 
 fn read(name: &SecretName, origin: &SecretFrom, lookup: &dyn Lookup) -> Result<SecretText, VaultError> {
-    let bytes = match origin {
-        SecretFrom::Env(variable) => match lookup.variable(variable) {
-            Some(value) if !value.is_empty() => value.into_encoded_bytes(),
-            Some(_) | None => return Err(VaultError::Unset { name: name.clone(), variable: variable.clone() }),
-        },
-        SecretFrom::File(path) => read_file(path)
-            .map_err(|what| VaultError::File { name: name.clone(), path: path.clone(), what })?,
-        SecretFrom::Command(argv) => lookup.command(argv, COMMAND_WAIT_MAX).map_err(|what| VaultError::Command {
-            name: name.clone(),
-            program: argv.first().cloned().unwrap_or_default(),
-            what,
-        })?,
-    };
+    let bytes =
+        match origin {
+            SecretFrom::Env(variable) => match lookup.variable(variable) {
+                Some(value) if !value.is_empty() => value.into_encoded_bytes(),
+                Some(_) | None => return Err(VaultError::Unset { name: name.clone(), variable: variable.clone() }),
+            },
+            SecretFrom::File(path) => {
+                read_file(path).map_err(|what| VaultError::File { name: name.clone(), path: path.clone(), what })?
+            }
+            SecretFrom::Command(argv) => lookup.command(argv, COMMAND_WAIT_MAX).map_err(|what| {
+                VaultError::Command { name: name.clone(), program: argv.first().cloned().unwrap_or_default(), what }
+            })?,
+        };
     let unusable = || VaultError::Unusable { name: name.clone() };
     let mut text = Secret::new(String::from_utf8(bytes).map_err(|_| unusable())?);
     let trimmed = text.expose().trim_end_matches(['\n', '\r']).to_owned();
@@ -236,6 +262,27 @@ mod tests {
         let error = open(&["NOWHERE"], &[]).err().unwrap().to_string();
         assert!(error.contains("NOWHERE") && error.contains("settings.yml"), "{error}");
         assert!(matches!(open(&["EMPTY"], &[]), Err(VaultError::Missing { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_renewed_secret_is_told_and_the_old_value_stays_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        crate::home::write_private(&path, b"first-value").unwrap();
+        let vault = open(&["K"], &[("K", SecretFrom::File(path.clone()))]).unwrap();
+        let told = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let hear = told.clone();
+        vault.on_renewal(move || {
+            hear.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        });
+        crate::home::write_private(&path, b"second-value").unwrap();
+        // Too early to be read again.
+        assert_eq!(vault.refresh(&name("K")).await.unwrap().expose(), "first-value");
+        vault.lock().get_mut(&name("K")).unwrap().read_at -= REFRESH_EVERY;
+        assert_eq!(vault.refresh(&name("K")).await.unwrap().expose(), "second-value");
+        assert_eq!(told.load(std::sync::atomic::Ordering::SeqCst), 1);
+        let known: Vec<String> = vault.known().iter().map(|(_, value)| value.expose().clone()).collect();
+        assert_eq!(known, ["second-value", "first-value"]);
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Answer {
         // What goes on as its original bytes cannot be overwritten: a known secret in it ends the stream.
         let mode = if inflate.is_some() && !plain { Mode::Block } else { Mode::Redact };
         let plan = ScanPlan { detectors: vec![Detector::KnownSecrets], mode, location: Location::ResponseBody };
-        let scanner = StreamScanner::new(exchange.gateway().detectors.clone(), plan.clone());
+        let scanner = StreamScanner::new(exchange.gateway().detectors(), plan.clone());
         let parts = if media_type(&head) == EVENT_STREAM { Parts::Events } else { Parts::One };
         let sieve = Sieve { inflate, plain, plan, scanner, parts, judge };
         let mut screened = Screened::new(body, sieve, rest, lease);
@@ -156,7 +156,7 @@ fn is_text(kind: &str) -> bool {
 
 /// B41: this run's secrets never come back in a header field, the injected one included.
 pub(crate) fn redact_fields(headers: &mut HeaderMap, exchange: &Exchange) {
-    let detectors = &exchange.gateway().detectors;
+    let detectors = &exchange.gateway().detectors();
     let known = [Detector::KnownSecrets];
     let mut all = Vec::with_capacity(1024);
     for (_, value) in headers.iter() {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
@@ -51,7 +51,7 @@ pub struct GatewayConfig {
 /// All ways out of one bottle. Shared by its listeners; dropped when the bottle ends.
 pub struct Gateway {
     pub(crate) subject: Subject,
-    pub(crate) detectors: Arc<Detectors>,
+    detectors: RwLock<Arc<Detectors>>,
     pub(crate) secrets: Arc<dyn SecretSource>,
     pub(crate) audit: Arc<dyn AuditSink>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -81,7 +81,7 @@ impl Gateway {
         let law = Law { routes: Arc::new(config.routes), cut: false };
         Ok(Arc::new(Gateway {
             subject: config.subject,
-            detectors: config.detectors,
+            detectors: RwLock::new(config.detectors),
             secrets: config.secrets,
             audit: config.audit,
             clock: config.clock,
@@ -104,6 +104,16 @@ impl Gateway {
         let generation = routes.generation();
         self.law.send_modify(|law| law.routes = Arc::new(routes));
         generation
+    }
+
+    /// Looks for other secrets from now on: one was renewed. Bodies under way keep what they began with.
+    pub fn replace_detectors(&self, detectors: Arc<Detectors>) {
+        *self.detectors.write().expect("no panic under this lock") = detectors;
+    }
+
+    /// What is looked for now.
+    pub(crate) fn detectors(&self) -> Arc<Detectors> {
+        self.detectors.read().expect("no panic under this lock").clone()
     }
 
     /// Cuts the bottle off: every request is refused with `stopping`, open exchanges end within the grace, and
@@ -148,7 +158,7 @@ impl Gateway {
     /// A text that the bottle had a hand in (a path, a name, a method), fit for the log: secrets out, and short.
     pub(crate) fn clean(&self, text: &str) -> String {
         let all = [Detector::KnownSecrets, Detector::TokenPatterns];
-        let (clean, _) = self.detectors.redact(text.as_bytes(), &all, Location::RequestLine);
+        let (clean, _) = self.detectors().redact(text.as_bytes(), &all, Location::RequestLine);
         let clean = String::from_utf8_lossy(&clean);
         match clean.char_indices().nth(SHOWN_CHARS_MAX) {
             Some((end, _)) => format!("{}…", &clean[..end]),
@@ -169,7 +179,7 @@ impl Gateway {
         // After the cut nothing has a name any more.
         let routes = self.routes_now().unwrap_or_default();
         let mut names = self.names.lock().expect("no panic under this lock");
-        crate::dns::answer(query, &routes, &mut names, &self.detectors)
+        crate::dns::answer(query, &routes, &mut names, &self.detectors())
     }
 
     /// A connection that never became a request: one event for the first of its kind, a count for its repeats.

@@ -55,7 +55,7 @@ impl Routed {
         inject::drop_replaced(&mut head.headers, route.route());
         head.headers.remove(header::EXPECT);
         let scan = Scan {
-            detectors: gateway.detectors.clone(),
+            detectors: gateway.detectors(),
             list: route.route().dlp.outbound.clone(),
             mode: mode_of(route.route().dlp.outbound_on_match),
             rule: route.route().id.clone(),

@@ -26,6 +26,8 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
     }
     let request = request(args, environment)?;
     let mut running = supervisor::start(request).await.map_err(failure)?;
+    // Before the terminal is made raw: from then on no signal may end this process without giving it back.
+    let heard = Heard::from_now_on();
     let program = running.program().to_owned();
     let stdio = running.take_stdio().expect("the streams of a run are taken once, here");
     let relay = match stdio {
@@ -33,7 +35,7 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
         Stdio::Pipes { stdin, stdout, stderr } => Relay::pipes(stdin, stdout, stderr),
     }
     .map_err(|e| Failure::new(Exit::Failed, &e))?;
-    let signals = tokio::spawn(pass_signals(running.control()));
+    let signals = tokio::spawn(pass_signals(heard, running.control()));
     let summary = running.wait().await;
     tokio::task::block_in_place(|| relay.finish());
     signals.abort();
@@ -151,33 +153,48 @@ fn bind(spec: &str, cwd: &Path) -> Result<Bind, Failure> {
     Ok(Bind { source, target, access })
 }
 
-async fn pass_signals(control: Control) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let hear = |kind| {
-        let heard = !ignored(&status, kind);
-        heard.then(|| signal(kind).expect("a signal handler can be set for every signal named here"))
-    };
-    let mut resized = hear(SignalKind::window_change());
-    let mut interrupt = hear(SignalKind::interrupt());
-    let mut terminate = hear(SignalKind::terminate());
-    let mut hangup = hear(SignalKind::hangup());
+/// The signals that concern a run; `None` is one that stays ignored.
+struct Heard {
+    resized: Option<Signal>,
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+    hangup: Option<Signal>,
+}
+
+impl Heard {
+    fn from_now_on() -> Heard {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let hear = |kind| {
+            let heard = !ignored(&status, kind);
+            heard.then(|| signal(kind).expect("a signal handler can be set for every signal named here"))
+        };
+        Heard {
+            resized: hear(SignalKind::window_change()),
+            interrupt: hear(SignalKind::interrupt()),
+            terminate: hear(SignalKind::terminate()),
+            hangup: hear(SignalKind::hangup()),
+        }
+    }
+}
+
+async fn pass_signals(mut heard: Heard, control: Control) {
     let mut asked = false;
     loop {
         tokio::select! {
-            () = next(&mut resized) => {
+            () = next(&mut heard.resized) => {
                 let (rows, cols) = terminal::window();
                 control.resize(rows, cols);
             }
             // In raw mode Ctrl-C is a byte that the bottle's own terminal turns into a signal; this one comes from pipes.
-            () = next(&mut interrupt) => {
+            () = next(&mut heard.interrupt) => {
                 if asked { control.kill() } else { control.signal(rustix::process::Signal::INT.as_raw()) }
                 asked = true;
             }
-            () = next(&mut terminate) => {
+            () = next(&mut heard.terminate) => {
                 if asked { control.kill() } else { control.stop() }
                 asked = true;
             }
-            () = next(&mut hangup) => control.stop(),
+            () = next(&mut heard.hangup) => control.stop(),
         }
     }
 }

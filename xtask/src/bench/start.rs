@@ -42,7 +42,7 @@ pub fn run(bench: &Bench) -> Result<String, String> {
 
     let timed = |program: &Path, arguments: &[&str]| {
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(&work).env("CARBOY_HOME", &home).env("PATH", &path);
+        command.args(arguments).current_dir(&work).env("CARBOY_HOME", &home).env("PATH", &path).env("HOME", &work);
         time(command.stdin(Stdio::null()).stdout(Stdio::null()))
     };
     let settings = settings.to_string_lossy();
@@ -82,7 +82,7 @@ fn time(command: &mut Command) -> Result<f64, String> {
 
 fn library(bench: &Bench, work: &Path) -> Result<Process, String> {
     let mut command = Command::new(bench.peers.join("bin/node"));
-    command.arg(bench.top.join("xtask/bench-srt.mjs")).arg(&bench.peers).current_dir(work).env("PATH", bench.path());
+    command.arg(bench.top.join("xtask/bench-srt.mjs")).arg(&bench.peers).current_dir(work).env("PATH", bench.path()).env("HOME", work);
     let mut process = Process::start("sandbox-runtime", &mut command)?;
     process.expect("ready")?;
     Ok(process)

@@ -302,6 +302,9 @@ impl Root {
     }
 
     fn guard(&self, path: &Path, how: Guard) -> io::Result<()> {
+        if how == Guard::Hidden {
+            return self.hide(path);
+        }
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL.into()) };
         let parent = self.directory(parent)?;
         let (place, kind) = open_place(&parent, Path::new(name))?;
@@ -310,9 +313,23 @@ impl Root {
             (Guard::EmptyFile, FileType::Directory) => return Err(Errno::ISDIR.into()),
             (Guard::ReadOnly | Guard::EmptyFile, _) => tree_at(place.as_fd(), NOSUID | NODEV | RDONLY)?,
             (Guard::EmptyDirectory, FileType::Directory) => empty_directory()?,
-            (Guard::EmptyDirectory, _) => return Err(Errno::NOTDIR.into()),
+            (Guard::EmptyDirectory | Guard::Hidden, _) => return Err(Errno::NOTDIR.into()),
         };
         attach(&cover, &place)
+    }
+
+    /// Covers a file; nothing is made for it where it is no longer there, or where another mount has taken its place.
+    fn hide(&self, path: &Path) -> io::Result<()> {
+        let below = path.strip_prefix("/").unwrap_or(path);
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match openat2(&self.fd, below, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(place) => match FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode as RawMode) {
+                FileType::Directory => Ok(()),
+                _ => attach(&tree("/dev/null", NOSUID | NOEXEC)?, &place),
+            },
+        }
     }
 
     /// Generated files: written to a file system of their own, each mounted read-only at its place.

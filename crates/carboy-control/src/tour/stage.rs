@@ -90,7 +90,14 @@ impl Stage {
         };
         // What the agent says beside its reports would only disturb; its end is what tells.
         std::thread::spawn(move || std::io::copy(&mut File::from(stderr), &mut std::io::sink()));
-        Ok(Stage { provider, secrets, running, orders: File::from(stdin), reports: BufReader::new(File::from(stdout)), home })
+        Ok(Stage {
+            provider,
+            secrets,
+            running,
+            orders: File::from(stdin),
+            reports: BufReader::new(File::from(stdout)),
+            home,
+        })
     }
 
     /// Has the agent do something and hears what came of it.

@@ -79,8 +79,20 @@ pub(super) async fn model_calls(stage: &mut Stage) -> Result<Seen, TourError> {
     let fake = |name: &str| format!("{}-{name}", carboy_guard::PLACEHOLDER_MARK);
     let (fake_anthropic, fake_openai) = (fake("anthropic-api-key"), format!("Bearer {}", fake("openai-api-key")));
     let calls = [
-        ("Anthropic", "https://api.anthropic.com/v1/messages", ("x-api-key", fake_anthropic.as_str()), &anthropic[..], "message_stop"),
-        ("OpenAI", "https://api.openai.com/v1/chat/completions", ("authorization", fake_openai.as_str()), &openai[..], "[DONE]"),
+        (
+            "Anthropic",
+            "https://api.anthropic.com/v1/messages",
+            ("x-api-key", fake_anthropic.as_str()),
+            &anthropic[..],
+            "message_stop",
+        ),
+        (
+            "OpenAI",
+            "https://api.openai.com/v1/chat/completions",
+            ("authorization", fake_openai.as_str()),
+            &openai[..],
+            "[DONE]",
+        ),
     ];
     for (provider, url, fake, body, end) in calls {
         let version = ("anthropic-version", "2023-06-01");
@@ -90,13 +102,22 @@ pub(super) async fn model_calls(stage: &mut Stage) -> Result<Seen, TourError> {
         };
         let report = stage.order(&http("POST", url, &headers, body.to_vec()))?;
         let whole = report.status == Some(200) && report.body.contains(end);
-        seen.look(whole, match report.status {
-            Some(200) => format!("{provider}: 200, a stream of {} events to its end", report.body.matches("data:").count()),
-            _ => refusal(&report).1,
-        });
+        seen.look(
+            whole,
+            match report.status {
+                Some(200) => {
+                    format!("{provider}: 200, a stream of {} events to its end", report.body.matches("data:").count())
+                }
+                _ => refusal(&report).1,
+            },
+        );
         let received = stage.provider.received();
         let real = [&stage.secrets.anthropic, &stage.secrets.openai];
-        let with_key = whole && received.last().is_some_and(|r| real.iter().any(|key| r.contains(key.as_bytes())) && !r.contains(carboy_guard::PLACEHOLDER_MARK.as_bytes()));
+        let with_key = whole
+            && received.last().is_some_and(|r| {
+                real.iter().any(|key| r.contains(key.as_bytes()))
+                    && !r.contains(carboy_guard::PLACEHOLDER_MARK.as_bytes())
+            });
         seen.look(with_key, format!("{provider} received the real key and never saw the fake one"));
     }
     Ok(seen)
@@ -173,11 +194,14 @@ pub(super) async fn dns(stage: &mut Stage) -> Result<Seen, TourError> {
     let name = format!("{}.collector.example", hex(&stage.secrets.planted.as_bytes()[..24]));
     let report = stage.order(&Order::Dns { name, server: ([8, 8, 8, 8], 53).into() })?;
     let refused = report.rcode == Some(3) && report.answers == Some(0);
-    seen.look(refused, match report.rcode {
-        Some(3) => "the agent got NXDOMAIN; nothing was asked outside".to_owned(),
-        Some(code) => format!("the agent got DNS code {code}"),
-        None => refusal(&report).1,
-    });
+    seen.look(
+        refused,
+        match report.rcode {
+            Some(3) => "the agent got NXDOMAIN; nothing was asked outside".to_owned(),
+            Some(code) => format!("the agent got DNS code {code}"),
+            None => refusal(&report).1,
+        },
+    );
     Ok(seen)
 }
 

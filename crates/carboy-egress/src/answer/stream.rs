@@ -255,7 +255,7 @@ impl Live {
         let mut out = Vec::new();
         let step = self.sieve.scanner.finish(&mut out);
         self.pass(step.map_err(|stopped| stopped.finding), out)?;
-        let detectors = self.of.exchange.gateway().detectors.clone();
+        let detectors = self.of.exchange.gateway().detectors();
         self.sieve.scanner = StreamScanner::new(detectors, self.sieve.plan.clone());
         Ok(())
     }

@@ -95,21 +95,43 @@ fn host_sockets(person: Person) {
 
 fn workspace_sockets(person: Person) {
     let world = World::new(person);
-    fs::create_dir_all(world.project.join("deep/down")).unwrap();
-    let mut listeners = Vec::new();
-    // There before the bottle is, and made while it runs.
-    for name in ["early.sock", "deep/down/early.sock"] {
-        listeners.push(UnixListener::bind(world.project.join(name)).unwrap());
-        fs::set_permissions(world.project.join(name), fs::Permissions::from_mode(0o777)).unwrap();
+    let deep = "deep/".repeat(12);
+    for dir in [format!("project/{deep}x"), "project/.git/x".into(), "shared/x".into()] {
+        world.write(&dir, "");
     }
-    let places = ["early.sock", "deep/down/early.sock", "deep/../early.sock"];
+    let shared = world.dir.join("shared");
+    let paths = [
+        world.project.join("early.sock"),
+        world.project.join(format!("{deep}early.sock")),
+        world.project.join(".git/fsmonitor--daemon.ipc"),
+        shared.join("early.sock"),
+    ];
+    let mut listeners = Vec::new();
+    for path in &paths {
+        listeners.push(UnixListener::bind(path).unwrap());
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let datagrams = UnixDatagram::bind(world.project.join("early.dgram")).unwrap();
+    fs::set_permissions(world.project.join("early.dgram"), fs::Permissions::from_mode(0o777)).unwrap();
+    world.bottle(&format!("binds: {{\"{}\": ro}}\n", shared.display()));
+    let mut places: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).collect();
+    places.extend(["early.sock", "early.dgram", "./deep/../early.sock"]);
     let lines = reached(&world, &[], &places);
-    let lines: Vec<&String> = lines.iter().filter(|line| !line.starts_with("seen:")).collect();
     for listener in listeners {
         listener.set_nonblocking(true).unwrap();
         assert!(listener.accept().is_err(), "a host process was reached through the workspace: {lines:#?}");
     }
+    datagrams.set_nonblocking(true).unwrap();
+    assert!(datagrams.recv(&mut [0; 64]).is_err());
     assert!(lines.is_empty(), "{lines:#?}");
+    // Sockets of the bottle's own work, in the workspace too, and the host's are still there afterwards.
+    world.write(
+        "project/own.py",
+        "import socket\ns = socket.socket(socket.AF_UNIX)\ns.bind('own.sock')\ns.listen()\nc = socket.socket(socket.AF_UNIX)\n\
+         c.connect('own.sock')\nprint('own')\n",
+    );
+    assert_eq!(world.run(&[PYTHON, "own.py"]).expect_code(0).stdout, "own\n");
+    assert!(paths.iter().all(|path| UnixStream::connect(path).is_ok()));
 }
 
 /// Lets a descriptor through `exec`.

@@ -159,17 +159,20 @@ fn job_control(person: Person) {
     let world = World::new(person);
     let screen = Screen::open(&world, &run_bash());
     screen.see(PROMPT);
-    screen.line("echo sleeping | tr e E; sleep 100");
-    screen.see("slEEping");
+    // Each says itself that it is in the foreground; before that, a key would reach nobody, as outside.
+    screen.line("sh -c 'echo slee\"\"ping; exec sleep 100'");
+    screen.see("\nsleeping\n");
     screen.key("C-c");
+    screen.see("\n^C\nbash-");
     screen.line("echo first $?");
     screen.see("\nfirst 130\n");
-    screen.line("echo dozing | tr o O; sleep 200");
-    screen.see("dOzing");
+    screen.line("sh -c 'trap \"echo go\"ing\"\" CONT; echo do\"\"zing; while :; do sleep 0.1; done'");
+    screen.see("\ndozing\n");
     screen.key("C-z");
     screen.see("Stopped");
     screen.line("jobs | wc -l; fg");
-    screen.see("\n1\nsleep 200");
+    screen.see("\n1\nsh -c");
+    screen.see("\ngoing\n");
     screen.key("C-c");
     screen.line("echo second $?");
     screen.see("\nsecond 130\n");
