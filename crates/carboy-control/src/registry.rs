@@ -65,7 +65,7 @@ pub enum Question {
 pub struct Answer {
     /// The run itself.
     pub record: RunRecord,
-    /// `running` or `stopping`.
+    /// `running`, `stopping`, or `silent` for one that does not answer (its counters are then zero).
     pub state: String,
     /// HTTP requests seen, refused ones included.
     pub requests: u64,
@@ -75,7 +75,7 @@ pub struct Answer {
     pub bytes_out: u64,
     /// Bytes of response bodies that came in.
     pub bytes_in: u64,
-    /// How traffic is captured: `T1` or `T2`.
+    /// How traffic is captured: `T1` or `T2`; `-` when it does not answer.
     pub tier: String,
 }
 
@@ -103,12 +103,13 @@ pub fn live_runs(home: &Home) -> Result<Vec<Answer>, HomeError> {
     for (path, record) in records(home)? {
         match ask(&record, Question::Status) {
             Ok(answer) => answers.push(answer),
-            Err(_) if !process_lives(record.supervisor_pid) => {
-                // Left behind by a supervisor that was killed.
+            Err(AskError::Silent { source, .. }) if nobody_listens(&source) => {
+                // Left behind by a supervisor that was killed: a record is written after its socket was opened.
                 let _ = std::fs::remove_file(&path);
                 let _ = std::fs::remove_file(&record.socket);
             }
-            Err(_) => {}
+            // It is there and does not answer: the person has to see that.
+            Err(_) => answers.push(Answer::silent(record)),
         }
     }
     answers.sort_by_key(|answer| answer.record.started_ms);
@@ -128,9 +129,16 @@ fn records(home: &Home) -> Result<Vec<(PathBuf, RunRecord)>, HomeError> {
     Ok(found)
 }
 
-fn process_lives(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+/// The socket is gone, or the process that had it open is (unix(7)).
+fn nobody_listens(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+}
+
+impl Answer {
+    /// For a run that does not answer: nothing but its record is known.
+    fn silent(record: RunRecord) -> Answer {
+        Answer { record, state: "silent".into(), requests: 0, refusals: 0, bytes_out: 0, bytes_in: 0, tier: "-".into() }
+    }
 }
 
 /// Asks one run.
@@ -266,6 +274,21 @@ mod tests {
         assert_eq!(stopping.state, "stopping");
         assert!(!home.run_record(&RunId::parse("r-2").unwrap()).exists());
         drop(registration);
+        assert!(live_runs(&home).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_run_that_is_there_and_does_not_answer_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path(), None).unwrap();
+        let stuck = record(&home, "r-1", std::process::id());
+        // It takes the connection and says nothing, for a moment.
+        let listener = std::os::unix::net::UnixListener::bind(&stuck.socket).unwrap();
+        let accepted = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        write_private(&home.run_record(&RunId::parse("r-1").unwrap()), &serde_json::to_vec(&stuck).unwrap()).unwrap();
+        assert_eq!(live_runs(&home).unwrap(), [Answer::silent(stuck)]);
+        accepted.join().unwrap();
+        // Now nobody listens any more.
         assert!(live_runs(&home).unwrap().is_empty());
     }
 }

@@ -115,7 +115,9 @@ impl CaptureTier {
     pub fn meaning(self) -> &'static str {
         match self {
             CaptureTier::T1 => "every TCP port captured, everything else rejected",
-            CaptureTier::T2 => "ports 53, 80, 443 and those that routes name captured, every other one refused by the kernel",
+            CaptureTier::T2 => {
+                "ports 53, 80, 443 and those that routes name captured, every other one refused by the kernel"
+            }
         }
     }
 }

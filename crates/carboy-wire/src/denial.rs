@@ -59,7 +59,9 @@ fn status(reason: Reason, format: Option<WireFormat>) -> u16 {
     match format {
         Some(WireFormat::OpenAiResponses) if last => 400,
         Some(WireFormat::AnthropicMessages | WireFormat::OpenAiChat) if last && own < 500 => 400,
-        Some(WireFormat::AnthropicMessages | WireFormat::OpenAiChat | WireFormat::OpenAiResponses | WireFormat::Gemini)
+        Some(
+            WireFormat::AnthropicMessages | WireFormat::OpenAiChat | WireFormat::OpenAiResponses | WireFormat::Gemini,
+        )
         | None => own,
     }
 }

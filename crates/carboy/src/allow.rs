@@ -14,7 +14,8 @@ use crate::report::{Exit, Failure};
 
 /// Adds the route, or shows what would be added.
 pub fn allow(args: &AllowArgs, environment: &Environment) -> Result<u8, Failure> {
-    let host = HostPattern::parse(&args.host).map_err(|e| Failure::words(Exit::Usage, format!("{}: {e}", args.host)))?;
+    let host =
+        HostPattern::parse(&args.host).map_err(|e| Failure::words(Exit::Usage, format!("{}: {e}", args.host)))?;
     let places = environment.places.clone();
     let path = places.bottles().join(format!("{}.md", args.bottle));
     let request = Request { agent: None, bottles: vec![args.bottle.clone()], places };
@@ -29,19 +30,23 @@ pub fn allow(args: &AllowArgs, environment: &Environment) -> Result<u8, Failure>
         methods: args.method.iter().map(|m| m.to_ascii_uppercase()).collect(),
         git_fetch: args.git_fetch,
     };
-    let changed = add_route(&text, &route).map_err(|e| Failure::words(Exit::Config, format!("{}: {e}", path.display())))?;
+    let changed =
+        add_route(&text, &route).map_err(|e| Failure::words(Exit::Config, format!("{}: {e}", path.display())))?;
     let files: MapFiles = [(path.clone(), changed.clone())].into_iter().collect();
     let after = Manifest::load(&files, &request).map_err(invalid)?;
     if routes(&after).split_last().map(|(_, rest)| rest) != Some(&routes(&before)[..]) {
         return Err(Failure::words(Exit::Failed, format!("{}: the change would touch other routes", path.display()))
             .hint("add the route by hand; docs/manifest.md shows how"));
     }
-    let added: String = changed.lines().filter(|line| !text.lines().any(|old| old == *line)).map(|l| format!("+ {l}\n")).collect();
+    let added: String =
+        changed.lines().filter(|line| !text.lines().any(|old| old == *line)).map(|l| format!("+ {l}\n")).collect();
     print(added.as_bytes())?;
     if args.dry_run {
         return Ok(0);
     }
-    write_private(&path, changed.as_bytes()).map_err(|e| Failure::new(Exit::Failed, &e))?;
+    // A link into somebody's own collection stays a link: the file behind it is what changes.
+    let file = path.canonicalize().map_err(|e| Failure::words(Exit::Failed, format!("{}: {e}", path.display())))?;
+    write_private(&file, changed.as_bytes()).map_err(|e| Failure::new(Exit::Failed, &e))?;
     eprintln!("{} now allows {host}; runs that live take it over within a second", path.display());
     Ok(0)
 }

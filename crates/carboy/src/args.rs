@@ -269,9 +269,7 @@ pub fn command() -> clap::Command {
             groups.push_str(&format!("  {name:<12} {}\n", about.unwrap_or_default()));
         }
     }
-    command
-        .help_template("{about}\n\n{usage-heading} {usage}{after-help}\n\nOptions:\n{options}")
-        .after_help(groups)
+    command.help_template("{about}\n\n{usage-heading} {usage}{after-help}\n\nOptions:\n{options}").after_help(groups)
 }
 
 #[cfg(test)]
@@ -287,7 +285,8 @@ mod tests {
     fn every_command_stands_in_exactly_one_group() {
         let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
         let command = Cli::command();
-        let mut visible: Vec<&str> = command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| c.get_name()).collect();
+        let mut visible: Vec<&str> =
+            command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| c.get_name()).collect();
         let mut sorted = grouped.clone();
         sorted.sort_unstable();
         visible.sort_unstable();

@@ -71,7 +71,8 @@ fn verify(path: &Path, head: Option<&str>, json: bool, environment: &Environment
 }
 
 fn parse_head(text: &str) -> Result<ChainHead, Failure> {
-    let wrong = || Failure::words(Exit::Usage, format!("--head {text}: not SEQ:HASH as `carboy audit verify` prints it"));
+    let wrong =
+        || Failure::words(Exit::Usage, format!("--head {text}: not SEQ:HASH as `carboy audit verify` prints it"));
     let (seq, hash) = text.split_once(':').ok_or_else(wrong)?;
     let seq = seq.parse().map_err(|_| wrong())?;
     if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {

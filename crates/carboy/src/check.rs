@@ -28,7 +28,8 @@ pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure>
         let _ = writeln!(out, "{diagnostic}");
     }
     if let Some(effective) = &report.effective {
-        let _ = writeln!(out, "{}", serde_json::to_string_pretty(effective).map_err(|e| Failure::new(Exit::Failed, &e))?);
+        let _ =
+            writeln!(out, "{}", serde_json::to_string_pretty(effective).map_err(|e| Failure::new(Exit::Failed, &e))?);
     }
     let (count, broken) = (report.files.len(), report.files.iter().filter(|file| !file.ok).count());
     let files = if count == 1 { "file" } else { "files" };

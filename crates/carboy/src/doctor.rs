@@ -51,7 +51,9 @@ fn render(report: &HostReport, palette: Palette) -> String {
     }
     let _ = match report.tier {
         Some(tier) => writeln!(out, "\nBottles here: {}", palette.good(&format!("tier {tier:?}, {}", tier.meaning()))),
-        None => writeln!(out, "\n{}", palette.bad("No bottle can be made here until the lines marked `no` are mended.")),
+        None => {
+            writeln!(out, "\n{}", palette.bad("No bottle can be made here until the lines marked `no` are mended."))
+        }
     };
     out
 }

@@ -110,7 +110,10 @@ impl Palette {
 
 /// Control characters made visible: a host name or a rule's text never moves the cursor of the person who reads it.
 pub fn printable(text: &str) -> String {
-    let hidden = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
     text.chars().map(|c| if hidden(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
@@ -124,12 +127,7 @@ pub fn entry_line(entry: &Entry, palette: Palette) -> String {
         _ => palette.warn(&format!("{result:<8}")),
     };
     let time = text("timestamp").get(11..23).unwrap_or("-");
-    let mut line = format!(
-        "{} {painted} {:<8} {}",
-        palette.faint(time),
-        text("event_type"),
-        printable(&what(entry)),
-    );
+    let mut line = format!("{} {painted} {:<8} {}", palette.faint(time), text("event_type"), printable(&what(entry)),);
     if let Some(reason) = entry.detail("reason").and_then(|r| r.as_str()) {
         let _ = write!(line, "  {}", palette.bad(&printable(reason)));
         if let Some(reason) = Reason::from_code(reason) {

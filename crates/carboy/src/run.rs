@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use carboy_control::bottle::Stdio;
 use carboy_control::disk::DiskFiles;
 use carboy_control::summary::{Ended, Summary};
 use carboy_control::supervisor::{self, Control, RunError, RunRequest};
-use carboy_control::bottle::Stdio;
 use carboy_core::plan::{Access, Bind, StdioMode};
 use carboy_manifest::{Effective, EnvValue, Manifest, Request};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -133,7 +133,8 @@ fn variable(spec: &str) -> Result<(String, String), Failure> {
 }
 
 fn bind(spec: &str, cwd: &Path) -> Result<Bind, Failure> {
-    let usage = |what: String| Failure::words(Exit::Usage, format!("--bind {spec}: {what}")).hint("SOURCE[:TARGET][:ro|rw]");
+    let usage =
+        |what: String| Failure::words(Exit::Usage, format!("--bind {spec}: {what}")).hint("SOURCE[:TARGET][:ro|rw]");
     let mut parts: Vec<&str> = spec.split(':').collect();
     let access = match parts.last() {
         Some(&"ro") => (parts.pop(), Access::ReadOnly).1,
@@ -234,14 +235,32 @@ pub fn render(summary: &Summary, palette: Palette) -> String {
         Ended::NotStarted(_) => palette.bad("not started"),
     };
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "\n{} {} of bottle {} {ended} after {}", palette.strong("carboy:"), summary.run, summary.bottle, report::duration(summary.duration_ms));
-    let _ = writeln!(out, "  requests   {}; {} out, {} in", summary.requests, report::bytes(summary.bytes_out), report::bytes(summary.bytes_in));
+    let _ = writeln!(
+        out,
+        "\n{} {} of bottle {} {ended} after {}",
+        palette.strong("carboy:"),
+        summary.run,
+        summary.bottle,
+        report::duration(summary.duration_ms)
+    );
+    let _ = writeln!(
+        out,
+        "  requests   {}; {} out, {} in",
+        summary.requests,
+        report::bytes(summary.bytes_out),
+        report::bytes(summary.bytes_in)
+    );
     for refused in &summary.refusals {
         let _ = writeln!(out, "  refused    {} × {}: {}", refused.count, palette.bad(refused.reason), refused.what);
         for example in &refused.examples {
             let _ = writeln!(out, "             {}", printable(&example.detail_or_host()));
             if let Some(allow) = &example.allow {
-                let _ = writeln!(out, "               {} {}", palette.faint("to allow:"), palette.strong(&printable(allow)));
+                let _ = writeln!(
+                    out,
+                    "               {} {}",
+                    palette.faint("to allow:"),
+                    palette.strong(&printable(allow))
+                );
             }
         }
         if refused.examples.iter().all(|e| e.allow.is_none()) {
@@ -263,7 +282,9 @@ pub fn failure(error: RunError) -> Failure {
     match &error {
         RunError::Manifest(_) => Failure::new(Exit::Config, &error).hint("`carboy check` looks at every file"),
         RunError::Show(_) | RunError::SecretInside { .. } => Failure::new(Exit::Refused, &error),
-        RunError::Launch(_) => Failure::new(Exit::HostNotCapable, &error).hint("`carboy doctor` says what this machine can give"),
+        RunError::Launch(_) => {
+            Failure::new(Exit::HostNotCapable, &error).hint("`carboy doctor` says what this machine can give")
+        }
         RunError::Vault(_) | RunError::Secret(_) => Failure::new(Exit::Config, &error),
         RunError::Home(_) | RunError::Authority(_) | RunError::Audit(_) | RunError::System { .. } => {
             Failure::new(Exit::Failed, &error)

@@ -6,8 +6,8 @@ use carboy_control::log::{self, Query};
 use carboy_control::registry::{self, Answer, Question};
 use carboy_core::ports::Clock;
 
-use crate::audit::failed;
 use crate::args::{JsonFlag, LogsArgs, StopArgs};
+use crate::audit::failed;
 use crate::environment::Environment;
 use crate::print;
 use crate::report::{self, Exit, Failure, Palette, printable};
@@ -63,7 +63,10 @@ pub fn logs(args: &LogsArgs, environment: &Environment) -> Result<u8, Failure> {
             let starts = Query { event_type: Some("run".into()), limit: Some(1), ..Query::default() };
             let last = log::query(&path, &starts).map_err(failed)?.entries.pop();
             let run = last.and_then(|entry| entry.text("run").map(str::to_owned));
-            Query { run: Some(run.ok_or_else(|| Failure::words(Exit::Found, "no run is in the log yet"))?), ..Query::default() }
+            Query {
+                run: Some(run.ok_or_else(|| Failure::words(Exit::Found, "no run is in the log yet"))?),
+                ..Query::default()
+            }
         }
     };
     let mut answer = log::query(&path, &query).map_err(failed)?;
@@ -98,7 +101,12 @@ pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
     let question = if args.kill { Question::Kill } else { Question::Stop };
     for run in &runs {
         registry::ask(&run.record, question).map_err(|e| Failure::new(Exit::Failed, &e))?;
-        eprintln!("{} of bottle {} is being {}", run.record.run, run.record.bottle, if args.kill { "killed" } else { "stopped" });
+        eprintln!(
+            "{} of bottle {} is being {}",
+            run.record.run,
+            run.record.bottle,
+            if args.kill { "killed" } else { "stopped" }
+        );
     }
     Ok(0)
 }

@@ -102,8 +102,12 @@ impl Relay {
         let (input_stop, stopped) = rustix::pipe::pipe()?.into_stop_pair();
         std::thread::spawn(move || copy_input(File::from(stdin), &stopped));
         let outputs = vec![
-            std::thread::spawn(move || drop(copy(&mut File::from(stdout), std::io::stdout()))),
-            std::thread::spawn(move || drop(copy(&mut File::from(stderr), std::io::stderr()))),
+            std::thread::spawn(move || {
+                copy(&mut File::from(stdout), std::io::stdout());
+            }),
+            std::thread::spawn(move || {
+                copy(&mut File::from(stderr), std::io::stderr());
+            }),
         ];
         Ok(Relay { outputs, input_stop, _raw: None })
     }

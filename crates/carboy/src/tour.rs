@@ -58,8 +58,9 @@ pub async fn tour(args: TourArgs) -> Result<u8, Failure> {
 /// The agent inside: takes orders over its standard input.
 pub async fn agent() -> Result<u8, Failure> {
     let failed = |e: std::io::Error| Failure::new(Exit::Failed, &e);
-    let ca_file = std::env::var_os("SSL_CERT_FILE")
-        .ok_or_else(|| Failure::words(Exit::Usage, "SSL_CERT_FILE is not set: this command runs inside the tour's bottle"))?;
+    let ca_file = std::env::var_os("SSL_CERT_FILE").ok_or_else(|| {
+        Failure::words(Exit::Usage, "SSL_CERT_FILE is not set: this command runs inside the tour's bottle")
+    })?;
     let ca_pem = std::fs::read(ca_file).map_err(failed)?;
     let variables = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
     probe::serve(probe::World { ca_pem, variables: variables.collect() }).await.map_err(failed)?;
@@ -88,7 +89,11 @@ fn intro(palette: Palette) -> String {
 
 fn tell(number: usize, step: &Step, palette: Palette) -> String {
     let mark = if step.ok { palette.good("✓") } else { palette.bad("✗") };
-    let mut out = format!("{mark} {} {}\n", palette.strong(&format!("{number}. {}", step.title)), palette.faint(&format!("({} ms)", step.ms)));
+    let mut out = format!(
+        "{mark} {} {}\n",
+        palette.strong(&format!("{number}. {}", step.title)),
+        palette.faint(&format!("({} ms)", step.ms))
+    );
     out.push_str(&format!("    promised: {}\n", step.promise));
     for line in &step.observed {
         let line = crate::report::printable(line);

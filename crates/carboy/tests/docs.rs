@@ -1,6 +1,9 @@
 //! Documents that are generated from the code, compared with it. `UPDATE_DOCS=1 cargo test -p carboy --test docs`
 //! writes them.
 
+// Without `#[cfg(test)]` clippy does not see that the helpers here are of tests.
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -73,12 +76,14 @@ fn pages(root: &Path) -> Vec<PathBuf> {
 fn every_promise_names_a_test_that_exists() {
     let root = root();
     let text = std::fs::read_to_string(root.join("SPECIFICATION.md")).unwrap();
-    let promises: Vec<&str> = text.lines().filter(|line| line.starts_with("| S") && !line.contains("| pending")).collect();
+    let promises: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("| S") && !line.contains("| pending")).collect();
     assert!(promises.len() > 30);
     for promise in promises {
         let proof = promise.rsplit(" | ").next().unwrap().trim_end_matches(" |");
         let (file, test) = proof.split_once(": ").unwrap_or_else(|| panic!("no test in {promise}"));
-        let source = std::fs::read_to_string(root.join(file.trim_matches('`'))).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let source =
+            std::fs::read_to_string(root.join(file.trim_matches('`'))).unwrap_or_else(|e| panic!("{file}: {e}"));
         assert!(source.contains(test.trim_matches(['`', '"'])), "{promise}");
     }
 }
@@ -91,12 +96,28 @@ fn the_help_of_every_command_is_the_reference() {
         String::from_utf8(output.stdout).unwrap()
     };
     let mut page = String::from("# Commands\n\nThe help texts of the program itself.\n");
-    let commands = ["", "tour", "doctor", "run", "ps", "logs", "allow", "stop", "audit", "audit verify", "audit tail", "audit query", "check"];
+    let commands = [
+        "",
+        "tour",
+        "doctor",
+        "run",
+        "ps",
+        "logs",
+        "allow",
+        "stop",
+        "audit",
+        "audit verify",
+        "audit tail",
+        "audit query",
+        "check",
+    ];
     for command in commands {
         let mut arguments: Vec<&str> = command.split_whitespace().collect();
         arguments.push("--help");
         let text: Vec<String> = help(&arguments).lines().map(|line| line.trim_end().to_owned()).collect();
-        page.push_str(&format!("\n## `carboy {command}`\n\n```text\n{}\n```\n", text.join("\n")).replace("carboy `", "carboy`"));
+        page.push_str(
+            &format!("\n## `carboy {command}`\n\n```text\n{}\n```\n", text.join("\n")).replace("carboy `", "carboy`"),
+        );
     }
     compare("docs/commands.md", &page);
 }

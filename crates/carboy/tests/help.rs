@@ -49,13 +49,20 @@ fn help_of_every_other_command() {
         &["completions"],
         &["man"],
     ];
-    let all: Vec<String> = commands.iter().map(|command| format!("$ carboy {} --help\n{}", command.join(" "), help(command))).collect();
+    let all: Vec<String> =
+        commands.iter().map(|command| format!("$ carboy {} --help\n{}", command.join(" "), help(command))).collect();
     insta::assert_snapshot!(all.join("\n"));
 }
 
 #[test]
 fn completions_name_every_command_in_the_shells_own_language() {
-    for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef carboy"), ("fish", "complete -c carboy"), ("elvish", "edit:completion"), ("powershell", "Register-ArgumentCompleter")] {
+    for (shell, mark) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef carboy"),
+        ("fish", "complete -c carboy"),
+        ("elvish", "edit:completion"),
+        ("powershell", "Register-ArgumentCompleter"),
+    ] {
         let text = carboy(&["completions", shell]);
         assert!(text.contains(mark), "{shell}");
         for command in ["tour", "run", "allow", "audit", "summary-json"] {
@@ -70,7 +77,8 @@ fn a_shell_that_is_there_takes_its_completions() {
         let started = Command::new(shell).arg(flag).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
         // A shell that is not on this machine cannot say anything about its syntax.
         let Ok(mut child) = started else { continue };
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), carboy(&["completions", shell]).as_bytes()).unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), carboy(&["completions", shell]).as_bytes())
+            .unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{shell}: {output:?}");
     }
@@ -92,7 +100,9 @@ fn the_man_page_is_a_man_page_with_every_command() {
 
 #[test]
 fn no_command_and_a_wrong_one_say_what_there_is() {
-    for (arguments, said) in [(&[][..], "Usage:"), (&["rum"][..], "'run'"), (&["run", "--botle", "x"][..], "'--bottle'")] {
+    for (arguments, said) in
+        [(&[][..], "Usage:"), (&["rum"][..], "'run'"), (&["run", "--botle", "x"][..], "'--bottle'")]
+    {
         let output = Command::new(env!("CARGO_BIN_EXE_carboy")).args(arguments).env_clear().output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");

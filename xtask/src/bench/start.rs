@@ -37,12 +37,14 @@ pub fn run(bench: &Bench) -> Result<String, String> {
     bench.file("home/bottles/bench.md", BOTTLE)?;
     let settings = bench.file("srt.json", SETTINGS)?;
     let work = bench.directory("work")?;
+    // An empty one: what a person has at home must not decide how long a peer takes.
+    let user_home = bench.directory("user")?;
     let path = bench.path();
-    let mut library = library(bench, &work)?;
+    let mut library = library(bench, &work, &user_home)?;
 
     let timed = |program: &Path, arguments: &[&str]| {
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(&work).env("CARBOY_HOME", &home).env("PATH", &path).env("HOME", &work);
+        command.args(arguments).current_dir(&work).env("CARBOY_HOME", &home).env("PATH", &path).env("HOME", &user_home);
         time(command.stdin(Stdio::null()).stdout(Stdio::null()))
     };
     let settings = settings.to_string_lossy();
@@ -80,9 +82,14 @@ fn time(command: &mut Command) -> Result<f64, String> {
     if status.success() { Ok(took) } else { Err(format!("{status}")) }
 }
 
-fn library(bench: &Bench, work: &Path) -> Result<Process, String> {
+fn library(bench: &Bench, work: &Path, user_home: &Path) -> Result<Process, String> {
     let mut command = Command::new(bench.peers.join("bin/node"));
-    command.arg(bench.top.join("xtask/bench-srt.mjs")).arg(&bench.peers).current_dir(work).env("PATH", bench.path()).env("HOME", work);
+    command
+        .arg(bench.top.join("xtask/bench-srt.mjs"))
+        .arg(&bench.peers)
+        .current_dir(work)
+        .env("PATH", bench.path())
+        .env("HOME", user_home);
     let mut process = Process::start("sandbox-runtime", &mut command)?;
     process.expect("ready")?;
     Ok(process)

@@ -325,10 +325,10 @@ impl Root {
         match openat2(&self.fd, below, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
             Err(error) => Err(error.into()),
-            Ok(place) => match FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode as RawMode) {
-                FileType::Directory => Ok(()),
-                _ => attach(&tree("/dev/null", NOSUID | NOEXEC)?, &place),
-            },
+            Ok(place) => {
+                let kind = FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode as RawMode);
+                if kind == FileType::Directory { Ok(()) } else { attach(&tree("/dev/null", NOSUID | NOEXEC)?, &place) }
+            }
         }
     }
 

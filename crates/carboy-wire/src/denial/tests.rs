@@ -30,7 +30,8 @@ fn every_reason_as_agents_and_people_read_it() {
         let json = render(&denial, &id(), Some(WireFormat::AnthropicMessages), None);
         let text = render(&denial, &id(), None, Some("text/plain"));
         let fields: Vec<String> = json.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-        shown += &format!("=== {} {} (to a model's client: {})\n{}\n", text.status, reason, json.status, fields.join("\n"));
+        shown +=
+            &format!("=== {} {} (to a model's client: {})\n{}\n", text.status, reason, json.status, fields.join("\n"));
         shown += &format!(
             "--- json\n{}\n--- text\n{}\n",
             String::from_utf8(json.body).unwrap(),

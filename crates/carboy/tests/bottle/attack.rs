@@ -180,10 +180,9 @@ impl<'w> Attack<'w> {
     /// The query is answered with "no such name" (3) and no record; the log has the reason.
     pub fn no_such_name(&mut self, what: &str, order: &Order, code: &'static str, words: &str) {
         let report = self.agent.order(order);
-        let bytes = match order {
-            Order::Raw { .. } => report.bytes.get(2..).unwrap_or_default(),
-            _ => &report.bytes[..],
-        };
+        // Over TCP a message stands behind its length.
+        let framed = if matches!(order, Order::Raw { .. }) { 2 } else { 0 };
+        let bytes = report.bytes.get(framed..).unwrap_or_default();
         let records = bytes.get(6..8).map(|n| u16::from_be_bytes([n[0], n[1]]));
         if bytes.get(3).map(|b| b & 0x0f) != Some(3) || records != Some(0) {
             self.wrong.push(format!("{what}: not NXDOMAIN without records: {}", brief(&report)));
@@ -222,7 +221,13 @@ impl<'w> Attack<'w> {
             }
         }
         let log: String = lines.iter().map(|(_, line)| format!("{line}\n")).collect();
-        assert!(self.wrong.is_empty(), "{}\n\nlog: {}/home/audit\nstderr:\n{}", self.wrong.join("\n"), self.world.dir.display(), ran.stderr);
+        assert!(
+            self.wrong.is_empty(),
+            "{}\n\nlog: {}/home/audit\nstderr:\n{}",
+            self.wrong.join("\n"),
+            self.world.dir.display(),
+            ran.stderr
+        );
         for secret in [CANARY, REAL_KEY, REAL_OPENAI_KEY] {
             assert!(!log.contains(secret), "{secret} stands in the log");
         }

@@ -76,7 +76,8 @@ fn keyed(person: Person) {
     let world = World::new(person);
     let key = stdout(&carboy(&world, &["audit", "keygen"])).trim_end().to_owned();
     assert!(key.len() == 64 && key != stdout(&carboy(&world, &["audit", "keygen"])).trim_end());
-    let with_key = |arguments: &[&str], key: &str| world.carboy(arguments).env("AUDIT_INTEGRITY_KEY", key).output().unwrap();
+    let with_key =
+        |arguments: &[&str], key: &str| world.carboy(arguments).env("AUDIT_INTEGRITY_KEY", key).output().unwrap();
     let run = ["run", "-q", "--bottle", "test", "--", "env"];
     let ran = with_key(&run, &key);
     assert!(ran.status.success(), "{ran:?}");
@@ -114,7 +115,10 @@ fn tail_and_query(person: Person) {
     let run = ran.summary["run"].as_str().unwrap();
     assert_eq!(json(&["audit", "query", "--run", run, "--bottle", "test", "--json"]), all);
     assert!(json(&["audit", "query", "--until", "2020-01-01T00:00:00Z", "--json"]).is_empty());
-    assert_eq!(json(&["audit", "query", "--since", "2020-01-01T00:00:00Z", "--limit", "1", "--json"]), all[all.len() - 1..]);
+    assert_eq!(
+        json(&["audit", "query", "--since", "2020-01-01T00:00:00Z", "--limit", "1", "--json"]),
+        all[all.len() - 1..]
+    );
     assert_eq!(carboy(&world, &["audit", "query", "--since", "yesterday"]).status.code(), Some(2));
     let people = stdout(&carboy(&world, &["audit", "tail"]));
     assert!(people.contains("POST notes.example/sink") && people.contains("secret_pattern"), "{people}");

@@ -54,7 +54,8 @@ fn check(person: Person) {
     let good = carboy(&world, &["check"]);
     assert_eq!(good.status.code(), Some(0), "{good:?}");
     assert!(stdout(&good).ends_with("valid: 2 files checked\n"), "{good:?}");
-    let object: Value = serde_json::from_slice(&carboy(&world, &["check", "--json", "--bottle", "test"]).stdout).unwrap();
+    let object: Value =
+        serde_json::from_slice(&carboy(&world, &["check", "--json", "--bottle", "test"]).stdout).unwrap();
     assert_eq!(object["ok"], true, "{object}");
     assert!(object["effective"].is_object() && !object.to_string().contains(REAL_KEY), "{object}");
     world.bottle(BROKEN);
@@ -94,7 +95,11 @@ fn missing_secret(person: Person) {
     let arguments = ["run", "--bottle", "test", "--", "touch", "ran"];
     for empty in [false, true] {
         let mut command = world.carboy(&arguments);
-        if empty { command.env("ANTHROPIC_API_KEY", "") } else { command.env_remove("ANTHROPIC_API_KEY") };
+        if empty {
+            command.env("ANTHROPIC_API_KEY", "")
+        } else {
+            command.env_remove("ANTHROPIC_API_KEY")
+        };
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(78), "{output:?}");
         let text = stderr(&output);
@@ -109,7 +114,8 @@ fn missing_secret(person: Person) {
         "secrets:\n  ANTHROPIC_API_KEY: {{file: {}}}\n  OPENAI_API_KEY: {{command: [echo, from-a-command]}}\n",
         file.display()
     ));
-    let output = world.carboy(&arguments).env_remove("ANTHROPIC_API_KEY").env_remove("OPENAI_API_KEY").output().unwrap();
+    let output =
+        world.carboy(&arguments).env_remove("ANTHROPIC_API_KEY").env_remove("OPENAI_API_KEY").output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
@@ -131,7 +137,8 @@ fn flags(person: Person) {
     world.write("elsewhere/here", "");
     let path = |name: &str| world.dir.join(name).to_str().unwrap().to_owned();
     let (shown, writable) = (path("shown"), format!("{}:/mnt/w:rw", path("writable")));
-    let flags = ["--env", "GIVEN=a=b", "--env", "LANG", "--bind", &shown, "--bind", &writable, "--workdir", &path("elsewhere")];
+    let flags =
+        ["--env", "GIVEN=a=b", "--env", "LANG", "--bind", &shown, "--bind", &writable, "--workdir", &path("elsewhere")];
     let script = format!(
         "echo $GIVEN $LANG; pwd; ls; cat {shown}/file /mnt/w/file; echo more >>/mnt/w/file; \
          echo more 2>/dev/null >>{shown}/file || echo read-only"
@@ -174,7 +181,8 @@ fn keys_in_variables(person: Person) {
     assert!(text.contains("HELD") && !text.contains(REAL_KEY), "{text}");
     // Another value under the name of a secret is the person's business.
     world.bottle(STANDARD_ROUTES);
-    let ran = world.run_with(&["--env", "ANTHROPIC_API_KEY=mine"], &["sh", "-c", "echo $ANTHROPIC_API_KEY"]).expect_code(0);
+    let ran =
+        world.run_with(&["--env", "ANTHROPIC_API_KEY=mine"], &["sh", "-c", "echo $ANTHROPIC_API_KEY"]).expect_code(0);
     assert_eq!(ran.stdout, "mine\n");
 }
 
@@ -220,7 +228,9 @@ fn agents(person: Person) {
     let world = World::new(person);
     world.write("home/agents/fixer.md", "---\nbottle: test\n---\nYou fix.\n");
     world.write("home/bottles/other.md", "---\nenv: {WHICH: other}\n---\n");
-    let run = |arguments: &[&str]| carboy(&world, &[&["run", "-q"], arguments, &["--", "sh", "-c", "echo $CARBOY_BOTTLE"]].concat());
+    let run = |arguments: &[&str]| {
+        carboy(&world, &[&["run", "-q"], arguments, &["--", "sh", "-c", "echo $CARBOY_BOTTLE"]].concat())
+    };
     assert_eq!(stdout(&run(&["fixer"])), "test\n");
     assert_eq!(stdout(&run(&["fixer", "--bottle", "other"])), "other\n");
     // The repository's agent of the same name wins.
@@ -261,7 +271,10 @@ fn tour(person: Person) {
     assert_eq!(output.status.code(), Some(0), "{object:#}");
     assert_eq!(object["ok"], true, "{object:#}");
     let steps: Vec<&str> = object["steps"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
-    assert_eq!(steps, ["bottle", "model_call", "secret_out", "unknown_host", "metadata", "poisoned_page", "dns", "audit"]);
+    assert_eq!(
+        steps,
+        ["bottle", "model_call", "secret_out", "unknown_host", "metadata", "poisoned_page", "dns", "audit"]
+    );
     // It is gone afterwards, and this person's home was not used.
     assert!(!std::path::Path::new(object["audit_log"].as_str().unwrap()).exists());
     assert_eq!(world.log().len(), 0);

@@ -237,7 +237,11 @@ fn openssl(person: Person) {
     let script = "openssl s_client -connect api.anthropic.com:443 -servername api.anthropic.com \
                   -verify_return_error -verify_hostname api.anthropic.com -brief </dev/null 2>&1";
     let ran = world.sh(script).expect_code(0);
-    assert!(ran.stdout.contains("Verification: OK") && ran.stdout.contains("Verified peername: api.anthropic.com"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("Verification: OK") && ran.stdout.contains("Verified peername: api.anthropic.com"),
+        "{}",
+        ran.stdout
+    );
     assert!(ran.stdout.contains("Protocol version: TLSv1.3"), "{}", ran.stdout);
 }
 

@@ -20,11 +20,19 @@ const PYTHON: &str = "/usr/bin/python3";
 
 pub fn cases() -> Vec<Case> {
     vec![
-        case_with("B44 no socket of the host is reached by path, by abstract name or by variable", &[PYTHON], host_sockets),
+        case_with(
+            "B44 no socket of the host is reached by path, by abstract name or by variable",
+            &[PYTHON],
+            host_sockets,
+        ),
         case_with("B44 a socket that a host process has in the workspace is not reached", &[PYTHON], workspace_sockets),
         case_with("B47 no descriptor of whoever started carboy comes inside", &[PYTHON], inherited_descriptors),
         case_with("B47 a socket as a standard stream is not handed in", &[PYTHON], socket_as_a_stream),
-        case_with("B47 the terminal of whoever started carboy is not the program's", &[PYTHON, "setsid", "script"], controlling_terminal),
+        case_with(
+            "B47 the terminal of whoever started carboy is not the program's",
+            &[PYTHON, "setsid", "script"],
+            controlling_terminal,
+        ),
         case("nothing in a bottle outlives its supervisor", killed_supervisor),
     ]
 }
@@ -35,7 +43,8 @@ fn reached(world: &World, variables: &[(&str, &str)], places: &[&str]) -> Vec<St
     let mut arguments = vec!["run", "--bottle", "test", "--", PYTHON, "sockets.py"];
     arguments.extend(places);
     let output = world.carboy(&arguments).envs(variables.iter().copied()).output().unwrap();
-    let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr).into_owned());
+    let (stdout, stderr) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr).into_owned());
     assert!(output.status.success() && stdout.lines().count() > 90, "{stdout}\n{stderr}");
     let failed = [": ENOENT", ": ECONNREFUSED", ": ENOTDIR", ": EACCES", ": EPERM", ": EPROTOTYPE"];
     stdout.lines().filter(|line| !failed.iter().any(|end| line.ends_with(end))).map(str::to_owned).collect()
@@ -71,7 +80,8 @@ fn host_sockets(person: Person) {
         ("DISPLAY", ":0"),
         ("NOTIFY_SOCKET", bus.as_str()),
     ];
-    let abstracts = [format!("@{unique}"), format!("@{unique}-d"), "@/tmp/.X11-unix/X0".into(), "@/containerd-shim/x.sock".into()];
+    let abstracts =
+        [format!("@{unique}"), format!("@{unique}-d"), "@/tmp/.X11-unix/X0".into(), "@/containerd-shim/x.sock".into()];
     let mut places = vec![agent, in_tmp.to_str().unwrap(), in_run.to_str().unwrap()];
     places.extend(abstracts.iter().map(String::as_str));
     let lines = reached(&world, &variables, &places);
@@ -117,7 +127,7 @@ fn workspace_sockets(person: Person) {
     let mut places: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).collect();
     places.extend(["early.sock", "early.dgram", "./deep/../early.sock"]);
     let lines = reached(&world, &[], &places);
-    for listener in listeners {
+    for listener in &listeners {
         listener.set_nonblocking(true).unwrap();
         assert!(listener.accept().is_err(), "a host process was reached through the workspace: {lines:#?}");
     }
@@ -149,15 +159,27 @@ fn inherited_descriptors(person: Person) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let terminal = File::options().read(true).write(true).open("/dev/ptmx").unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
-    for fd in [file.as_fd(), directory.as_fd(), listener.as_fd(), theirs.as_fd(), ours.as_fd(), terminal.as_fd(), reader.as_fd(), writer.as_fd()] {
+    for fd in [
+        file.as_fd(),
+        directory.as_fd(),
+        listener.as_fd(),
+        theirs.as_fd(),
+        ours.as_fd(),
+        terminal.as_fd(),
+        reader.as_fd(),
+        writer.as_fd(),
+    ] {
         leak(fd);
     }
     let ran = world.run(&[PYTHON, "descriptors.py"]).expect_code(0);
     let lines: Vec<&str> = ran.stdout.lines().collect();
     assert_eq!(lines, ["0 pipe", "1 pipe", "2 pipe", "session True terminal number 0"]);
     // Of all processes inside whose descriptors can be seen, none has more; the init's cannot be seen.
-    let ran = world.sh("for p in /proc/[0-9]*; do for f in $p/fd/*; do t=$(readlink $f 2>/dev/null) && echo \"$t\"; done; done; true");
-    let others: Vec<&str> = ran.stdout.lines().filter(|l| !l.starts_with("pipe:[") && !l.starts_with("/proc/")).collect();
+    let ran = world.sh(
+        "for p in /proc/[0-9]*; do for f in $p/fd/*; do t=$(readlink $f 2>/dev/null) && echo \"$t\"; done; done; true",
+    );
+    let others: Vec<&str> =
+        ran.stdout.lines().filter(|l| !l.starts_with("pipe:[") && !l.starts_with("/proc/")).collect();
     assert_eq!(others, Vec::<&str>::new(), "{}", ran.stdout);
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err());
@@ -186,7 +208,8 @@ fn controlling_terminal(person: Person) {
     // `script` gives carboy a controlling terminal; its three streams are elsewhere.
     let mut inner = world.carboy(&["run", "--bottle", "test", "--", PYTHON, "descriptors.py"]);
     inner.stdin(Stdio::null());
-    let words: Vec<String> = std::iter::once(inner.get_program()).chain(inner.get_args()).map(|w| w.to_str().unwrap().to_owned()).collect();
+    let words: Vec<String> =
+        std::iter::once(inner.get_program()).chain(inner.get_args()).map(|w| w.to_str().unwrap().to_owned()).collect();
     let out = world.dir.join("streams.txt");
     let line = format!("{} </dev/null >{} 2>&1", words.join(" "), out.display());
     let mut outer = std::process::Command::new("script");

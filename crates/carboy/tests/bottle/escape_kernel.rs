@@ -12,7 +12,11 @@ const PYTHON: &str = "/usr/bin/python3";
 pub fn cases() -> Vec<Case> {
     vec![
         case_with("B45 no ring makes a socket past the filter", &[PYTHON], rings),
-        case_with("B46 no other socket family, and nothing over a route socket changes the network", &[PYTHON], families),
+        case_with(
+            "B46 no other socket family, and nothing over a route socket changes the network",
+            &[PYTHON],
+            families,
+        ),
         case_with("B46 no namespace is made or entered", &[PYTHON], namespaces),
         case_with("B48 no other process is read, traced or robbed of its descriptors", &[PYTHON], others),
         // B59
@@ -50,7 +54,9 @@ fn rings(person: Person) {
 
 fn families(person: Person) {
     let (_, tries) = kernel(person, "families");
-    let (route, sockets): (Vec<_>, Vec<_>) = tries.into_iter().partition(|(name, _)| !name.contains("AF_") && !name.contains("raw") && !name.contains("netlink"));
+    let (route, sockets): (Vec<_>, Vec<_>) = tries
+        .into_iter()
+        .partition(|(name, _)| !name.contains("AF_") && !name.contains("raw") && !name.contains("netlink"));
     // Raw sockets of the allowed families fail for want of a capability.
     assert_all(&sockets, &["EAFNOSUPPORT", "EPERM"], 20);
     let family_of_its_own = |name: &str| !name.starts_with("raw ");
@@ -74,7 +80,12 @@ fn others(person: Person) {
 
 fn switches(person: Person) {
     let world = World::new(person);
-    let watched = ["/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sys/kernel/hostname", "/proc/sys/net/ipv4/ip_forward"];
+    let watched = [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/kernel/modprobe",
+        "/proc/sys/kernel/hostname",
+        "/proc/sys/net/ipv4/ip_forward",
+    ];
     let read = |path: &&str| fs::read_to_string(path).unwrap_or_default();
     let before: Vec<String> = watched.iter().map(read).collect();
     let ran = world.sh(
@@ -121,15 +132,27 @@ fn powers(person: Person) {
     let mut child = world.carboy(&["run", "--bottle", "test", "--", "sh", "-c", script, &marker]).spawn().unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     let inside = loop {
-        let found = host::processes_with(&marker).into_iter().find(|pid| host::program_of(*pid) == "sh" && host::namespaces_of(*pid) > 1);
+        let found = host::processes_with(&marker)
+            .into_iter()
+            .find(|pid| host::program_of(*pid) == "sh" && host::namespaces_of(*pid) > 1);
         match found {
             Some(pid) => break pid,
-            None => assert!(std::time::Instant::now() < deadline && child.try_wait().unwrap().is_none(), "not found from outside"),
+            None => assert!(
+                std::time::Instant::now() < deadline && child.try_wait().unwrap().is_none(),
+                "not found from outside"
+            ),
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     };
     let status = fs::read_to_string(format!("/proc/{inside}/status")).unwrap();
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} {status}")).trim().to_owned();
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_else(|| panic!("{name} {status}"))
+            .trim()
+            .to_owned()
+    };
     // From outside: never uid 0, in no form, in no group of root's.
     for name in ["Uid:", "Gid:"] {
         let ids = field(name);
@@ -143,9 +166,18 @@ fn powers(person: Person) {
     let output = child.wait_with_output().unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = stdout.lines().collect();
-    assert!(lines.contains(&"Uid: 1000 1000 1000 1000") && lines.contains(&"NoNewPrivs: 1") && lines.contains(&"Seccomp: 2"), "{stdout}");
+    assert!(
+        lines.contains(&"Uid: 1000 1000 1000 1000")
+            && lines.contains(&"NoNewPrivs: 1")
+            && lines.contains(&"Seccomp: 2"),
+        "{stdout}"
+    );
     assert!(!lines.contains(&"sudo") && !lines.contains(&"su"), "{stdout}");
-    assert_eq!(lines.iter().filter(|line| line.starts_with("Cap") && line.ends_with(": 0000000000000000")).count(), 6, "{stdout}");
+    assert_eq!(
+        lines.iter().filter(|line| line.starts_with("Cap") && line.ends_with(": 0000000000000000")).count(),
+        6,
+        "{stdout}"
+    );
 }
 
 fn special_files(person: Person) {

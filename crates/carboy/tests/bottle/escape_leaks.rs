@@ -81,8 +81,18 @@ fn written(person: Person) {
     world.assert_nothing_escaped();
     // What carboy says to the person, and every file that it left, but for those that hold secrets by their purpose.
     let secrets = [CANARY.to_owned(), REAL_KEY.to_owned(), REAL_OPENAI_KEY.to_owned(), authority_key(&world)];
-    let mut places = vec![("standard error".to_owned(), ran.stderr.clone()), ("the summary".to_owned(), ran.summary.to_string())];
-    for arguments in [&["logs"][..], &["logs", "--json"], &["audit", "tail"], &["audit", "query"], &["ps"], &["check"], &["doctor"], &["audit", "verify"]] {
+    let mut places =
+        vec![("standard error".to_owned(), ran.stderr.clone()), ("the summary".to_owned(), ran.summary.to_string())];
+    for arguments in [
+        &["logs"][..],
+        &["logs", "--json"],
+        &["audit", "tail"],
+        &["audit", "query"],
+        &["ps"],
+        &["check"],
+        &["doctor"],
+        &["audit", "verify"],
+    ] {
         let output = world.carboy(arguments).stdin(Stdio::null()).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         places.push((arguments.join(" "), String::from_utf8_lossy(&text).into_owned()));
@@ -119,7 +129,11 @@ fn host_facts(person: Person) {
          ls /home; ls -A /run /mnt /var; cat /proc/1/cgroup /proc/self/cgroup | sort -u",
         world.dir.display()
     );
-    let output = world.carboy(&["run", "--bottle", "test", "--", "sh", "-c", &script]).env("SECRET_OF_THE_HOST", "1").output().unwrap();
+    let output = world
+        .carboy(&["run", "--bottle", "test", "--", "sh", "-c", &script])
+        .env("SECRET_OF_THE_HOST", "1")
+        .output()
+        .unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = stdout.lines().collect();
     assert!(lines[..3].iter().all(|line| *line != name && *line == lines[0]), "{stdout}");
@@ -130,8 +144,13 @@ fn host_facts(person: Person) {
     let shown = &lines[4..];
     // Of the directory around the workspace there is the workspace alone.
     assert!(shown.contains(&"project") && shown.contains(&"agent"), "{stdout}");
-    for place in ["settings.yml", "bottles", "audit", "ca", "carboytest", "provider.pem", "shadow", "private", "syslog", "dpkg"] {
+    for place in
+        ["settings.yml", "bottles", "audit", "ca", "carboytest", "provider.pem", "shadow", "private", "syslog", "dpkg"]
+    {
         assert!(!shown.contains(&place), "{place}: {stdout}");
     }
-    assert!(shown.iter().all(|line| !line.contains("::/") || line.ends_with("::/") || line.ends_with(":/")), "{stdout}");
+    assert!(
+        shown.iter().all(|line| !line.contains("::/") || line.ends_with("::/") || line.ends_with(":/")),
+        "{stdout}"
+    );
 }

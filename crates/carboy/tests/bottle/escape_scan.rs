@@ -42,13 +42,16 @@ fn assert_no_part_arrived(world: &World) {
 /// The head of a request and a body of known length.
 fn with_length(path: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
-    let head = format!("POST {path} HTTP/1.1\r\nHost: notes.example\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: notes.example\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
     [head.as_bytes(), body].concat()
 }
 
 /// The head of a request, and the body in chunks of these sizes, over and over.
 fn in_chunks(path: &str, body: &[u8], sizes: &[usize]) -> Vec<Vec<u8>> {
-    let head = format!("POST {path} HTTP/1.1\r\nHost: notes.example\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: notes.example\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
     let mut out = vec![head.into_bytes()];
     let (mut rest, mut sizes) = (body, sizes.iter().cycle());
     while !rest.is_empty() {
@@ -79,7 +82,12 @@ fn chunks(person: Person) {
         let parts = in_chunks(&path, &body, sizes);
         attack.refused(&path, &secure(notes, vec![parts.concat()]), "secret_known", &format!("\"path\":\"{path}\""));
         let path = format!("{path}/apart");
-        attack.refused(&path, &secure(notes, in_chunks(&path, &body, sizes)), "secret_known", &format!("\"path\":\"{path}\""));
+        attack.refused(
+            &path,
+            &secure(notes, in_chunks(&path, &body, sizes)),
+            "secret_known",
+            &format!("\"path\":\"{path}\""),
+        );
     }
     // Chunk extensions and trailers are places too.
     let (front, back) = CANARY.split_at(18);
@@ -110,7 +118,8 @@ fn records(person: Person) {
         attack.refused(&path, &secure(notes, parts), "secret_known", &format!("\"path\":\"{path}\""));
     }
     // In the middle of a header field, and of the request line.
-    let field = format!("GET /sink/field HTTP/1.1\r\nHost: notes.example\r\nConnection: close\r\nX-Note: {CANARY}\r\n\r\n");
+    let field =
+        format!("GET /sink/field HTTP/1.1\r\nHost: notes.example\r\nConnection: close\r\nX-Note: {CANARY}\r\n\r\n");
     let line = format!("GET /sink/line?note={CANARY} HTTP/1.1\r\nHost: notes.example\r\nConnection: close\r\n\r\n");
     for (what, text) in [("/sink/field", field), ("/sink/line", line)] {
         let parts = text.as_bytes().chunks(5).map(<[u8]>::to_vec).collect();
@@ -121,9 +130,18 @@ fn records(person: Person) {
     for (what, parts) in [
         ("/sink/pause/chunked", in_chunks("/sink/pause/chunked", &padded(10, 10), &[10 + half, 1000])),
         ("/sink/pause/letters", in_chunks("/sink/pause/letters", &padded(0, 0), &[6])),
-        ("/sink/pause/length", with_length("/sink/pause/length", &padded(10, 10)).chunks(120).map(<[u8]>::to_vec).collect()),
+        (
+            "/sink/pause/length",
+            with_length("/sink/pause/length", &padded(10, 10)).chunks(120).map(<[u8]>::to_vec).collect(),
+        ),
     ] {
-        let order = Order::Raw { address: notes, tls: Some(hello("notes.example")), pieces: parts, pause_ms: 120, quiet_ms: 1_500 };
+        let order = Order::Raw {
+            address: notes,
+            tls: Some(hello("notes.example")),
+            pieces: parts,
+            pause_ms: 120,
+            quiet_ms: 1_500,
+        };
         attack.refused(what, &order, "secret_known", &format!("\"path\":\"{what}\""));
     }
     attack.finish();
@@ -171,7 +189,12 @@ fn edge_of_the_gate(person: Person) {
     for inside in before {
         let body = padded(GATE_BYTES - inside, 200);
         let path = format!("/sink/edge/length/{inside}");
-        attack.refused(&path, &secure(notes, vec![with_length(&path, &body)]), "secret_known", &format!("\"path\":\"{path}\""));
+        attack.refused(
+            &path,
+            &secure(notes, vec![with_length(&path, &body)]),
+            "secret_known",
+            &format!("\"path\":\"{path}\""),
+        );
         let path = format!("/sink/edge/chunks/{inside}");
         let parts = in_chunks(&path, &body, &[GATE_BYTES - 5, 3, 1, 1]);
         attack.refused(&path, &secure(notes, vec![parts.concat()]), "secret_known", &format!("\"path\":\"{path}\""));
@@ -179,7 +202,12 @@ fn edge_of_the_gate(person: Person) {
     // Far behind the gate, at the end, and across the sizes in which bodies are read.
     for (far, after) in [(2 * GATE_BYTES - 7, 0), (GATE_BYTES + 16_384 - 3, 1), (3 * GATE_BYTES, 70_000)] {
         let path = format!("/sink/far/{far}");
-        attack.refused(&path, &secure(notes, vec![with_length(&path, &padded(far, after))]), "secret_known", &format!("\"path\":\"{path}\""));
+        attack.refused(
+            &path,
+            &secure(notes, vec![with_length(&path, &padded(far, after))]),
+            "secret_known",
+            &format!("\"path\":\"{path}\""),
+        );
     }
     attack.finish();
     assert_no_part_arrived(&world);
@@ -191,7 +219,9 @@ fn redacted_in_pieces(person: Person) {
     let mut attack = Attack::new(&world, None);
     let notes = attack.at("notes.example", 443);
     let mut sent = Vec::new();
-    for (path, before, size) in [("/sink/redact/1", 20, 1), ("/sink/redact/9", 20, 9), ("/sink/redact/edge", GATE_BYTES - 9, 4000)] {
+    for (path, before, size) in
+        [("/sink/redact/1", 20, 1), ("/sink/redact/9", 20, 9), ("/sink/redact/edge", GATE_BYTES - 9, 4000)]
+    {
         let body = padded(before, 30);
         attack.works(path, &secure(notes, in_chunks(path, &body, &[size])));
         sent.push((path, body.len()));

@@ -6,7 +6,8 @@ use std::fs;
 pub fn processes_with(text: &str) -> Vec<u32> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let has = |pid: &u32| {
-        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.windows(text.len()).any(|part| part == text.as_bytes()))
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.windows(text.len()).any(|part| part == text.as_bytes()))
     };
     pids.filter(has).collect()
 }

@@ -51,12 +51,28 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut skipped = Vec::new();
     let mut trials = Vec::new();
-    let people: &[(&str, Person)] = if world::is_root() {
-        &[("root", Person::Me), ("user", Person::Ordinary)]
-    } else {
-        &[("user", Person::Me)]
-    };
-    let cases: Vec<Case> = [run::cases(), clients::cases(), bodies::cases(), git::cases(), streams::cases(), terminal::cases(), runs::cases(), cli::cases(), audit::cases(), escape_network::cases(), escape_names::cases(), escape_scan::cases(), escape_host::cases(), escape_kernel::cases(), escape_leaks::cases()].into_iter().flatten().collect();
+    let people: &[(&str, Person)] =
+        if world::is_root() { &[("root", Person::Me), ("user", Person::Ordinary)] } else { &[("user", Person::Me)] };
+    let cases: Vec<Case> = [
+        run::cases(),
+        clients::cases(),
+        bodies::cases(),
+        git::cases(),
+        streams::cases(),
+        terminal::cases(),
+        runs::cases(),
+        cli::cases(),
+        audit::cases(),
+        escape_network::cases(),
+        escape_names::cases(),
+        escape_scan::cases(),
+        escape_host::cases(),
+        escape_kernel::cases(),
+        escape_leaks::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     for case in &cases {
         for (label, person) in people {
             let name = format!("[{label}] {}", case.name);
@@ -116,7 +132,12 @@ fn why_not(case: &Case, person: Person) -> Option<String> {
         if path.is_absolute() {
             return !path.exists();
         }
-        !["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"].iter().any(|dir| std::path::Path::new(dir).join(need).exists())
+        !["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+            .iter()
+            .any(|dir| std::path::Path::new(dir).join(need).exists())
     };
-    case.needs.iter().find(missing).map(|need| format!("`{need}` is not on this machine; `cargo xtask test` installs it"))
+    case.needs
+        .iter()
+        .find(missing)
+        .map(|need| format!("`{need}` is not on this machine; `cargo xtask test` installs it"))
 }

@@ -109,7 +109,10 @@ fn ps(person: Person) {
     agent.finish().expect_code(0);
     assert_eq!(living(&world), Vec::<Value>::new());
     let output = carboy(&world, &["ps"]);
-    assert_eq!((output.status.code(), stdout(&output), stderr(&output)), (Some(0), String::new(), "nothing runs\n".into()));
+    assert_eq!(
+        (output.status.code(), stdout(&output), stderr(&output)),
+        (Some(0), String::new(), "nothing runs\n".into())
+    );
 }
 
 fn logs(person: Person) {
@@ -184,7 +187,12 @@ fn allow(person: Person) {
     assert!(stdout(&dry).contains("+     - host: \"notes.example\"\n"), "{dry:?}");
     let file = || std::fs::read_to_string(world.dir.join("home/bottles/test.md")).unwrap();
     assert!(!file().contains("notes.example"));
+    // The file may be a link into somebody's own collection; it stays one.
+    let (link, kept) = (world.dir.join("home/bottles/test.md"), world.dir.join("kept.md"));
+    std::fs::rename(&link, &kept).unwrap();
+    std::os::unix::fs::symlink(&kept, &link).unwrap();
     let done = carboy(&world, &["allow", "notes.example", "-b", "test", "--path", "/page"]);
+    assert!(link.is_symlink());
     assert_eq!(done.status.code(), Some(0), "{done:?}");
     assert!(file().contains("# the one") && file().contains("notes.example"), "{}", file());
     within(RELOAD_WAIT_MAX, "the new route", || (get(&mut agent, NOTES).status == Some(200)).then_some(()));
@@ -204,7 +212,9 @@ fn reload(person: Person) {
     world.bottle("egress: {routes: [{host: \"https://notes.example\"}]}\n");
     let reloads = |result: &str| {
         let log = world.log();
-        let fits = |e: &&carboy_core::audit::Entry| e.text("action") == Some("reload_routes") && e.text("result") == Some(result);
+        let fits = |e: &&carboy_core::audit::Entry| {
+            e.text("action") == Some("reload_routes") && e.text("result") == Some(result)
+        };
         (log.iter().filter(fits).count() == 1).then_some(())
     };
     within(RELOAD_WAIT_MAX, "the invalid file is noticed", || reloads("failed"));
@@ -247,9 +257,10 @@ fn killed_supervisor(person: Person) {
     let pid = i32::try_from(living(&world)[0]["record"]["supervisor_pid"].as_i64().unwrap()).unwrap();
     let sleeps = || {
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
-        processes.into_iter().filter_map(|p| std::fs::read(p.path().join("cmdline")).ok()).any(|line| {
-            line.starts_with(b"sleep\0") && line.windows(marker.len()).any(|w| w == marker.as_bytes())
-        })
+        processes
+            .into_iter()
+            .filter_map(|p| std::fs::read(p.path().join("cmdline")).ok())
+            .any(|line| line.starts_with(b"sleep\0") && line.windows(marker.len()).any(|w| w == marker.as_bytes()))
     };
     within(HAPPEN_WAIT_MAX, "the program sleeps", || sleeps().then_some(()));
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
@@ -313,6 +324,7 @@ fn no_litter(person: Person) {
     assert_eq!(list("home/state/test"), ["home"]);
     assert_eq!(list("home/audit"), ["audit.jsonl"]);
     assert!(!std::path::Path::new("/tmp/inside").exists());
-    let groups = std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", &format!("*{run}*")]).output().unwrap();
+    let groups =
+        std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", &format!("*{run}*")]).output().unwrap();
     assert_eq!(stdout(&groups), "", "no control group stays");
 }

@@ -87,7 +87,8 @@ fn input_stays_open(person: Person) {
 
 fn signals(person: Person) {
     let world = World::new(person);
-    let script = "trap 'echo got INT; exit 3' INT; trap 'echo got TERM; exit 4' TERM; echo ready; while :; do sleep 0.05; done";
+    let script =
+        "trap 'echo got INT; exit 3' INT; trap 'echo got TERM; exit 4' TERM; echo ready; while :; do sleep 0.05; done";
     for (signal, said, code) in
         [(rustix::process::Signal::INT, "got INT\n", 3), (rustix::process::Signal::TERM, "got TERM\n", 4)]
     {

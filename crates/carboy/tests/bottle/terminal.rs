@@ -261,7 +261,8 @@ fn no_tty(person: Person) {
 /// Standard input is the terminal, standard output is a pipe.
 fn head_of_pipeline(person: Person) {
     let world = World::new(person);
-    let screen = Screen::open_in(&world, &["run", "--bottle", "test", "--", "sh", "-c", "tty; cat"], " | sed s/^/got:/");
+    let screen =
+        Screen::open_in(&world, &["run", "--bottle", "test", "--", "sh", "-c", "tty; cat"], " | sed s/^/got:/");
     screen.see("got:");
     screen.line("hello there");
     screen.see("got:hello there");

@@ -251,7 +251,11 @@ impl World {
 
     /// Nothing of the canary text arrived at the provider, and nothing at all at the canary's address.
     pub fn assert_nothing_escaped(&self) {
-        assert!(self.canary.is_untouched(), "the canary's address was reached: {} connections", self.canary.connections());
+        assert!(
+            self.canary.is_untouched(),
+            "the canary's address was reached: {} connections",
+            self.canary.connections()
+        );
         for request in self.provider.received() {
             assert!(!request.contains(CANARY.as_bytes()), "the canary arrived at the provider: {request:?}");
         }
@@ -355,7 +359,9 @@ fn wait(mut child: Child, wait_max: Duration) -> std::process::Output {
         let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         let (done, told) = std::sync::mpsc::channel::<()>();
         std::thread::spawn(move || {
-            if told.recv_timeout(deadline.saturating_duration_since(Instant::now())) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            if told.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+                == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         });
