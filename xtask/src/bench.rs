@@ -87,6 +87,13 @@ impl Bench {
             words.extend(["--example", example]);
         }
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        // What cargo sets for this program would make build scripts of dependencies run again, and all after them.
+        let ours = |name: &str| {
+            name == "CARGO_MANIFEST_DIR" || name == "CARGO_MANIFEST_PATH" || name.starts_with("CARGO_PKG_")
+        };
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(ours)) {
+            command.env_remove(name);
+        }
         match command.args(&words).current_dir(&self.top).status() {
             Ok(status) if status.success() => {}
             Ok(status) => return Err(format!("cargo {}: {status}", words.join(" "))),

@@ -47,17 +47,21 @@ enum Piece {
 
 fn stays(entry: &Entry) -> bool {
     match (entry.section.as_str(), entry.key.as_str()) {
-        ("branch", key) => {
-            entry.subsection.is_some() && matches!(key, "remote" | "merge" | "rebase" | "description" | "pushremote")
+        ("branch", "merge" | "rebase" | "description") => entry.subsection.is_some(),
+        // `ext::` and the like name a program to run; a branch's remote may be a URL itself.
+        ("branch", "remote" | "pushremote") | ("remote", "url" | "pushurl") => {
+            entry.subsection.is_some() && !entry.value.contains("::")
         }
-        // `ext::` and the like name a program to run.
-        ("remote", "url" | "pushurl") => entry.subsection.is_some() && !entry.value.contains("::"),
         ("remote", "fetch") => entry.subsection.is_some(),
         _ => false,
     }
 }
 
 fn made_by_init(entry: &Entry) -> bool {
+    // Without it a repository with other hashes cannot be read.
+    if (entry.section.as_str(), entry.key.as_str()) == ("extensions", "objectformat") {
+        return entry.subsection.is_none();
+    }
     const KEYS: [&str; 7] = [
         "repositoryformatversion",
         "filemode",
@@ -145,47 +149,41 @@ fn one_line(text: &str) -> String {
     text.chars().take(SHOWN_CHARS_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// What git takes for space before a section or a key.
+const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
+
 /// `None` for what git would not read either, or reads in a way this parser does not know.
 fn parse(text: &str) -> Option<Vec<Piece>> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut pieces = Vec::new();
     let mut section: Option<(String, Option<String>)> = None;
-    let mut lines = text.split_inclusive('\n');
-    while let Some(line) = lines.next() {
-        let mut rest = line.trim_start();
-        if rest.starts_with('[') {
-            let (name, sub, after) = header(rest)?;
+    while !text.is_empty() {
+        let end = text.find('\n').map_or(text.len(), |at| at + 1);
+        let line = text[..end].trim_start_matches(SPACE);
+        let next = if line.is_empty() || line.starts_with(['#', ';']) {
+            pieces.push(Piece::Other(if line.is_empty() { "\n".to_owned() } else { terminated(line) }));
+            end
+        } else if line.starts_with('[') {
+            let (name, sub, after) = header(line)?;
             section = Some((name, sub));
-            let head = &rest[..rest.len() - after.len()];
+            let head = &line[..line.len() - after.len()];
             pieces.push(Piece::Header { raw: format!("{}\n", head.trim_end()) });
-            rest = after.trim_start();
-            if rest.is_empty() {
-                continue;
-            }
-        }
-        if rest.is_empty() || rest.starts_with(['#', ';']) {
-            pieces.push(Piece::Other(if rest.is_empty() { "\n".to_owned() } else { terminated(rest) }));
-            continue;
-        }
-        let mut raw = rest.to_owned();
-        while continues(&raw) {
-            raw.push_str(lines.next()?);
-        }
-        let (section, subsection) = section.clone()?;
-        pieces.push(Piece::Setting(setting(section, subsection, &raw)?));
+            // What follows in the line may be a setting.
+            if after.trim_start_matches(SPACE).is_empty() { end } else { end - after.len() }
+        } else {
+            let start = end - line.len();
+            let (section, subsection) = section.clone()?;
+            let (entry, length) = setting(section, subsection, &text[start..])?;
+            pieces.push(Piece::Setting(entry));
+            start + length
+        };
+        text = &text[next..];
     }
     Some(pieces)
 }
 
 fn terminated(line: &str) -> String {
     if line.ends_with('\n') { line.to_owned() } else { format!("{line}\n") }
-}
-
-/// A value goes on in the next line after an odd number of backslashes.
-fn continues(raw: &str) -> bool {
-    let Some(line) = raw.strip_suffix('\n') else { return false };
-    let line = line.strip_suffix('\r').unwrap_or(line);
-    line.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1
 }
 
 /// `[name]`, `[name "sub"]` or the old `[name.sub]`; gives what follows it in the line.
@@ -218,20 +216,67 @@ fn header(line: &str) -> Option<(String, Option<String>, &str)> {
     Some((name.to_ascii_lowercase(), sub, rest.strip_prefix(']')?))
 }
 
-fn setting(section: String, subsection: Option<String>, raw: &str) -> Option<Entry> {
-    let end = raw.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(raw.len());
-    let (key, rest) = raw.split_at(end);
-    let rest = rest.trim();
-    let value = match rest.strip_prefix('=') {
-        Some(value) => value.trim(),
-        None if rest.is_empty() || rest.starts_with(['#', ';']) => "",
-        None => return None,
+/// The setting that `text` begins with, and how many octets of it that is.
+fn setting(section: String, subsection: Option<String>, text: &str) -> Option<(Entry, usize)> {
+    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(text.len());
+    let (key, rest) = text.split_at(end);
+    let rest = rest.trim_start_matches([' ', '\t']);
+    let (value, rest) = match rest.strip_prefix('=') {
+        Some(rest) => value(rest)?,
+        None if rest.is_empty() => (String::new(), rest),
+        None => (String::new(), rest.strip_prefix("\r\n").or_else(|| rest.strip_prefix('\n'))?),
     };
     if !key.starts_with(|c: char| c.is_ascii_alphabetic()) {
         return None;
     }
-    let raw = format!("\t{}", terminated(raw));
-    Some(Entry { section, subsection, key: key.to_ascii_lowercase(), raw, value: value.to_owned() })
+    let length = text.len() - rest.len();
+    let raw = format!("\t{}", terminated(&text[..length]));
+    Some((Entry { section, subsection, key: key.to_ascii_lowercase(), raw, value }, length))
+}
+
+/// A value as git understands it, and what follows its line. Exactly git's rules: a text that ends elsewhere for git than
+/// here would hide a setting in what is kept (a backslash at the end of a *comment* does not continue the line).
+fn value(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut quoted = false;
+    let mut rest = text;
+    loop {
+        let (c, next) = character(rest);
+        rest = next;
+        match c {
+            None | Some('\n') if quoted => return None,
+            None | Some('\n') => return Some((value.trim().to_owned(), rest)),
+            Some('#' | ';') if !quoted => {
+                let end = rest.find('\n').map_or(rest.len(), |at| at + 1);
+                return Some((value.trim().to_owned(), &rest[end..]));
+            }
+            Some('"') => quoted = !quoted,
+            Some('\\') => {
+                let (escaped, next) = character(rest);
+                rest = next;
+                match escaped? {
+                    '\n' => {}
+                    't' => value.push('\t'),
+                    'n' => value.push('\n'),
+                    'b' => value.push('\u{8}'),
+                    c @ ('\\' | '"') => value.push(c),
+                    _ => return None,
+                }
+            }
+            Some(c) => value.push(c),
+        }
+    }
+}
+
+/// The next character, CR LF being one.
+fn character(text: &str) -> (Option<char>, &str) {
+    match text.strip_prefix("\r\n") {
+        Some(rest) => (Some('\n'), rest),
+        None => {
+            let mut characters = text.chars();
+            (characters.next(), characters.as_str())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -259,6 +304,10 @@ mod tests {
             "[filter \"x\"]\n\tclean = evil\n",
             "[remote \"origin\"]\n\tuploadpack = evil\n",
             "[remote \"o\"]\n\turl = ext::sh -c evil\n",
+            "[remote \"o\"]\n\turl = ext:\":\"sh -c evil\n",
+            "[remote \"o\"]\n\turl = ext:\\\n:sh -c evil\n",
+            "[branch \"b\"]\n\tremote = ext::sh -c evil\n",
+            "[branch \"b\"] [core] fsmonitor = evil\n",
         ];
         for added in added {
             let audited = audit_git_config(BEFORE, &format!("{BEFORE}{added}"));
@@ -266,6 +315,25 @@ mod tests {
             assert!(!audited.kept.contains("evil"), "{added}: {}", audited.kept);
             assert!(audited.kept.contains("https://a.example/r"), "{added}");
         }
+    }
+
+    #[test]
+    fn nothing_hides_behind_the_end_of_a_comment() {
+        // B51: for git the comment ends with its line, backslash or not.
+        let hidden = "[remote \"o\"]\n\turl = https://a.example # c \\\n[core] fsmonitor = evil\n";
+        for hidden in [hidden.to_owned(), hidden.replace('\n', "\r\n"), hidden.replace('#', ";")] {
+            let audited = audit_git_config(BEFORE, &format!("{BEFORE}{hidden}"));
+            assert_eq!(audited.quarantined, ["added core.fsmonitor = evil"], "{hidden:?}");
+            assert!(!audited.kept.contains("evil"));
+        }
+    }
+
+    #[test]
+    fn a_megabyte_of_continued_lines_takes_no_time_and_quotes_end_with_their_line() {
+        let long = format!("[alias]\n\ta = {}x\n", "\\\n".repeat(500_000));
+        assert_eq!(audit_git_config("", &long).quarantined, ["added alias.a = x"]);
+        let open = audit_git_config(BEFORE, &format!("{BEFORE}[branch \"b\"]\n\tmerge = \"x\n"));
+        assert_eq!(open.kept, BEFORE);
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod init;
 mod launch;
 mod probe;
 mod protect;
+mod repositories;
 mod sockets;
 mod sys;
 mod syscalls;

@@ -7,9 +7,11 @@
 //!
 //! Nothing here follows a symbolic link below the bind's root.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::describe::LaunchError;
 use crate::git_config::{audit_git_config, audit_new_git_config};
+use crate::repositories::{Moment, search};
 use crate::wire::{Guard, Protected};
 
 /// Extension of a journal.
@@ -124,6 +127,8 @@ enum Entry {
     Config { root: PathBuf, below: PathBuf, before: Option<String> },
     /// A hooks directory that did not exist.
     NoHooks { root: PathBuf, below: PathBuf },
+    /// A bind in which repositories may appear, and since when they are the run's.
+    Search { root: PathBuf, since: Moment },
 }
 
 /// The journal of one bottle's state directory.
@@ -133,6 +138,8 @@ pub struct Journal {
     path: PathBuf,
     /// Locked.
     file: File,
+    /// When it was opened, by the file systems' clock.
+    opened: Moment,
     entries: Mutex<Vec<Entry>>,
     /// Stubs in use, share-locked: of several bottles on one workspace the last removes them.
     held: Mutex<Vec<OwnedFd>>,
@@ -153,7 +160,8 @@ impl Journal {
         let path = state.join(format!("{run}.{JOURNAL}"));
         let file = File::options().create_new(true).append(true).open(&path).map_err(failed)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed(e.into()))?;
-        Ok(Journal { state: state.to_owned(), path, file, entries: Mutex::default(), held: Mutex::default() })
+        let opened = file.metadata().map(|meta| (meta.ctime(), meta.ctime_nsec())).map_err(failed)?;
+        Ok(Journal { state: state.to_owned(), path, file, opened, entries: Mutex::default(), held: Mutex::default() })
     }
 
     fn recover(state: &Path, path: PathBuf) -> io::Result<()> {
@@ -164,12 +172,17 @@ impl Journal {
         let mut text = String::new();
         (&mut file).take(JOURNAL_BYTES_MAX).read_to_string(&mut text)?;
         let entries = Mutex::new(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect());
-        Journal { state: state.to_owned(), path, file, entries, held: Mutex::default() }.put_in_order();
+        // Nothing is guarded with it: each entry says its own time.
+        let opened = Moment::default();
+        Journal { state: state.to_owned(), path, file, opened, entries, held: Mutex::default() }.put_in_order();
         Ok(())
     }
 
     /// Makes the stubs below one writable bind; says what init has to mount, parents first.
     pub fn guard(&self, root: &OwnedFd, path: &Path, target: &Path) -> Result<Vec<Protected>, LaunchError> {
+        // First, so that it is done last: a comparison that the journal makes itself comes before.
+        self.note(Entry::Search { root: path.to_owned(), since: self.opened })
+            .map_err(|source| LaunchError::Source { path: path.to_owned(), source })?;
         let mut guard = Guarding { journal: self, root, path, target, found: Vec::new() };
         let outcome = if guard.is_git_directory() { guard.git_directory(Path::new("")) } else { guard.workspace() };
         match outcome {
@@ -197,17 +210,31 @@ impl Journal {
         let mut entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         let mut cleaned = Cleaned::default();
+        let compared = |entry: &Entry| match entry {
+            Entry::Config { root, below, .. } => Some(root.join(below)),
+            Entry::Stub { .. } | Entry::NoHooks { .. } | Entry::Search { .. } => None,
+        };
+        let compared: BTreeSet<PathBuf> = entries.iter().filter_map(compared).collect();
         // Children were noted after their parents.
         for entry in entries.drain(..).rev() {
             let done = match &entry {
                 Entry::Stub { root, below, directory } => remove_stub(root, below, *directory, &mut cleaned),
                 Entry::Config { root, below, before } => self.audit(root, below, before.as_deref(), &mut cleaned),
                 Entry::NoHooks { root, below } => self.new_hooks(root, below, &mut cleaned),
+                Entry::Search { root, since } => {
+                    let below = compared.iter().filter_map(|path| path.strip_prefix(root).ok());
+                    let guarded = below.map(Path::to_owned).collect();
+                    search(self, root, *since, &guarded, &mut cleaned)
+                }
             };
-            let (Entry::Stub { root, below, .. } | Entry::Config { root, below, .. } | Entry::NoHooks { root, below }) =
-                &entry;
+            let path = match &entry {
+                Entry::Stub { root, below, .. }
+                | Entry::Config { root, below, .. }
+                | Entry::NoHooks { root, below } => root.join(below),
+                Entry::Search { root, .. } => root.clone(),
+            };
             if let Err(error) = done {
-                cleaned.failed.push(format!("{}: {error}", root.join(below).display()));
+                cleaned.failed.push(format!("{}: {error}", path.display()));
             }
         }
         match std::fs::remove_file(&self.path) {
@@ -219,9 +246,19 @@ impl Journal {
         cleaned
     }
 
-    fn audit(&self, root: &Path, below: &Path, before: Option<&str>, cleaned: &mut Cleaned) -> io::Result<()> {
+    pub(crate) fn audit(
+        &self,
+        root: &Path,
+        below: &Path,
+        before: Option<&str>,
+        cleaned: &mut Cleaned,
+    ) -> io::Result<()> {
         let root_fd = open_root(root)?;
         let path = root.join(below);
+        if before.is_none() && !holds_directory(&root_fd, below) {
+            // Neither a repository nor what passes for one; what stands there instead is found by the search.
+            return Ok(());
+        }
         let after = match read_config(&root_fd, below) {
             Ok(Some(after)) => after,
             Ok(None) if before.is_none() => return Ok(()),
@@ -253,6 +290,9 @@ impl Journal {
     /// Hooks in a repository that had no hooks directory: set aside, unless they are git's own samples.
     fn new_hooks(&self, root: &Path, below: &Path, cleaned: &mut Cleaned) -> io::Result<()> {
         let root_fd = open_root(root)?;
+        if !holds_directory(&root_fd, below) {
+            return Ok(());
+        }
         let hooks = match open_below(&root_fd, below, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(hooks) => hooks,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -275,7 +315,7 @@ impl Journal {
     }
 
     /// Renames within its directory: another file system would need a copy of hostile content.
-    fn set_aside(
+    pub(crate) fn set_aside(
         &self,
         fd: &OwnedFd,
         root: &Path,
@@ -460,13 +500,16 @@ impl Guarding<'_> {
     }
 }
 
-fn open_root(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open_root(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?)
 }
 
-fn open_below(root: &OwnedFd, below: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+pub(crate) fn open_below(root: &OwnedFd, below: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    open_with(root, below, flags, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
+}
+
+pub(crate) fn open_with(root: &OwnedFd, below: &Path, flags: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {
     Ok(openat2(root, below, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
 }
 
@@ -475,6 +518,11 @@ fn open_directory(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
         return root.try_clone();
     }
     open_below(root, below, OFlags::PATH | OFlags::DIRECTORY)
+}
+
+/// Is the directory above a directory, reached through no link?
+fn holds_directory(root: &OwnedFd, below: &Path) -> bool {
+    split(below).and_then(|(parent, _)| open_directory(root, parent)).is_ok()
 }
 
 fn split(below: &Path) -> io::Result<(&Path, &Path)> {

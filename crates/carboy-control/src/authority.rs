@@ -1,10 +1,18 @@
 //! The certificate authority and the fingerprint key of this host: made on first use, kept 0600, never in a bottle.
 
+use std::fs::{File, TryLockError};
+use std::time::{Duration, Instant};
+
 use carboy_core::secret::Secret;
 use carboy_egress::CertificateAuthority;
 use zeroize::Zeroize;
 
 use crate::home::{Home, HomeError, read_private, write_private};
+
+/// Longest wait for another run that is making the same files.
+const MADE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Between two tries.
+const TRY_EVERY: Duration = Duration::from_millis(10);
 
 /// Why the authority cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +26,12 @@ pub enum AuthorityError {
     /// The certificates.
     #[error(transparent)]
     Certificate(#[from] carboy_egress::CaError),
+    /// Another run is at it and does not come to an end.
+    #[error("{path} has been locked by another run for {MADE_WAIT_MAX:?}; look at `carboy ps`")]
+    Locked {
+        /// The directory.
+        path: std::path::PathBuf,
+    },
     /// No randomness.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
@@ -25,6 +39,7 @@ pub enum AuthorityError {
 
 /// Loads the authority, or makes it.
 pub fn load_or_make(home: &Home, now_ms: u64) -> Result<CertificateAuthority, AuthorityError> {
+    let _alone = alone(home)?;
     let (cert_file, key_file) = home.ca_files();
     let broken = |e: &dyn std::fmt::Display| AuthorityError::Broken(format!("{}: {e}", key_file.display()));
     match (read_private(&cert_file)?, read_private(&key_file)?) {
@@ -44,8 +59,26 @@ pub fn load_or_make(home: &Home, now_ms: u64) -> Result<CertificateAuthority, Au
     }
 }
 
+/// Two first runs at once would each make an authority, and one's certificate would stand beside the other's key. The
+/// lock goes with the file, also when its holder is killed.
+fn alone(home: &Home) -> Result<File, AuthorityError> {
+    let path = home.root().join("ca");
+    let io = |source| HomeError::Io { path: path.clone(), source };
+    let dir = File::open(&path).map_err(io)?;
+    let deadline = Instant::now() + MADE_WAIT_MAX;
+    loop {
+        match dir.try_lock() {
+            Ok(()) => return Ok(dir),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(TRY_EVERY),
+            Err(TryLockError::WouldBlock) => return Err(AuthorityError::Locked { path }),
+            Err(TryLockError::Error(source)) => return Err(io(source).into()),
+        }
+    }
+}
+
 /// Loads the key of this host's fingerprints, or makes it.
 pub fn fingerprint_key(home: &Home) -> Result<[u8; 32], AuthorityError> {
+    let _alone = alone(home)?;
     let path = home.fingerprint_key_file();
     if let Some(mut kept) = read_private(&path)? {
         let key = <[u8; 32]>::try_from(kept.as_slice());

@@ -152,13 +152,14 @@ fn capture(scope: &mut Scope<'_>, node: &Node, settings: &mut Settings) {
     let value = match text {
         "t1" => CapturePolicy::RequireT1,
         "allow-t2" => CapturePolicy::AllowT2,
+        "force-t2" => CapturePolicy::ForceT2,
         _ => {
             let message = format!("`capture` of settings.yml is {}", excerpt(text));
             scope.error(
                 node.at,
                 Code::BadValue,
                 message,
-                "use `t1` (every port is captured, or nothing starts) or `allow-t2`",
+                "use `t1` (every port is captured, or nothing starts), `allow-t2`, or `force-t2` to try it out",
             );
             return;
         }

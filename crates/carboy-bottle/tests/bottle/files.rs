@@ -245,7 +245,89 @@ pub fn trials() -> Vec<Trial> {
             }
         }));
     }
+    trials.extend(DETOURS.map(|(name, there, script)| {
+        needs("git", trial(&format!("the host's git is not led astray by {name}"), move || detour(there, script)))
+    }));
+    trials.push(needs("git", trial("other repositories of the workspace stay", other_repositories_stay)));
     trials
+}
+
+/// Ways to have the host's git run something without touching what is guarded (B51). Each with the file that must not
+/// be in force any more.
+const DETOURS: [(&str, bool, &str); 8] = [
+    ("commondir", true, "cp -r .git x; rm -rf x/HEAD; evil x/config; echo ../x > .git/commondir"),
+    ("a .git file", false, "git init -q --separate-git-dir=x .; evil x/config"),
+    ("a .git file to elsewhere", false, "echo gitdir: /home/agent/x > .git"),
+    ("a .git link", false, "git init -q x; mv x/.git y; ln -s y .git; evil y/config"),
+    (
+        "a submodule",
+        true,
+        "git init -q sub; commit sub; evil sub/.git/config; \
+        git update-index --add --cacheinfo 160000,$(git -C sub -c core.fsmonitor= rev-parse HEAD),sub",
+    ),
+    (
+        "a submodule's hooks",
+        true,
+        "git init -q sub; mkdir -p sub/.git/hooks; echo 'touch pwned' > sub/.git/hooks/post-index-change; \
+        chmod +x sub/.git/hooks/*",
+    ),
+    (
+        "a bare repository",
+        true,
+        "git init -q --bare sub; git -C sub config --unset core.bare; evil sub/config; \
+        git -C sub config core.worktree .",
+    ),
+    (
+        "the end of a comment",
+        true,
+        "printf '[remote \"o\"]\\n\\turl = x # \\\\\\n[core] fsmonitor = touch pwned; false\\n' >> .git/config",
+    ),
+];
+
+fn detour(repository_there: bool, script: &str) -> crate::harness::Outcome {
+    let prelude = "evil() { printf '[core]\\n\\tfsmonitor = touch pwned; false\\n' >> $1; }; \
+                   commit() { git -C $1 -c user.name=a -c user.email=a@b commit -q --allow-empty -m x; }; ";
+    let sketch = Sketch::shell(&format!("{prelude} set -e; {script}"));
+    if repository_there {
+        repository(&sketch);
+    }
+    let ran = sketch.run()?;
+    ran.expect_code(0)?;
+    assert_eq!(ran.report.cleaned.failed, Vec::<String>::new());
+    for directory in ["", "sub"] {
+        let directory = sketch.workspace.join(directory);
+        if directory.is_dir() {
+            // It may fail: what matters is what it runs.
+            let status = ["-c", "safe.directory=*", "status"];
+            std::process::Command::new("git").args(status).current_dir(&directory).output()?;
+            std::process::Command::new("git").args(["update-index", "--refresh"]).current_dir(&directory).output()?;
+        }
+    }
+    let pwned = std::process::Command::new("find").arg(&sketch.workspace).args(["-name", "pwned"]).output()?;
+    assert_eq!(String::from_utf8_lossy(&pwned.stdout), "");
+    assert!(!ran.report.cleaned.quarantined.is_empty());
+    Ok(())
+}
+
+/// What was there before the run stays as it is, and so does what git itself makes.
+fn other_repositories_stay() -> crate::harness::Outcome {
+    let sketch = Sketch::shell(
+        "git init -q made && git -C made remote add o https://a.example/x && \
+        git -c user.name=a -c user.email=a@b commit -q --allow-empty -m x && git worktree add -q tree && touch sub/.git/x",
+    );
+    repository(&sketch);
+    let sub = sketch.workspace.join("sub");
+    fs::create_dir(&sub)?;
+    host(&sub, "git", &["init", "-q", "."]);
+    host(&sub, "git", &["config", "core.editor", "mine"]);
+    fs::write(sub.join(".git/hooks/pre-commit"), "mine")?;
+    let ran = sketch.run()?;
+    ran.expect_code(0)?;
+    assert_eq!(ran.report.cleaned.quarantined, vec![]);
+    assert!(fs::read_to_string(sub.join(".git/config"))?.contains("mine"));
+    assert!(fs::read_to_string(sketch.workspace.join("made/.git/config"))?.contains("a.example"));
+    assert!(sketch.workspace.join(".git/worktrees/tree/commondir").exists());
+    Ok(())
 }
 
 fn two_bottles() -> crate::harness::Outcome {

@@ -24,6 +24,10 @@ pub fn cases() -> Vec<Case> {
         case("M18 E12 without a terminal a `?` variable names the flag to use", asked_without_terminal),
         case("M4 M9 an agent's file chooses the bottle, and the command line another", agents),
         case("M3 a repository's bottle file is ignored, with a warning", repository_bottle),
+        case(
+            "the guide's first bottle: ~/.carboy, a project with blanks in its name, sockets in XDG_RUNTIME_DIR",
+            first_bottle,
+        ),
         case("doctor --json says the tier", doctor),
         case("the tour goes as promised", tour),
     ]
@@ -278,4 +282,44 @@ fn tour(person: Person) {
     // It is gone afterwards, and this person's home was not used.
     assert!(!std::path::Path::new(object["audit_log"].as_str().unwrap()).exists());
     assert_eq!(world.log().len(), 0);
+}
+
+fn first_bottle(person: Person) {
+    let world = World::new(person);
+    for dir in ["user/.carboy/bottles", "user/src/my pröject", "runtime"] {
+        world.write(&format!("{dir}/.keep"), "");
+        std::fs::set_permissions(world.dir.join(dir), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    let at_home = |arguments: &[&str]| {
+        let mut command = world.carboy(arguments);
+        command.env_remove("CARBOY_HOME").env("XDG_RUNTIME_DIR", world.dir.join("runtime"));
+        command.current_dir(world.dir.join("user/src/my pröject"));
+        command
+    };
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(world.dir.join("user/.carboy"), private).unwrap();
+    world.write("user/.carboy/bottles/work.md", "---\negress:\n  routes:\n    - host: api.anthropic.com\n      auth_scheme: Bearer\n      token_env: ANTHROPIC_API_KEY\n      meter: anthropic\n---\nFor work on this project.\n");
+    let settings = std::fs::read_to_string(world.dir.join("home/settings.yml")).unwrap();
+    world.write("user/.carboy/settings.yml", &settings.replace("/home/provider.pem", "/provider.pem"));
+    world.write("provider.pem", world.provider.ca_pem());
+    let checked = at_home(&["check"]).output().unwrap();
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let script =
+        "pwd; ls -A; cat ../../.carboy/settings.yml ~/.carboy/settings.yml 2>&1 | grep -c upstreams; carboy ps";
+    let ran = at_home(&["run", "-q", "--bottle", "work", "--", "sh", "-c", script]).output().unwrap();
+    let pwd = world.dir.join("user/src/my pröject").display().to_string();
+    assert!(stdout(&ran).starts_with(&format!("{pwd}\n")) && stdout(&ran).ends_with("\n0\n"), "{ran:?}");
+    // Asked and stopped over the runtime directory's socket.
+    let mut command = at_home(&["run", "--bottle", "work", "--", "sh", "-c", "echo ready; exec sleep 300"]);
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+    let runs: Vec<Value> = serde_json::from_slice(&at_home(&["ps", "--json"]).output().unwrap().stdout).unwrap();
+    assert_eq!((line.as_str(), runs.len()), ("ready\n", 1));
+    assert!(
+        runs[0]["record"]["socket"].as_str().unwrap().starts_with(world.dir.join("runtime/carboy").to_str().unwrap())
+    );
+    assert!(at_home(&["stop", "work"]).output().unwrap().status.success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(std::fs::read_dir(world.dir.join("runtime/carboy")).unwrap().count(), 0);
 }

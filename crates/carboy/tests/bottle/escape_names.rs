@@ -263,7 +263,8 @@ fn dns_as_a_way_out(person: Person) {
         let name = format!("stream{number}.collector.example");
         let question = query(&name, 16);
         let framed = [&(question.len() as u16).to_be_bytes()[..], &question].concat();
-        attack.no_such_name(&format!("{server} by TCP"), &plain(server, framed), "name_not_allowed", &name);
+        let stream = Order::Raw { address: server, tls: None, pieces: vec![framed], pause_ms: 0, quiet_ms: 300 };
+        attack.no_such_name(&format!("{server} by TCP"), &stream, "name_not_allowed", &name);
     }
     let mut chaos = query("version.bind", 16);
     *chaos.last_mut().unwrap() = 3;

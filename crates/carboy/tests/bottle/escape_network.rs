@@ -69,11 +69,11 @@ fn curl_around_a_proxy(person: Person) {
     let outside = Outside::new(&world);
     let lan = outside.v4();
     let script = format!(
-        "c() {{ curl -s -m 10 -o /dev/null -w '%{{http_code}} ' \"$@\" || true; }}\n\
+        "c() {{ curl -s -m 3 -o /dev/null -w '%{{http_code}} ' \"$@\" || true; }}\n\
          c https://notes.example/sink -d note\n\
          c --noproxy '*' https://notes.example/sink -d {CANARY}\n\
          c --noproxy '*' http://{lan}/ -d {CANARY}\n\
-         env -u HTTP_PROXY -u HTTPS_PROXY -u ALL_PROXY curl -s -m 10 -o /dev/null http://{lan}/1\n\
+         env -u HTTP_PROXY -u HTTPS_PROXY -u ALL_PROXY curl -s -m 3 -o /dev/null http://{lan}/1\n\
          c -x http://{lan} http://notes.example/2\n\
          c --proxy socks5h://{lan} https://notes.example/3\n\
          HTTPS_PROXY=http://{lan} ALL_PROXY=http://{lan} c https://notes.example/4\n\

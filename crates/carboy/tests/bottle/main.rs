@@ -22,6 +22,7 @@ mod run;
 mod runs;
 mod streams;
 mod terminal;
+mod tier2;
 mod world;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -60,6 +61,7 @@ fn main() {
         git::cases(),
         streams::cases(),
         terminal::cases(),
+        tier2::cases(),
         runs::cases(),
         cli::cases(),
         audit::cases(),
