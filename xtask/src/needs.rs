@@ -28,6 +28,7 @@ const NEEDS: &[Need] = &[
     Need { check: &["go", "version"], package: "golang-go" },
     Need { check: &["tmux", "-V"], package: "tmux" },
     Need { check: &["wget", "--version"], package: "wget" },
+    Need { check: &["vim", "--version"], package: "vim" },
 ];
 
 /// May things be installed?

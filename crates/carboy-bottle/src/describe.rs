@@ -50,9 +50,7 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// A source goes through a link that a process in a bottle could have made.
-    #[error(
-        "{path} goes through a symbolic link inside a writable bind, which a bottle could have set: name its real path"
-    )]
+    #[error("{path} goes through a symbolic link, which a bottle could have set: name its real path")]
     LinkInWritable {
         /// Host path.
         path: PathBuf,
@@ -205,18 +203,13 @@ pub fn describe(
     wanted.extend(spec.binds.iter().map(|b| (b.source.as_path(), b.target.as_path(), b.access)));
     // Parents first, so that a bind within a bind is not covered by it.
     wanted.sort_by_key(|(_, target, _)| target.components().count());
-    let writable: Vec<PathBuf> = wanted
-        .iter()
-        .filter(|(_, _, access)| *access == Access::ReadWrite)
-        .filter_map(|(source, ..)| std::fs::canonicalize(source).ok())
-        .collect();
     let mut idmaps = Idmaps::default();
     let mut mounts = Vec::new();
     let mut described = Vec::new();
     let mut protected = Vec::new();
     let mut git_overlooks = Vec::new();
     for (source, target, access) in wanted {
-        let place = look(source, &writable)?;
+        let place = look(source)?;
         let directory = rustix::fs::FileType::from_raw_mode(place.stat.st_mode) == rustix::fs::FileType::Directory;
         let origin = if runner.root {
             let mount = detached(&place, access, runner, &mut idmaps)?;
@@ -299,12 +292,12 @@ fn check(spec: &BottleSpec) -> Result<(), LaunchError> {
     if spec.command.is_empty() { Err(LaunchError::NoCommand) } else { Ok(()) }
 }
 
-/// Opens a source by its real path. A link within what a bottle may write is refused: an earlier run could have
-/// pointed it at `~/.ssh` (B51).
-fn look(source: &Path, writable: &[PathBuf]) -> Result<Place, LaunchError> {
+/// Opens a source, which is named by its real path. A link on the way is refused: an earlier run, or one that still
+/// goes on, could have pointed it at `~/.ssh` after the plan was checked (B51).
+fn look(source: &Path) -> Result<Place, LaunchError> {
     let failed = |error: io::Error| LaunchError::Source { path: source.to_owned(), source: error };
     let path = std::fs::canonicalize(source).map_err(failed)?;
-    if path != source && writable.iter().any(|root| source.starts_with(root) && source != root) {
+    if path != source {
         return Err(LaunchError::LinkInWritable { path: source.to_owned() });
     }
     if path.to_str().is_none() {

@@ -340,6 +340,7 @@ fn stand(
         inside: (crate::INSIDE_ID, crate::INSIDE_ID),
         groups: if runner.is_root() { Groups::Drop } else { Groups::Inherited },
         gate,
+        opener: opener.as_raw_fd(),
         complaint,
     };
     let cloned = clone_init(&image).map_err(LaunchError::Namespaces)?;

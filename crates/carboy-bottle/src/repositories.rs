@@ -113,12 +113,12 @@ impl Search<'_> {
         for entry in Dir::read_from(&fd).ok()?.map_while(Result::ok) {
             *seen += 1;
             let name = entry.file_name().to_bytes();
-            let kind = match entry.file_type() {
+            let mut kind = entry.file_type();
+            if kind == FileType::Unknown {
                 // Some file systems do not say.
-                FileType::Unknown => statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
-                    .map_or(FileType::Unknown, |s| FileType::from_raw_mode(s.st_mode)),
-                kind => kind,
-            };
+                let stat = statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+                kind = stat.map_or(FileType::Unknown, |s| FileType::from_raw_mode(s.st_mode));
+            }
             match name {
                 b"." | b".." => continue,
                 b".git" => found.git = Some(kind),
@@ -249,5 +249,5 @@ impl Search<'_> {
 
 /// When a file last changed in any way, its name included.
 fn changed(stat: &Stat) -> Moment {
-    (stat.st_ctime as i64, stat.st_ctime_nsec as i64)
+    (stat.st_ctime, stat.st_ctime_nsec as i64)
 }

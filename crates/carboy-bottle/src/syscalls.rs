@@ -1,6 +1,6 @@
 //! The system call filter: what a process in a bottle may not ask of the kernel.
 //!
-//! A deny list by purpose, in three programs because each answers with an errno of its own, and a hand-made one for
+//! A deny list by purpose, in four programs because each answers with an errno of its own, and a hand-made one for
 //! what the filter compiler cannot say: the x32 numbers (killed) and every call newer than this list (`ENOSYS`), so
 //! that a new kernel does not open a door that nobody looked at. The compiler itself kills foreign architectures.
 //!
@@ -99,6 +99,7 @@ pub fn programs() -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
         compile(refused()?, errno(libc::EPERM))?,
         compile(plain(ABSENT), errno(libc::ENOSYS))?,
         compile(families()?, errno(libc::EAFNOSUPPORT))?,
+        compile(core_limit()?, errno(0))?,
         by_number(),
     ])
 }
@@ -192,6 +193,18 @@ fn set_id_bits(rules: &mut Rules) -> Built<()> {
         rules.insert(call, list);
     }
     Ok(())
+}
+
+/// The limit on core dumps is 1, the one value with which the kernel does not start the host's crash handler either (a
+/// root process that would read what a hostile one made): core(5). A program may lower a limit, and many set this one
+/// to 0; they are told that they did.
+fn core_limit() -> Built<Rules> {
+    const CORE: u64 = libc::RLIMIT_CORE as u64;
+    let sets = Condition::new(2, Width::Qword, Op::Ne, 0)?;
+    let mut rules: Rules = [(libc::SYS_prlimit64, vec![Rule::new(vec![is(1, CORE)?, sets])?])].into_iter().collect();
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_setrlimit, vec![Rule::new(vec![is(0, CORE)?])?]);
+    Ok(rules)
 }
 
 /// Unix, IPv4, IPv6, and netlink for routes alone (Node and Python ask it for interfaces).

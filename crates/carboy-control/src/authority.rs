@@ -90,3 +90,23 @@ pub fn fingerprint_key(home: &Home) -> Result<[u8; 32], AuthorityError> {
     write_private(&path, &key)?;
     Ok(key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_runs_at_once_make_one_authority_and_one_fingerprint_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(&dir.path().join("home"), None).unwrap();
+        let made: Vec<(String, [u8; 32])> = std::thread::scope(|scope| {
+            let make = || {
+                let authority = load_or_make(&home, 1_800_000_000_000).unwrap();
+                (authority.ca_pem().to_owned(), fingerprint_key(&home).unwrap())
+            };
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(made.iter().all(|one| *one == made[0]));
+    }
+}

@@ -15,6 +15,7 @@ mod reload;
 pub mod summary;
 pub mod supervisor;
 pub mod tour;
+pub mod trust;
 pub mod vault;
 
 /// Reading and verifying the audit log.

@@ -11,7 +11,7 @@ use carboy_core::audit::{Event, EventType, Outcome, Subject, hex, sha256};
 use carboy_core::ports::AuditSink;
 use carboy_egress::Gateway;
 use carboy_manifest::files::FILE_BYTES_MAX;
-use carboy_manifest::{Effective, ManifestFiles, Places};
+use carboy_manifest::{Effective, ManifestFiles, Places, Reread};
 use carboy_store::audit::AuditLog;
 
 use crate::supervisor::Tell;
@@ -38,7 +38,7 @@ pub struct Watched {
 }
 
 /// Looks for changes until it is aborted.
-pub async fn watch(watched: Watched) {
+pub async fn watch(mut watched: Watched) {
     let mut generation = watched.effective.routes.generation();
     let mut last = fingerprint(&watched);
     loop {
@@ -52,13 +52,17 @@ pub async fn watch(watched: Watched) {
         let event = match carboy_manifest::routes_of(
             watched.files.as_ref(),
             &watched.places,
-            &watched.effective.bottle,
+            &watched.effective.bottles,
             generation + 1,
         ) {
-            Ok((routes, _)) => {
+            Ok(Reread { routes, bottle_files, .. }) => {
                 generation += 1;
                 let count = routes.iter().count() as u64;
                 watched.gateway.replace_routes(routes);
+                // A file that extends another one since now is watched together with it.
+                let fresh: Vec<PathBuf> =
+                    bottle_files.into_iter().filter(|file| !watched.effective.sources.contains(file)).collect();
+                watched.effective.sources.extend(fresh);
                 event(Outcome::Done).with("generation", generation).with("routes", count)
             }
             Err(diagnostics) => {

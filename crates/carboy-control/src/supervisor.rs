@@ -12,7 +12,7 @@
 //! *Must never* start the program before the gateway serves, or without the start event in the log.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -39,6 +39,8 @@ use crate::reload;
 use crate::summary::{Ended, Found, Refused, Summary};
 use crate::vault::{Lookup, Vault, VaultError};
 
+/// Longest wait at the end for the outcome of requests that were under way; longer than the gateway's own grace.
+const SETTLE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// A secret of so many bytes is recognised within a variable; a shorter one would be found in harmless words.
 const SECRET_INSIDE_BYTES_MIN: usize = 8;
 /// How long a program may take to end after it was asked to.
@@ -270,6 +272,8 @@ impl Running {
             .await
             .map_err(|e| RunError::System { what: "wait for the bottle", source: std::io::Error::other(e) })?;
         self.gateway.shutdown();
+        // What the program left in the middle of is written down before the end is.
+        self.gateway.settled(SETTLE_WAIT_MAX).await;
         for task in &self.tasks {
             task.abort();
         }
@@ -436,9 +440,7 @@ fn bottle_spec(
     places.check_workspace(&request.workdir)?;
     let mut binds = effective.binds.clone();
     binds.extend(request.binds.iter().cloned());
-    for bind in &binds {
-        places.check_bind(&bind.source)?;
-    }
+    real_sources(&mut binds, &request.workdir, &places)?;
     binds.insert(
         0,
         Bind { source: request.workdir.clone(), target: request.workdir.clone(), access: Access::ReadWrite },
@@ -479,6 +481,22 @@ fn bottle_spec(
         stdio: request.stdio,
         host_ids: request.host_ids.or(effective.settings.bottle_uid.value.map(|id| (id, id))),
     })
+}
+
+/// Replaces each source by its real path and asks of that whether it may be shown: what is checked is what is mounted.
+/// One that goes through a link in a writable bind is left as it is, and refused by the bottle.
+fn real_sources(binds: &mut [Bind], workdir: &Path, places: &HostPlaces) -> Result<(), RunError> {
+    let writable = binds.iter().filter(|b| b.access == Access::ReadWrite).filter_map(|b| b.source.canonicalize().ok());
+    let writable: Vec<PathBuf> = writable.chain([workdir.to_owned()]).collect();
+    for bind in binds {
+        let unusable = |source| LaunchError::Source { path: bind.source.clone(), source };
+        let real = bind.source.canonicalize().map_err(unusable)?;
+        places.check_bind(&real)?;
+        if !writable.iter().any(|root| bind.source.starts_with(root)) {
+            bind.source = real;
+        }
+    }
+    Ok(())
 }
 
 /// Certificates over those bundles that the host has, and the git identity.
@@ -572,4 +590,33 @@ fn quarantined(report: &ExitReport) -> Vec<String> {
         .iter()
         .map(|q| format!("{}: {} (kept in {})", q.path.display(), q.change, q.kept_at.display()));
     back.chain(cleaned.failed.iter().map(|what| format!("could not be put in order: {what}"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bind_is_checked_where_its_links_lead() {
+        // B51: an earlier bottle, whose workspace this directory was, exchanged it for a link.
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for name in [".ssh", "tools", "workspace"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+        }
+        let link = |to: &str, at: &str| std::os::unix::fs::symlink(root.join(to), root.join(at)).unwrap();
+        link(".ssh", "cache");
+        link("tools", "linked");
+        link("tools", "workspace/linked");
+        let places = HostPlaces { user_home: root.clone(), carboy_home: root.join(".carboy") };
+        let real = |below: &str| {
+            let source = root.join(below);
+            let mut binds = [Bind { target: source.clone(), source, access: Access::ReadOnly }];
+            real_sources(&mut binds, &root.join("workspace"), &places).map(|()| binds[0].source.clone())
+        };
+        assert!(matches!(real("cache"), Err(RunError::Show(_))));
+        assert_eq!(real("linked").unwrap(), root.join("tools"));
+        // Left for the bottle to refuse.
+        assert_eq!(real("workspace/linked").unwrap(), root.join("workspace/linked"));
+    }
 }

@@ -249,12 +249,19 @@ impl HostPermit {
 #[derive(Clone, Debug)]
 pub struct RoutePermit {
     route: Arc<Route>,
+    path: String,
 }
 
 impl RoutePermit {
     /// The route that allowed it.
     pub fn route(&self) -> &Route {
         &self.route
+    }
+
+    /// The path as it was judged, without the query. It is the one to send: servers resolve `//..`, `;..` and `..` in
+    /// different orders, and whatever is sent as it came could mean another path to one of them.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 }
 
@@ -309,28 +316,27 @@ impl RouteSet {
 
     /// May this request go where the permit says? The first route that allows it wins.
     pub fn route(&self, host: &HostPermit, request: &RequestFacts<'_>) -> Verdict<RoutePermit> {
-        let target = normal_path(request.path);
-        let Some(path) = target else {
+        let Some(readings) = Readings::of(request.path) else {
             return Verdict::Deny(Denial::new(Reason::RequestNotAllowed, "the path escapes its root or is not valid"));
         };
-        let git = git_operation(&path, request.query);
+        let git = git_operation(&readings, request.query);
         if git == GitOperation::Push {
             return Verdict::Deny(Denial::new(Reason::GitPushNotAllowed, host.host.to_string()));
         }
         let candidates = || self.routes.iter().filter(|r| r.host.matches(&host.host) && r.ports.contains(&host.port));
         let mut refused = None;
         for route in candidates() {
-            if !route.matches.is_empty() && !route.matches.iter().any(|m| m.allows(request, &path)) {
+            if !route.matches.is_empty() && !route.matches.iter().any(|m| m.allows(request, &readings)) {
                 continue;
             }
             if git == GitOperation::Fetch && route.git == GitAccess::Denied {
                 refused = Some(Denial::new(Reason::GitFetchNotAllowed, host.host.to_string()).by(&route.id));
                 continue;
             }
-            return Verdict::Allow(RoutePermit { route: route.clone() });
+            return Verdict::Allow(RoutePermit { route: route.clone(), path: readings.sent });
         }
         Verdict::Deny(refused.unwrap_or_else(|| {
-            let detail = format!("{} {path} on {}", request.method, host.host);
+            let detail = format!("{} {} on {}", request.method, readings.sent, host.host);
             let denial = Denial::new(Reason::RequestNotAllowed, detail);
             match candidates().next() {
                 Some(route) => denial.by(&route.id),
@@ -340,12 +346,37 @@ impl RouteSet {
     }
 }
 
+/// Fields by which many servers take another method than the one in the request line.
+const METHOD_OVERRIDES: &[&str] = &["x-http-method-override", "x-http-method", "x-method-override"];
+/// Their like in a query, lower case.
+const METHOD_PARAMETERS: &[&str] = &["_method", "$httpmethod"];
+/// Fields by which some servers take another path than the one in the request line.
+const PATH_OVERRIDES: &[&str] = &["x-original-url", "x-rewrite-url"];
+
 impl RequestMatch {
-    fn allows(&self, request: &RequestFacts<'_>, path: &str) -> bool {
-        let any_path = self.paths.is_empty() || self.paths.iter().any(|p| p.allows(path));
-        let any_method = self.methods.is_empty() || self.methods.iter().any(|m| m == request.method);
+    fn allows(&self, request: &RequestFacts<'_>, readings: &Readings) -> bool {
+        let one_path = |path: &str| self.paths.iter().any(|p| p.allows(path));
+        let any_path = self.paths.is_empty()
+            || (readings.all().all(one_path) && !request.headers.iter().any(|(name, _)| PATH_OVERRIDES.contains(name)));
+        let one_method = |method: &str| self.methods.iter().any(|m| m == method);
+        let any_method = self.methods.is_empty()
+            || (one_method(request.method) && overriding_methods(request).iter().all(|method| one_method(method)));
         any_path && any_method && self.headers.iter().all(|h| h.allows(request.headers))
     }
+}
+
+/// Every other method that the request names: a rule for `POST` is none for a `POST` that asks to be a `DELETE`.
+fn overriding_methods(request: &RequestFacts<'_>) -> Vec<String> {
+    let fields = request.headers.iter().filter(|(name, _)| METHOD_OVERRIDES.contains(name));
+    let mut methods: Vec<String> =
+        fields.map(|(_, value)| String::from_utf8_lossy(value).trim().to_ascii_uppercase()).collect();
+    for pair in request.query.split(['&', ';']) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if METHOD_PARAMETERS.contains(&&*String::from_utf8_lossy(&percent_decoded(name)).to_ascii_lowercase()) {
+            methods.push(String::from_utf8_lossy(&percent_decoded(value)).trim().to_ascii_uppercase());
+        }
+    }
+    methods
 }
 
 impl PathMatch {
@@ -396,65 +427,10 @@ pub fn is_private_unicast(ip: std::net::IpAddr) -> bool {
     }
 }
 
-/// The path as the strictest upstream would read it: unreserved characters decoded once, `.` and `..` resolved,
-/// repeated slashes kept apart. `None` when it escapes its root, hides a separator (`%2f`, `%5c`, `\`), or holds
-/// a broken escape: such a path is read differently by different servers.
-pub fn normal_path(raw: &str) -> Option<String> {
-    let decoded = decode_unreserved(raw)?;
-    if !decoded.starts_with('/') {
-        // `OPTIONS *` and authority forms have no path to allow.
-        return None;
-    }
-    let mut out: Vec<&str> = Vec::new();
-    let segments: Vec<&str> = decoded[1..].split('/').collect();
-    for (i, segment) in segments.iter().enumerate() {
-        let last = i + 1 == segments.len();
-        // `..;x` is `..` to servers that strip path parameters.
-        match segment.split(';').next().unwrap_or("") {
-            ".." => {
-                out.pop()?;
-                if last {
-                    out.push("");
-                }
-            }
-            "." if last => out.push(""),
-            "." => {}
-            _ => out.push(segment),
-        }
-    }
-    Some(format!("/{}", out.join("/")))
-}
+mod path;
 
-fn decode_unreserved(raw: &str) -> Option<String> {
-    let bytes = raw.as_bytes();
-    let mut out = String::with_capacity(raw.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let b = bytes[i];
-        match b {
-            b'%' => {
-                let hex = raw.get(i + 1..i + 3)?;
-                let value = u8::from_str_radix(hex, 16).ok().filter(|_| hex.bytes().all(|h| h.is_ascii_hexdigit()))?;
-                match value {
-                    b'/' | b'\\' | 0 => return None,
-                    v if v.is_ascii_alphanumeric() || b"-._~".contains(&v) => out.push(v as char),
-                    _ => {
-                        out.push('%');
-                        out.push_str(&hex.to_ascii_uppercase());
-                    }
-                }
-                i += 3;
-            }
-            b'\\' | 0..=b' ' | 0x7f => return None,
-            _ => {
-                let c = raw[i..].chars().next()?;
-                out.push(c);
-                i += c.len_utf8();
-            }
-        }
-    }
-    Some(out)
-}
+pub use path::normal_path;
+use path::{Readings, percent_decoded};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum GitOperation {
@@ -464,20 +440,28 @@ enum GitOperation {
 }
 
 /// Git over HTTP, smart and dumb (gitprotocol-http): `info/refs` announces the service, the two RPC paths do it.
-fn git_operation(path: &str, query: &str) -> GitOperation {
-    let push = "git-receive-pack";
-    if path.ends_with("/git-receive-pack") || query.split('&').any(|pair| percent_free(pair).ends_with(push)) {
+/// Servers forgive a trailing slash, path parameters and letter case, so all of these count as the plain name.
+fn git_operation(readings: &Readings, query: &str) -> GitOperation {
+    const PUSH: &str = "git-receive-pack";
+    const FETCH: &str = "git-upload-pack";
+    let segments: Vec<String> = readings.all().flat_map(|path| path.split('/')).map(bare_segment).collect();
+    let asked = String::from_utf8_lossy(&percent_decoded(query)).to_ascii_lowercase();
+    if segments.iter().any(|segment| segment == PUSH) || asked.contains(PUSH) {
         GitOperation::Push
-    } else if path.ends_with("/git-upload-pack") || path.ends_with("/info/refs") {
+    } else if segments.iter().any(|segment| segment == FETCH)
+        || segments.windows(2).any(|pair| pair == ["info", "refs"])
+    {
         GitOperation::Fetch
     } else {
         GitOperation::None
     }
 }
 
-/// Escapes of unreserved characters undone, so that `git%2Dreceive-pack` is seen.
-fn percent_free(text: &str) -> String {
-    decode_unreserved(text).unwrap_or_else(|| text.to_owned())
+/// A segment without its parameters and disguises.
+fn bare_segment(segment: &str) -> String {
+    let decoded = percent_decoded(segment);
+    let text = String::from_utf8_lossy(&decoded).to_ascii_lowercase();
+    text.split(';').next().unwrap_or("").trim().to_owned()
 }
 
 #[cfg(test)]

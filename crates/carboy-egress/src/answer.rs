@@ -91,6 +91,8 @@ impl Answer {
             return Err(Denial::new(Reason::UpstreamFailed, "it switched protocols without being asked"));
         }
         strip_hop_by_hop(&mut head.headers);
+        // The reason phrase is text that nobody has looked at.
+        head.extensions.clear();
         // HTTP/3 does not get through; a client that is told of it only loses time.
         head.headers.remove(header::ALT_SVC);
         redact_fields(&mut head.headers, &exchange);

@@ -26,21 +26,44 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
+use crate::gateway::Gateway;
 use crate::limits::GatewayLimits;
 use crate::outbound::Scan;
 use crate::record::Exchange;
+use crate::request::strip_framing;
 
 /// What goes upstream.
 pub(crate) enum OutBody {
     /// No body at all.
     Empty,
-    /// Scanned as a whole.
-    Whole(Arc<Exchange>, Option<Bytes>),
+    /// Scanned as a whole; its share of what such bodies may hold goes with it.
+    Whole(Arc<Exchange>, Option<Bytes>, #[expect(dead_code, reason = "held as long as the bytes are")] Share),
     /// Scanned as it flows.
     Gated(Box<Gated>),
+}
+
+/// Bytes of the memory that bodies which are read whole share.
+#[derive(Default)]
+pub(crate) struct Share(Option<OwnedSemaphorePermit>);
+
+impl Share {
+    /// Takes `bytes` more. Nobody waits: bodies that wait for each other's end would wait for ever.
+    pub(crate) fn grow(&mut self, gateway: &Gateway, bytes: usize) -> Result<(), Denial> {
+        let more = u32::try_from(bytes).ok().and_then(|n| gateway.whole_bytes.clone().try_acquire_many_owned(n).ok());
+        let Some(more) = more else {
+            let most = gateway.limits.whole_bytes_max;
+            let detail = format!("{most} bytes in bodies with a content encoding at once");
+            return Err(Denial::new(Reason::LimitReached, detail));
+        };
+        match &mut self.0 {
+            Some(share) => share.merge(more),
+            None => self.0 = Some(more),
+        }
+        Ok(())
+    }
 }
 
 /// Why a body ended early, for hyper; the particulars are in the [`Gate`].
@@ -159,6 +182,8 @@ impl Gated {
             Err(frame) => {
                 self.finish()?;
                 let Ok(mut trailers) = frame.into_trailers() else { return Ok(()) };
+                strip_framing(&mut trailers);
+                self.scan.drop_replaced(&mut trailers);
                 self.scan.fields(&mut trailers)?;
                 self.ready.push_back(Frame::trailers(trailers));
                 Ok(())
@@ -232,7 +257,7 @@ impl Body for OutBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyStopped>>> {
         match self.get_mut() {
             OutBody::Empty => Poll::Ready(None),
-            OutBody::Whole(exchange, bytes) => Poll::Ready(bytes.take().map(|bytes| {
+            OutBody::Whole(exchange, bytes, _) => Poll::Ready(bytes.take().map(|bytes| {
                 exchange.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 Ok(Frame::data(bytes))
             })),
@@ -243,7 +268,7 @@ impl Body for OutBody {
     fn is_end_stream(&self) -> bool {
         match self {
             OutBody::Empty => true,
-            OutBody::Whole(_, bytes) => bytes.is_none(),
+            OutBody::Whole(_, bytes, _) => bytes.is_none(),
             OutBody::Gated(gated) => gated.ended && gated.ready.is_empty(),
         }
     }
@@ -251,7 +276,7 @@ impl Body for OutBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             OutBody::Empty => SizeHint::with_exact(0),
-            OutBody::Whole(_, bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            OutBody::Whole(_, bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             OutBody::Gated(gated) => gated.remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }

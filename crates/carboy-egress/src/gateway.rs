@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::finding::{Detector, Location};
@@ -59,12 +59,17 @@ pub struct Gateway {
     pub(crate) dialer: Dialer,
     pub(crate) leaves: Leaves,
     pub(crate) connections: Arc<Semaphore>,
+    pub(crate) requests_now: Arc<Semaphore>,
+    /// A permit is a byte.
+    pub(crate) whole_bytes: Arc<Semaphore>,
     pub(crate) dns_pending: Arc<Semaphore>,
     law: watch::Sender<Law>,
     names: Mutex<NamePool>,
     stats: Mutex<GatewayStats>,
     repeats: Mutex<Repeats>,
     requests: AtomicU64,
+    /// Exchanges whose outcome is not in the log yet.
+    open: watch::Sender<usize>,
 }
 
 /// What connections watch: the routes, and whether the run is ending.
@@ -88,12 +93,15 @@ impl Gateway {
             dialer: Dialer::new(config.upstreams, limits.clone()),
             leaves: Leaves::new(config.ca, limits.leaves_max)?,
             connections: Arc::new(Semaphore::new(limits.connections_max)),
+            requests_now: Arc::new(Semaphore::new(limits.requests_max)),
+            whole_bytes: Arc::new(Semaphore::new(limits.whole_bytes_max as usize)),
             dns_pending: Arc::new(Semaphore::new(limits.dns_pending_max)),
             law: watch::Sender::new(law),
             names: Mutex::new(NamePool::new(limits.names_max, limits.wildcard_names_max)),
             stats: Mutex::default(),
             repeats: Mutex::new(Repeats::new(limits.repeats_max, limits.repeats_window)),
             requests: AtomicU64::new(0),
+            open: watch::Sender::new(0),
             limits,
         }))
     }
@@ -130,6 +138,23 @@ impl Gateway {
         }
     }
 
+    /// After [`shutdown`](Self::shutdown): waits until the outcome of every exchange is in the log and in the counters.
+    /// Says how many are still missing after `wait_max`; their intent is in the log.
+    pub async fn settled(&self, wait_max: Duration) -> usize {
+        let mut open = self.open.subscribe();
+        // The sender is this gateway's own, so the only error is the time being over.
+        let _ = tokio::time::timeout(wait_max, open.wait_for(|open| *open == 0)).await;
+        *self.open.borrow()
+    }
+
+    pub(crate) fn opened(&self) {
+        self.open.send_modify(|open| *open += 1);
+    }
+
+    pub(crate) fn closed(&self) {
+        self.open.send_modify(|open| *open -= 1);
+    }
+
     /// The counters as they are now.
     pub fn stats(&self) -> GatewayStats {
         let mut stats = self.stats.lock().expect("no panic under this lock").clone();
@@ -155,14 +180,15 @@ impl Gateway {
         change(&mut self.stats.lock().expect("no panic under this lock"));
     }
 
-    /// A text that the bottle had a hand in (a path, a name, a method), fit for the log: secrets out, and short.
+    /// A text that the bottle had a hand in (a path, a name, a method), fit for the log: secrets out, short, and
+    /// nothing in it that moves a terminal's cursor or reorders what stands around it.
     pub(crate) fn clean(&self, text: &str) -> String {
         let all = [Detector::KnownSecrets, Detector::TokenPatterns];
         let (clean, _) = self.detectors().redact(text.as_bytes(), &all, Location::RequestLine);
-        let clean = String::from_utf8_lossy(&clean);
+        let clean: String = String::from_utf8_lossy(&clean).chars().map(carboy_wire::denial::visible).collect();
         match clean.char_indices().nth(SHOWN_CHARS_MAX) {
             Some((end, _)) => format!("{}…", &clean[..end]),
-            None => clean.into_owned(),
+            None => clean,
         }
     }
 

@@ -21,7 +21,8 @@ use crate::upstream::{Dialer, Security};
 
 /// Fields by which the providers' upstreams take a credential. On a route with a credential none of the bottle's own
 /// gets through: with another account's key the same host would be a way to carry data out.
-const CREDENTIAL_FIELDS: &[&str] = &["authorization", "x-api-key", "x-goog-api-key", "api-key"];
+const CREDENTIAL_FIELDS: &[&str] =
+    &["authorization", "x-api-key", "x-goog-api-key", "api-key", "private-token", "job-token", "x-auth-token"];
 
 /// Takes out what the bottle sent in place of the credential that will be set.
 pub(crate) fn drop_replaced(headers: &mut HeaderMap, route: &Route) {
@@ -87,7 +88,11 @@ impl Unmetered {
         let host = HeaderValue::try_from(authority(&permit, scheme))
             .map_err(|error| Denial::new(Reason::HostInvalid, error.to_string()))?;
         head.headers.insert(header::HOST, host);
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        // The path as it was judged: what came could be another path to the server that it goes to.
+        let target = match head.uri.query() {
+            Some(query) => format!("{}?{query}", route.path()),
+            None => route.path().to_owned(),
+        };
         head.uri = target.parse().map_err(|_| Denial::new(Reason::HostInvalid, "the target is not a path"))?;
         let wanted = Wanted::settle(&head.method, &mut head.headers);
         head.version = Version::HTTP_11;

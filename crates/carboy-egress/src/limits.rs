@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct GatewayLimits {
     /// Connections from the bottle at once; one more is closed at once.
     pub connections_max: usize,
+    /// Requests in work at once, on all connections together: each holds a head, a gate's bytes and more.
+    pub requests_max: usize,
     /// Concurrent streams of one HTTP/2 connection.
     pub streams_max: u32,
     /// Bytes of one request or response head.
@@ -15,6 +17,8 @@ pub struct GatewayLimits {
     pub headers_max: usize,
     /// Bytes of a body that has to be read whole, as sent and again decoded.
     pub whole_body_bytes_max: u64,
+    /// Bytes of all such bodies together.
+    pub whole_bytes_max: u32,
     /// Bytes of a body that are scanned before any head goes on, in either direction.
     pub gate_bytes_max: usize,
     /// Names that get an address of the pool.
@@ -66,10 +70,12 @@ impl Default for GatewayLimits {
     fn default() -> Self {
         GatewayLimits {
             connections_max: 1024,
+            requests_max: 512,
             streams_max: 128,
             head_bytes_max: 64 * 1024,
             headers_max: 128,
             whole_body_bytes_max: 32 * 1024 * 1024,
+            whole_bytes_max: 256 * 1024 * 1024,
             gate_bytes_max: 64 * 1024,
             names_max: 4096,
             wildcard_names_max: 1024,

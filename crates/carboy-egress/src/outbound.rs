@@ -20,7 +20,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use crate::body::{Gate, Gated, OutBody, no_trailers};
+use crate::body::{Gate, Gated, OutBody, Share, no_trailers};
 use crate::inject;
 use crate::limits::GatewayLimits;
 use crate::record::Exchange;
@@ -43,6 +43,7 @@ pub(crate) struct Scan {
     list: Vec<Detector>,
     mode: Mode,
     rule: RouteId,
+    route: RoutePermit,
     exchange: Arc<Exchange>,
 }
 
@@ -59,6 +60,7 @@ impl Routed {
             list: route.route().dlp.outbound.clone(),
             mode: mode_of(route.route().dlp.outbound_on_match),
             rule: route.route().id.clone(),
+            route: route.clone(),
             exchange: exchange.clone(),
         };
         scan.target(&mut head, &permit)?;
@@ -112,7 +114,8 @@ struct Whole<'a> {
 
 impl Whole<'_> {
     async fn read(self, body: Incoming, headers: &mut HeaderMap) -> Result<OutBody, Denial> {
-        let encoded = self.collect(body).await?;
+        let mut share = Share::default();
+        let encoded = self.collect(body, &mut share).await?;
         let in_wrapping = self.scan_wrapping(&encoded)?;
         let (plain, mut findings) = self.decode_and_scan(&encoded)?;
         findings.extend(in_wrapping);
@@ -120,15 +123,16 @@ impl Whole<'_> {
         let out = match plain {
             Some(plain) if redacted => {
                 headers.remove(header::CONTENT_ENCODING);
+                share.grow(self.scan.exchange.gateway(), plain.len())?;
                 Bytes::from(plain)
             }
             Some(_) | None => encoded,
         };
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(out.len()));
-        Ok(OutBody::Whole(self.scan.exchange.clone(), Some(out)))
+        Ok(OutBody::Whole(self.scan.exchange.clone(), Some(out), share))
     }
 
-    async fn collect(&self, mut body: Incoming) -> Result<Bytes, Denial> {
+    async fn collect(&self, mut body: Incoming, share: &mut Share) -> Result<Bytes, Denial> {
         let max = self.limits.whole_body_bytes_max.min(self.route.body_bytes_max.unwrap_or(u64::MAX));
         let mut all = BytesMut::new();
         loop {
@@ -144,16 +148,17 @@ impl Whole<'_> {
                     let detail = format!("limit {max} bytes for a body with a content encoding");
                     return Err(Denial::new(Reason::BodyTooLarge, detail).by(&self.route.id));
                 }
+                share.grow(self.scan.exchange.gateway(), data.len()).map_err(|denial| denial.by(&self.route.id))?;
                 all.extend_from_slice(&data);
             }
         }
     }
 
-    /// Scans the encoded bytes for known secrets: formats have places (names, comments, skipped frames) that no
-    /// decoder yields. Where matches are redacted, the decoded text goes out in place of such a wrapping.
+    /// Scans the encoded bytes as they are: formats have places (names, comments, skipped frames) that no decoder
+    /// yields. Where matches are redacted, the decoded text goes out in place of such a wrapping.
     fn scan_wrapping(&self, encoded: &[u8]) -> Result<Option<Finding>, Denial> {
-        let known = self.scan.list.iter().copied().filter(|d| *d == Detector::KnownSecrets).collect();
-        let mut scanner = self.scan.scanner(known, Mode::Block);
+        let plan = ScanPlan { detectors: self.scan.list.clone(), mode: Mode::Block, location: Location::RequestBody };
+        let mut scanner = StreamScanner::shallow(self.scan.detectors.clone(), plan);
         let mut sink = Vec::new();
         for piece in encoded.chunks(carboy_guard::inflate::OUT_PER_CALL_MAX) {
             sink.clear();
@@ -278,6 +283,11 @@ impl Scan {
         Ok(())
     }
 
+    /// Takes out what a credential replaces, trailers included.
+    pub(crate) fn drop_replaced(&self, headers: &mut HeaderMap) {
+        inject::drop_replaced(headers, self.route.route());
+    }
+
     /// Scans names and values of header fields or trailers; redacts values or refuses.
     pub(crate) fn fields(&self, headers: &mut HeaderMap) -> Result<(), Denial> {
         let findings = self.look(&joined(headers), Location::RequestHeader);
@@ -314,12 +324,21 @@ fn blocking(findings: &[Finding]) -> Option<&Finding> {
     findings.iter().find(|finding| finding.severity == Severity::Block)
 }
 
-/// Fields one after the other, so that one pass sees them all. `Host` is known to be the host that was allowed.
+/// Fields one after the other, so that one pass sees them all: a name with its values, which servers put together
+/// (HTTP/2 clients send a cookie in crumbs), and then all values once more without the names between them. `Host` is
+/// known to be the host that was allowed.
 fn joined(headers: &HeaderMap) -> Vec<u8> {
     let mut text = Vec::with_capacity(1024);
-    for (name, value) in headers.iter().filter(|(name, _)| **name != header::HOST) {
+    for name in headers.keys().filter(|name| **name != header::HOST) {
         text.extend_from_slice(name.as_str().as_bytes());
         text.extend_from_slice(b": ");
+        for value in headers.get_all(name) {
+            text.extend_from_slice(value.as_bytes());
+            text.push(b'\n');
+        }
+    }
+    text.push(b'\n');
+    for (_, value) in headers.iter().filter(|(name, _)| **name != header::HOST) {
         text.extend_from_slice(value.as_bytes());
         text.push(b'\n');
     }

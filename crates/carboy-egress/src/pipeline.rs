@@ -41,6 +41,7 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
     let gateway = flow.gateway();
     let routes = gateway.routes_now()?;
 
+    exchange.placed()?;
     let intercepted = Intercepted::agree(request, flow, &routes, exchange)?;
     let routed = intercepted.route(&routes)?;
     let scanned = routed.scan().await?;

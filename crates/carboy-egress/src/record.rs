@@ -19,6 +19,7 @@ use carboy_core::route::Route;
 use carboy_core::verdict::{Denial, Layer, Reason};
 use carboy_wire::format::WireFormat;
 use http::{Method, Request, Version};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::gateway::Gateway;
 
@@ -42,6 +43,8 @@ pub(crate) struct Exchange {
     /// Answer body bytes handed to the client.
     pub(crate) received: AtomicU64,
     ended: AtomicBool,
+    /// One of the requests that may be in work at once, until all of it is over.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Default)]
@@ -57,6 +60,7 @@ struct State {
 
 impl Exchange {
     pub(crate) fn open<B>(gateway: &Arc<Gateway>, host: &Host, port: u16, request: &Request<B>) -> Arc<Exchange> {
+        gateway.opened();
         let accept = request.headers().get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
         Arc::new(Exchange {
             number: gateway.next_request(),
@@ -79,12 +83,20 @@ impl Exchange {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            place: gateway.requests_now.clone().try_acquire_owned().ok(),
             gateway: gateway.clone(),
         })
     }
 
     pub(crate) fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
+    }
+
+    /// Is there room for this request beside the others?
+    pub(crate) fn placed(&self) -> Result<(), Denial> {
+        let most = self.gateway.limits.requests_max;
+        let full = || Denial::new(Reason::LimitReached, format!("{most} requests at once"));
+        self.place.as_ref().map(|_| ()).ok_or_else(full)
     }
 
     pub(crate) fn routed(&self, route: &Route, path: &str) {
@@ -235,6 +247,7 @@ impl Drop for Exchange {
         if self.state.get_mut().is_ok_and(|state| state.intent_written) {
             self.end(Outcome::Failed);
         }
+        self.gateway.closed();
     }
 }
 

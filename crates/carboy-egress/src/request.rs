@@ -157,8 +157,33 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(*name);
     }
     headers.remove("http2-settings");
-    if headers.get(header::TE).is_some_and(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+    if headers.get_all(header::TE).iter().any(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
         headers.remove(header::TE);
+    }
+}
+
+/// Fields that no trailer may carry (RFC 9110, 6.5.1): a server that merges trailers would take them for its head's.
+const NOT_IN_TRAILERS: &[HeaderName] = &[
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_TYPE,
+    header::CONTENT_RANGE,
+    header::TE,
+    header::TRAILER,
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::SET_COOKIE,
+    header::RANGE,
+    header::EXPECT,
+    header::CACHE_CONTROL,
+];
+
+/// Takes out of trailers what only a head may say.
+pub(crate) fn strip_framing(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in NOT_IN_TRAILERS {
+        trailers.remove(name);
     }
 }
 

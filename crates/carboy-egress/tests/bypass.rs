@@ -268,3 +268,55 @@ async fn b4_a_connection_to_the_listeners_own_port_is_refused_and_audited() {
     assert_eq!(bench.log.refusals(), ["address_not_allowed"; 2]);
     assert_eq!(bench.origin.connections(), 0);
 }
+
+#[tokio::test]
+async fn the_upstream_gets_the_path_that_was_judged() {
+    use carboy_core::route::{PathMatch, RequestMatch};
+    let mut narrow = route(HOST);
+    narrow.matches = vec![RequestMatch { paths: vec![PathMatch::Prefix("/v1".into())], ..RequestMatch::default() }];
+    let bench = Bench::start(Kind::Plain, vec![narrow]).await;
+    let ask = |target: &str, more: &str| {
+        format!("GET {target} HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n{more}\r\n")
+    };
+    for target in ["/v1//../admin?q=/../x", "/v1/;/../admin?q=/../x", "http://api.example/v1//../admin?q=/../x"] {
+        assert!(raw(&bench, HOST, 80, ask(target, "").as_bytes()).await.starts_with("HTTP/1.1 200"), "{target}");
+    }
+    assert!(bench.origin.received().iter().all(|got| got.target == "/v1/admin?q=/../x"));
+    for (target, more) in [("/v1/%252e%252e/admin", ""), ("/v1/..%3b/admin", ""), ("/v1", "x-original-url: /admin\r\n")]
+    {
+        let answer = raw(&bench, HOST, 80, ask(target, more).as_bytes()).await;
+        assert!(answer.contains("request_not_allowed"), "{target}: {answer}");
+    }
+    assert_eq!(bench.origin.received().len(), 3);
+}
+
+#[tokio::test]
+async fn nothing_in_a_path_moves_the_terminal_of_who_reads_the_log() {
+    let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
+    let text = "GET /\u{9b}31m\u{202e}x HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
+    raw(&bench, HOST, 80, text.as_bytes()).await;
+    raw(&bench, "10.0.0.1", 80, text.as_bytes()).await;
+    let paths: Vec<String> = bench.log.events().iter().filter_map(|event| detail(event, "path")).collect();
+    assert!(paths.len() >= 2 && paths.iter().all(|path| path == "/\u{fffd}31m\u{fffd}x"), "{paths:?}");
+}
+
+#[tokio::test]
+async fn requests_at_once_are_bounded_over_all_connections() {
+    let origin = std::sync::Arc::new(Origin::default());
+    let slow = support::handler(|_| async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        http::Response::new(full("hello"))
+    });
+    let limits = GatewayLimits { requests_max: 2, ..GatewayLimits::default() };
+    let bench = Bench::with(Kind::Plain, vec![route(HOST)], origin, slow, limits).await;
+    let (mut one, mut two, mut three) =
+        (bench.plain(HOST, 80).await, bench.plain(HOST, 80).await, bench.plain(HOST, 80).await);
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        three.get("/").await
+    };
+    let (first, second, third) = tokio::join!(one.get("/"), two.get("/"), late);
+    assert_eq!((first.status, second.status), (StatusCode::OK, StatusCode::OK));
+    assert_eq!(third.reason(), "limit_reached");
+    assert_eq!(three.get("/").await.status, StatusCode::OK, "the places are free again");
+}

@@ -200,3 +200,45 @@ async fn a_models_stream_is_not_held_and_only_remarked_on() {
     let outcome = bench.log.wait(|event| event.action == "answer").await;
     assert_eq!(outcome.result, Outcome::Warned);
 }
+
+#[tokio::test]
+async fn b41_an_echo_that_pauses_in_the_middle_of_the_credential_does_not_show_it() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    // What a server that echoes does by itself when the echo straddles the end of TCP's first flight.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let n = tcp.read(&mut request).await.unwrap();
+            let request = String::from_utf8_lossy(&request[..n]).into_owned();
+            let cut: usize = request.split(['/', ' ']).nth(2).unwrap().parse().unwrap();
+            let head =
+                format!("HTTP/1.1 200 {SECRET}\r\ncontent-length: {}\r\n\r\nhi {}", SECRET.len() + 3, &SECRET[..cut]);
+            tcp.write_all(head.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            tcp.write_all(&SECRET.as_bytes()[cut..]).await.unwrap();
+        }
+    });
+    let mut upstreams = carboy_core::upstream::Upstreams::default();
+    let transport = carboy_core::upstream::Transport::Plain;
+    let upstream = carboy_core::upstream::Upstream { address, transport, extra_ca_pem: None };
+    upstreams.insert(carboy_core::host::Host::parse(HOST).unwrap(), None, upstream);
+    let origin = Arc::new(Origin::default());
+    let answer = recording(origin.clone(), |_| Response::new(full("")));
+    let limits = GatewayLimits::default();
+    let mut keyed = route(HOST);
+    keyed.dlp.inbound.clear();
+    keyed.auth = Some(RouteAuth { header: "x-api-key".into(), scheme: AuthScheme::Bare, secret: secret_name() });
+    let bench = Bench::reaching(upstreams, Kind::Plain, vec![keyed], origin, answer, limits).await;
+    for cut in [3, 8, 12, 20, 31] {
+        let mut tcp = tokio::net::TcpStream::connect(bench.listen(HOST, 80).await).await.unwrap();
+        let ask = format!("GET /{cut} HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
+        tcp.write_all(ask.as_bytes()).await.unwrap();
+        let mut got = String::new();
+        tcp.read_to_string(&mut got).await.unwrap();
+        assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "the reason phrase is nobody's text: {got}");
+        let body = got.split("\r\n\r\n").nth(1).unwrap();
+        assert!(body.len() == SECRET.len() + 3 && body.ends_with(&"*".repeat(SECRET.len() - 8)), "{cut}: {body}");
+    }
+}

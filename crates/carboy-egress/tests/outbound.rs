@@ -13,7 +13,7 @@ use carboy_core::route::{OnMatch, Route};
 use carboy_egress::GatewayLimits;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::{Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -277,4 +277,91 @@ async fn expect_100_continue_is_answered() {
     tcp.read_to_string(&mut rest).await.unwrap();
     assert!(rest.starts_with("HTTP/1.1 200"));
     assert_eq!(bench.origin.received()[0].body, b"body");
+}
+
+#[tokio::test]
+async fn a_secret_in_the_crumbs_of_a_field_or_under_more_escapes_stops() {
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![route(HOST)]).await;
+    let mut client = bench.client(&["h2"]).await;
+    let (a, b) = SECRET.split_at(12);
+    for fields in [[("cookie", a), ("cookie", b)], [("x-a", a), ("x-b", b)]] {
+        assert_eq!(post(&mut client, &fields, full("")).await.reason(), "secret_known", "{fields:?}");
+    }
+    for escape in ["%5A", "%255A", "%25255A"] {
+        let hidden = SECRET.replace('Z', escape);
+        assert_eq!(client.get(&format!("/?q={hidden}")).await.reason(), "secret_known", "{escape}");
+        assert_eq!(post(&mut client, &[("x-a", &hidden)], full("")).await.reason(), "secret_known", "{escape}");
+    }
+    assert!(bench.origin.received().is_empty());
+}
+
+#[tokio::test]
+async fn a_token_in_the_name_of_a_gzip_member_stops() {
+    let bench = Bench::start(Kind::Tls(&["http/1.1"]), vec![route(HOST)]).await;
+    let mut client = bench.client(&["http/1.1"]).await;
+    let name = "ghp_iK2ZWeqhFWCEPyYngFb51yBMWXaSCrUZoL8g";
+    let mut member = flate2::GzBuilder::new().filename(name).write(Vec::new(), Compression::default());
+    member.write_all(b"nothing to see").unwrap();
+    let got = post(&mut client, &[("content-encoding", "gzip")], full(member.finish().unwrap())).await;
+    assert_eq!(got.reason(), "secret_pattern");
+    assert!(bench.origin.received().is_empty());
+}
+
+/// zstd data (RFC 8878, 3.1.1): one frame of raw blocks.
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58];
+    let blocks: Vec<&[u8]> = bytes.chunks(100_000).collect();
+    for (i, block) in blocks.iter().enumerate() {
+        let head = (block.len() as u32) << 3 | u32::from(i + 1 == blocks.len());
+        out.extend_from_slice(&head.to_le_bytes()[..3]);
+        out.extend_from_slice(block);
+    }
+    out
+}
+
+#[tokio::test]
+async fn a_large_zstd_body_passes_and_bodies_that_are_read_whole_share_a_bound() {
+    let origin = Arc::new(Origin::default());
+    let answer = recording(origin.clone(), |_| http::Response::new(full("hello")));
+    let limits = GatewayLimits { whole_bytes_max: 4_000_000, ..GatewayLimits::default() };
+    let bench = Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, answer, limits).await;
+    let mut client = bench.client(&["h2"]).await;
+    let body = zstd(&b"0123456789".repeat(300_000));
+    let encoded = [("content-encoding", "zstd")];
+    assert_eq!(post(&mut client, &encoded, full(body.clone())).await.status, StatusCode::OK);
+    // One that never ends keeps its share; the next does not fit beside it.
+    let Client::H2(sender) = &client else { panic!("h2 was asked for") };
+    let mut other = Client::H2(sender.clone());
+    let open = other.request(Method::POST, "/open").header("content-encoding", "zstd");
+    let first = stream::iter([Ok(Frame::data(Bytes::from(body.clone())))]);
+    let open = open.body(streamed(first.chain(stream::pending()))).unwrap();
+    let waiting = tokio::spawn(async move { other.start(open).await.map(|got| got.status()) });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(post(&mut client, &encoded, full(body.clone())).await.reason(), "limit_reached");
+    waiting.abort();
+    let _ = waiting.await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(post(&mut client, &encoded, full(body)).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn trailers_say_nothing_that_belongs_in_a_head() {
+    let mut keyed = route(HOST);
+    let auth = carboy_core::route::RouteAuth {
+        header: "x-goog-api-key".into(),
+        scheme: carboy_core::route::AuthScheme::Bare,
+        secret: support::secret_name(),
+    };
+    keyed.auth = Some(auth);
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![keyed]).await;
+    let mut client = bench.client(&["h2"]).await;
+    let mut trailers = http::HeaderMap::new();
+    for name in ["authorization", "x-api-key", "x-goog-api-key", "host", "cookie", "content-type", "x-sum"] {
+        trailers.insert(name, "another".parse().unwrap());
+    }
+    let frames = vec![Ok(http_body::Frame::data(Bytes::from("hi"))), Ok(http_body::Frame::trailers(trailers))];
+    let body = streamed(futures_util::stream::iter(frames));
+    assert_eq!(post(&mut client, &[], body).await.status, StatusCode::OK);
+    let got = bench.origin.received()[0].trailers.clone().unwrap();
+    assert_eq!(got.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["x-sum"]);
 }

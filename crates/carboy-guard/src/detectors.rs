@@ -20,6 +20,9 @@ pub const SECRET_BYTES_MAX: usize = 16 * 1024;
 /// Most secrets of one run.
 pub const SECRETS_MAX: usize = 256;
 
+/// Times that a short text is percent-decoded: an application behind a gateway decodes what that already has.
+pub const PERCENT_ROUNDS_MAX: usize = 3;
+
 /// Why the detectors could not be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
@@ -66,11 +69,19 @@ impl Detectors {
         &self.known
     }
 
-    /// Scans a short text (request line, header value, DNS name) as it stands, percent-decoded, and the decoded
-    /// credentials of `Basic`. Spans are those of the text in which the match stands. One finding per rule.
+    /// Scans a short text (request line, header value, DNS name) as it stands, percent-decoded (up to
+    /// [`PERCENT_ROUNDS_MAX`] times), and the decoded credentials of `Basic`. Spans are those of the text in which the match stands. One finding per rule.
     pub fn scan_text(&self, text: &[u8], detectors: &[Detector], location: Location) -> Vec<Finding> {
         let mut found = Vec::new();
-        for form in [Some(text.to_vec()), percent_decoded(text), basic_credentials(text)].into_iter().flatten() {
+        let mut forms = vec![text.to_vec()];
+        for _ in 0..PERCENT_ROUNDS_MAX {
+            match forms.last().and_then(|form| percent_decoded(form)) {
+                Some(decoded) => forms.push(decoded),
+                None => break,
+            }
+        }
+        forms.extend(basic_credentials(text));
+        for form in forms {
             for m in self.matches(&form, detectors) {
                 let finding = self.finding(&m, &form[m.start as usize..m.end as usize], location);
                 if !found.iter().any(|f: &Finding| f.rule == finding.rule) {
@@ -189,10 +200,23 @@ fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
     (out.len() < text.len()).then_some(out)
 }
 
-/// The decoded credentials of an `Authorization: Basic` value (RFC 7617).
+/// The decoded credentials of every `Basic` in the text (RFC 7617), a line each: the first one may be a decoy.
 fn basic_credentials(text: &[u8]) -> Option<Vec<u8>> {
-    let at = text.windows(6).position(|w| w.eq_ignore_ascii_case(b"basic "))? + 6;
-    let value = text[at..].trim_ascii();
+    const SCHEME: &[u8] = b"basic ";
+    let mut all = Vec::new();
+    let mut at = 0;
+    while let Some(next) = text[at..].windows(SCHEME.len()).position(|w| w.eq_ignore_ascii_case(SCHEME)) {
+        at += next + SCHEME.len();
+        if let Some(credentials) = one_basic(&text[at..]) {
+            all.extend_from_slice(&credentials);
+            all.push(b'\n');
+        }
+    }
+    (!all.is_empty()).then_some(all)
+}
+
+fn one_basic(text: &[u8]) -> Option<Vec<u8>> {
+    let value = text.trim_ascii_start();
     let end = value.iter().position(|b| !b.is_ascii_alphanumeric() && !b"+/-_".contains(b)).unwrap_or(value.len());
     let standard: Vec<u8> = value[..end]
         .iter()

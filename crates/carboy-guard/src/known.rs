@@ -20,6 +20,9 @@ const VIEW_CHARS_MIN: usize = 12;
 const LITERAL_BYTES_MAX: usize = 4096;
 /// Bytes of punctuation at either end of a secret that belong to a match in the view.
 const FRINGE_BYTES_MAX: usize = 16;
+/// Characters of a beginning that may be let go when the stream pauses: texts end in `sk-` or `Bearer` all the time,
+/// and what is behind those is still overwritten when it comes.
+const PAUSE_CHARS_MAX: usize = 6;
 /// Bytes that go through the view at a time.
 const STEP_BYTES: usize = 16 * 1024;
 
@@ -137,6 +140,7 @@ pub(crate) struct KnownScan {
     pending: Vec<Pending>,
     normalised: Vec<u8>,
     hits: Vec<Hit>,
+    guarded: u64,
 }
 
 struct Pending {
@@ -155,11 +159,18 @@ impl KnownScan {
             pending: Vec::new(),
             normalised: Vec::new(),
             hits: Vec::new(),
+            guarded: 0,
         }
+    }
+
+    /// From here on bytes are held back even when the stream pauses: a good part of a secret, or all of it.
+    pub(crate) fn guarded(&self) -> u64 {
+        self.guarded
     }
 
     /// Looks at what is new in the window; returns from where on bytes must be held back.
     pub(crate) fn advance(&mut self, known: &KnownSecrets, window: &Window<'_>, found: &mut Vec<Match>) -> u64 {
+        self.guarded = window.end();
         if known.is_empty() {
             return window.end();
         }
@@ -186,7 +197,11 @@ impl KnownScan {
         }
         let depth = self.folded.depth(&known.folded);
         let from = back(window.data, window.index(self.view.cursor), depth);
-        (window.base + from as u64).saturating_sub(known.lead_max as u64).max(window.base)
+        let hold = (window.base + from as u64).saturating_sub(known.lead_max as u64).max(window.base);
+        if depth > PAUSE_CHARS_MAX {
+            self.guarded = self.guarded.min(hold);
+        }
+        hold
     }
 
     /// From places in the view to places in the stream; the hits come in the order of their ends.
@@ -223,6 +238,7 @@ impl KnownScan {
             found.push(literal.to_match(window, start, end, confirmed));
             false
         });
+        self.guarded = self.guarded.min(hold);
         hold
     }
 
@@ -240,7 +256,11 @@ impl KnownScan {
             found.push(literal.to_match(window, end - literal.len as u64, end, end));
         }
         self.exact_cursor = window.end();
-        window.end() - self.exact.depth(&known.exact) as u64
+        let depth = self.exact.depth(&known.exact);
+        if depth > PAUSE_CHARS_MAX {
+            self.guarded = self.guarded.min(window.end() - depth as u64);
+        }
+        window.end() - depth as u64
     }
 }
 

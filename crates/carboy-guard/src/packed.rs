@@ -31,6 +31,8 @@ pub(crate) struct Depth(u8);
 
 impl Depth {
     pub(crate) const OUTERMOST: Depth = Depth(0);
+    /// Nothing is unpacked any more.
+    pub(crate) const INNERMOST: Depth = Depth(Depth::MAX);
     /// Packed data within packed data within packed data.
     const MAX: u8 = 3;
 }

@@ -55,6 +55,8 @@ pub struct StreamScanner {
     /// Bytes held back; the first one stands at `base` in the stream.
     buffer: Vec<u8>,
     base: u64,
+    /// Bytes before this position were given out; those of them that are still in the buffer are a memory.
+    given: u64,
     before: Option<u8>,
     matches: Vec<Match>,
     overwrites: Vec<Overwrite>,
@@ -77,6 +79,11 @@ impl StreamScanner {
         StreamScanner::nested(detectors, plan, Depth::OUTERMOST)
     }
 
+    /// A scanner that takes packed regions as the bytes they are: for data that are unpacked elsewhere.
+    pub fn shallow(detectors: Arc<Detectors>, plan: ScanPlan) -> Self {
+        StreamScanner::nested(detectors, plan, Depth::INNERMOST)
+    }
+
     pub(crate) fn nested(detectors: Arc<Detectors>, plan: ScanPlan, depth: Depth) -> Self {
         let wants = |detector| plan.detectors.contains(&detector);
         let known = (wants(Detector::KnownSecrets) && !detectors.known().is_empty()).then(KnownScan::new);
@@ -90,6 +97,7 @@ impl StreamScanner {
             packed,
             buffer: Vec::new(),
             base: 0,
+            given: 0,
             before: None,
             matches: Vec::new(),
             overwrites: Vec::new(),
@@ -118,6 +126,23 @@ impl StreamScanner {
         self.advance(More::Ended, out)
     }
 
+    /// The stream pauses, and somebody may be waiting for what is held back: appends it, but for what is more than the
+    /// first few characters of a known secret. The scanner goes on where it stands: the rest of a match whose
+    /// beginning was given out is still overwritten, or stops the stream.
+    pub fn release(&mut self, out: &mut Vec<u8>) {
+        self.give(self.releasable_to(), out);
+    }
+
+    /// Bytes that [`release`](Self::release) would append.
+    pub fn releasable(&self) -> usize {
+        self.releasable_to().saturating_sub(self.given) as usize
+    }
+
+    fn releasable_to(&self) -> u64 {
+        let end = self.base + self.buffer.len() as u64;
+        self.known.as_ref().map_or(end, |known| known.guarded().min(end))
+    }
+
     /// Warnings and redactions so far, at most [`FINDINGS_MAX`] at a time; empties the list.
     pub fn take_findings(&mut self) -> Vec<Finding> {
         std::mem::take(&mut self.findings)
@@ -130,7 +155,7 @@ impl StreamScanner {
 
     /// Bytes held back now.
     pub fn held(&self) -> usize {
-        self.buffer.len()
+        (self.base + self.buffer.len() as u64).saturating_sub(self.given) as usize
     }
 
     /// Bytes of the stream that are cleared.
@@ -203,21 +228,31 @@ impl StreamScanner {
         if cut == 0 {
             return;
         }
-        let at = out.len();
-        out.extend_from_slice(&self.buffer[..cut]);
-        for overwrite in &self.overwrites {
-            for (i, star) in overwrite.stars.iter().enumerate() {
-                let position = overwrite.start + i as u64;
-                if *star && position >= self.base && position < self.base + cut as u64 {
-                    out[at + (position - self.base) as usize] = b'*';
-                }
-            }
-        }
+        self.give(self.base + cut as u64, out);
         self.before = Some(self.buffer[cut - 1]);
         self.buffer.drain(..cut);
         self.base += cut as u64;
         let base = self.base;
         self.overwrites.retain(|o| o.start + o.stars.len() as u64 > base);
+    }
+
+    /// Appends what was not given out yet of the bytes before `to`, overwritten where it has to be.
+    fn give(&mut self, to: u64, out: &mut Vec<u8>) {
+        let from = self.given;
+        if to <= from {
+            return;
+        }
+        let at = out.len();
+        out.extend_from_slice(&self.buffer[(from - self.base) as usize..(to - self.base) as usize]);
+        for overwrite in &self.overwrites {
+            for (i, star) in overwrite.stars.iter().enumerate() {
+                let position = overwrite.start + i as u64;
+                if *star && position >= from && position < to {
+                    out[at + (position - from) as usize] = b'*';
+                }
+            }
+        }
+        self.given = to;
     }
 }
 

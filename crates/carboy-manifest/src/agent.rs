@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use carboy_core::audit::{hex, sha256};
 use carboy_core::ids::{AgentName, BottleName};
+use serde::Serialize;
 
 use crate::diagnostic::{Code, Diagnostics, Position, listed};
 use crate::files::Places;
 use crate::frontmatter::{self, FrontMatterError};
-use crate::git::{GitUser, agent_git_user};
+use crate::git::{UserPart, agent_git_user};
 use crate::keys;
+use crate::origin::Said;
 use crate::schema::{Scope, find};
 use crate::yaml::{self, Entry, Node, Value};
 
@@ -37,11 +40,22 @@ pub struct Agent {
     /// Its file.
     pub file: PathBuf,
     /// The bottle it wants, and where it says so; `None` leaves it to the command line.
-    pub bottle: Option<(BottleName, Position)>,
+    pub(crate) bottle: Option<Said<BottleName>>,
     /// Who commits; its fields win over the bottle's.
-    pub git_user: GitUser,
+    pub(crate) git_user: UserPart,
     /// What stands below the front matter.
     pub prompt: String,
+    /// SHA-256 of the file's bytes, in hex: what a person who looked at it agreed to (M39).
+    pub sha256: String,
+}
+
+/// An agent's file of a repository, by its place and content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RepositoryAgent {
+    /// The file, below the working directory.
+    pub file: PathBuf,
+    /// SHA-256 of its bytes, in hex.
+    pub sha256: String,
 }
 
 /// Reads an agent's file. The agent is worth something only when `out` has got no error.
@@ -73,19 +87,20 @@ fn read_in(scope: &mut Scope<'_>, name: AgentName, bytes: &[u8]) -> Option<Agent
     scope.keys(&root, &keys::AGENT, "the front matter");
     let bottle = find(&root, "bottle").and_then(|node| bottle(scope, node));
     let git_user = find(&root, "git-gate").map(|node| agent_git_user(scope, node)).unwrap_or_default();
-    Some(Agent { name, file: scope.file.to_path_buf(), bottle, git_user, prompt })
+    let sha256 = hex(&sha256(bytes));
+    Some(Agent { name, file: scope.file.to_path_buf(), bottle, git_user, prompt, sha256 })
 }
 
-fn bottle(scope: &mut Scope<'_>, node: &Node) -> Option<(BottleName, Position)> {
+fn bottle(scope: &mut Scope<'_>, node: &Node) -> Option<Said<BottleName>> {
     if matches!(node.value, Value::List(_)) {
-        let message =
-            format!("`bottle` of {} is a list: merging several bottles is not available in this version", scope.owner);
-        scope.error(node.at, Code::NotAvailable, message, "name one bottle");
+        let message = format!("`bottle` of {} is a list, not text", scope.owner);
+        let fix = "name one bottle; a bottle with `extends: [a, b]` joins several";
+        scope.error(node.at, Code::WrongType, message, fix);
         return None;
     }
     let text = scope.text(node, "`bottle`")?;
     match BottleName::parse(text) {
-        Ok(name) => Some((name, node.at)),
+        Ok(name) => Some(scope.said(name, node.at)),
         Err(error) => {
             let message = format!("`bottle` of {}: {error}", scope.owner);
             scope.error(node.at, Code::BadName, message, "write the name of a file under bottles/, without `.md`");

@@ -1,19 +1,22 @@
-//! A bottle's file: what may leave, what is visible, what is bounded.
+//! A bottle's file: what may leave, what is visible, what is bounded; or a part of that, when it extends another.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use carboy_core::ids::BottleName;
-use carboy_core::plan::{Bind, Limits};
-use carboy_core::route::Route;
+use carboy_core::plan::Bind;
 use serde::Serialize;
 
 use crate::diagnostic::{Code, Diagnostics, Position, excerpt};
+use crate::egress::EgressPart;
 use crate::files::Places;
-use crate::git::{GitGate, GitRepo, GitUser, git_gate};
+use crate::git::{GitGate, git_gate};
+use crate::limits::LimitsPart;
+use crate::origin::Said;
+use crate::presets::Preset;
 use crate::schema::{Scope, find};
 use crate::yaml::{Entry, Node, Value};
-use crate::{agent, egress, host_paths, keys, limits};
+use crate::{agent, egress, host_paths, keys, limits, presets};
 
 /// Most variables of a bottle.
 pub const ENV_MAX: usize = 500;
@@ -53,97 +56,115 @@ impl Default for Provider {
     }
 }
 
-/// One bottle, checked.
-#[derive(Clone, Debug)]
-pub struct Bottle {
-    /// The stem of its file.
-    pub name: BottleName,
-    /// Its file.
-    pub file: PathBuf,
-    /// What stands below the front matter.
-    pub prose: String,
-    /// `env`
-    pub env: BTreeMap<String, EnvValue>,
-    /// `agent_provider`
-    pub provider: Provider,
-    /// `git-gate.user`
-    pub git_user: GitUser,
-    /// `git-gate.repos`
-    pub git_repos: Vec<GitRepo>,
-    /// `egress.routes`, in order.
-    pub routes: Vec<Route>,
-    /// M25: whether the bottle gets the tools to ask for routes; by default it does.
-    pub supervise: bool,
-    /// `binds`
-    pub binds: Vec<Bind>,
-    /// `limits`
-    pub limits: Limits,
+/// `workspace`: how the working directory is given in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Workspace {
+    /// It is written to directly.
+    #[default]
+    Direct,
 }
 
-/// Reads a bottle's file. The bottle is worth something only when `out` has got no error.
-pub(crate) fn read(
-    name: BottleName,
-    file: &Path,
-    bytes: &[u8],
-    places: &Places,
-    out: &mut Diagnostics,
-) -> Option<Bottle> {
+/// What one bottle file says, or what several say together: every value with its place, nothing filled in.
+/// `merge` puts two together, `whole` makes a bottle of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Part {
+    /// `extends`, in order; empty in a merged one.
+    pub(crate) extends: Vec<Said<BottleName>>,
+    /// `env`
+    pub(crate) env: BTreeMap<String, Said<EnvValue>>,
+    /// `agent_provider`
+    pub(crate) provider: Option<Said<Provider>>,
+    /// `git-gate`
+    pub(crate) gate: GitGate,
+    /// `egress`
+    pub(crate) egress: EgressPart,
+    /// `presets`
+    pub(crate) presets: Vec<Said<Preset>>,
+    /// M25: whether the bottle gets the tools to ask for routes.
+    pub(crate) supervise: Option<Said<bool>>,
+    /// `binds`
+    pub(crate) binds: Vec<Said<Bind>>,
+    /// `limits`
+    pub(crate) limits: LimitsPart,
+    /// `workspace`
+    pub(crate) workspace: Option<Said<Workspace>>,
+}
+
+/// Reads a bottle's file. What is read is worth something only when `out` has got no error.
+pub(crate) fn read(name: &BottleName, file: &Path, bytes: &[u8], places: &Places, out: &mut Diagnostics) -> Part {
     let owner = format!("bottle `{name}`");
     let start = out.kept();
     let mut scope = Scope { file, owner: &owner, home: &places.home, carboy_home: &places.carboy_home, out };
-    let bottle = read_in(&mut scope, name, bytes);
+    let part = read_in(&mut scope, bytes).unwrap_or_default();
     out.sort_from(start);
-    bottle
+    part
 }
 
-fn read_in(scope: &mut Scope<'_>, name: BottleName, bytes: &[u8]) -> Option<Bottle> {
-    let (root, prose) = agent::front_matter(scope, bytes)?;
+fn read_in(scope: &mut Scope<'_>, bytes: &[u8]) -> Option<Part> {
+    let (root, _prose) = agent::front_matter(scope, bytes)?;
     let root = agent::root_map(scope, &root)?;
     scope.keys(&root, &keys::BOTTLE, "the front matter");
-    Some(assemble(scope, name, prose, &root))
+    let supervise = find(&root, "supervise").and_then(|node| Some((scope.boolean(node, "`supervise`")?, node.at)));
+    let provider = find(&root, "agent_provider").map(|node| (provider(scope, node), node.at));
+    Some(Part {
+        extends: find(&root, "extends").map(|node| extends(scope, node)).unwrap_or_default(),
+        env: find(&root, "env").map(|node| env(scope, node, "`env`")).unwrap_or_default(),
+        provider: provider.map(|(provider, at)| scope.said(provider, at)),
+        gate: find(&root, "git-gate").map(|node| git_gate(scope, node)).unwrap_or_default(),
+        egress: find(&root, "egress").map(|node| egress::egress(scope, node)).unwrap_or_default(),
+        presets: find(&root, "presets").map(|node| presets::presets(scope, node)).unwrap_or_default(),
+        supervise: supervise.map(|(value, at)| scope.said(value, at)),
+        binds: find(&root, "binds").map(|node| host_paths::binds(scope, node)).unwrap_or_default(),
+        limits: find(&root, "limits").map(|node| limits::limits(scope, node)).unwrap_or_default(),
+        workspace: find(&root, "workspace").and_then(|node| workspace(scope, node)),
+    })
 }
 
-fn assemble(scope: &mut Scope<'_>, name: BottleName, prose: String, root: &[Entry]) -> Bottle {
-    let gate = match find(root, "git-gate") {
-        Some(node) => git_gate(scope, node),
-        None => GitGate::default(),
+/// `extends`: one name, or a list in which later ones win (M26).
+fn extends(scope: &mut Scope<'_>, node: &Node) -> Vec<Said<BottleName>> {
+    let nodes = match &node.value {
+        Value::Text(_) => std::slice::from_ref(node),
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::List(_) | Value::Map(_) | Value::Invalid => {
+            scope.filled(node, "`extends`").unwrap_or_default()
+        }
     };
-    let supervise = find(root, "supervise").and_then(|node| scope.boolean(node, "`supervise`")).unwrap_or(true);
-    if let Some(node) = find(root, "workspace") {
-        workspace(scope, node);
+    let mut parents: Vec<Said<BottleName>> = Vec::new();
+    for node in nodes {
+        let Some(text) = scope.text(node, "`extends`") else { continue };
+        match BottleName::parse(text) {
+            Ok(name) if parents.iter().any(|known| known.value == name) => {
+                let message = format!("`extends` of {} names `{name}` twice", scope.owner);
+                scope.error(node.at, Code::BadValue, message, "keep one of the two; the later one wins");
+            }
+            Ok(name) => parents.push(scope.said(name, node.at)),
+            Err(error) => {
+                let message = format!("`extends` of {}: {error}", scope.owner);
+                scope.error(node.at, Code::BadName, message, "write the name of a file under bottles/, without `.md`");
+            }
+        }
     }
-    Bottle {
-        name,
-        file: scope.file.to_path_buf(),
-        prose,
-        env: find(root, "env").map(|node| env(scope, node, "`env`")).unwrap_or_default(),
-        provider: find(root, "agent_provider").map(|node| provider(scope, node)).unwrap_or_default(),
-        git_user: gate.user,
-        git_repos: gate.repos,
-        routes: find(root, "egress").map(|node| egress::egress(scope, node)).unwrap_or_default(),
-        supervise,
-        binds: find(root, "binds").map(|node| host_paths::binds(scope, node)).unwrap_or_default(),
-        limits: find(root, "limits").map(|node| limits::limits(scope, node)).unwrap_or_default(),
-    }
+    parents
 }
 
-fn workspace(scope: &mut Scope<'_>, node: &Node) {
-    match scope.text(node, "`workspace`") {
-        Some("direct") | None => {}
-        Some("overlay") => {
+fn workspace(scope: &mut Scope<'_>, node: &Node) -> Option<Said<Workspace>> {
+    match scope.text(node, "`workspace`")? {
+        "direct" => return Some(scope.said(Workspace::Direct, node.at)),
+        "overlay" => {
             let message = format!("`workspace: overlay` of {} is not available in this version", scope.owner);
             let fix = "remove `workspace`; the working directory is then written to directly";
             scope.error(node.at, Code::NotAvailable, message, fix);
         }
-        Some(other) => {
+        other => {
             let message = format!("`workspace` of {} is {}", scope.owner, excerpt(other));
             scope.error(node.at, Code::BadValue, message, "use `direct`, or remove the key");
         }
     }
+    None
 }
 
 /// A map of variables (M17, M18).
-fn env(scope: &mut Scope<'_>, node: &Node, what: &str) -> BTreeMap<String, EnvValue> {
+fn env(scope: &mut Scope<'_>, node: &Node, what: &str) -> BTreeMap<String, Said<EnvValue>> {
     let mut env = BTreeMap::new();
     let Some(entries) = scope.map(node, what) else { return env };
     if entries.len() > ENV_MAX {
@@ -159,7 +180,7 @@ fn env(scope: &mut Scope<'_>, node: &Node, what: &str) -> BTreeMap<String, EnvVa
             scope.error(entry.key_at, Code::BadName, message, fix);
         }
         if let Some(value) = env_value(scope, entry, what) {
-            env.insert(entry.key.clone(), value);
+            env.insert(entry.key.clone(), scope.said(value, entry.key_at));
         }
     }
     env
@@ -218,7 +239,8 @@ fn provider(scope: &mut Scope<'_>, node: &Node) -> Provider {
         read.args = texts.into_iter().map(|(text, _)| text.to_owned()).collect();
     }
     if let Some(node) = find(entries, "env") {
-        read.env = env(scope, node, "`agent_provider.env`");
+        let variables = env(scope, node, "`agent_provider.env`");
+        read.env = variables.into_iter().map(|(name, said)| (name, said.value)).collect();
     }
     provider_is_startable(scope, &read, entries, name.at);
     read

@@ -108,6 +108,12 @@ codes! {
     NoSuchAgent = "no-such-agent",
     /// The named bottle has no file.
     NoSuchBottle = "no-such-bottle",
+    /// `extends` leads back to where it began.
+    ExtendsCycle = "extends-cycle",
+    /// A chain of `extends` that is too deep or has too many files.
+    ChainTooLong = "chain-too-long",
+    /// An agent's file of a repository that nobody has agreed to.
+    NeedsTrust = "needs-trust",
     /// Warning: a bottle file under the working directory.
     BottleIgnored = "bottle-ignored",
     /// Warning: a file whose name is no valid name.
@@ -223,6 +229,20 @@ impl Diagnostics {
             self.list.push(diagnostic);
         } else {
             self.dropped += 1;
+        }
+    }
+
+    /// Adds one unless the same was said of the same place already: two bottles that extend a third find the same in it.
+    pub(crate) fn push_once(&mut self, diagnostic: Diagnostic) {
+        let same = |known: &Diagnostic| match &diagnostic.file {
+            Some(_) => {
+                (&known.file, known.line, known.column, known.code)
+                    == (&diagnostic.file, diagnostic.line, diagnostic.column, diagnostic.code)
+            }
+            None => *known == diagnostic,
+        };
+        if !self.list.iter().any(same) {
+            self.push(diagnostic);
         }
     }
 

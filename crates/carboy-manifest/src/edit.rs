@@ -1,9 +1,13 @@
 //! Adding a route to a bottle's file without touching anything else in it: comments, order and prose stay as they are.
 //!
 //! *Must never* change what the file says beyond the one route: the caller reads the result with the same reader and
-//! compares (`carboy allow` does).
+//! compares ([`adds_one_route`]; `carboy allow` does).
+
+use carboy_core::ids::RouteId;
+use carboy_core::route::Route;
 
 use crate::diagnostic::Position;
+use crate::effective::Effective;
 use crate::frontmatter;
 use crate::yaml::{self, Node, Value};
 
@@ -80,6 +84,17 @@ pub fn add_route(text: &str, route: &NewRoute) -> Result<String, EditError> {
     Ok(out)
 }
 
+/// Are the routes the same but for one that was added? Their numbers aside: those after it are counted anew.
+pub fn adds_one_route(before: &Effective, after: &Effective) -> bool {
+    let plain = |effective: &Effective| -> Vec<String> {
+        let whole = |route: &Route| Route { id: RouteId::new(0, &route.host), ..route.clone() };
+        effective.routes.iter().map(|route| format!("{:?}", whole(route))).collect()
+    };
+    let (before, after) = (plain(before), plain(after));
+    let same_front = before.iter().zip(&after).take_while(|(a, b)| a == b).count();
+    after.len() == before.len() + 1 && before[same_front..] == after[same_front + 1..]
+}
+
 fn entry<'a>(node: &'a Node, key: &str) -> Option<(Position, &'a Node)> {
     let Value::Map(entries) = &node.value else { return None };
     entries.iter().find(|e| e.key == key).map(|e| (e.key_at, &e.value))
@@ -153,8 +168,8 @@ fn render(route: &NewRoute, indent: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::effective::{Manifest, Request};
     use crate::files::{MapFiles, Places};
+    use crate::load::{Manifest, Request};
 
     fn hosts(text: &str) -> Vec<String> {
         let places = Places { carboy_home: "/h/.carboy".into(), home: "/h".into(), cwd: "/w".into() };

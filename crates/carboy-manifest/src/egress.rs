@@ -16,8 +16,9 @@ use carboy_core::route::{AuthScheme, DlpPolicy, GitAccess, OnMatch, Reach, Route
 use crate::diagnostic::{Code, Position, excerpt, listed};
 use crate::keys;
 use crate::limits::size;
+use crate::origin::Said;
 use crate::schema::{Scope, find};
-use crate::yaml::{Entry, Node};
+use crate::yaml::{Entry, Node, Value};
 
 /// M22: the values of `auth_scheme`, spelled exactly so.
 pub const EGRESS_AUTH_SCHEMES: &[&str] = &["Bearer", "token"];
@@ -52,46 +53,71 @@ const HEADERS_NEVER: &[&str] = &[
     "upgrade",
 ];
 
-/// `egress` of a bottle: its routes in order. Those with errors are left out, and the load fails by their errors.
-pub(crate) fn egress(scope: &mut Scope<'_>, node: &Node) -> Vec<Route> {
-    let Some(entries) = scope.map(node, "`egress`") else { return Vec::new() };
+/// `egress`, as a file says it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EgressPart {
+    /// In order; their numbers are those of this file.
+    pub(crate) routes: Vec<Said<Route>>,
+    /// `log`, as written.
+    pub(crate) log: Option<Said<String>>,
+}
+
+/// `egress` of a bottle. Routes with errors are left out, and the load fails by their errors.
+pub(crate) fn egress(scope: &mut Scope<'_>, node: &Node) -> EgressPart {
+    let mut part = EgressPart::default();
+    let Some(entries) = scope.map(node, "`egress`") else { return part };
     scope.keys(entries, &keys::EGRESS, "`egress`");
     if let Some(log) = entries.iter().find(|entry| entry.key == "log") {
         let message = format!("`egress.log` of {} changes nothing: every request is in the audit log", scope.owner);
         scope.warn(log.key_at, Code::NoEffect, message, "remove `log`");
+        part.log = Some(scope.said(scalar(&log.value), log.value.at));
     }
     let Some(list) = find(entries, "routes").and_then(|node| scope.list(node, "`egress.routes`")) else {
-        return Vec::new();
+        return part;
     };
     if list.len() > ROUTES_MAX {
         let message = format!("{} has {} routes, more than {ROUTES_MAX}", scope.owner, list.len());
         scope.error(list[ROUTES_MAX].at, Code::TooComplex, message, "join routes by `*.zone`, or split the bottle");
-        return Vec::new();
+        return part;
     }
-    let read: Vec<(Route, Position)> =
-        list.iter().enumerate().filter_map(|(i, node)| Some((route(scope, node, i + 1)?, node.at))).collect();
-    warn_redundant(scope, &read);
-    read.into_iter().map(|(route, _)| route).collect()
+    for (i, node) in list.iter().enumerate() {
+        if let Some(route) = route(scope, node, i + 1, &format!("route {}", i + 1)) {
+            part.routes.push(scope.said(route, node.at));
+        }
+    }
+    part
 }
 
-fn route(scope: &mut Scope<'_>, node: &Node, index: usize) -> Option<Route> {
-    let what = format!("route {index}");
-    let entries = scope.map(node, &what)?;
-    scope.keys(entries, &keys::ROUTE, &what);
+/// A value in a few words, for a key whose values nobody has written down.
+fn scalar(node: &Node) -> String {
+    match &node.value {
+        Value::Text(text) => text.clone(),
+        Value::Bool(value) => value.to_string(),
+        Value::Int(number) => number.to_string(),
+        Value::Null | Value::Invalid => String::new(),
+        Value::List(_) => "a list".to_owned(),
+        Value::Map(_) => "a map".to_owned(),
+    }
+}
+
+/// One route; `what` is how messages name it.
+pub(crate) fn route(scope: &mut Scope<'_>, node: &Node, index: usize, what: &str) -> Option<Route> {
+    let entries = scope.map(node, what)?;
+    scope.keys(entries, &keys::ROUTE, what);
     let reach = match find(entries, "private").map(|node| scope.boolean(node, &format!("`private` of {what}"))) {
         Some(Some(true)) => Reach::Private,
         Some(Some(false) | None) | None => Reach::Public,
     };
     if find(entries, "host").is_none() {
-        scope.missing(node.at, "host", &what, "add `host: api.example.org` or `host: \"*.example.org\"`");
+        scope.missing(node.at, "host", what, "add `host: api.example.org` or `host: \"*.example.org\"`");
     }
-    let host = find(entries, "host").and_then(|node| host(scope, node, &what, reach));
-    let ports = ports(scope, entries, &what);
-    let meter = meter(scope, entries, &what);
-    let auth = auth(scope, entries, &what, meter.as_ref(), node.at);
-    let matches = matches::matches(scope, entries, &what);
-    let git = git(scope, entries, &what);
-    let dlp = dlp(scope, entries, &what);
+    let host = find(entries, "host").and_then(|node| host(scope, node, what, reach));
+    let ports = ports(scope, entries, what);
+    let meter = meter(scope, entries, what);
+    let auth = auth(scope, entries, what, meter.as_ref(), node.at);
+    let matches = matches::matches(scope, entries, what);
+    let git = git(scope, entries, what);
+    let dlp = dlp(scope, entries, what);
     let body_bytes_max =
         find(entries, "body_bytes_max").and_then(|node| size(scope, node, &format!("`body_bytes_max` of {what}"), 1));
     let host = host?;
@@ -354,22 +380,8 @@ fn detectors(scope: &mut Scope<'_>, node: &Node, what: &str, all: &[Detector]) -
     chosen
 }
 
-/// Two routes that say the same, or one that an earlier one leaves nothing to.
-fn warn_redundant(scope: &mut Scope<'_>, routes: &[(Route, Position)]) {
-    for (i, (later, at)) in routes.iter().enumerate() {
-        let hidden_by = routes[..i].iter().find(|(earlier, _)| hides(earlier, later));
-        if let Some((earlier, first_at)) = hidden_by {
-            let message = format!(
-                "route {} of {} is never used: {} on line {} allows all of it first",
-                later.id, scope.owner, earlier.id, first_at.line
-            );
-            scope.warn(*at, Code::RouteRedundant, message, "remove one of the two, or put the narrower one first");
-        }
-    }
-}
-
 /// The first route that allows a request wins; so this one takes everything that the later one could.
-fn hides(earlier: &Route, later: &Route) -> bool {
+pub(crate) fn hides(earlier: &Route, later: &Route) -> bool {
     let ports = later.ports.iter().all(|port| earlier.ports.contains(port));
     let git = earlier.git == GitAccess::Fetch || later.git == GitAccess::Denied;
     // Expressions have no equality; their text does.

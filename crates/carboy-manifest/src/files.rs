@@ -75,6 +75,43 @@ impl Places {
     }
 }
 
+/// The files as they would be after one change: for looking at a change before it is made.
+pub struct Changed<'a> {
+    /// Everything else.
+    pub files: &'a dyn ManifestFiles,
+    /// The file that is changed.
+    pub path: &'a Path,
+    /// What would stand in it.
+    pub content: &'a [u8],
+}
+
+impl ManifestFiles for Changed<'_> {
+    fn list(&self, dir: &Path) -> Result<Vec<String>, FileError> {
+        let mut names = self.files.list(dir)?;
+        let own = self.path.file_name().and_then(|name| name.to_str()).filter(|_| self.path.parent() == Some(dir));
+        if let Some(own) = own.filter(|own| !names.iter().any(|name| name == own)) {
+            names.push(own.to_owned());
+        }
+        Ok(names)
+    }
+
+    fn read(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+        match path == self.path {
+            true if self.content.len() as u64 > bytes_max => Err(FileError::TooLarge { bytes_max }),
+            true => Ok(Some(self.content.to_vec())),
+            false => self.files.read(path, bytes_max),
+        }
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        self.path.starts_with(path) || self.files.exists(path)
+    }
+
+    fn same_directory(&self, a: &Path, b: &Path) -> bool {
+        self.files.same_directory(a, b)
+    }
+}
+
 /// Files in memory, by absolute path.
 #[derive(Clone, Debug, Default)]
 pub struct MapFiles(BTreeMap<PathBuf, Vec<u8>>);

@@ -16,6 +16,7 @@ use std::path::{Component, Path, PathBuf};
 use carboy_core::plan::{Access, Bind};
 
 use crate::diagnostic::{Code, excerpt};
+use crate::origin::Said;
 use crate::schema::Scope;
 use crate::yaml::{Entry, Node};
 
@@ -86,16 +87,16 @@ pub fn refused_source(source: &Path, home: &Path, carboy_home: &Path) -> Option<
 }
 
 /// `binds`: a map from host path to `TARGET`, `TARGET:ro`, `TARGET:rw`, `ro` or `rw`.
-pub(crate) fn binds(scope: &mut Scope<'_>, node: &Node) -> Vec<Bind> {
+pub(crate) fn binds(scope: &mut Scope<'_>, node: &Node) -> Vec<Said<Bind>> {
     let Some(entries) = scope.map(node, "`binds`") else { return Vec::new() };
-    let mut binds: Vec<Bind> = Vec::new();
+    let mut binds: Vec<Said<Bind>> = Vec::new();
     for entry in entries {
         let Some(bind) = bind(scope, entry) else { continue };
-        if binds.iter().any(|other| other.target == bind.target) {
+        if binds.iter().any(|other| other.value.target == bind.target) {
             let message = format!("two binds of {} have the target {}", scope.owner, bind.target.display());
             scope.error(entry.value.at, Code::BadValue, message, "keep one of the two");
         } else {
-            binds.push(bind);
+            binds.push(scope.said(bind, entry.key_at));
         }
     }
     binds

@@ -25,11 +25,19 @@ impl Keys {
 }
 
 pub(crate) const BOTTLE: Keys = Keys {
-    allowed: &["agent_provider", "binds", "egress", "env", "git-gate", "limits", "supervise", "workspace"],
-    later: &[
-        "backend", "budget", "ceiling", "extends", "forward", "image", "mounts", "presets", "publish", "shutdown",
-        "window",
+    allowed: &[
+        "agent_provider",
+        "binds",
+        "egress",
+        "env",
+        "extends",
+        "git-gate",
+        "limits",
+        "presets",
+        "supervise",
+        "workspace",
     ],
+    later: &["backend", "budget", "ceiling", "forward", "image", "mounts", "publish", "shutdown", "window"],
     removed: &[
         Removed {
             key: "runtime",
@@ -91,6 +99,9 @@ pub(crate) const GIT_GATE: Keys = Keys::only(&["repos", "user"]);
 pub(crate) const GIT_USER: Keys = Keys::only(&["email", "name"]);
 pub(crate) const GIT_REPO: Keys = Keys::only(&["host_key", "identity", "url"]);
 pub(crate) const PROVIDER: Keys = Keys::only(&["args", "command", "env", "name"]);
+pub(crate) const PRESET_OF_NOTHING: Keys = Keys::only(&[]);
+pub(crate) const PRESET_OF_TOKEN: Keys = Keys::only(&["token_env"]);
+pub(crate) const PRESET_OF_HOSTS: Keys = Keys::only(&["hosts", "private", "token_env"]);
 pub(crate) const LIMITS: Keys = Keys::only(&["memory", "open_files", "processes"]);
 pub(crate) const SETTINGS: Keys = Keys::only(&["bottle_uid", "capture", "secrets", "upstreams"]);
 pub(crate) const SECRET: Keys = Keys::only(&["command", "env", "file"]);
@@ -108,8 +119,24 @@ mod tests {
     fn the_reference_names_every_key_and_every_code() {
         // M11, M34
         let all = [
-            &BOTTLE, &AGENT, &ROUTE, &EGRESS, &MATCH, &PATH, &HEADER, &ROUTE_GIT, &DLP, &GIT_GATE, &GIT_USER,
-            &GIT_REPO, &PROVIDER, &LIMITS, &SETTINGS, &SECRET, &UPSTREAM,
+            &BOTTLE,
+            &AGENT,
+            &ROUTE,
+            &EGRESS,
+            &MATCH,
+            &PATH,
+            &HEADER,
+            &ROUTE_GIT,
+            &DLP,
+            &GIT_GATE,
+            &GIT_USER,
+            &GIT_REPO,
+            &PRESET_OF_HOSTS,
+            &PROVIDER,
+            &LIMITS,
+            &SETTINGS,
+            &SECRET,
+            &UPSTREAM,
         ];
         for key in all.iter().flat_map(|keys| keys.allowed.iter().chain(keys.later)) {
             let word = |c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-';

@@ -1,7 +1,9 @@
 //! Bottles and agents as Markdown files with front matter, settings, and the checked effective configuration.
 //!
 //! ```text
-//!   files ─▶ frontmatter ─▶ yaml (tree with positions) ─▶ bottle │ agent │ settings ─▶ Effective
+//!   files ─▶ frontmatter ─▶ yaml (tree with positions) ─▶ bottle (parts) │ agent │ settings
+//!                              │                             │
+//!                              │         chain (extends) ─▶ merge ─▶ whole ─▶ load ─▶ Effective ─▶ view
 //!                              │                             │
 //!                              └── SyntaxError ──▶ Diagnostics ◀── every schema error, each with its fix
 //! ```
@@ -9,10 +11,12 @@
 //! *Architecture invariants:* nothing here opens a file, a socket, an environment variable or a clock; what it reads
 //! comes through [`files::ManifestFiles`]. A key that this version does not implement is an error, never ignored: a
 //! limit that a person wrote and nobody enforces is worse than none. A file under the working directory selects a
-//! bottle and never widens one (a checked-out repository is not trusted). Nothing in here holds a secret.
+//! bottle and never widens one (a checked-out repository is not trusted), and is used only after somebody has agreed to
+//! it. Nothing in here holds a secret. No module needs one that needs it (M33).
 
 pub mod agent;
 pub mod bottle;
+pub mod chain;
 pub mod check;
 pub mod diagnostic;
 pub mod edit;
@@ -24,13 +28,24 @@ pub mod git;
 pub mod host_paths;
 mod keys;
 pub mod limits;
+pub mod load;
+pub mod lookup;
+pub mod merge;
+pub mod origin;
+pub mod presets;
 mod schema;
 pub mod settings;
+pub mod trust;
+pub mod view;
+pub mod whole;
 pub mod yaml;
 
-pub use bottle::{EnvValue, Provider};
+pub use agent::RepositoryAgent;
+pub use bottle::{EnvValue, Provider, Workspace};
 pub use check::{CheckReport, check};
 pub use diagnostic::{Code, Diagnostic, Diagnostics};
-pub use effective::{Effective, Manifest, Request, routes_of};
+pub use effective::Effective;
 pub use files::{ManifestFiles, MapFiles, Places};
+pub use load::{Manifest, Request, Reread, routes_of};
 pub use settings::{SecretFrom, Settings};
+pub use trust::{LoadError, NeedsTrust, Trust, TrustNothing, Trusted};

@@ -1,9 +1,8 @@
 //! Sizes with units, and a bottle's resource bounds.
 
-use carboy_core::plan::Limits;
-
 use crate::diagnostic::{Code, excerpt};
 use crate::keys;
+use crate::origin::Said;
 use crate::schema::{Scope, find};
 use crate::yaml::{Node, Value};
 
@@ -48,20 +47,29 @@ pub(crate) fn size(scope: &mut Scope<'_>, node: &Node, what: &str, min: u64) -> 
     fits
 }
 
+/// `limits`, as files say them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LimitsPart {
+    pub(crate) memory: Option<Said<u64>>,
+    pub(crate) processes: Option<Said<u32>>,
+    pub(crate) open_files: Option<Said<u32>>,
+}
+
 /// `limits`: `memory`, `processes`, `open_files`.
-pub(crate) fn limits(scope: &mut Scope<'_>, node: &Node) -> Limits {
-    let mut limits = Limits::default();
+pub(crate) fn limits(scope: &mut Scope<'_>, node: &Node) -> LimitsPart {
+    let mut limits = LimitsPart::default();
     let Some(entries) = scope.map(node, "`limits`") else { return limits };
     scope.keys(entries, &keys::LIMITS, "`limits`");
     if let Some(node) = find(entries, "memory") {
-        limits.memory_bytes_max = size(scope, node, "`limits.memory`", MEMORY_BYTES_MIN);
+        limits.memory = size(scope, node, "`limits.memory`", MEMORY_BYTES_MIN).map(|n| scope.said(n, node.at));
     }
     if let Some(node) = find(entries, "processes") {
-        limits.processes_max = scope.number(node, "`limits.processes`", 8..=1_000_000).unwrap_or(limits.processes_max);
+        let number = scope.number(node, "`limits.processes`", 8..=1_000_000);
+        limits.processes = number.map(|n| scope.said(n, node.at));
     }
     if let Some(node) = find(entries, "open_files") {
-        let range = 64..=1_048_576;
-        limits.open_files_max = scope.number(node, "`limits.open_files`", range).unwrap_or(limits.open_files_max);
+        let number = scope.number(node, "`limits.open_files`", 64..=1_048_576);
+        limits.open_files = number.map(|n| scope.said(n, node.at));
     }
     limits
 }

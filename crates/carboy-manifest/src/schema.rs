@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, excerpt, listed};
 use crate::keys::Keys;
+use crate::origin::{Place, Said};
 use crate::yaml::{Entry, Node, Value};
 
 /// One file being read.
@@ -29,6 +30,11 @@ pub(crate) fn find<'n>(entries: &'n [Entry], key: &str) -> Option<&'n Node> {
 }
 
 impl Scope<'_> {
+    /// The value with its place in this file.
+    pub(crate) fn said<T>(&self, value: T, at: Position) -> Said<T> {
+        Said { value, place: Place { file: self.file.to_path_buf(), at } }
+    }
+
     pub(crate) fn error(&mut self, at: Position, code: Code, message: impl AsRef<str>, fix: impl AsRef<str>) {
         self.out.push(Diagnostic::error(code, message, fix).at(self.file, at));
     }

@@ -12,6 +12,8 @@ use carboy_core::plan::CapturePolicy;
 use carboy_core::upstream::{Transport, Upstream, Upstreams};
 use serde::Serialize;
 
+pub use crate::origin::{Origin, Sourced};
+
 use crate::diagnostic::{Code, Diagnostics, Position, excerpt};
 use crate::files::{ManifestFiles, Places};
 use crate::frontmatter::{FrontMatterError, text_of};
@@ -21,36 +23,6 @@ use crate::{agent, host_paths, keys};
 
 /// Most bytes of a CA file.
 pub const CA_BYTES_MAX: u64 = 1024 * 1024;
-
-/// Where a value was said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase", tag = "from")]
-pub enum Origin {
-    /// Nowhere: carboy's own.
-    Default,
-    /// In a file.
-    File {
-        /// Which.
-        file: PathBuf,
-        /// On which line, from 1.
-        line: u32,
-    },
-}
-
-/// A value and where it was said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sourced<T> {
-    /// What.
-    pub value: T,
-    /// Where.
-    pub origin: Origin,
-}
-
-impl<T> Sourced<T> {
-    fn default_of(value: T) -> Self {
-        Sourced { value, origin: Origin::Default }
-    }
-}
 
 /// Where a secret's value is got from, outside and at launch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -101,7 +73,7 @@ impl Settings {
 /// Reads the settings of the user; without a file they are the defaults.
 pub(crate) fn load(files: &dyn ManifestFiles, places: &Places, out: &mut Diagnostics) -> Settings {
     let file = places.settings();
-    let Some(bytes) = crate::effective::read_file(files, &file, out) else { return Settings::default() };
+    let Some(bytes) = crate::lookup::read_file(files, &file, out) else { return Settings::default() };
     let start = out.kept();
     let mut scope =
         Scope { file: &file, owner: "settings.yml", home: &places.home, carboy_home: &places.carboy_home, out };

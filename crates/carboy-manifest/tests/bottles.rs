@@ -114,16 +114,13 @@ fn unknown_keys_are_named_sorted_with_what_is_allowed() {
         one.message,
         "the front matter of bottle `dev` has unknown keys: `alpha`, `envs`, `zeta` (lines 3, 4, 2)"
     );
-    let want = "did you mean `env`? allowed are `agent_provider`, `binds`, `egress`, `env`, `git-gate`, `limits`, `supervise`, `workspace`";
+    let want = "did you mean `env`? allowed are `agent_provider`, `binds`, `egress`, `env`, `extends`, `git-gate`, `limits`, `presets`, `supervise`, `workspace`";
     assert_eq!(one.fix, want);
 }
 
 #[test]
 fn a_key_whose_feature_is_missing_is_refused_not_ignored() {
-    for key in [
-        "extends", "budget", "ceiling", "shutdown", "window", "backend", "image", "mounts", "publish", "forward",
-        "presets",
-    ] {
+    for key in ["budget", "ceiling", "shutdown", "window", "backend", "image", "mounts", "publish", "forward"] {
         let want =
             format!("not-available 2:1 `{key}` in the front matter of bottle `dev` is not available in this version");
         assert_eq!(error(&format!("{key}: 1")), want);

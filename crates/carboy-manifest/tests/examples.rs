@@ -47,9 +47,11 @@ fn every_example_of_the_reference_is_accepted() {
         false => format!("{key}: {example}"),
     };
     let bottles = section("Bottle");
-    assert_eq!(bottles.len(), 8);
+    assert_eq!(bottles.len(), 10);
     for (key, example) in bottles {
-        bottle(&whole(&key, &example)).unwrap_or_else(|errors| panic!("{key}: {errors}"));
+        let text = format!("---\n{}\n---\n", whole(&key, &example));
+        let home = files(&[("bottles/dev.md", &text), ("bottles/base.md", "---\n---\n")]);
+        Manifest::load(&home, &request(None, &["dev"])).unwrap_or_else(|errors| panic!("{key}: {errors}"));
     }
     let routes = section("Route");
     assert_eq!(routes.len(), 11);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use carboy_core::ids::BottleName;
 use carboy_manifest::files::FileError;
-use carboy_manifest::{Code, Manifest, ManifestFiles, MapFiles, Places, Request, check, routes_of};
-use support::{codes, files, places, request};
+use carboy_manifest::{Code, Manifest, ManifestFiles, MapFiles, Places, Request, Reread, check, routes_of};
+use support::{codes, files, load_trusted, places, request};
 
 const EMPTY: &str = "---\n---\n";
 
@@ -98,7 +98,7 @@ fn the_working_directory_s_agent_wins() {
         ("agents/coder.md", "---\nbottle: dev\n---\nof home"),
         ("/repo/.carboy/agents/coder.md", "---\nbottle: dev\n---\nof the repository"),
     ]);
-    let loaded = Manifest::load(&home, &request(Some("coder"), &[])).unwrap();
+    let loaded = load_trusted(&home, &request(Some("coder"), &[])).unwrap();
     assert_eq!(loaded.prompt, "of the repository");
     assert_eq!(loaded.agent_file, Some("/repo/.carboy/agents/coder.md".into()));
 }
@@ -183,7 +183,7 @@ fn the_command_line_s_bottle_wins_over_the_agent_s() {
     let codes_of = |agent, bottles: &[&str]| codes(&Manifest::load(&home, &request(agent, bottles)).err().unwrap());
     assert_eq!(codes_of(Some("none"), &[]), [Code::NothingToRun]);
     assert_eq!(codes_of(None, &[]), [Code::NothingToRun]);
-    assert_eq!(codes_of(None, &["dev", "other"]), [Code::NotAvailable]);
+    assert_eq!(codes_of(None, &["dev", "gone", "lost"]), [Code::NoSuchBottle, Code::NoSuchBottle]);
     assert_eq!(codes_of(None, &["gone"]), [Code::NoSuchBottle]);
     assert_eq!(codes_of(Some("gone"), &[]), [Code::NoSuchAgent]);
     assert_eq!(codes_of(Some("../a"), &[]), [Code::BadName]);
@@ -194,7 +194,7 @@ fn with_nothing_to_run_the_error_shows_a_file_that_works() {
     // M9
     let errors = Manifest::load(&MapFiles::default(), &request(None, &[])).err().unwrap();
     insta::assert_snapshot!(errors.to_string());
-    let home = files(&[("bottles/dev.md", carboy_manifest::effective::EXAMPLE)]);
+    let home = files(&[("bottles/dev.md", carboy_manifest::lookup::EXAMPLE)]);
     assert!(Manifest::load(&home, &request(None, &["dev"])).unwrap().warnings.is_empty());
 }
 
@@ -204,7 +204,7 @@ fn an_agent_file_selects_and_never_widens() {
     let of = |yaml: &str| {
         let text = format!("---\nbottle: dev\n{yaml}\n---\n");
         let home = files(&[("bottles/dev.md", EMPTY), ("/repo/.carboy/agents/a.md", &text)]);
-        let errors = Manifest::load(&home, &request(Some("a"), &[])).err();
+        let errors = load_trusted(&home, &request(Some("a"), &[])).err();
         errors.map(|errors| codes(&errors)).unwrap_or_default()
     };
     for yaml in ["env: {}", "egress: {routes: []}", "binds: {}", "agent_provider: codex", "git-gate: {repos: {}}"] {
@@ -235,11 +235,24 @@ fn files_of_the_tool_before_are_pointed_at() {
         all.iter().filter(|d| d.code == Code::ForeignFiles).map(|d| d.message.clone()).collect::<Vec<_>>()
     };
     let old = ("/home/u/.bot-bottle/bottles/dev.md", "x");
-    assert_eq!(hints(&[old]), ["found `/home/u/.bot-bottle`, which carboy does not read"]);
-    assert_eq!(hints(&[old, ("bottles/dev.md", EMPTY)]), [""; 0]);
+    let of_home = "found `/home/u/.bot-bottle` of your home, which carboy does not read";
+    assert_eq!(hints(&[old]), [of_home]);
+    // What carboy makes by itself is no sign that somebody has moved.
+    assert_eq!(hints(&[old, ("audit/audit.jsonl", ""), ("ca/ca.pem", "")]), [of_home]);
+    for written in ["bottles/dev.md", "agents/a.md", "settings.yml"] {
+        assert_eq!(hints(&[old, (written, EMPTY)]), [""; 0]);
+    }
     let both = [("/home/u/bot-bottle.json", "{}"), ("/repo/bot-bottle.json", "{}")];
-    assert_eq!(hints(&both), ["found `/home/u/bot-bottle.json`, `/repo/bot-bottle.json`, which carboy does not read"]);
+    let want = "found `/home/u/bot-bottle.json` of your home and `/repo/bot-bottle.json` of the working directory, which \
+                carboy does not read";
+    assert_eq!(hints(&both), [want]);
     assert_eq!(hints(&[("/repo/bot-bottle.json", "{}"), ("/repo/.carboy/agents/a.md", EMPTY)]), [""; 0]);
+    // M5: the home as working directory is looked at once.
+    let at_home = Request { places: Places { cwd: "/home/u".into(), ..places() }, ..request(None, &["dev"]) };
+    let errors = Manifest::load(&files(&both), &at_home).err().unwrap();
+    let hint = errors.iter().next().unwrap();
+    assert_eq!(hint.message, "found `/home/u/bot-bottle.json` of your home, which carboy does not read");
+    assert!(hint.fix.contains("`carboy init --from bot-bottle`"), "{hint}");
 }
 
 #[test]
@@ -265,10 +278,11 @@ fn a_file_is_bounded_text_with_front_matter() {
 
 #[test]
 fn routes_are_read_anew_with_a_new_generation_or_not_at_all() {
-    let name = BottleName::parse("dev").unwrap();
+    let name = [BottleName::parse("dev").unwrap()];
     let good = files(&[("bottles/dev.md", "---\negress: {routes: [{host: a.example}]}\n---\n")]);
-    let (routes, warnings) = routes_of(&good, &places(), &name, 7).unwrap();
+    let Reread { routes, warnings, bottle_files } = routes_of(&good, &places(), &name, 7).unwrap();
     assert_eq!((routes.generation(), routes.iter().count(), warnings.is_empty()), (7, 1, true));
+    assert_eq!(bottle_files, [places().carboy_home.join("bottles/dev.md")]);
     let bad = files(&[("bottles/dev.md", "---\negress: {routes: [{host: a.example}, {hosts: b}]}\n---\n")]);
     assert_eq!(codes(&routes_of(&bad, &places(), &name, 8).err().unwrap()), [Code::MissingKey, Code::UnknownKey]);
     assert_eq!(codes(&routes_of(&MapFiles::default(), &places(), &name, 8).err().unwrap()), [Code::NoSuchBottle]);

@@ -191,18 +191,17 @@ impl<'a> Shown<'a> {
     /// The detail quotes hosts and paths that a program inside chose; escape sequences and line breaks in them must
     /// not reach a terminal or fake a line of the answer.
     fn detail(&self) -> String {
-        let mut shown: String = self
-            .denial
-            .detail
-            .chars()
-            .take(DETAIL_CHARS_MAX)
-            .map(|c| if c.is_control() || is_invisible(c) { '\u{fffd}' } else { c })
-            .collect();
+        let mut shown: String = self.denial.detail.chars().take(DETAIL_CHARS_MAX).map(visible).collect();
         if self.denial.detail.chars().nth(DETAIL_CHARS_MAX).is_some() {
             shown.push('…');
         }
         shown
     }
+}
+
+/// The character, or U+FFFD in place of one that a terminal acts on or a reader cannot see.
+pub fn visible(c: char) -> char {
+    if c.is_control() || is_invisible(c) { '\u{fffd}' } else { c }
 }
 
 /// Line separators and the characters that reorder what stands around them (CVE-2021-42574).

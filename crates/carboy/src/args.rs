@@ -100,6 +100,9 @@ pub struct RunArgs {
     /// Run as this ordinary user (when carboy is started by root)
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
+    /// Agree to an agent file of the working directory without being asked
+    #[arg(long)]
+    pub trust: bool,
     /// Never use a pseudo-terminal
     #[arg(long)]
     pub no_tty: bool,

@@ -14,6 +14,7 @@ mod run;
 mod runs;
 mod terminal;
 mod tour;
+mod trust;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -52,6 +52,17 @@ pub fn ask(question: &str) -> std::io::Result<String> {
     }
 }
 
+/// Asks yes or no on the terminal; an error when there is none. Anything but a yes is a no.
+pub fn confirm(question: &str) -> std::io::Result<bool> {
+    if !rustix::termios::isatty(std::io::stdin()) {
+        return Err(std::io::ErrorKind::NotConnected.into());
+    }
+    eprint!("{question}");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
 /// Keeps the terminal raw for as long as it lives.
 pub struct RawMode(Termios);
 

@@ -78,7 +78,7 @@ impl Place {
 
     fn text(&mut self, scan: &Scan, text: &str) {
         let own = scan.rows(text);
-        if text.contains(' ') || !own.is_empty() {
+        if is_a_sentence(text) || !own.is_empty() {
             let rows = own.into_iter().chain(std::mem::take(&mut self.waiting));
             self.found.extend(rows.map(|id| (id, text.to_owned())));
         }
@@ -91,6 +91,12 @@ impl Place {
             self.found.extend(waiting.into_iter().map(|id| (id, test.name.clone())));
         }
     }
+}
+
+/// A test's name reads like one: words, and nothing of a script or of a table of numbers.
+fn is_a_sentence(text: &str) -> bool {
+    let words = text.split(' ').filter(|word| word.chars().filter(|c| c.is_alphabetic()).count() > 1).count();
+    words >= 3 && !text.contains([';', '$', '\n', '\\', '{', '=', '|', '<', '>'])
 }
 
 struct Scan<'a> {

@@ -30,6 +30,8 @@ pub fn drop_everything(spec: &InitSpec) -> Result<u32, SetupError> {
     };
     step("drop the capabilities", set_capabilities(None, none))?;
     step("set no_new_privs", set_no_new_privs(true))?;
+    // Before the filter, which lets nobody change it: see its `core_limit`.
+    step("limit core dumps", process::limit(libc::RLIMIT_CORE, 1))?;
     let abi = step("restrict with Landlock", restrict(spec).map_err(io::Error::other))?;
     for program in step("build the system call filter", seccomp_programs().map_err(io::Error::other))? {
         step("install the system call filter", seccompiler::apply_filter(&program).map_err(io::Error::other))?;

@@ -148,7 +148,6 @@ fn become_program(spec: &InitSpec, streams: &Streams) -> io::Result<Infallible> 
     }
     process::close_on_exec_from(3)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    process::limit(libc::RLIMIT_CORE, 0)?;
     process::limit(libc::RLIMIT_NOFILE, spec.open_files_max)?;
     process::limit(libc::RLIMIT_NPROC, spec.processes_max)?;
     if let Some(bytes) = spec.data_bytes_max {

@@ -32,7 +32,7 @@ const SYSTEM_MERGED: [&str; 7] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Parts of `/proc` that tell about or change the host: not writable.
-const PROC_READ_ONLY: [&str; 7] = ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "mtrr"];
+const PROC_READ_ONLY: [&str; 8] = ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "mtrr", "pressure"];
 /// Parts that are hidden.
 const PROC_HIDDEN: [&str; 14] = [
     "kcore",

@@ -23,6 +23,8 @@ pub struct InitImage {
     pub groups: Groups,
     /// The child waits for a byte here: its id maps are written by then.
     pub gate: OwnedFd,
+    /// The gate's other end, which stays with the parent. The child closes its copy, or the gate would never end.
+    pub opener: RawFd,
     /// The child's complaint: one byte for the step, four for errno.
     pub complaint: OwnedFd,
 }
@@ -147,6 +149,10 @@ unsafe fn child_steps(
         // A supervisor that cannot be dumped (it holds secrets) makes the child's id map files root's; the child is
         // made dumpable for the moment until its exec, in which it stands in a user namespace of its own.
         libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 1, 0, 0, 0);
+        // A parent that dies before the gate opens takes the child with it: by the signal, or, when it was quicker than
+        // the signal could be set, by the end of the gate.
+        done(0, libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+        libc::syscall(libc::SYS_close, image.opener);
         let mut byte = 0_u8;
         let read = libc::syscall(libc::SYS_read, image.gate.as_raw_fd(), &raw mut byte, 1);
         if read != 1 {
@@ -227,4 +233,36 @@ unsafe fn raise_ambient() -> libc::c_long {
         }
     }
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_child_whose_parent_ends_before_the_gate_opens_is_gone() {
+        let file = |path: &str| OwnedFd::from(std::fs::File::open(path).unwrap());
+        let (gate, opener) = rustix::pipe::pipe().unwrap();
+        let (_complaints, complaint) = rustix::pipe::pipe().unwrap();
+        let image = InitImage {
+            exe: file("/proc/self/exe"),
+            arguments: vec![c"x".to_owned()],
+            keep: vec![],
+            null: file("/dev/null"),
+            inside: (1000, 1000),
+            groups: Groups::Inherited,
+            gate,
+            opener: opener.as_raw_fd(),
+            complaint,
+        };
+        let cloned = clone_init(&image).unwrap();
+        // What the kernel does when the parent ends, the signal apart: that may come too early for the child.
+        drop(opener);
+        let mut watched = [rustix::event::PollFd::new(&cloned.pidfd, rustix::event::PollFlags::IN)];
+        let limit = Duration::from_secs(10).try_into().unwrap();
+        let gone = rustix::event::poll(&mut watched, Some(&limit)).unwrap();
+        let _ = rustix::process::pidfd_send_signal(&cloned.pidfd, rustix::process::Signal::KILL);
+        assert_eq!(gone, 1);
+    }
 }

@@ -79,6 +79,11 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         calls("the dangerous system calls are refused", DANGEROUS),
         prints(
+            "the host's crash handler is not started, and the limit that says so cannot be lowered",
+            "ulimit -c 0; ulimit -Hc 0; grep core /proc/self/limits | tr -s ' '",
+            "Max core file size 1 1 bytes",
+        ),
+        prints(
             "no capability is left in any set, and none can come back",
             "grep -E '^(Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs|Seccomp):' /proc/self/status | tr -s '\\t ' ' '; \
              grep CapBnd /proc/1/status | tr '\\t' ' '",
@@ -172,7 +177,6 @@ pub fn trials() -> Vec<Trial> {
              syscall(452, -100, \"f\", 04755, 0) == 0 and print \"fchmodat2\\n\";' ; find . -perm /6000; stat -c %a f",
             "755",
         ),
-        prints("core files are off", "ulimit -c; ulimit -Hc", "0\n0"),
         needs(
             "perl",
             trial("a fork bomb meets its bound", || {

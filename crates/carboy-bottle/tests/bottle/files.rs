@@ -201,6 +201,16 @@ pub fn trials() -> Vec<Trial> {
                 other => Err(format!("{:?}", other.err()).into()),
             }
         }),
+        trial("a workspace that was exchanged for a link after the plan was checked is refused", || {
+            let sketch = Sketch::new(&["true"]);
+            let secret = tempfile::tempdir()?;
+            fs::remove_dir(&sketch.workspace)?;
+            symlink(secret.path(), &sketch.workspace)?;
+            match sketch.launch() {
+                Err(LaunchError::LinkInWritable { .. }) => Ok(()),
+                other => Err(format!("{:?}", other.err()).into()),
+            }
+        }),
         trial("a mount point that an earlier run made a link is refused", || {
             let mut sketch = Sketch::new(&["true"]);
             symlink("/etc", sketch.workspace.join("sub"))?;

@@ -76,6 +76,87 @@ fn paths_methods_and_boundaries_are_respected() {
     assert_eq!(ask(&set, "POST", "/v1", ""), Err(Reason::RequestNotAllowed));
 }
 
+/// What is sent for a path, on a route for everything.
+fn sent(path: &str) -> Option<String> {
+    let set = RouteSet::new(vec![route(1, "api.example.org")], 1);
+    let host = permit(&set, "api.example.org", 443).unwrap();
+    let facts = RequestFacts { method: "GET", path, query: "", headers: &[] };
+    set.route(&host, &facts).into_result().ok().map(|permit| permit.path().to_owned())
+}
+
+#[test]
+fn the_path_that_is_judged_is_the_one_to_send() {
+    // Servers that merge slashes or strip parameters first would come out at `/admin`.
+    for (path, want) in [
+        ("/v1//../admin", "/v1/admin"),
+        ("/v1/;/../admin", "/v1/admin"),
+        ("/admin/../v1", "/v1"),
+        ("/v1/..;x/b", "/b"),
+        ("/%7euser/%2b", "/~user/%2B"),
+    ] {
+        assert_eq!(sent(path).as_deref(), Some(want), "{path}");
+    }
+}
+
+#[test]
+fn what_a_second_decoding_would_move_is_refused() {
+    for path in [
+        "/v1/%252e%252e/admin",
+        "/v1/%25252e%25252e/admin",
+        "/v1/..%3b/admin",
+        "/v1/..%253b/admin",
+        "/v1/a%252fb",
+        "/v1/a%255c..",
+        "/v1/a%2500",
+        "/v1/a%2f..%2fb",
+        "/v1/a%2f.%2e",
+        "/v1/..%2fb",
+        "/v1/%2e%2e%2f",
+        "/v1/a%2f..;x",
+        "/v1/a%2f%252e%252e",
+    ] {
+        assert_eq!(sent(path), None, "{path}");
+    }
+    for path in ["/100%25", "/a%25b", "/a%2525b", "/a..b/...", "/a%20b;c=d", "/a%3Bb"] {
+        assert_eq!(sent(path).as_deref(), Some(path), "{path}");
+    }
+}
+
+#[test]
+fn an_escaped_slash_has_to_be_allowed_in_both_readings() {
+    assert_eq!(sent("/@types%2fnode").as_deref(), Some("/@types%2Fnode"));
+    let mut one = route(1, "api.example.org");
+    one.matches = vec![RequestMatch {
+        paths: vec![PathMatch::Regex(Regex::new("/[^/]+/info").unwrap()), PathMatch::Prefix("/v1".into())],
+        ..RequestMatch::default()
+    }];
+    let set = RouteSet::new(vec![one], 1);
+    assert!(ask(&set, "GET", "/v1/group%2Fproject", "").is_ok());
+    assert_eq!(ask(&set, "GET", "/admin%2Fkeys/info", ""), Err(Reason::RequestNotAllowed));
+}
+
+#[test]
+fn another_method_or_path_in_a_field_or_the_query_counts_as_well() {
+    let mut one = route(1, "api.example.org");
+    one.matches = vec![RequestMatch {
+        paths: vec![PathMatch::Prefix("/v1".into())],
+        methods: vec!["GET".into(), "POST".into()],
+        headers: Vec::new(),
+    }];
+    let set = RouteSet::new(vec![one, route(2, "open.example.org")], 1);
+    let says = |host: &str, query: &str, headers: &[(&str, &[u8])]| {
+        let host = permit(&set, host, 443).unwrap();
+        set.route(&host, &RequestFacts { method: "POST", path: "/v1", query, headers }).into_result().is_ok()
+    };
+    let narrow = "api.example.org";
+    assert!(says(narrow, "a=1", &[("x-http-method-override", b"get")]));
+    assert!(!says(narrow, "", &[("x-http-method-override", b"DELETE")]));
+    assert!(!says(narrow, "", &[("x-method-override", b"GET"), ("x-http-method", b"PUT")]));
+    assert!(!says(narrow, "a=1&_method=delete", &[]) && !says(narrow, "%24httpMethod=DELETE", &[]));
+    assert!(!says(narrow, "", &[("x-original-url", b"/admin")]) && !says(narrow, "", &[("x-rewrite-url", b"/admin")]));
+    assert!(says("open.example.org", "_method=delete", &[("x-original-url", b"/admin")]));
+}
+
 #[test]
 fn git_reads_only_where_the_route_says_so_and_never_pushes() {
     let set = RouteSet::new(vec![route(1, "api.example.org")], 1);
@@ -90,6 +171,13 @@ fn git_reads_only_where_the_route_says_so_and_never_pushes() {
         ("/a/git-receive-pack", ""),
         ("/a/info/refs", "x=1&service=git%2Dreceive-pack"),
         ("/a/git%2dreceive-pack", ""),
+        ("/a.git/git-receive-pack;x=1", ""),
+        ("/a.git/git-receive-pack/", ""),
+        ("/a.git/Git-Receive-Pack", ""),
+        ("/a.git/git-receive-pack%20", ""),
+        ("/a.git%2Fgit-receive-pack", ""),
+        ("/a.git/git-receive-pack%3bx", ""),
+        ("/a/info/refs;x", "service=git%252Dreceive-pack;"),
     ] {
         assert_eq!(ask(&set, "POST", path, query), Err(Reason::GitPushNotAllowed), "{path} {query}");
     }

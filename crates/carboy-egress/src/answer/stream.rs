@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use super::redact_fields;
 use crate::inject::Rest;
 use crate::outbound::denial_of;
+use crate::request::strip_framing;
 use crate::upstream::Lease;
 
 /// Pieces that are decoded before other tasks get a turn.
@@ -71,8 +72,8 @@ pub(crate) struct Sieve {
 /// and nothing that is complete may be held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parts {
-    /// The whole body. When it pauses, what is held back is let go: only an upstream that means to show this run's
-    /// secret pauses in the middle of it, and that one knows the secret anyway.
+    /// The whole body. When it pauses, what is held back is let go, but for more than a few characters of a secret:
+    /// whoever makes the upstream echo its credential also chooses where the pauses of TCP fall in it.
     One,
     /// Each server-sent event is a text of its own, complete at its blank line.
     Events,
@@ -173,7 +174,7 @@ impl Live {
                 let (now, idle) = (Instant::now(), self.idle);
                 self.silence.as_mut().reset(now + idle);
                 let step = self.take(frame);
-                if self.sieve.scanner.held() > 0 {
+                if self.sieve.scanner.releasable() > 0 {
                     self.flush_at.as_mut().reset(now + self.of.exchange.gateway().limits.flush_pause);
                 }
                 Poll::Ready(step)
@@ -182,8 +183,10 @@ impl Live {
                 Poll::Ready(Err(Denial::new(Reason::UpstreamFailed, format!("its answer broke off: {error}"))))
             }
             Poll::Ready(None) => Poll::Ready(self.finish()),
-            Poll::Pending if self.sieve.scanner.held() > 0 && self.flush_at.as_mut().poll(cx).is_ready() => {
-                Poll::Ready(self.flush())
+            Poll::Pending if self.sieve.scanner.releasable() > 0 && self.flush_at.as_mut().poll(cx).is_ready() => {
+                let mut out = Vec::new();
+                self.sieve.scanner.release(&mut out);
+                Poll::Ready(self.pass(Ok(()), out))
             }
             Poll::Pending => {
                 ready!(self.silence.as_mut().poll(cx));
@@ -212,6 +215,7 @@ impl Live {
             Err(frame) => {
                 self.finish()?;
                 if let Ok(mut trailers) = frame.into_trailers() {
+                    strip_framing(&mut trailers);
                     redact_fields(&mut trailers, &self.of.exchange);
                     self.ready.push_back(Frame::trailers(trailers));
                 }

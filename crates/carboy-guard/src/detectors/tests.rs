@@ -87,3 +87,14 @@ proptest! {
         prop_assert_eq!(findings, []);
     }
 }
+
+#[test]
+fn every_basic_is_decoded_and_escapes_are_undone_more_than_once() {
+    let built = built();
+    let scan = |text: &str| built.scan_text(text.as_bytes(), &BOTH, Location::RequestHeader);
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("user:{GITHUB}"));
+    assert_eq!(scan(&format!("x: basic AAAA\nauthorization: Basic {basic}\n"))[0].rule, "github_token");
+    assert_eq!(scan(&format!("x: basic é\nauthorization: Basic {basic}"))[0].rule, "github_token");
+    assert_eq!(scan("/x?k=kq7Rz2Vx%2539LmWp4Tb8Yd3")[0].rule, "known_secret:API_KEY");
+    assert_eq!(scan("/x?k=kq7Rz2Vx%252539LmWp4Tb8Yd3")[0].rule, "known_secret:API_KEY");
+}

@@ -53,6 +53,33 @@ fn clean_bytes_pass_unchanged() {
 }
 
 #[test]
+fn a_pause_lets_no_more_than_a_few_characters_of_a_secret_go() {
+    let body = format!("key: {SECRET}! and p@$$-w0rd! again");
+    for pause in 0..body.len() {
+        let mut scanner = StreamScanner::new(detectors(), plan(Mode::Redact));
+        let mut out = Vec::new();
+        scanner.push(&body.as_bytes()[..pause], &mut out).unwrap();
+        scanner.release(&mut out);
+        assert_eq!(scanner.releasable(), 0);
+        assert!(!(1..=5).contains(&pause) || out.len() == pause, "ordinary text is not kept waiting");
+        scanner.push(&body.as_bytes()[pause..], &mut out).unwrap();
+        scanner.finish(&mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out.len(), body.len(), "{pause}: {out}");
+        assert!(out.starts_with("key: ") && out.contains("! and ") && out.ends_with(" again"), "{pause}: {out}");
+        assert!(!out.contains(&SECRET[..7]) && !out.contains(&SECRET[6..]), "{pause}: {out}");
+        assert!(!out.contains("p@$$-w0") && !out.contains("rd!"), "{pause}: {out}");
+    }
+    let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
+    let mut out = Vec::new();
+    scanner.push(&SECRET.as_bytes()[..5], &mut out).unwrap();
+    scanner.release(&mut out);
+    assert_eq!(out, &SECRET.as_bytes()[..5]);
+    assert!(scanner.push(&SECRET.as_bytes()[5..], &mut out).and_then(|()| scanner.finish(&mut out)).is_err());
+    assert_eq!((out.len(), scanner.held(), scanner.releasable()), (5, 0, 0));
+}
+
+#[test]
 fn d6_d8_a_known_secret_stops_the_stream_and_nothing_of_it_has_left() {
     let body = format!("hello {SECRET} bye");
     for cut in 1..body.len() {

@@ -1,7 +1,9 @@
 //! A user's home in memory, for tests.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use carboy_manifest::{Code, Diagnostics, Effective, Manifest, MapFiles, Places, Request};
+use std::path::Path;
+
+use carboy_manifest::{Code, Diagnostics, Effective, LoadError, Manifest, MapFiles, Places, Request, Trust, Trusted};
 
 pub fn places() -> Places {
     Places { carboy_home: "/home/u/.carboy".into(), home: "/home/u".into(), cwd: "/repo".into() }
@@ -15,6 +17,23 @@ pub fn files(list: &[(&str, &str)]) -> MapFiles {
 pub fn request(agent: Option<&str>, bottles: &[&str]) -> Request {
     let bottles = bottles.iter().map(|name| (*name).to_owned()).collect();
     Request { agent: agent.map(str::to_owned), bottles, places: places() }
+}
+
+/// Somebody who agrees to everything.
+pub struct TrustAll;
+
+impl Trust for TrustAll {
+    fn of(&self, _: &Path, _: &str) -> Trusted {
+        Trusted::Yes
+    }
+}
+
+/// Loads what is asked for, a repository's agent included.
+pub fn load_trusted(files: &MapFiles, request: &Request) -> Result<Effective, Diagnostics> {
+    Manifest::load_trusting(files, request, &TrustAll).map_err(|error| match error {
+        LoadError::Invalid(errors) => errors,
+        LoadError::NeedsTrust(_) => panic!("everything is trusted"),
+    })
 }
 
 /// Loads a bottle with this front matter.

@@ -22,7 +22,7 @@ pub fn cases() -> Vec<Case> {
         case("M19 without a command the bottle's provider is started", provider),
         case("nothing runs without a log, or from a home that others may write", no_log),
         case("M18 E12 without a terminal a `?` variable names the flag to use", asked_without_terminal),
-        case("M4 M9 an agent's file chooses the bottle, and the command line another", agents),
+        case("M4 M9 M39 an agent's file chooses the bottle, and the command line another", agents),
         case("M3 a repository's bottle file is ignored, with a warning", repository_bottle),
         case(
             "the guide's first bottle: ~/.carboy, a project with blanks in its name, sockets in XDG_RUNTIME_DIR",
@@ -237,8 +237,12 @@ fn agents(person: Person) {
     };
     assert_eq!(stdout(&run(&["fixer"])), "test\n");
     assert_eq!(stdout(&run(&["fixer", "--bottle", "other"])), "other\n");
-    // The repository's agent of the same name wins.
+    // M39: the repository's agent of the same name wins, once a person has looked at it.
     world.write("project/.carboy/agents/fixer.md", "---\nbottle: other\n---\n");
+    let unseen = run(&["fixer"]);
+    assert_eq!((unseen.status.code(), stdout(&unseen).as_str()), (Some(77), ""), "{unseen:?}");
+    assert!(stderr(&unseen).contains("--trust"), "{unseen:?}");
+    assert_eq!(stdout(&run(&["fixer", "--trust"])), "other\n");
     assert_eq!(stdout(&run(&["fixer"])), "other\n");
     let entry = world.log().into_iter().rfind(|entry| entry.text("action") == Some("start")).unwrap();
     assert_eq!((entry.text("agent"), entry.text("bottle")), (Some("fixer"), Some("other")));

@@ -23,6 +23,7 @@ mod runs;
 mod streams;
 mod terminal;
 mod tier2;
+mod trust;
 mod world;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -62,6 +63,7 @@ fn main() {
         streams::cases(),
         terminal::cases(),
         tier2::cases(),
+        trust::cases(),
         runs::cases(),
         cli::cases(),
         audit::cases(),

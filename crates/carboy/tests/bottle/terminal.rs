@@ -34,13 +34,13 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// A tmux of its own with one window, and in it a shell that has started carboy.
-struct Screen<'w> {
+pub struct Screen<'w> {
     world: &'w World,
 }
 
 impl Screen<'_> {
     /// `carboy ARGUMENTS…` in a window of 30 rows and 100 columns. When it has ended a shell says so and goes on.
-    fn open<'w>(world: &'w World, arguments: &[&str]) -> Screen<'w> {
+    pub fn open<'w>(world: &'w World, arguments: &[&str]) -> Screen<'w> {
         Screen::open_in(world, arguments, "")
     }
 
@@ -76,7 +76,7 @@ impl Screen<'_> {
     }
 
     /// Waits until it is on the screen.
-    fn see(&self, what: &str) -> String {
+    pub fn see(&self, what: &str) -> String {
         self.see_where(what, |text| text.contains(what))
     }
 
@@ -93,7 +93,7 @@ impl Screen<'_> {
     }
 
     /// Types a line.
-    fn line(&self, text: &str) {
+    pub fn line(&self, text: &str) {
         self.tmux(&["send-keys", "-l", text]);
         self.key("Enter");
     }

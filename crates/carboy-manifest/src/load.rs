@@ -1,0 +1,382 @@
+//! From "run this agent, or that bottle" to one checked configuration.
+//!
+//! *Must never* read a file that was not chosen (M7: an unrelated broken file stops no launch), nor a bottle from under
+//! the working directory (M3: a repository could widen its own sandbox), nor hand out a configuration with a repository's
+//! agent that nobody has agreed to (M39).
+
+use std::path::PathBuf;
+
+use carboy_core::ids::{AgentName, BottleName};
+use carboy_core::route::RouteSet;
+
+use crate::agent::{self, Agent, RepositoryAgent};
+use crate::chain::Chains;
+use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, listed};
+use crate::effective::Effective;
+use crate::files::{ManifestFiles, Places};
+use crate::git::{GitUser, UserPart};
+use crate::lookup::{
+    EXAMPLE, Whose, agent_names, agent_roots, bottle_names, read_file, warn_foreign, warn_ignored_bottles,
+};
+use crate::merge::{Way, fold};
+use crate::origin::{Origin, Place, Said};
+use crate::settings::{self, Settings};
+use crate::trust::{LoadError, NeedsTrust, Trust, TrustNothing, Trusted};
+use crate::whole::{Bottle, whole};
+
+/// Most bottles of one run.
+pub const BOTTLES_MAX: usize = 8;
+
+/// What stands between the names of several bottles in the name under which they run.
+const JOINT: &str = "--";
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The agent, as typed.
+    pub agent: Option<String>,
+    /// Bottles by `--bottle`, as typed, in order; they win over the agent's.
+    pub bottles: Vec<String>,
+    /// Where to look.
+    pub places: Places,
+}
+
+/// The loader.
+pub struct Manifest;
+
+impl Manifest {
+    /// Loads the chosen agent and bottles and the settings, and nothing else. Nobody is asked: a repository's agent is an
+    /// error here.
+    ///
+    /// # Errors
+    /// Every error of the chosen files, with the warnings among them.
+    pub fn load(files: &dyn ManifestFiles, request: &Request) -> Result<Effective, Diagnostics> {
+        Self::load_trusting(files, request, &TrustNothing).map_err(|error| match error {
+            LoadError::Invalid(diagnostics) => diagnostics,
+            LoadError::NeedsTrust(asked) => {
+                let fix = "look at the file, then start it with `carboy run`, which asks";
+                let message = LoadError::NeedsTrust(asked.clone()).to_string();
+                let error = Diagnostic::error(Code::NeedsTrust, message, fix).at(&asked.file.file, Position::START);
+                let mut all = asked.warnings;
+                all.push(error);
+                all
+            }
+        })
+    }
+
+    /// The same; a repository's agent is used when `trust` knows that somebody has agreed to it.
+    ///
+    /// # Errors
+    /// Every error of the chosen files, with the warnings among them; or, when there is none, the question whether the
+    /// agent may run.
+    pub fn load_trusting(
+        files: &dyn ManifestFiles,
+        request: &Request,
+        trust: &dyn Trust,
+    ) -> Result<Effective, LoadError> {
+        let effective = load_any(files, request)?;
+        match (&effective.agent, &effective.repository_agent) {
+            (Some(agent), Some(file)) => match trust.of(&file.file, &file.sha256) {
+                Trusted::Yes => Ok(effective),
+                Trusted::Unknown => Err(LoadError::NeedsTrust(Box::new(NeedsTrust {
+                    agent: agent.clone(),
+                    file: file.clone(),
+                    bottles: effective.bottles.clone(),
+                    routes: effective.route_views(),
+                    git_user: effective.git_user.clone(),
+                    prompt: effective.prompt.clone(),
+                    warnings: effective.warnings.clone(),
+                }))),
+            },
+            (Some(_) | None, _) => Ok(effective),
+        }
+    }
+
+    /// M2–M5, M7: names of bottles, from the directory alone, sorted. Files are not opened.
+    pub fn bottle_names(files: &dyn ManifestFiles, places: &Places) -> Vec<BottleName> {
+        bottle_names(files, places)
+    }
+
+    /// M2, M4, M5, M7: names of agents, the union of both roots, sorted. Files are not opened.
+    pub fn agent_names(files: &dyn ManifestFiles, places: &Places) -> Vec<AgentName> {
+        agent_names(files, places)
+    }
+}
+
+/// The configuration, whether or not somebody has agreed to a repository's agent: for looking at, not for running.
+pub(crate) fn load_any(files: &dyn ManifestFiles, request: &Request) -> Result<Effective, Diagnostics> {
+    let mut out = Diagnostics::default();
+    let places = &request.places;
+    warn_foreign(files, places, &mut out);
+    warn_ignored_bottles(files, places, &mut out);
+    let settings = settings::load(files, places, &mut out);
+    let agent = match &request.agent {
+        Some(typed) => chosen_agent(files, places, typed, &mut out),
+        None => None,
+    };
+    let agent_failed = request.agent.is_some() && agent.is_none();
+    let chosen = chosen_bottles(files, request, agent.as_ref().map(|(agent, _)| agent), agent_failed, &mut out);
+    let name = chosen.as_deref().and_then(|chosen| joint_name(files, places, chosen, &mut out));
+    let made = chosen.as_deref().and_then(|chosen| made_of(files, places, chosen, &mut out));
+    match (chosen, name, made) {
+        (Some(chosen), Some(name), Some(made)) if !out.has_errors() => {
+            let bottles = chosen.into_iter().map(|chosen| chosen.name).collect();
+            Ok(assemble(settings, agent, Chosen { name, bottles, made }, out))
+        }
+        (_, _, _) => Err(out),
+    }
+}
+
+/// Routes that were read anew.
+#[derive(Clone, Debug)]
+pub struct Reread {
+    /// The routes, of the generation that was asked for.
+    pub routes: RouteSet,
+    /// The bottle files that they come from, which may have become others.
+    pub bottle_files: Vec<PathBuf>,
+    /// What somebody should look at.
+    pub warnings: Diagnostics,
+}
+
+/// The routes of the bottles of a run ([`Effective::bottles`]) read anew, for hot reload: the same checks, and the old
+/// rules stay when it fails.
+///
+/// # Errors
+/// Every error of the bottles' files and of those that they extend.
+pub fn routes_of(
+    files: &dyn ManifestFiles,
+    places: &Places,
+    bottles: &[BottleName],
+    generation: u64,
+) -> Result<Reread, Diagnostics> {
+    let mut out = Diagnostics::default();
+    let chosen: Vec<Wanted> = bottles.iter().map(|name| Wanted { name: name.clone(), said: None }).collect();
+    match made_of(files, places, &chosen, &mut out) {
+        Some(made) if !out.has_errors() => {
+            let routes = RouteSet::new(made.bottle.routes, generation);
+            Ok(Reread { routes, bottle_files: made.files, warnings: out })
+        }
+        Some(_) | None => Err(out),
+    }
+}
+
+/// A bottle that is wanted, and where a file says so.
+struct Wanted {
+    name: BottleName,
+    said: Option<Place>,
+}
+
+/// The bottle of a run and the files that it is made of.
+struct Made {
+    bottle: Bottle,
+    files: Vec<PathBuf>,
+}
+
+struct Chosen {
+    name: BottleName,
+    bottles: Vec<BottleName>,
+    made: Made,
+}
+
+/// M30: the bottles in their order, put together and checked as one.
+fn made_of(files: &dyn ManifestFiles, places: &Places, wanted: &[Wanted], out: &mut Diagnostics) -> Option<Made> {
+    let mut chains = Chains::for_run(files, places);
+    // All are read, so that the errors of all are told at once.
+    let read: Vec<_> = wanted.iter().map(|one| chains.resolve(&one.name, one.said.as_ref(), out)).collect();
+    let read: Vec<_> = read.into_iter().collect::<Option<_>>()?;
+    let mut sources: Vec<PathBuf> = Vec::new();
+    for file in read.iter().flat_map(|chain| &chain.files) {
+        if !sources.contains(file) {
+            sources.push(file.clone());
+        }
+    }
+    if let [_, _, ..] = read.as_slice() {
+        // Each is a bottle by itself before it is a part of another (M30).
+        for (chain, one) in read.iter().zip(wanted) {
+            whole(chain.part.clone(), &owner_of([&one.name]), out);
+        }
+    }
+    let part = fold(read.iter().map(|chain| chain.part.clone()), Way::Runtime);
+    let owner = owner_of(wanted.iter().map(|one| &one.name));
+    Some(Made { bottle: whole(part, &owner, out), files: sources })
+}
+
+/// How messages name what several bottles make together.
+pub(crate) fn owner_of<'n>(names: impl IntoIterator<Item = &'n BottleName>) -> String {
+    let names: Vec<&str> = names.into_iter().map(BottleName::as_str).collect();
+    let noun = if names.len() == 1 { "bottle" } else { "bottles" };
+    format!("{noun} {}", listed(names))
+}
+
+fn assemble(settings: Settings, agent: Option<(Agent, Whose)>, chosen: Chosen, warnings: Diagnostics) -> Effective {
+    let Made { bottle, files: mut sources } = chosen.made;
+    sources.extend(agent.as_ref().map(|(agent, _)| agent.file.clone()));
+    sources.extend(settings.sources.iter().cloned());
+    let repository_agent = match &agent {
+        Some((agent, Whose::Repository)) => {
+            Some(RepositoryAgent { file: agent.file.clone(), sha256: agent.sha256.clone() })
+        }
+        Some((_, Whose::User)) | None => None,
+    };
+    let (name, agent_file, prompt, user) = match agent {
+        Some((agent, _)) => (Some(agent.name), Some(agent.file), agent.prompt, agent.git_user),
+        None => (None, None, String::new(), UserPart::default()),
+    };
+    let UserPart { name: git_name, email: git_email } = user.over(bottle.git_user);
+    let origin_of = |said: &Option<Said<String>>| said.as_ref().map_or(Origin::Default, Said::origin);
+    let mut origins = bottle.origins;
+    origins.git_name = origin_of(&git_name);
+    origins.git_email = origin_of(&git_email);
+    Effective {
+        agent: name,
+        agent_file,
+        repository_agent,
+        prompt,
+        bottle: chosen.name,
+        bottles: chosen.bottles,
+        env: bottle.env,
+        routes: RouteSet::new(bottle.routes, 1),
+        binds: bottle.binds,
+        limits: bottle.limits,
+        git_user: GitUser { name: git_name.map(|said| said.value), email: git_email.map(|said| said.value) },
+        git_repos: bottle.git_repos,
+        egress_log: bottle.log,
+        supervise: bottle.supervise,
+        provider: bottle.provider,
+        workspace: bottle.workspace,
+        origins,
+        settings,
+        warnings,
+        sources,
+    }
+}
+
+fn chosen_agent(
+    files: &dyn ManifestFiles,
+    places: &Places,
+    typed: &str,
+    out: &mut Diagnostics,
+) -> Option<(Agent, Whose)> {
+    let name = match AgentName::parse(typed) {
+        Ok(name) => name,
+        Err(error) => {
+            out.push(Diagnostic::error(
+                Code::BadName,
+                error.to_string(),
+                "give the name of a file under agents/, without `.md`",
+            ));
+            return None;
+        }
+    };
+    for (root, whose) in agent_roots(files, places) {
+        let file = root.join(format!("{name}.md"));
+        let errors = out.error_count();
+        if let Some(bytes) = read_file(files, &file, out) {
+            return agent::read(name, &file, &bytes, places, out).map(|agent| (agent, whose));
+        }
+        if out.error_count() > errors {
+            return None;
+        }
+    }
+    let known = agent_names(files, places);
+    let fix = match known.as_slice() {
+        [] => format!(
+            "write {}, or run a bottle with --bottle NAME",
+            places.agents().join(format!("{name}.md")).display()
+        ),
+        known => format!("use one of {}", listed(known.iter().map(AgentName::as_str))),
+    };
+    out.push(Diagnostic::error(Code::NoSuchAgent, format!("there is no agent `{name}`"), fix));
+    None
+}
+
+/// M9: the command line's bottles in their order, else the agent's; `None` after it has been reported.
+fn chosen_bottles(
+    files: &dyn ManifestFiles,
+    request: &Request,
+    agent: Option<&Agent>,
+    agent_failed: bool,
+    out: &mut Diagnostics,
+) -> Option<Vec<Wanted>> {
+    if !request.bottles.is_empty() {
+        return typed_bottles(&request.bottles, out);
+    }
+    match agent {
+        Some(Agent { bottle: Some(said), .. }) => {
+            Some(vec![Wanted { name: said.value.clone(), said: Some(said.place.clone()) }])
+        }
+        // Its errors say what is wrong with it.
+        Some(Agent { .. }) | None if agent_failed || out.has_errors() => None,
+        Some(agent) => {
+            let message = format!("agent `{}` names no bottle, and no --bottle was given", agent.name);
+            let fix = "add `bottle: NAME` to its front matter, or give --bottle NAME";
+            out.push(Diagnostic::error(Code::NothingToRun, message, fix).at(&agent.file, Position::START));
+            None
+        }
+        None => {
+            out.push(nothing_to_run(files, &request.places));
+            None
+        }
+    }
+}
+
+fn typed_bottles(typed: &[String], out: &mut Diagnostics) -> Option<Vec<Wanted>> {
+    if typed.len() > BOTTLES_MAX {
+        let message = format!("{} bottles were named, more than {BOTTLES_MAX}", typed.len());
+        out.push(Diagnostic::error(Code::ChainTooLong, message, "write a bottle that extends them, and name that"));
+        return None;
+    }
+    let mut wanted: Vec<Wanted> = Vec::new();
+    let errors = out.error_count();
+    for one in typed {
+        match BottleName::parse(one) {
+            Ok(name) if wanted.iter().any(|known| known.name == name) => {
+                let message = format!("bottle `{name}` was named twice");
+                out.push(Diagnostic::error(Code::BadValue, message, "name it once; the later of two wins"));
+            }
+            Ok(name) => wanted.push(Wanted { name, said: None }),
+            Err(error) => {
+                let fix = "give the name of a file under bottles/, without `.md`";
+                out.push(Diagnostic::error(Code::BadName, error.to_string(), fix));
+            }
+        }
+    }
+    (out.error_count() == errors).then_some(wanted)
+}
+
+/// The name under which several run: their state must be shared with no other bottle, so it is no bottle's own name.
+fn joint_name(
+    files: &dyn ManifestFiles,
+    places: &Places,
+    wanted: &[Wanted],
+    out: &mut Diagnostics,
+) -> Option<BottleName> {
+    if let [one] = wanted {
+        return Some(one.name.clone());
+    }
+    let names: Vec<&str> = wanted.iter().map(|one| one.name.as_str()).collect();
+    let joint = names.join(JOINT);
+    let taken = files.exists(&places.bottles().join(format!("{joint}.md")));
+    let ambiguous = names.iter().any(|name| name.contains(JOINT));
+    match BottleName::parse(&joint) {
+        Ok(name) if !taken && !ambiguous => Some(name),
+        Ok(_) | Err(_) => {
+            let message = format!("bottles {} have no name together: `{joint}` is taken or too long", listed(&names));
+            let fix = format!("write a bottle with `extends: [{}]`, and name that", names.join(", "));
+            out.push(Diagnostic::error(Code::BadName, message, fix));
+            None
+        }
+    }
+}
+
+fn nothing_to_run(files: &dyn ManifestFiles, places: &Places) -> Diagnostic {
+    let bottles = bottle_names(files, places);
+    let fix = match bottles.as_slice() {
+        [] => format!(
+            "write {} with these lines, then give --bottle dev:\n{EXAMPLE}",
+            places.bottles().join("dev.md").display()
+        ),
+        known => format!("give --bottle NAME, one of {}", listed(known.iter().map(BottleName::as_str))),
+    };
+    Diagnostic::error(Code::NothingToRun, "no agent and no bottle was named", fix)
+}
