@@ -208,7 +208,10 @@ impl Journal {
 
     fn put_in_order(&self) -> Cleaned {
         let mut entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        for stub in self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).drain(..) {
+            // By word and not by closing: a child of this process that has not come to its exec yet has a copy.
+            let _ = flock(&stub, FlockOperation::Unlock);
+        }
         let mut cleaned = Cleaned::default();
         let compared = |entry: &Entry| match entry {
             Entry::Config { root, below, .. } => Some(root.join(below)),

@@ -62,3 +62,42 @@ impl ManifestFiles for DiskFiles {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::home::Home;
+    use carboy_manifest::{Code, Manifest, Places, Request};
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_home_under_another_name_is_the_same_home() {
+        // M5: an agent of the user's own is not taken for a repository's because of a link.
+        let dir = tempfile::tempdir().unwrap();
+        let (home, link) = (dir.path().join("u"), dir.path().join("link"));
+        Home::open(&home.join(".carboy"), None).unwrap();
+        symlink(&home, &link).unwrap();
+        for (path, text) in [("bottles/dev.md", "---\n---\n"), ("agents/a.md", "---\nbottle: dev\n---\n")] {
+            fs::create_dir_all(home.join(".carboy").join(path).parent().unwrap()).unwrap();
+            fs::write(home.join(".carboy").join(path), text).unwrap();
+        }
+        let places = Places { carboy_home: home.join(".carboy"), home, cwd: link };
+        let request = Request { agent: Some("a".into()), bottles: vec![], places };
+        let loaded = Manifest::load(&DiskFiles, &request).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(loaded.repository_agent.is_none() && loaded.warnings.is_empty(), "{}", loaded.warnings);
+    }
+
+    #[test]
+    fn files_of_the_tool_before_are_pointed_at_although_carboy_has_made_its_home() {
+        // M6, M40
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().to_owned();
+        Home::open(&home.join(".carboy"), None).unwrap();
+        fs::create_dir_all(home.join(".bot-bottle/bottles")).unwrap();
+        let places = Places { carboy_home: home.join(".carboy"), cwd: home.join("work"), home };
+        let request = Request { agent: None, bottles: vec!["dev".into()], places };
+        let errors = Manifest::load(&DiskFiles, &request).unwrap_err();
+        assert!(errors.iter().any(|found| found.code == Code::ForeignFiles), "{errors}");
+    }
+}

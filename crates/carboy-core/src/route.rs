@@ -357,7 +357,7 @@ impl RequestMatch {
     fn allows(&self, request: &RequestFacts<'_>, readings: &Readings) -> bool {
         let one_path = |path: &str| self.paths.iter().any(|p| p.allows(path));
         let any_path = self.paths.is_empty()
-            || (readings.all().all(one_path) && !request.headers.iter().any(|(name, _)| PATH_OVERRIDES.contains(name)));
+            || (readings.all().all(one_path) && !request.headers.iter().any(|(name, _)| is_one(name, PATH_OVERRIDES)));
         let one_method = |method: &str| self.methods.iter().any(|m| m == method);
         let any_method = self.methods.is_empty()
             || (one_method(request.method) && overriding_methods(request).iter().all(|method| one_method(method)));
@@ -365,9 +365,14 @@ impl RequestMatch {
     }
 }
 
+/// Servers that hand fields on as variables know no difference between `_` and `-`.
+fn is_one(name: &str, list: &[&str]) -> bool {
+    list.contains(&&*name.replace('_', "-"))
+}
+
 /// Every other method that the request names: a rule for `POST` is none for a `POST` that asks to be a `DELETE`.
 fn overriding_methods(request: &RequestFacts<'_>) -> Vec<String> {
-    let fields = request.headers.iter().filter(|(name, _)| METHOD_OVERRIDES.contains(name));
+    let fields = request.headers.iter().filter(|(name, _)| is_one(name, METHOD_OVERRIDES));
     let mut methods: Vec<String> =
         fields.map(|(_, value)| String::from_utf8_lossy(value).trim().to_ascii_uppercase()).collect();
     for pair in request.query.split(['&', ';']) {

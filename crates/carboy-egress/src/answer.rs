@@ -90,6 +90,7 @@ impl Answer {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Denial::new(Reason::UpstreamFailed, "it switched protocols without being asked"));
         }
+        settle_framing(&mut head.headers)?;
         strip_hop_by_hop(&mut head.headers);
         // The reason phrase is text that nobody has looked at.
         head.extensions.clear();
@@ -123,6 +124,22 @@ impl Answer {
         screened.hold().await?;
         Ok(Response::from_parts(head, screened))
     }
+}
+
+/// Only `chunked` was undone on the way here, and where it was, `Content-Length` says nothing (RFC 9112, 6.3).
+fn settle_framing(headers: &mut HeaderMap) -> Result<(), Denial> {
+    let mut chunked = false;
+    for value in headers.get_all(header::TRANSFER_ENCODING) {
+        if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            let detail = "it used a transfer encoding that nobody asked for";
+            return Err(Denial::new(Reason::UpstreamFailed, detail));
+        }
+        chunked = true;
+    }
+    if chunked {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    Ok(())
 }
 
 /// Where injection is looked for, and what a hit does.

@@ -129,11 +129,15 @@ impl Gateway {
     pub fn shutdown(&self) {
         self.law.send_modify(|law| law.cut = true);
         let rest = self.repeats.lock().expect("no panic under this lock").drain();
-        for (what, count) in rest {
+        self.write_repeats(rest);
+    }
+
+    fn write_repeats(&self, counted: Vec<(String, u64)>) {
+        for (what, count) in counted {
             let event = Event::new(EventType::Egress, self.subject.clone(), "repeats", Outcome::Denied)
                 .with("what", what)
                 .with("repeats", count);
-            // The run is ending either way; a log that cannot be written has been told to every request.
+            // Each was refused and is in the log once; one that cannot be written is told to every request.
             let _ = self.audit.append(event);
         }
     }
@@ -193,7 +197,12 @@ impl Gateway {
     }
 
     pub(crate) fn note(&self, key: &str) -> Note {
-        self.repeats.lock().expect("no panic under this lock").note(key, Instant::now())
+        let (note, overdue) = {
+            let mut repeats = self.repeats.lock().expect("no panic under this lock");
+            (repeats.note(key, Instant::now()), repeats.overdue())
+        };
+        self.write_repeats(overdue);
+        note
     }
 
     /// What a connection to `ip` was meant for.

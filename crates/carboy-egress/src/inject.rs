@@ -16,7 +16,7 @@ use crate::answer::Wanted;
 use crate::body::{Gate, OutBody};
 use crate::outbound::Scanned;
 use crate::record::Exchange;
-use crate::request::authority;
+use crate::request::{authority, dashed};
 use crate::upstream::{Dialer, Security};
 
 /// Fields by which the providers' upstreams take a credential. On a route with a credential none of the bottle's own
@@ -32,6 +32,12 @@ pub(crate) fn drop_replaced(headers: &mut HeaderMap, route: &Route) {
         }
         for name in CREDENTIAL_FIELDS {
             headers.remove(*name);
+        }
+        let replaced = |name: &str| CREDENTIAL_FIELDS.contains(&name) || auth.replaced_headers().contains(&name);
+        let disguised: Vec<HeaderName> =
+            headers.keys().filter(|name| name.as_str().contains('_') && replaced(&dashed(name))).cloned().collect();
+        for name in disguised {
+            headers.remove(name);
         }
     }
 }

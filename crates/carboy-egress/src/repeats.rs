@@ -22,18 +22,26 @@ pub(crate) struct Repeats {
     max: usize,
     window: Duration,
     seen: HashMap<String, (u64, Instant)>,
+    overdue: Vec<(String, u64)>,
 }
 
 impl Repeats {
     pub(crate) fn new(max: usize, window: Duration) -> Repeats {
-        Repeats { max, window, seen: HashMap::new() }
+        Repeats { max, window, seen: HashMap::new(), overdue: Vec::new() }
     }
 
     pub(crate) fn note(&mut self, key: &str, now: Instant) -> Note {
         if !self.seen.contains_key(key) && self.seen.len() >= self.max {
-            // What was quiet for a whole window makes room; nothing is forgotten that still has a count.
-            let window = self.window;
-            self.seen.retain(|_, (count, since)| *count > 0 || now.duration_since(*since) < window);
+            // What is older than a window makes room, and its count is to be written: a program that fills the table
+            // with refusals of its choice would otherwise hide all later ones.
+            let (window, overdue) = (self.window, &mut self.overdue);
+            self.seen.retain(|key, (count, since)| {
+                let young = now.duration_since(*since) < window;
+                if !young && *count > 0 {
+                    overdue.push((key.clone(), *count));
+                }
+                young
+            });
             if self.seen.len() >= self.max {
                 return self.count(OTHERS, now);
             }
@@ -59,9 +67,15 @@ impl Repeats {
         }
     }
 
+    /// What had to make room and is to be written now; no more than the table holds in each window.
+    pub(crate) fn overdue(&mut self) -> Vec<(String, u64)> {
+        std::mem::take(&mut self.overdue)
+    }
+
     /// What was counted and not yet written.
     pub(crate) fn drain(&mut self) -> Vec<(String, u64)> {
-        let mut rest: Vec<_> = self.seen.drain().map(|(key, (count, _))| (key, count)).filter(|r| r.1 > 0).collect();
+        let mut rest = self.overdue();
+        rest.extend(self.seen.drain().map(|(key, (count, _))| (key, count)).filter(|r| r.1 > 0));
         rest.sort();
         rest
     }
@@ -84,5 +98,16 @@ mod tests {
         assert_eq!(note("c", 62), Note::Write { repeats: 0 }); // the table is full: shared from here
         assert_eq!(note("d", 62), Note::Counted);
         assert_eq!(repeats.drain(), [("(others)".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn a_full_table_makes_room_after_a_window_and_gives_the_counts_out() {
+        let mut repeats = Repeats::new(1, Duration::from_secs(60));
+        let start = Instant::now();
+        assert_eq!(repeats.note("a", start), Note::Write { repeats: 0 });
+        assert_eq!(repeats.note("a", start), Note::Counted);
+        assert_eq!(repeats.note("b", start + Duration::from_secs(61)), Note::Write { repeats: 0 });
+        assert_eq!(repeats.overdue(), [("a".to_owned(), 1)]);
+        assert!(repeats.overdue().is_empty() && repeats.drain().is_empty());
     }
 }

@@ -148,7 +148,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
         // These decide how the message is read; no `Connection` takes them out.
-        .filter(|name| ![header::HOST, header::CONTENT_LENGTH, header::TE, header::TRAILER].contains(name))
+        .filter(|name| !FRAMING.contains(name))
         .collect();
     for name in named {
         headers.remove(name);
@@ -157,10 +157,34 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(*name);
     }
     headers.remove("http2-settings");
+    // `transfer_encoding` is `transfer-encoding` to servers that hand fields on as variables.
+    let disguised: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .filter(|name| {
+            let dashed = dashed(name);
+            HOP_BY_HOP.contains(&&*dashed) || FRAMING.iter().any(|framing| framing.as_str() == dashed)
+        })
+        .cloned()
+        .collect();
+    for name in disguised {
+        headers.remove(name);
+    }
     if headers.get_all(header::TE).iter().any(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
         headers.remove(header::TE);
     }
 }
+
+/// Fields that say how a message is to be read.
+const FRAMING: &[HeaderName] = &[
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CONTENT_RANGE,
+    header::TE,
+    header::TRAILER,
+];
 
 /// Fields that no trailer may carry (RFC 9110, 6.5.1): a server that merges trailers would take them for its head's.
 const NOT_IN_TRAILERS: &[HeaderName] = &[
@@ -178,6 +202,11 @@ const NOT_IN_TRAILERS: &[HeaderName] = &[
     header::EXPECT,
     header::CACHE_CONTROL,
 ];
+
+/// The name as servers read it that know no difference between `_` and `-`.
+pub(crate) fn dashed(name: &HeaderName) -> String {
+    name.as_str().replace('_', "-")
+}
 
 /// Takes out of trailers what only a head may say.
 pub(crate) fn strip_framing(trailers: &mut HeaderMap) {
@@ -205,7 +234,11 @@ mod tests {
     fn the_next_hops_own_fields_go_and_trailers_stay() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
-            ("connection", "close, X-Private, host"),
+            ("connection", "close, X-Private, host, Content-Encoding"),
+            ("content-encoding", "br"),
+            ("transfer_encoding", "chunked"),
+            ("content_length", "1"),
+            ("x_y", "1"),
             ("x-private", "1"),
             ("host", "a.example"),
             ("te", "trailers"),
@@ -218,6 +251,6 @@ mod tests {
         strip_hop_by_hop(&mut headers);
         let mut left: Vec<_> = headers.keys().map(|name| name.as_str()).collect();
         left.sort_unstable();
-        assert_eq!(left, ["accept", "host", "te"]);
+        assert_eq!(left, ["accept", "content-encoding", "host", "te", "x_y"]);
     }
 }

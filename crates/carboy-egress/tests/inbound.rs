@@ -242,3 +242,35 @@ async fn b41_an_echo_that_pauses_in_the_middle_of_the_credential_does_not_show_i
         assert!(body.len() == SECRET.len() + 3 && body.ends_with(&"*".repeat(SECRET.len() - 8)), "{cut}: {body}");
     }
 }
+
+#[tokio::test]
+async fn an_answers_framing_is_its_transfer_encoding_and_no_coding_hides_in_it() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                while let Ok(n @ 1..) = tcp.read(&mut request).await {
+                    let both = request[..n].starts_with(b"GET /both");
+                    let fields = if both { "chunked\r\ncontent-length: 50" } else { "gzip, chunked" };
+                    let answer = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: {fields}\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+                    tcp.write_all(answer.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    let mut upstreams = carboy_core::upstream::Upstreams::default();
+    let transport = carboy_core::upstream::Transport::Plain;
+    let upstream = carboy_core::upstream::Upstream { address, transport, extra_ca_pem: None };
+    upstreams.insert(carboy_core::host::Host::parse(HOST).unwrap(), None, upstream);
+    let origin = Arc::new(Origin::default());
+    let answer = recording(origin.clone(), |_| Response::new(full("")));
+    let limits = GatewayLimits::default();
+    let bench = Bench::reaching(upstreams, Kind::Plain, vec![route(HOST)], origin, answer, limits).await;
+    let mut client = bench.plain(HOST, 80).await;
+    let got = client.get("/both").await;
+    assert!(got.complete && got.text() == "ok" && !got.headers.contains_key("content-length"), "{got:?}");
+    assert_eq!(client.get("/gzip").await.reason(), "upstream_failed");
+}

@@ -286,7 +286,8 @@ fn a_check_resolves_every_chain_and_says_each_thing_once() {
     let want = [Code::RouteRedundant, Code::PushRefused, Code::MissingKey, Code::NoSuchBottle];
     assert_eq!(codes(&report.diagnostics), want);
     let good = report.files.iter().filter(|file| file.ok);
-    let good: Vec<String> = good.map(|file| file.path.file_stem().unwrap_or_default().to_string_lossy().into()).collect();
+    let good: Vec<String> =
+        good.map(|file| file.path.file_stem().unwrap_or_default().to_string_lossy().into()).collect();
     assert_eq!(good, ["base", "one"]);
     assert!(report.effective.is_some());
 }
@@ -301,7 +302,8 @@ fn each_value_says_which_line_of_which_file_had_the_last_word() {
     let mut home = home(&[("base", base), ("dev", dev)]);
     home.insert("/home/u/.carboy/agents/a.md", "---\nbottle: dev\ngit-gate:\n  user: {name: Agent}\n---\n");
     let report = check(&home, &request(Some("a"), &[]));
-    let json = serde_json::to_value(report.effective.unwrap_or_else(|| panic!("{}", report.diagnostics))).expect("JSON");
+    let json =
+        serde_json::to_value(report.effective.unwrap_or_else(|| panic!("{}", report.diagnostics))).expect("JSON");
     let place = |pointer: &str| {
         let origin = &json.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {json}"))["origin"];
         match origin["file"].as_str().map(|file| Path::new(file).file_stem().unwrap_or_default().to_string_lossy()) {

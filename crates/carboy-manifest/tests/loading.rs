@@ -252,7 +252,7 @@ fn files_of_the_tool_before_are_pointed_at() {
     let errors = Manifest::load(&files(&both), &at_home).err().unwrap();
     let hint = errors.iter().next().unwrap();
     assert_eq!(hint.message, "found `/home/u/bot-bottle.json` of your home, which carboy does not read");
-    assert!(hint.fix.contains("`carboy init --from bot-bottle`"), "{hint}");
+    assert!(hint.fix.contains("`carboy check`"), "{hint}");
 }
 
 #[test]

@@ -81,6 +81,9 @@ fn a_package_manager_reads_from_the_hosts_that_it_is_configured_to_use() {
     let npm = load("[{npm: {hosts: [registry.example, \"mirror.example:8443/npm/\"]}}]");
     assert!(asks(&npm, "registry.example", 443, "GET", "/left-pad"));
     assert!(asks(&npm, "registry.example", 443, "HEAD", "/a/-/a-1.tgz"));
+    // As npm asks for a package with a scope.
+    assert!(asks(&npm, "registry.example", 443, "GET", "/@types%2fnode"));
+    assert!(asks(&npm, "mirror.example", 8443, "GET", "/npm/@types%2fnode"));
     assert!(!asks(&npm, "registry.example", 443, "PUT", "/left-pad"));
     assert!(!asks(&npm, "registry.example", 443, "POST", "/-/npm/v1/security/audits"));
     assert!(!asks(&npm, "registry.example", 80, "GET", "/left-pad"));
@@ -156,7 +159,8 @@ fn a_check_shows_the_routes_of_a_preset_with_its_version() {
     // M38
     let yaml = "presets:\n  - {npm@1: {hosts: [registry.example]}}\negress: {routes: [{host: first.example}]}";
     let report = check(&files(&[("bottles/dev.md", &format!("---\n{yaml}\n---\n"))]), &request(None, &["dev"]));
-    let json = serde_json::to_value(report.effective.unwrap_or_else(|| panic!("{}", report.diagnostics))).expect("JSON");
+    let json =
+        serde_json::to_value(report.effective.unwrap_or_else(|| panic!("{}", report.diagnostics))).expect("JSON");
     assert_eq!(json["routes"][0]["id"], "r1:first.example");
     let from = &json["routes"][1];
     assert_eq!((from["id"].as_str(), from["preset"].as_str()), (Some("r2:registry.example"), Some("npm@1")));

@@ -77,7 +77,8 @@ fn shown(asked: &NeedsTrust) -> String {
     match asked.routes.len() {
         0 => out.push_str("  routes     none: it reaches nothing\n"),
         count if count > LINES_MAX => {
-            let _ = writeln!(out, "             and {} more; `carboy check {}` shows all", count - LINES_MAX, asked.agent);
+            let _ =
+                writeln!(out, "             and {} more; `carboy check {}` shows all", count - LINES_MAX, asked.agent);
         }
         _ => {}
     }

@@ -151,6 +151,7 @@ fn another_method_or_path_in_a_field_or_the_query_counts_as_well() {
     let narrow = "api.example.org";
     assert!(says(narrow, "a=1", &[("x-http-method-override", b"get")]));
     assert!(!says(narrow, "", &[("x-http-method-override", b"DELETE")]));
+    assert!(!says(narrow, "", &[("x_http_method_override", b"DELETE")]));
     assert!(!says(narrow, "", &[("x-method-override", b"GET"), ("x-http-method", b"PUT")]));
     assert!(!says(narrow, "a=1&_method=delete", &[]) && !says(narrow, "%24httpMethod=DELETE", &[]));
     assert!(!says(narrow, "", &[("x-original-url", b"/admin")]) && !says(narrow, "", &[("x-rewrite-url", b"/admin")]));

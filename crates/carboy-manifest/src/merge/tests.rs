@@ -192,10 +192,12 @@ fn rule_of(key: &str, way: Way) -> Rule {
             assert_eq!((user.name.unwrap().value, user.email.unwrap().value), ("B".into(), "a@x".into()));
             Rule::LaterWinsPerField
         }
-        "git-gate.repos" => match both("git-gate: {repos: {a: {url: ssh://h/a}}}", "git-gate: {repos: {}}").gate.repos {
-            Some(repos) if repos.is_empty() => Rule::UnitedOrCleared,
-            Some(_) | None => Rule::LaterWinsPerName,
-        },
+        "git-gate.repos" => {
+            match both("git-gate: {repos: {a: {url: ssh://h/a}}}", "git-gate: {repos: {}}").gate.repos {
+                Some(repos) if repos.is_empty() => Rule::UnitedOrCleared,
+                Some(_) | None => Rule::LaterWinsPerName,
+            }
+        }
         "egress.routes" => {
             let one = "egress: {routes: [{host: a.example}]}";
             assert_eq!(both(one, one).egress.routes.len(), 2);
