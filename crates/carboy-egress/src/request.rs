@@ -76,7 +76,7 @@ impl Intercepted {
             headers: &headers,
         };
         let route = routes.route(&permit, &facts).into_result()?;
-        exchange.routed(route.route(), head.uri.path());
+        exchange.routed(route.route(), route.path());
         Ok(Routed { head, body, permit, route, exchange })
     }
 }

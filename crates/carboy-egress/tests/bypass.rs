@@ -320,3 +320,25 @@ async fn requests_at_once_are_bounded_over_all_connections() {
     assert_eq!(third.reason(), "limit_reached");
     assert_eq!(three.get("/").await.status, StatusCode::OK, "the places are free again");
 }
+
+#[tokio::test]
+async fn no_other_credential_reaches_the_host_of_a_route_that_has_one() {
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![with_key()]).await;
+    let mut client = bench.client(&["h2"]).await;
+    let names = [
+        "authorization",
+        "x-api-key",
+        "x_api_key",
+        "x-goog-api-key",
+        "api_key",
+        "private-token",
+        "job-token",
+        "x-note",
+    ];
+    let request = names.iter().fold(client.request(http::Method::GET, "/"), |r, name| r.header(*name, "another"));
+    assert_eq!(client.send(request.body(full("")).unwrap()).await.status, StatusCode::OK);
+    let received = bench.origin.received();
+    let others: Vec<_> = received[0].headers.iter().filter(|(_, value)| *value == "another").collect();
+    assert_eq!(others.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["x-note"]);
+    assert!(received[0].headers["authorization"].to_str().unwrap().ends_with(support::SECRET));
+}

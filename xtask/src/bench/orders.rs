@@ -47,15 +47,15 @@ pub struct Outcome {
 }
 
 /// Milliseconds before anything is counted.
-const WARMUP_MS: u64 = 200;
+const WARMUP_MS: u64 = 150;
 /// No part is longer than this many requests, however fast they go.
 const REQUESTS_MAX: u64 = 200_000;
 
 impl Order {
     fn line(&self) -> String {
         let (measured_ms, rate) = match self.pace {
-            Pace::Closed => (800, 0),
-            Pace::PerSecond(rate) => (1500, rate),
+            Pace::Closed => (600, 0),
+            Pace::PerSecond(rate) => (1200, rate),
         };
         serde_json::json!({
             "connections": self.connections,
