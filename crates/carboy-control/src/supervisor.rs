@@ -6,25 +6,27 @@
 //!  summary ◄── end event ◄── gateway shut ◄── bottle gone, files in order ◄── program ended ◄──────┘
 //! ```
 //!
-//! Secrets are read only after the bottle's init has been cloned and this process has been made undumpable: no copy of
-//! a secret is ever in an address space that a bottle's process came from.
+//! Secrets are read from files and commands only after the bottle's init has been cloned and this process has been made
+//! undumpable. (What stood in this process's environment is in the clone until it executes init, and no longer.)
 //!
 //! *Must never* start the program before the gateway serves, or without the start event in the log.
 
+mod control;
+mod seal;
+mod secrets;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use carboy_bottle::{Bottle, CapturedSockets, ExitOutcome, ExitReport, LaunchError, LaunchOptions, Stdio, TcpKind};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
 use carboy_core::ids::{RunId, SecretName};
-use carboy_core::plan::{Access, Bind, BottleSpec, CaptureTier, GeneratedFile, StdioMode};
+use carboy_core::plan::{Bind, BottleSpec, CaptureTier, StdioMode};
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
-use carboy_core::route::RouteSet;
 use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, GatewayStats, Listener};
-use carboy_guard::Detectors;
 use carboy_manifest::{Diagnostics, Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
 use tokio::sync::Notify;
@@ -32,20 +34,21 @@ use tokio::sync::Notify;
 use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
 use crate::datagram::BottlePort;
-use crate::home::{Home, HomeError, private_dir};
-use crate::inside::{EnvironmentParts, HostPlaces, ShowError, environment};
-use crate::registry::{Answer, Question, Registration, Respond, RunRecord};
+use crate::home::{Home, HomeError};
+use crate::inside::ShowError;
+use crate::registry::{Registration, RunRecord};
 use crate::reload;
 use crate::summary::{Ended, Found, Refused, Summary};
 use crate::vault::{Lookup, Vault, VaultError};
 
+use control::{Shared, refusals, stop_when_asked};
+use seal::{bottle_spec, injected_secrets};
+use secrets::{detectors, look_for_renewed, no_secret_inside, undumpable};
+
+pub use control::{Control, STOP_GRACE};
+
 /// Longest wait at the end for the outcome of requests that were under way; longer than the gateway's own grace.
 const SETTLE_WAIT_MAX: Duration = Duration::from_secs(3);
-/// A secret of so many bytes is recognised within a variable; a shorter one would be found in harmless words.
-const SECRET_INSIDE_BYTES_MIN: usize = 8;
-/// How long a program may take to end after it was asked to.
-pub const STOP_GRACE: Duration = Duration::from_secs(10);
-
 /// What `run` was asked for, everything from the outside world looked up.
 pub struct RunRequest {
     /// `CARBOY_HOME`.
@@ -141,18 +144,6 @@ pub struct Running {
     _registration: Registration,
 }
 
-/// What the control socket and the person's signals act on.
-struct Shared {
-    bottle: Bottle,
-    record: RunRecord,
-    gateway: Arc<Gateway>,
-    subject: Subject,
-    audit: Arc<AuditLog>,
-    stopping: AtomicBool,
-    stop_asked: Notify,
-    tier: CaptureTier,
-}
-
 /// Starts a run.
 pub async fn start(request: RunRequest) -> Result<Running, RunError> {
     let clock = SystemClock;
@@ -161,22 +152,10 @@ pub async fn start(request: RunRequest) -> Result<Running, RunError> {
     let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
     let injected = injected_secrets(&request.effective.routes);
     let spec = bottle_spec(&request, &run, authority.ca_pem(), &injected)?;
-    let options = LaunchOptions { state: request.home.state(&spec.name), init: Default::default() };
-    let (spec, launched) = tokio::task::spawn_blocking(move || {
-        let launched = Bottle::launch(&spec, &options);
-        (spec, launched)
-    })
-    .await
-    .map_err(|e| RunError::System { what: "launch the bottle", source: std::io::Error::other(e) })?;
-    let mut bottle = launched?;
+    let (spec, mut bottle) = make(&request.home, spec).await?;
     undumpable()?;
 
-    let subject = Subject {
-        user_id: None,
-        agent: request.effective.agent.as_ref().map(ToString::to_string),
-        bottle: Some(spec.name.to_string()),
-        run: Some(run.to_string()),
-    };
+    let subject = subject(&request, &spec, &run);
     let audit = AuditLog::open(&request.home.audit_log(), request.audit_key, Arc::new(clock));
     let audit = Arc::new(audit.map_err(|e| RunError::Audit(e.to_string()))?);
     let settings = request.effective.settings.secrets.iter();
@@ -237,6 +216,24 @@ pub async fn start(request: RunRequest) -> Result<Running, RunError> {
     shared.bottle.start().map_err(|source| RunError::System { what: "start the program", source })?;
     tasks.push(tokio::spawn(stop_when_asked(shared.clone())));
     Ok(Running { shared, stdio, gateway, audit, started_ms, tasks, _registration: registration })
+}
+
+/// Makes the bottle on a thread that may block; nothing is started in it yet.
+async fn make(home: &Home, spec: BottleSpec) -> Result<(BottleSpec, Bottle), RunError> {
+    let options = LaunchOptions { state: home.state(&spec.name), init: Default::default() };
+    let made = tokio::task::spawn_blocking(move || Bottle::launch(&spec, &options).map(|bottle| (spec, bottle)));
+    let made =
+        made.await.map_err(|e| RunError::System { what: "launch the bottle", source: std::io::Error::other(e) })?;
+    Ok(made?)
+}
+
+fn subject(request: &RunRequest, spec: &BottleSpec, run: &RunId) -> Subject {
+    Subject {
+        user_id: None,
+        agent: request.effective.agent.as_ref().map(ToString::to_string),
+        bottle: Some(spec.name.to_string()),
+        run: Some(run.to_string()),
+    }
 }
 
 impl Running {
@@ -311,86 +308,6 @@ impl Running {
     }
 }
 
-/// Acts on a run from signal handlers.
-#[derive(Clone)]
-pub struct Control(Arc<Shared>);
-
-impl Control {
-    /// Tells the bottle's terminal its new size.
-    pub fn resize(&self, rows: u16, cols: u16) {
-        // A bottle that has just ended has no terminal to tell.
-        let _ = self.0.bottle.resize(rows, cols);
-    }
-
-    /// Passes a signal to the program's process group.
-    pub fn signal(&self, signal: i32) {
-        let _ = self.0.bottle.signal(signal);
-    }
-
-    /// Asks the program to end; what is left after [`STOP_GRACE`] is killed.
-    pub fn stop(&self) {
-        self.0.ask_to_stop();
-    }
-
-    /// Ends everything in the bottle at once.
-    pub fn kill(&self) {
-        self.0.kill_now();
-    }
-}
-
-impl Shared {
-    fn ask_to_stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        self.stop_asked.notify_one();
-    }
-
-    fn kill_now(&self) {
-        self.stopping.store(true, Ordering::Release);
-        // Gone already is what was wanted.
-        let _ = self.bottle.kill();
-    }
-
-    fn note(&self, action: &'static str) {
-        let event = Event::new(EventType::Operator, self.subject.clone(), action, Outcome::Done);
-        // A run is ended also when that cannot be written down: the end event will fail and say so.
-        let _ = self.audit.append(event);
-    }
-}
-
-impl Respond for Shared {
-    fn respond(&self, question: Question) -> Answer {
-        match question {
-            Question::Status => {}
-            Question::Stop => {
-                self.note("stop");
-                self.ask_to_stop();
-            }
-            Question::Kill => {
-                self.note("kill");
-                self.kill_now();
-            }
-        }
-        let stats = self.gateway.stats();
-        let state = if self.stopping.load(Ordering::Acquire) { "stopping" } else { "running" };
-        Answer {
-            record: self.record.clone(),
-            state: state.to_owned(),
-            requests: stats.requests,
-            refusals: refusals(&stats),
-            bytes_out: stats.bytes_out,
-            bytes_in: stats.bytes_in,
-            tier: format!("{:?}", self.tier),
-        }
-    }
-}
-
-async fn stop_when_asked(shared: Arc<Shared>) {
-    shared.stop_asked.notified().await;
-    let _ = shared.bottle.signal(rustix::process::Signal::TERM.as_raw());
-    tokio::time::sleep(STOP_GRACE).await;
-    let _ = shared.bottle.kill();
-}
-
 fn serve(gateway: &Arc<Gateway>, captured: CapturedSockets) -> std::io::Result<Vec<tokio::task::JoinHandle<()>>> {
     let mut tasks = Vec::new();
     for tcp in captured.tcp {
@@ -429,148 +346,11 @@ async fn audit_start(
     audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))
 }
 
-fn bottle_spec(
-    request: &RunRequest,
-    run: &RunId,
-    ca_pem: &str,
-    injected: &[SecretName],
-) -> Result<BottleSpec, RunError> {
-    let effective = &request.effective;
-    let places = HostPlaces { user_home: request.places.home.clone(), carboy_home: request.home.root().to_owned() };
-    places.check_workspace(&request.workdir)?;
-    let mut binds = effective.binds.clone();
-    binds.extend(request.binds.iter().cloned());
-    real_sources(&mut binds, &request.workdir, &places)?;
-    binds.insert(
-        0,
-        Bind { source: request.workdir.clone(), target: request.workdir.clone(), access: Access::ReadWrite },
-    );
-    let provider = &effective.provider;
-    let command = match (&request.command[..], &provider.command) {
-        ([], Some(program)) => [std::slice::from_ref(program), &provider.args].concat(),
-        // A built-in provider is the program of its name (M19); every other one has a command.
-        ([], None) => [std::slice::from_ref(&provider.name), &provider.args].concat(),
-        (command, _) => command.to_vec(),
-    };
-    let home = request.home.state(&effective.bottle).join("home");
-    // Each on the way: whoever may write to one of them could put another directory in the home's place.
-    for dir in [request.home.root().join("state"), request.home.state(&effective.bottle), home.clone()] {
-        private_dir(&dir)?;
-    }
-    let host = |name: &str| request.lookup.variable(name).and_then(|v| v.into_string().ok());
-    Ok(BottleSpec {
-        name: effective.bottle.clone(),
-        run: run.clone(),
-        command,
-        env: environment(EnvironmentParts {
-            bottle: &effective.bottle,
-            host: &host,
-            terminal: request.terminal.clone(),
-            trust: carboy_egress::trust_env(),
-            injected,
-            manifest: &request.env_set,
-            flags: &request.env,
-        }),
-        workdir: request.workdir.clone(),
-        home,
-        binds,
-        files: generated_files(effective, ca_pem),
-        limits: effective.limits,
-        capture: effective.settings.capture.value,
-        route_ports: effective.routes.ports(),
-        stdio: request.stdio,
-        host_ids: request.host_ids.or(effective.settings.bottle_uid.value.map(|id| (id, id))),
-    })
-}
-
-/// Replaces each source by its real path and asks of that whether it may be shown: what is checked is what is mounted.
-/// One that goes through a link in a writable bind is left as it is, and refused by the bottle.
-fn real_sources(binds: &mut [Bind], workdir: &Path, places: &HostPlaces) -> Result<(), RunError> {
-    let writable = binds.iter().filter(|b| b.access == Access::ReadWrite).filter_map(|b| b.source.canonicalize().ok());
-    let writable: Vec<PathBuf> = writable.chain([workdir.to_owned()]).collect();
-    for bind in binds {
-        let unusable = |source| LaunchError::Source { path: bind.source.clone(), source };
-        let real = bind.source.canonicalize().map_err(unusable)?;
-        places.check_bind(&real)?;
-        if !writable.iter().any(|root| bind.source.starts_with(root)) {
-            bind.source = real;
-        }
-    }
-    Ok(())
-}
-
-/// Certificates over those bundles that the host has, and the git identity.
-fn generated_files(effective: &Effective, ca_pem: &str) -> Vec<GeneratedFile> {
-    let trust = carboy_egress::trust_files(ca_pem).into_iter();
-    let mut files: Vec<_> = trust
-        .filter(|(path, _)| path.starts_with("/etc/carboy") || path.exists())
-        .map(|(path, content)| GeneratedFile { path, content })
-        .collect();
-    // M20, read by the system-wide file: the program may still write a ~/.gitconfig of its own.
-    let identity = effective.git_user.gitconfig().map(String::into_bytes);
-    files.extend(identity.map(|content| GeneratedFile { path: carboy_bottle::GIT_IDENTITY.into(), content }));
-    files
-}
-
-/// The secrets that routes inject, once each.
-pub fn injected_secrets(routes: &RouteSet) -> Vec<SecretName> {
-    let names: std::collections::BTreeSet<_> =
-        routes.iter().filter_map(|route| route.auth.as_ref()).map(|auth| auth.secret.clone()).collect();
-    names.into_iter().collect()
-}
-
-/// `--env KEY` out of habit, or a bottle's file with a key in it: the program does not start with what it must not hold.
-fn no_secret_inside(env: &BTreeMap<String, String>, vault: &Vault) -> Result<(), RunError> {
-    let known = vault.known();
-    let carries = |value: &str, secret: &str| {
-        value == secret || secret.len() >= SECRET_INSIDE_BYTES_MIN && value.contains(secret)
-    };
-    for (variable, value) in env {
-        if let Some((secret, _)) = known.iter().find(|(_, secret)| carries(value, secret.expose())) {
-            return Err(RunError::SecretInside { variable: variable.clone(), secret: secret.clone() });
-        }
-    }
-    Ok(())
-}
-
-fn detectors(key: [u8; 32], vault: &Vault) -> Result<Detectors, RunError> {
-    let mut builder = Detectors::builder(key);
-    for (name, value) in vault.known() {
-        builder = builder.known_secret(&name, &value);
-    }
-    builder.build().map_err(|e| RunError::Secret(e.to_string()))
-}
-
-/// A secret that was renewed during the run is looked for like the others.
-fn look_for_renewed(vault: &Arc<Vault>, gateway: &Arc<Gateway>, fingerprint_key: [u8; 32]) {
-    let (weak_vault, weak_gateway) = (Arc::downgrade(vault), Arc::downgrade(gateway));
-    vault.on_renewal(move || {
-        let (Some(vault), Some(gateway)) = (weak_vault.upgrade(), weak_gateway.upgrade()) else { return };
-        match detectors(fingerprint_key, &vault) {
-            Ok(fresh) => gateway.replace_detectors(Arc::new(fresh)),
-            // A secret that cannot be looked for is not used: nothing passes any more.
-            Err(_) => gateway.shutdown(),
-        }
-    });
-}
-
-/// From here on this process holds secrets: no core dump, no `ptrace`, no `/proc/PID/mem` by the same user (D5).
-fn undumpable() -> Result<(), RunError> {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-    let failed = |e: rustix::io::Errno| RunError::System { what: "protect this process's memory", source: e.into() };
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(failed)?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)
-}
-
 fn new_run_id() -> Result<RunId, RunError> {
     let mut bits = [0; 4];
     getrandom::fill(&mut bits).map_err(AuthorityError::Random)?;
     let text = format!("r-{:08x}", u32::from_be_bytes(bits));
     Ok(RunId::parse(&text).expect("`r-` and eight hex digits are a valid name"))
-}
-
-fn refusals(stats: &GatewayStats) -> u64 {
-    stats.refusals.values().map(|refusal| refusal.count).sum()
 }
 
 fn ended(outcome: ExitOutcome) -> Ended {
@@ -590,33 +370,4 @@ fn quarantined(report: &ExitReport) -> Vec<String> {
         .iter()
         .map(|q| format!("{}: {} (kept in {})", q.path.display(), q.change, q.kept_at.display()));
     back.chain(cleaned.failed.iter().map(|what| format!("could not be put in order: {what}"))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bind_is_checked_where_its_links_lead() {
-        // B51: an earlier bottle, whose workspace this directory was, exchanged it for a link.
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        for name in [".ssh", "tools", "workspace"] {
-            std::fs::create_dir(root.join(name)).unwrap();
-        }
-        let link = |to: &str, at: &str| std::os::unix::fs::symlink(root.join(to), root.join(at)).unwrap();
-        link(".ssh", "cache");
-        link("tools", "linked");
-        link("tools", "workspace/linked");
-        let places = HostPlaces { user_home: root.clone(), carboy_home: root.join(".carboy") };
-        let real = |below: &str| {
-            let source = root.join(below);
-            let mut binds = [Bind { target: source.clone(), source, access: Access::ReadOnly }];
-            real_sources(&mut binds, &root.join("workspace"), &places).map(|()| binds[0].source.clone())
-        };
-        assert!(matches!(real("cache"), Err(RunError::Show(_))));
-        assert_eq!(real("linked").unwrap(), root.join("tools"));
-        // Left for the bottle to refuse.
-        assert_eq!(real("workspace/linked").unwrap(), root.join("workspace/linked"));
-    }
 }

@@ -1,7 +1,7 @@
 //! The checked plan of one run: everything that has to be known before a process starts.
 //!
 //! A manifest becomes a [`Plan`] once, in `carboy-manifest`; the rooms below each take the part that is
-//! theirs ([`BottleSpec`] for the sandbox, [`RouteSet`](crate::route::RouteSet) for the gateway) and
+//! theirs ([`BottleSpec`] for the sandbox, [`RouteSet`] for the gateway) and
 //! none of them reads a manifest again. Nothing in here is a secret: secrets are named, not carried.
 
 use std::collections::BTreeMap;

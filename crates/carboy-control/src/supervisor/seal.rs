@@ -1,0 +1,135 @@
+//! From a request to the bottle's spec: what is shown, what is set, what is generated.
+//!
+//! *Must never* show a path other than the one that was checked.
+
+use std::path::{Path, PathBuf};
+
+use carboy_bottle::LaunchError;
+use carboy_core::ids::{RunId, SecretName};
+use carboy_core::plan::{Access, Bind, BottleSpec, GeneratedFile};
+use carboy_core::route::RouteSet;
+use carboy_manifest::Effective;
+
+use super::{RunError, RunRequest};
+use crate::home::private_dir;
+use crate::inside::{EnvironmentParts, HostPlaces, environment};
+
+/// Everything that is known of the bottle before it is made.
+pub(super) fn bottle_spec(
+    request: &RunRequest,
+    run: &RunId,
+    ca_pem: &str,
+    injected: &[SecretName],
+) -> Result<BottleSpec, RunError> {
+    let effective = &request.effective;
+    let places = HostPlaces { user_home: request.places.home.clone(), carboy_home: request.home.root().to_owned() };
+    places.check_workspace(&request.workdir)?;
+    let mut binds = effective.binds.clone();
+    binds.extend(request.binds.iter().cloned());
+    real_sources(&mut binds, &request.workdir, &places)?;
+    binds.insert(
+        0,
+        Bind { source: request.workdir.clone(), target: request.workdir.clone(), access: Access::ReadWrite },
+    );
+    let provider = &effective.provider;
+    let command = match (&request.command[..], &provider.command) {
+        ([], Some(program)) => [std::slice::from_ref(program), &provider.args].concat(),
+        // A built-in provider is the program of its name (M19); every other one has a command.
+        ([], None) => [std::slice::from_ref(&provider.name), &provider.args].concat(),
+        (command, _) => command.to_vec(),
+    };
+    let home = request.home.state(&effective.bottle).join("home");
+    // Each on the way: whoever may write to one of them could put another directory in the home's place.
+    for dir in [request.home.root().join("state"), request.home.state(&effective.bottle), home.clone()] {
+        private_dir(&dir)?;
+    }
+    let host = |name: &str| request.lookup.variable(name).and_then(|v| v.into_string().ok());
+    Ok(BottleSpec {
+        name: effective.bottle.clone(),
+        run: run.clone(),
+        command,
+        env: environment(EnvironmentParts {
+            bottle: &effective.bottle,
+            host: &host,
+            terminal: request.terminal.clone(),
+            trust: carboy_egress::trust_env(),
+            injected,
+            manifest: &request.env_set,
+            flags: &request.env,
+        }),
+        workdir: request.workdir.clone(),
+        home,
+        binds,
+        files: generated_files(effective, ca_pem),
+        limits: effective.limits,
+        capture: effective.settings.capture.value,
+        route_ports: effective.routes.ports(),
+        stdio: request.stdio,
+        host_ids: request.host_ids.or(effective.settings.bottle_uid.value.map(|id| (id, id))),
+    })
+}
+
+/// Replaces each source by its real path and asks of that whether it may be shown: what is checked is what is mounted.
+/// One that goes through a link in a writable bind is left as it is, and refused by the bottle.
+fn real_sources(binds: &mut [Bind], workdir: &Path, places: &HostPlaces) -> Result<(), RunError> {
+    let writable = binds.iter().filter(|b| b.access == Access::ReadWrite).filter_map(|b| b.source.canonicalize().ok());
+    let writable: Vec<PathBuf> = writable.chain([workdir.to_owned()]).collect();
+    for bind in binds {
+        let unusable = |source| LaunchError::Source { path: bind.source.clone(), source };
+        let real = bind.source.canonicalize().map_err(unusable)?;
+        places.check_bind(&real)?;
+        if !writable.iter().any(|root| bind.source.starts_with(root)) {
+            bind.source = real;
+        }
+    }
+    Ok(())
+}
+
+/// Certificates over those bundles that the host has, and the git identity.
+fn generated_files(effective: &Effective, ca_pem: &str) -> Vec<GeneratedFile> {
+    let trust = carboy_egress::trust_files(ca_pem).into_iter();
+    let mut files: Vec<_> = trust
+        .filter(|(path, _)| path.starts_with("/etc/carboy") || path.exists())
+        .map(|(path, content)| GeneratedFile { path, content })
+        .collect();
+    // M20, read by the system-wide file: the program may still write a ~/.gitconfig of its own.
+    let identity = effective.git_user.gitconfig().map(String::into_bytes);
+    files.extend(identity.map(|content| GeneratedFile { path: carboy_bottle::GIT_IDENTITY.into(), content }));
+    files
+}
+
+/// The secrets that routes inject, once each.
+pub(super) fn injected_secrets(routes: &RouteSet) -> Vec<SecretName> {
+    let names: std::collections::BTreeSet<_> =
+        routes.iter().filter_map(|route| route.auth.as_ref()).map(|auth| auth.secret.clone()).collect();
+    names.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bind_is_checked_where_its_links_lead() {
+        // B51: an earlier bottle, whose workspace this directory was, exchanged it for a link.
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for name in [".ssh", "tools", "workspace"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+        }
+        let link = |to: &str, at: &str| std::os::unix::fs::symlink(root.join(to), root.join(at)).unwrap();
+        link(".ssh", "cache");
+        link("tools", "linked");
+        link("tools", "workspace/linked");
+        let places = HostPlaces { user_home: root.clone(), carboy_home: root.join(".carboy") };
+        let real = |below: &str| {
+            let source = root.join(below);
+            let mut binds = [Bind { target: source.clone(), source, access: Access::ReadOnly }];
+            real_sources(&mut binds, &root.join("workspace"), &places).map(|()| binds[0].source.clone())
+        };
+        assert!(matches!(real("cache"), Err(RunError::Show(_))));
+        assert_eq!(real("linked").unwrap(), root.join("tools"));
+        // Left for the bottle to refuse.
+        assert_eq!(real("workspace/linked").unwrap(), root.join("workspace/linked"));
+    }
+}
