@@ -89,6 +89,8 @@ impl Detectors {
                 }
             }
         }
+        // Where one text is both, what it really is comes first.
+        found.sort_by_key(|finding| finding.detector != Detector::KnownSecrets);
         found
     }
 
@@ -142,6 +144,22 @@ impl Detectors {
         match found.detector {
             Detector::KnownSecrets => self.known.rule(found.rule),
             Detector::TokenPatterns | Detector::NaiveInjectionDetection => tokens::rule_name(found.rule),
+        }
+    }
+
+    /// The finding that ends a stream. A secret of this run that has the shape of a token is confirmed as a token before
+    /// its last byte is there, and is told as what it is.
+    pub(crate) fn last_finding(&self, found: &Match, text: &[u8], location: Location) -> Finding {
+        let finding = self.finding(found, text, location);
+        match (found.detector, self.known.rule_of_token(text)) {
+            (Detector::TokenPatterns, Some(rule)) => Finding {
+                detector: Detector::KnownSecrets,
+                rule: rule.to_owned(),
+                reason: "a secret of this run, written as literal".to_owned(),
+                form: "literal",
+                ..finding
+            },
+            (Detector::TokenPatterns | Detector::KnownSecrets | Detector::NaiveInjectionDetection, _) => finding,
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use carboy_core::finding::Detector;
 use carboy_core::ids::SecretName;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::automaton::{Automaton, Cursor, Hit, LITERAL_BYTES_MIN};
 use crate::variants::{Variant, variants};
@@ -29,6 +29,8 @@ const STEP_BYTES: usize = 16 * 1024;
 /// The compiled variants of all secrets of a run.
 pub(crate) struct KnownSecrets {
     rules: Vec<String>,
+    /// Each secret in plain, to tell a token that is one of ours from any other.
+    plain: Vec<Zeroizing<Vec<u8>>>,
     folded: Automaton,
     folded_literals: Vec<Literal>,
     exact: Automaton,
@@ -55,11 +57,13 @@ enum Cut {
 
 impl KnownSecrets {
     pub(crate) fn new<'a>(secrets: impl Iterator<Item = (&'a SecretName, &'a [u8])>) -> Self {
-        let (mut rules, mut folded, mut exact) = (Vec::new(), Table::default(), Table::default());
+        let (mut rules, mut plain) = (Vec::new(), Vec::new());
+        let (mut folded, mut exact) = (Table::default(), Table::default());
         let mut lead_max = 0;
         for (name, value) in secrets {
             let rule = rules.len();
             rules.push(format!("known_secret:{name}"));
+            plain.push(Zeroizing::new(value.to_vec()));
             for variant in variants(value) {
                 let view = fold(&variant.bytes);
                 if view.len() >= VIEW_CHARS_MIN {
@@ -72,6 +76,7 @@ impl KnownSecrets {
         }
         KnownSecrets {
             rules,
+            plain,
             folded: Automaton::new(folded.texts.iter().map(|t| &t[..])),
             folded_literals: folded.take(),
             exact: Automaton::new(exact.texts.iter().map(|t| &t[..])),
@@ -86,6 +91,13 @@ impl KnownSecrets {
 
     pub(crate) fn rule(&self, index: usize) -> &str {
         &self.rules[index]
+    }
+
+    /// The rule of the secret that `token` is, or is a part of, or has in it.
+    pub(crate) fn rule_of_token(&self, token: &[u8]) -> Option<&str> {
+        let within = |part: &[u8], whole: &[u8]| memchr::memmem::find(whole, part).is_some();
+        let of = self.plain.iter().position(|secret| within(token, secret) || within(secret, token))?;
+        Some(self.rule(of))
     }
 }
 

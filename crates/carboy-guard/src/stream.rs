@@ -203,10 +203,11 @@ impl StreamScanner {
         let reach = self.reported.entry((found.detector, found.rule)).or_insert(0);
         let again = found.start < *reach;
         *reach = found.end.max(*reach);
-        let finding = self.detectors.finding(&found, &self.buffer[from..to], self.plan.location);
         if self.plan.mode == Mode::Block || found.open_ended {
+            let finding = self.detectors.last_finding(&found, &self.buffer[from..to], self.plan.location);
             return Err(self.stop(finding));
         }
+        let finding = self.detectors.finding(&found, &self.buffer[from..to], self.plan.location);
         self.overwrites.push(Overwrite { start: found.start, stars: stars(&self.buffer[from..to], found.exact) });
         if !again && self.findings.len() < FINDINGS_MAX {
             self.findings.push(finding);

@@ -96,6 +96,27 @@ fn d6_d8_a_known_secret_stops_the_stream_and_nothing_of_it_has_left() {
 }
 
 #[test]
+fn a_secret_of_the_run_in_the_shape_of_a_token_is_told_as_what_it_is() {
+    let name = SecretName::parse("ANTHROPIC_API_KEY").unwrap();
+    let value = "sk-ant-api03-0123456789abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJKLMNOPQRSTUVWXYZ-0123456789";
+    let known = Detectors::builder([7; 32]).known_secret(&name, &Secret::new(value.into())).build().unwrap();
+    let known = Arc::new(known);
+    let rule = |text: &str, cut: usize| {
+        let mut scanner = StreamScanner::new(known.clone(), plan(Mode::Block));
+        let mut out = Vec::new();
+        let pushed = text.as_bytes().chunks(cut).try_for_each(|chunk| scanner.push(chunk, &mut out));
+        pushed.and_then(|()| scanner.finish(&mut out)).unwrap_err().finding.rule
+    };
+    for cut in [1, 7, 4096] {
+        assert_eq!(rule(&format!("key {value} end"), cut), "known_secret:ANTHROPIC_API_KEY");
+        assert_eq!(rule(&format!("key {GITHUB} end"), cut), "github_token");
+    }
+    let found =
+        known.scan_text(value.as_bytes(), &[Detector::TokenPatterns, Detector::KnownSecrets], Location::RequestHeader);
+    assert_eq!(found[0].detector, Detector::KnownSecrets);
+}
+
+#[test]
 fn d2_every_variant_is_found_in_a_body_at_any_cut() {
     for variant in crate::variants::variants(SECRET.as_bytes()) {
         let body = [b"left ", &variant.bytes[..], b" right"].concat();
