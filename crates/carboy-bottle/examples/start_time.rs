@@ -37,7 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             stdio: StdioMode::Pipes,
             host_ids: None,
         };
-        let options = LaunchOptions { state: directory.join("state"), init: Default::default() };
+        let options =
+            LaunchOptions { state: directory.join("state"), shared: directory.to_owned(), init: Default::default() };
         let begun = Instant::now();
         let bottle = Bottle::launch(&spec, &options)?;
         stands.push(begun.elapsed());

@@ -34,6 +34,9 @@ pub use crate::describe::LaunchError;
 pub struct LaunchOptions {
     /// Directory of this bottle's state, outside of its home: the journal of stubs and the quarantine live in it.
     pub state: PathBuf,
+    /// Directory that all bottles of this user share and no bottle sees: a lock in it makes the stubs of one workspace
+    /// one bottle's business at a time.
+    pub shared: PathBuf,
     /// The program that becomes init; it has to call [`run_init_if_asked`](crate::run_init_if_asked) first thing in its main.
     pub init: InitProgram,
 }
@@ -297,7 +300,7 @@ struct Keep {
 
 fn make(spec: &BottleSpec, options: &LaunchOptions) -> Result<(Made, Keep), LaunchError> {
     let runner = Runner::here(spec.host_ids)?;
-    let journal = Journal::open(&options.state, &spec.run)?;
+    let journal = Journal::open(&options.state, &options.shared, &spec.run)?;
     let group = Group::make(&spec.run, &spec.limits);
     let described = describe(spec, &runner, &journal, group.as_ref().map(Group::applied))?;
     let mut keep = Keep { group, journal };

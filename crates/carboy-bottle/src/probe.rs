@@ -128,7 +128,7 @@ fn try_bottle(scratch: &Path) -> Result<CaptureTier, LaunchError> {
         stdio: StdioMode::Pipes,
         host_ids: None,
     };
-    let options = LaunchOptions { state: directory.clone(), init: InitProgram::Itself };
+    let options = LaunchOptions { state: directory.clone(), shared: directory.clone(), init: InitProgram::Itself };
     let tier = Bottle::launch(&spec, &options).and_then(|mut bottle| {
         let tier = bottle.take_captured().map(|captured| captured.tier);
         let _ = bottle.kill();

@@ -31,6 +31,7 @@ use crate::wire::{Guard, Protected};
 const JOURNAL: &str = "journal";
 const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const QUARANTINE: &str = "quarantine";
+const STUBS_LOCK: &str = "stubs.lock";
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A directory of the workspace (`""` is its root) and what in it steers.
@@ -135,6 +136,7 @@ enum Entry {
 #[derive(Debug)]
 pub struct Journal {
     state: PathBuf,
+    shared: PathBuf,
     path: PathBuf,
     /// Locked.
     file: File,
@@ -148,23 +150,24 @@ pub struct Journal {
 impl Journal {
     /// Opens this run's; what crashed runs left is put in order first. Each journal is locked as long as its run lives,
     /// so that the stubs of a run that still goes on are left alone.
-    pub fn open(state: &Path, run: &RunId) -> Result<Self, LaunchError> {
+    pub fn open(state: &Path, shared: &Path, run: &RunId) -> Result<Self, LaunchError> {
         let failed = |source| LaunchError::Outside { step: "open the bottle's journal of stubs", source };
         std::fs::create_dir_all(state).map_err(failed)?;
         for left in std::fs::read_dir(state).map_err(failed)? {
             let path = left.map_err(failed)?.path();
             if path.extension().is_some_and(|extension| extension == JOURNAL) {
-                Self::recover(state, path).map_err(failed)?;
+                Self::recover(state, shared, path).map_err(failed)?;
             }
         }
         let path = state.join(format!("{run}.{JOURNAL}"));
         let file = File::options().create_new(true).append(true).open(&path).map_err(failed)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed(e.into()))?;
         let opened = file.metadata().map(|meta| (meta.ctime(), meta.ctime_nsec())).map_err(failed)?;
-        Ok(Journal { state: state.to_owned(), path, file, opened, entries: Mutex::default(), held: Mutex::default() })
+        let (state, shared) = (state.to_owned(), shared.to_owned());
+        Ok(Journal { state, shared, path, file, opened, entries: Mutex::default(), held: Mutex::default() })
     }
 
-    fn recover(state: &Path, path: PathBuf) -> io::Result<()> {
+    fn recover(state: &Path, shared: &Path, path: PathBuf) -> io::Result<()> {
         let mut file = File::options().read(true).append(true).open(&path)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(());
@@ -174,7 +177,8 @@ impl Journal {
         let entries = Mutex::new(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect());
         // Nothing is guarded with it: each entry says its own time.
         let opened = Moment::default();
-        Journal { state: state.to_owned(), path, file, opened, entries, held: Mutex::default() }.put_in_order();
+        let (state, shared) = (state.to_owned(), shared.to_owned());
+        Journal { state, shared, path, file, opened, entries, held: Mutex::default() }.put_in_order();
         Ok(())
     }
 
@@ -183,12 +187,21 @@ impl Journal {
         // First, so that it is done last: a comparison that the journal makes itself comes before.
         self.note(Entry::Search { root: path.to_owned(), since: self.opened })
             .map_err(|source| LaunchError::Source { path: path.to_owned(), source })?;
+        let _turn = self.turn().map_err(|source| LaunchError::Source { path: path.to_owned(), source })?;
         let mut guard = Guarding { journal: self, root, path, target, found: Vec::new() };
         let outcome = if guard.is_git_directory() { guard.git_directory(Path::new("")) } else { guard.workspace() };
         match outcome {
             Ok(()) => Ok(guard.found),
             Err(source) => Err(LaunchError::Source { path: path.to_owned(), source }),
         }
+    }
+
+    /// Waits until no other bottle of this user makes or removes stubs. Held for milliseconds at a time.
+    fn turn(&self) -> io::Result<Turn> {
+        std::fs::create_dir_all(&self.shared)?;
+        let file = File::options().create(true).append(true).open(self.shared.join(STUBS_LOCK))?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(Turn(file))
     }
 
     fn note(&self, entry: Entry) -> io::Result<()> {
@@ -221,7 +234,9 @@ impl Journal {
         // Children were noted after their parents.
         for entry in entries.drain(..).rev() {
             let done = match &entry {
-                Entry::Stub { root, below, directory } => remove_stub(root, below, *directory, &mut cleaned),
+                Entry::Stub { root, below, directory } => {
+                    self.turn().and_then(|_turn| remove_stub(root, below, *directory, &mut cleaned))
+                }
                 Entry::Config { root, below, before } => self.audit(root, below, before.as_deref(), &mut cleaned),
                 Entry::NoHooks { root, below } => self.new_hooks(root, below, &mut cleaned),
                 Entry::Search { root, since } => {
@@ -349,6 +364,16 @@ impl Journal {
             |n: &u32| self.state.join(QUARANTINE).join(format!("git-config-{}-{n}", std::process::id())).exists();
         let free = (0..u32::MAX).find(|n| !taken(n)).unwrap_or_default();
         format!("{}-{free}", std::process::id())
+    }
+}
+
+/// One bottle's turn with the stubs.
+struct Turn(File);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // By word and not by closing: a child of this process that has not come to its exec yet has a copy.
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 

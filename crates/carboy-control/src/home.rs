@@ -93,9 +93,14 @@ impl Home {
         self.root.join("ca/fingerprint.key")
     }
 
+    /// The directory of every bottle's state.
+    pub fn states(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
     /// What a bottle keeps between runs.
     pub fn state(&self, bottle: &BottleName) -> PathBuf {
-        self.root.join("state").join(bottle.as_str())
+        self.states().join(bottle.as_str())
     }
 
     /// The record of a run that lives.

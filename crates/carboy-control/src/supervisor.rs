@@ -220,7 +220,7 @@ pub async fn start(request: RunRequest) -> Result<Running, RunError> {
 
 /// Makes the bottle on a thread that may block; nothing is started in it yet.
 async fn make(home: &Home, spec: BottleSpec) -> Result<(BottleSpec, Bottle), RunError> {
-    let options = LaunchOptions { state: home.state(&spec.name), init: Default::default() };
+    let options = LaunchOptions { state: home.state(&spec.name), shared: home.states(), init: Default::default() };
     let made = tokio::task::spawn_blocking(move || Bottle::launch(&spec, &options).map(|bottle| (spec, bottle)));
     let made =
         made.await.map_err(|e| RunError::System { what: "launch the bottle", source: std::io::Error::other(e) })?;

@@ -31,6 +31,8 @@ const BLANK: &str = r#"(?:[\s\x00*_"'`]|\xc2\xa0|\xe2\x80[\x80-\x8b]|\\[nrt"]|\\
 
 static DISCLOSURE: LazyLock<Regex> = LazyLock::new(|| compile(DISCLOSURE_PHRASES));
 static JAILBREAK: LazyLock<Regex> = LazyLock::new(|| compile(JAILBREAK_PHRASES));
+/// Both lists: text without any phrase, which is most text, is gone through once.
+static EITHER: LazyLock<Regex> = LazyLock::new(|| compile(&[DISCLOSURE_PHRASES, JAILBREAK_PHRASES].concat()));
 
 fn compile(phrases: &[&str]) -> Regex {
     let all = phrases.iter().map(|phrase| phrase.replace(' ', BLANK)).collect::<Vec<_>>().join("|");
@@ -147,8 +149,17 @@ impl InjectionScanner {
 
     /// Settles the matches that begin before `limit` (an index in the buffer) and drops what is done with.
     fn search(&mut self, limit: usize) {
-        let fresh_a = settle(&mut self.disclosure, &DISCLOSURE, &self.buffer, self.base, self.chars, limit);
-        let fresh_b = settle(&mut self.jailbreak, &JAILBREAK, &self.buffer, self.base, self.chars, limit);
+        let from = (self.disclosure.cursor.min(self.jailbreak.cursor) - self.base) as usize;
+        let (fresh_a, fresh_b) = if EITHER.is_match_at(&self.buffer, from.min(self.buffer.len())) {
+            let fresh_a = settle(&mut self.disclosure, &DISCLOSURE, &self.buffer, self.base, self.chars, limit);
+            let fresh_b = settle(&mut self.jailbreak, &JAILBREAK, &self.buffer, self.base, self.chars, limit);
+            (fresh_a, fresh_b)
+        } else {
+            for kind in [&mut self.disclosure, &mut self.jailbreak] {
+                kind.cursor = kind.cursor.max(self.base + limit as u64);
+            }
+            (0, 0)
+        };
         if fresh_a + fresh_b > 0 && self.near.is_none() {
             self.compare();
         }

@@ -56,14 +56,15 @@ impl View {
     pub(crate) fn run(&mut self, data: &[u8], more: More, out: &mut Vec<u8>) {
         let mut at = 0;
         while at < data.len() {
-            if self.cursor.is_multiple_of(BLOCK)
-                && let Some(block) = data.get(at..at + BLOCK as usize)
-                && block.is_ascii()
-            {
+            // The ASCII characters from here on, within this block: a letter that is none must not slow down the rest.
+            let room = (BLOCK - self.cursor % BLOCK) as usize;
+            let block = &data[at..(at + room).min(data.len())];
+            let ascii = if block.is_ascii() { block.len() } else { block.iter().take_while(|b| b.is_ascii()).count() };
+            if ascii > 0 {
                 self.enter(&mut |byte, _| out.push(byte), at);
-                self.kept = squeeze(block, out);
-                at += BLOCK as usize;
-                self.cursor += BLOCK;
+                self.kept |= squeeze(&block[..ascii], out);
+                at += ascii;
+                self.cursor += ascii as u64;
                 continue;
             }
             match self.one(data, at, more, &mut |byte, _| out.push(byte)) {
@@ -111,7 +112,7 @@ impl View {
     }
 }
 
-/// Appends the kept bytes of an ASCII block; says whether there were any.
+/// Appends the kept bytes of ASCII text that fits into a block; says whether there were any.
 fn squeeze(block: &[u8], out: &mut Vec<u8>) -> bool {
     let mut kept = [0u8; BLOCK as usize];
     let mut n = 0;

@@ -19,7 +19,7 @@ pub fn allow(args: &AllowArgs, environment: &Environment) -> Result<u8, Failure>
     let places = environment.places.clone();
     let path = places.bottles().join(format!("{}.md", args.bottle));
     let request = Request { agent: None, bottles: vec![args.bottle.clone()], places };
-    let invalid = |e: carboy_manifest::Diagnostics| Failure::words(Exit::Config, e.to_string());
+    let invalid = |e: carboy_manifest::Diagnostics| Failure::diagnostics(Exit::Config, &e);
     let before = Manifest::load(&DiskFiles, &request).map_err(invalid)?;
     let text = DiskFiles.read(&path, FILE_BYTES_MAX).map_err(|e| Failure::new(Exit::Failed, &e))?.unwrap_or_default();
     let text = String::from_utf8(text).map_err(|e| Failure::new(Exit::Config, &e))?;

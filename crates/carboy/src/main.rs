@@ -23,7 +23,7 @@ use clap::FromArgMatches;
 
 use args::{Cli, Command, Shell};
 use environment::Environment;
-use report::{Exit, Failure, Palette};
+use report::{Exit, Failure, Heading, Palette};
 
 fn main() -> ExitCode {
     // The same binary is the first process of each bottle; that one never comes back from here.
@@ -37,7 +37,10 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             let palette = Palette::stderr();
-            eprintln!("{} {}", palette.bad("error:"), failure.message);
+            match failure.heading {
+                Heading::Error => eprintln!("{} {}", palette.bad("error:"), failure.message),
+                Heading::OfItsOwn => eprintln!("{}", failure.message),
+            }
             if let Some(hint) = failure.hint {
                 eprintln!("{} {hint}", palette.strong("hint:"));
             }

@@ -32,6 +32,17 @@ pub struct Failure {
     pub message: String,
     /// What to do next, where the message does not say it.
     pub hint: Option<String>,
+    /// What stands before the message.
+    pub heading: Heading,
+}
+
+/// What stands before a failure's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heading {
+    /// `error:`
+    Error,
+    /// Nothing: the message is a list of diagnostics, each of which says what it is.
+    OfItsOwn,
 }
 
 impl Failure {
@@ -46,12 +57,17 @@ impl Failure {
             }
             cause = inner.source();
         }
-        Failure { exit, message, hint: None }
+        Failure { exit, message, hint: None, heading: Heading::Error }
     }
 
     /// From words.
     pub fn words(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure { exit, message: message.into(), hint: None }
+        Failure { exit, message: message.into(), hint: None, heading: Heading::Error }
+    }
+
+    /// From diagnostics.
+    pub fn diagnostics(exit: Exit, diagnostics: &impl std::fmt::Display) -> Failure {
+        Failure { exit, message: diagnostics.to_string(), hint: None, heading: Heading::OfItsOwn }
     }
 
     /// Adds the next step.

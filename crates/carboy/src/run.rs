@@ -226,7 +226,11 @@ enum SummaryTo {
     StandardError,
     /// A device or a pipe of the person's (`/dev/fd/63`).
     Open(PathBuf, std::fs::File),
-    File { path: PathBuf, directory: OwnedFd, name: OsString },
+    File {
+        path: PathBuf,
+        directory: OwnedFd,
+        name: OsString,
+    },
 }
 
 impl SummaryTo {
@@ -263,7 +267,8 @@ impl SummaryTo {
             SummaryTo::Open(path, mut file) => (path, file.write_all(text.as_bytes())),
             SummaryTo::File { path, directory, name } => (path, replace(&directory, &name, text.as_bytes())),
         };
-        written.map_err(|e| Failure::words(Exit::Failed, format!("cannot write the summary to {}: {e}", path.display())))
+        written
+            .map_err(|e| Failure::words(Exit::Failed, format!("cannot write the summary to {}: {e}", path.display())))
     }
 }
 
@@ -272,9 +277,7 @@ fn replace(directory: &OwnedFd, name: &OsStr, content: &[u8]) -> std::io::Result
     let draft = format!(".carboy-summary-{}", std::process::id());
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = std::fs::File::from(rustix::fs::openat(directory, &draft, flags, Mode::from_raw_mode(0o644))?);
-    let renamed = file
-        .write_all(content)
-        .and_then(|()| Ok(rustix::fs::renameat(directory, &draft, directory, name)?));
+    let renamed = file.write_all(content).and_then(|()| Ok(rustix::fs::renameat(directory, &draft, directory, name)?));
     if renamed.is_err() {
         // Of no use any more.
         let _ = rustix::fs::unlinkat(directory, &draft, rustix::fs::AtFlags::empty());
@@ -338,7 +341,7 @@ pub fn render(summary: &Summary, palette: Palette) -> String {
 /// From a run's error to an exit code and a hint.
 pub fn failure(error: RunError) -> Failure {
     match &error {
-        RunError::Manifest(_) => Failure::new(Exit::Config, &error).hint("`carboy check` looks at every file"),
+        RunError::Manifest(diagnostics) => Failure::diagnostics(Exit::Config, diagnostics),
         RunError::Show(_) | RunError::SecretInside { .. } => Failure::new(Exit::Refused, &error),
         RunError::Launch(_) => {
             Failure::new(Exit::HostNotCapable, &error).hint("`carboy doctor` says what this machine can give")

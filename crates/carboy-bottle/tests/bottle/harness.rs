@@ -63,7 +63,7 @@ impl Sketch {
             stdio: StdioMode::Pipes,
             host_ids: None,
         };
-        let options = LaunchOptions { state: root.join("state"), init: Default::default() };
+        let options = LaunchOptions { state: root.join("state"), shared: root.to_owned(), init: Default::default() };
         Sketch { spec, options, workspace, _directory: directory }
     }
 

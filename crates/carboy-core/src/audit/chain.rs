@@ -143,8 +143,24 @@ impl Entry {
 #[error("the line is not a JSON object")]
 pub struct LineError;
 
+/// RFC 8785. Where no number is a fraction and all keys are ASCII, which is all that carboy itself writes, that is what
+/// serde_json writes: keys in the order of their bytes, integers as digits, the same escapes.
 fn canonical(map: &Map<String, Value>) -> Vec<u8> {
+    if map.iter().all(|(key, value)| key.is_ascii() && is_plain(value)) {
+        return serde_json::to_vec(map).expect("a JSON map with text keys can be written");
+    }
     serde_json_canonicalizer::to_vec(map).expect("a JSON map with text keys has a canonical form")
+}
+
+/// Is the shortest spelling of the value also its canonical one?
+fn is_plain(value: &Value) -> bool {
+    const EXACT_MAX: u64 = (1 << 53) - 1;
+    match value {
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+        Value::Number(number) => number.as_u64().is_some_and(|number| number <= EXACT_MAX),
+        Value::Array(values) => values.iter().all(is_plain),
+        Value::Object(map) => map.iter().all(|(key, value)| key.is_ascii() && is_plain(value)),
+    }
 }
 
 /// What is wrong with the log, and where.
@@ -301,6 +317,19 @@ mod tests {
         assert!(text.ends_with(
             r#""_previous_hash":"0000000000000000000000000000000000000000000000000000000000000000","action":"request","details":{"n":0},"event_type":"egress","result":"denied","seq":1,"timestamp":"2026-01-02T03:04:05.678Z"}"#
         ));
+    }
+
+    #[test]
+    fn the_short_way_writes_what_the_canonicalizer_writes() {
+        let all: String = (0..0x250).chain([0x2028, 0xfffd, 0x1f600]).filter_map(char::from_u32).collect();
+        let event = Event::new(EventType::Egress, Subject::default(), "request", Outcome::Denied)
+            .with("b", all.clone())
+            .with("a", vec![all])
+            .with("n", (1u64 << 53) - 1)
+            .with("yes", true);
+        let entry = Entry::chain(event, "2026-01-02T03:04:05.678Z", &mut ChainHead::default(), &ChainKey::Plain);
+        assert!(entry.0.values().all(is_plain));
+        assert_eq!(canonical(&entry.0), serde_json_canonicalizer::to_vec(&entry.0).unwrap());
     }
 
     #[test]

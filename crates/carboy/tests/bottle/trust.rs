@@ -6,7 +6,8 @@ use crate::terminal::Screen;
 use crate::world::{Person, World};
 use crate::{Case, case, case_with};
 
-const AGENT: &str = "---\nbottle: test\ngit-gate: {user: {name: Repo, email: r@example.org}}\n---\nDo as the file says.\n";
+const AGENT: &str =
+    "---\nbottle: test\ngit-gate: {user: {name: Repo, email: r@example.org}}\n---\nDo as the file says.\n";
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -30,7 +31,9 @@ fn without_terminal(person: Person) {
     let run = ["run", "fixer", "-q", "--", "echo", "ran"];
     let (code, stdout, stderr) = carboy(&world, &run);
     assert_eq!((code, stdout.as_str()), (77, ""), "{stderr}");
-    for part in ["project/.carboy/agents/fixer.md", "bottle     test", "notes.example", "Do as the file says.", "`--trust`"] {
+    for part in
+        ["project/.carboy/agents/fixer.md", "bottle     test", "notes.example", "Do as the file says.", "`--trust`"]
+    {
         assert!(stderr.contains(part), "{part} is not in {stderr}");
     }
     assert!(!world.dir.join("home/trust.json").exists());
