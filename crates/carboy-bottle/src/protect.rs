@@ -7,95 +7,36 @@
 //!
 //! Nothing here follows a symbolic link below the bind's root.
 
+mod below;
+mod guarding;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use carboy_core::ids::RunId;
-use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, mkdirat, openat2, renameat, unlinkat,
-};
-use rustix::io::Errno;
+use rustix::fs::{FlockOperation, OFlags, flock, renameat};
 use serde::{Deserialize, Serialize};
 
 use crate::describe::LaunchError;
 use crate::git_config::{audit_git_config, audit_new_git_config};
 use crate::repositories::{Moment, search};
-use crate::wire::{Guard, Protected};
+use crate::wire::Protected;
+
+use below::{holds_directory, open_directory, read_config, remove_stub, split, write_config};
+use guarding::Guarding;
+
+pub(crate) use below::{open_below, open_root, open_with};
 
 /// Extension of a journal.
 const JOURNAL: &str = "journal";
 const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const QUARANTINE: &str = "quarantine";
 const STUBS_LOCK: &str = "stubs.lock";
-const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
-
-/// A directory of the workspace (`""` is its root) and what in it steers.
-struct Steering {
-    directory: &'static str,
-    children: &'static [(&'static str, Kind)],
-    when_absent: Absent,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    File,
-    Directory,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Absent {
-    /// The directory itself becomes a stub that nothing can be made in.
-    Stub,
-    /// It may be made (a repository); what appears in it is looked at in the end.
-    Leave,
-}
-
-const STEERING: &[Steering] = &[
-    Steering {
-        directory: "",
-        // `.carboy` holds agent files, which choose a bottle: a program must not choose its successor's.
-        children: &[
-            (".mcp.json", Kind::File),
-            (".devcontainer", Kind::Directory),
-            (".idea", Kind::Directory),
-            (".carboy", Kind::Directory),
-        ],
-        when_absent: Absent::Leave,
-    },
-    Steering { directory: ".git", children: &[("hooks", Kind::Directory)], when_absent: Absent::Leave },
-    Steering {
-        directory: ".claude",
-        children: &[("settings.json", Kind::File), ("settings.local.json", Kind::File)],
-        when_absent: Absent::Stub,
-    },
-    Steering {
-        directory: ".vscode",
-        children: &[
-            ("tasks.json", Kind::File),
-            ("settings.json", Kind::File),
-            ("launch.json", Kind::File),
-            ("mcp.json", Kind::File),
-        ],
-        when_absent: Absent::Stub,
-    },
-    Steering {
-        directory: ".cursor",
-        children: &[("mcp.json", Kind::File), ("hooks.json", Kind::File)],
-        when_absent: Absent::Stub,
-    },
-    Steering {
-        directory: ".zed",
-        children: &[("tasks.json", Kind::File), ("settings.json", Kind::File)],
-        when_absent: Absent::Stub,
-    },
-    Steering { directory: ".codex", children: &[("config.toml", Kind::File)], when_absent: Absent::Stub },
-    Steering { directory: ".gemini", children: &[("settings.json", Kind::File)], when_absent: Absent::Stub },
-];
 
 /// What was put in order after a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -375,253 +316,4 @@ impl Drop for Turn {
         // By word and not by closing: a child of this process that has not come to its exec yet has a copy.
         let _ = flock(&self.0, FlockOperation::Unlock);
     }
-}
-
-struct Guarding<'a> {
-    journal: &'a Journal,
-    root: &'a OwnedFd,
-    path: &'a Path,
-    target: &'a Path,
-    found: Vec<Protected>,
-}
-
-impl Guarding<'_> {
-    fn is_git_directory(&self) -> bool {
-        ["HEAD", "objects", "refs"].iter().all(|name| open_below(self.root, Path::new(name), OFlags::PATH).is_ok())
-    }
-
-    fn workspace(&mut self) -> io::Result<()> {
-        for steering in STEERING {
-            let directory = Path::new(steering.directory);
-            if steering.directory == ".git" {
-                self.repository(directory)?;
-                continue;
-            }
-            if !steering.directory.is_empty() {
-                match self.kind(directory)? {
-                    Some(FileType::Directory) if self.is_others_stub(directory) => {
-                        self.child(directory, Kind::Directory)?;
-                        continue;
-                    }
-                    Some(FileType::Directory) => self.push(directory, Guard::Pin),
-                    Some(_) => {
-                        self.push(directory, Guard::ReadOnly);
-                        continue;
-                    }
-                    None if steering.when_absent == Absent::Stub => {
-                        self.stub(directory, Kind::Directory)?;
-                        continue;
-                    }
-                    None => continue,
-                }
-            }
-            for (name, kind) in steering.children {
-                self.child(&directory.join(name), *kind)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// `.git`: a directory, a file that points elsewhere (a worktree's), or absent.
-    fn repository(&mut self, git: &Path) -> io::Result<()> {
-        match self.kind(git)? {
-            Some(FileType::Directory) => {
-                self.push(git, Guard::Pin);
-                self.git_directory(git)
-            }
-            Some(_) => {
-                self.push(git, Guard::ReadOnly);
-                Ok(())
-            }
-            None => {
-                self.config(&git.join("config"))?;
-                self.no_hooks(&git.join("hooks"))
-            }
-        }
-    }
-
-    fn git_directory(&mut self, git: &Path) -> io::Result<()> {
-        self.child(&git.join("hooks"), Kind::Directory)?;
-        self.config(&git.join("config"))?;
-        self.config(&git.join("config.worktree"))
-    }
-
-    fn child(&mut self, below: &Path, kind: Kind) -> io::Result<()> {
-        match self.kind(below)? {
-            Some(_) => {
-                // Another bottle's stub would be removed at its end, and this bottle's mount with it.
-                let stub = open_below(self.root, below, OFlags::RDONLY | OFlags::NONBLOCK);
-                if let Ok(stub) = stub
-                    && flock(&stub, FlockOperation::NonBlockingLockExclusive).is_err()
-                {
-                    self.note_stub(below, kind)?;
-                    self.hold(stub)?;
-                }
-                self.push(below, Guard::ReadOnly);
-                Ok(())
-            }
-            None => self.stub(below, kind),
-        }
-    }
-
-    fn is_others_stub(&self, below: &Path) -> bool {
-        open_below(self.root, below, OFlags::RDONLY | OFlags::DIRECTORY)
-            .is_ok_and(|fd| flock(&fd, FlockOperation::NonBlockingLockExclusive).is_err())
-    }
-
-    fn note_stub(&self, below: &Path, kind: Kind) -> io::Result<()> {
-        let directory = kind == Kind::Directory;
-        self.journal.note(Entry::Stub { root: self.path.to_owned(), below: below.to_owned(), directory })
-    }
-
-    fn hold(&self, stub: OwnedFd) -> io::Result<()> {
-        flock(&stub, FlockOperation::NonBlockingLockShared)?;
-        self.journal.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(stub);
-        Ok(())
-    }
-
-    fn push(&mut self, below: &Path, how: Guard) {
-        self.found.push(Protected { path: self.target.join(below), how });
-    }
-
-    fn stub(&mut self, below: &Path, kind: Kind) -> io::Result<()> {
-        self.note_stub(below, kind)?;
-        let (parent, name) = split(below)?;
-        let parent = open_directory(self.root, parent)?;
-        let how = match kind {
-            Kind::Directory => {
-                mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
-                Guard::EmptyDirectory
-            }
-            Kind::File => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
-                Guard::EmptyFile
-            }
-        };
-        self.hold(open_below(self.root, below, OFlags::RDONLY | OFlags::NONBLOCK)?)?;
-        self.push(below, how);
-        Ok(())
-    }
-
-    fn config(&self, below: &Path) -> io::Result<()> {
-        let before = read_config(self.root, below)?;
-        self.journal.note(Entry::Config { root: self.path.to_owned(), below: below.to_owned(), before })
-    }
-
-    fn no_hooks(&self, below: &Path) -> io::Result<()> {
-        self.journal.note(Entry::NoHooks { root: self.path.to_owned(), below: below.to_owned() })
-    }
-
-    fn kind(&self, below: &Path) -> io::Result<Option<FileType>> {
-        match open_below(self.root, below, OFlags::PATH) {
-            Ok(fd) => Ok(Some(FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io::Error::new(
-                error.kind(),
-                format!(
-                    "{} steers programs on the host and cannot be protected ({error}): make it a plain file or directory",
-                    below.display()
-                ),
-            )),
-        }
-    }
-}
-
-pub(crate) fn open_root(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?)
-}
-
-pub(crate) fn open_below(root: &OwnedFd, below: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    open_with(root, below, flags, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
-}
-
-pub(crate) fn open_with(root: &OwnedFd, below: &Path, flags: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {
-    Ok(openat2(root, below, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
-}
-
-fn open_directory(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
-    if below.as_os_str().is_empty() {
-        return root.try_clone();
-    }
-    open_below(root, below, OFlags::PATH | OFlags::DIRECTORY)
-}
-
-/// Is the directory above a directory, reached through no link?
-fn holds_directory(root: &OwnedFd, below: &Path) -> bool {
-    split(below).and_then(|(parent, _)| open_directory(root, parent)).is_ok()
-}
-
-fn split(below: &Path) -> io::Result<(&Path, &Path)> {
-    match (below.parent(), below.file_name()) {
-        (Some(parent), Some(name)) => Ok((parent, Path::new(name))),
-        _ => Err(Errno::INVAL.into()),
-    }
-}
-
-fn remove_stub(root: &Path, below: &Path, directory: bool, cleaned: &mut Cleaned) -> io::Result<()> {
-    let root = match open_root(root) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    match open_below(&root, below, OFlags::RDONLY | OFlags::NONBLOCK) {
-        // Another bottle still mounts on it, and removes it at its own end.
-        Ok(stub) if flock(&stub, FlockOperation::NonBlockingLockExclusive).is_err() => return Ok(()),
-        Ok(_) | Err(_) => {}
-    }
-    let (parent, name) = split(below)?;
-    let parent = open_directory(&root, parent)?;
-    let flags = if directory {
-        AtFlags::REMOVEDIR
-    } else {
-        // Somebody on the host may have written the file meanwhile: then it is theirs.
-        let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
-        let empty = stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile && s.st_size == 0);
-        if !empty {
-            return Ok(());
-        }
-        AtFlags::empty()
-    };
-    match unlinkat(&parent, name, flags) {
-        Ok(()) => {
-            cleaned.stubs_removed += 1;
-            Ok(())
-        }
-        Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn read_config(root: &OwnedFd, below: &Path) -> io::Result<Option<String>> {
-    let file = match open_below(root, below, OFlags::RDONLY | OFlags::NONBLOCK) {
-        Ok(file) => File::from(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let meta = file.metadata()?;
-    if !meta.is_file() || meta.len() > CONFIG_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a git configuration of at most 1 MiB"));
-    }
-    let mut bytes = Vec::new();
-    file.take(CONFIG_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-/// In place, so that owner and mode stay.
-fn write_config(root: &OwnedFd, below: &Path, content: &str) -> io::Result<()> {
-    let file = match open_below(root, below, OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let (parent, name) = split(below)?;
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::openat(open_directory(root, parent)?.as_fd(), name, flags, Mode::from_raw_mode(0o644))?
-        }
-        other => other?,
-    };
-    let mut file = File::from(file);
-    if !file.metadata()?.is_file() {
-        return Err(Errno::INVAL.into());
-    }
-    file.write_all(content.as_bytes())?;
-    file.sync_data()
 }
