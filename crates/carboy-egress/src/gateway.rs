@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::ca::{CaError, CertificateAuthority, Leaves};
 use crate::limits::GatewayLimits;
 use crate::names::NamePool;
+use crate::pace::Pace;
 use crate::pipeline::stopping;
 use crate::repeats::{Note, Repeats};
 use crate::stats::GatewayStats;
@@ -67,6 +68,7 @@ pub struct Gateway {
     names: Mutex<NamePool>,
     stats: Mutex<GatewayStats>,
     repeats: Mutex<Repeats>,
+    pace: Mutex<Pace>,
     requests: AtomicU64,
     /// Exchanges whose outcome is not in the log yet.
     open: watch::Sender<usize>,
@@ -100,6 +102,7 @@ impl Gateway {
             names: Mutex::new(NamePool::new(limits.names_max, limits.wildcard_names_max)),
             stats: Mutex::default(),
             repeats: Mutex::new(Repeats::new(limits.repeats_max, limits.repeats_window)),
+            pace: Mutex::new(Pace::new(limits.refusal_every, limits.refusal_burst)),
             requests: AtomicU64::new(0),
             open: watch::Sender::new(0),
             limits,
@@ -174,6 +177,11 @@ impl Gateway {
 
     pub(crate) fn watch_law(&self) -> watch::Receiver<Law> {
         self.law.subscribe()
+    }
+
+    /// How long a refusal has to wait for its turn.
+    pub(crate) fn refusal_wait(&self) -> Duration {
+        self.pace.lock().expect("no panic under this lock").take(Instant::now())
     }
 
     pub(crate) fn next_request(&self) -> u64 {

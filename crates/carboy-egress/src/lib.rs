@@ -30,6 +30,7 @@ mod listener;
 mod name_server;
 mod names;
 mod outbound;
+mod pace;
 mod pipeline;
 mod record;
 mod repeats;

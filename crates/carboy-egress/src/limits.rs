@@ -64,6 +64,10 @@ pub struct GatewayLimits {
     pub flush_pause: Duration,
     /// How long open exchanges may go on after a cut.
     pub cut_grace: Duration,
+    /// In the long run one request is refused this often; beyond the burst, refusals wait their turn.
+    pub refusal_every: Duration,
+    /// Refused requests that are answered without a wait.
+    pub refusal_burst: u32,
 }
 
 impl Default for GatewayLimits {
@@ -98,6 +102,8 @@ impl Default for GatewayLimits {
             hold_time: Duration::from_secs(2),
             flush_pause: Duration::from_millis(20),
             cut_grace: Duration::from_secs(2),
+            refusal_every: Duration::from_millis(10),
+            refusal_burst: 500,
         }
     }
 }

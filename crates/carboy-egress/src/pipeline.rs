@@ -59,6 +59,7 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
 
 /// Writes the refusal down, durably, and renders it for the client.
 async fn refuse(exchange: &Exchange, denial: Denial) -> Response<Screened> {
+    tokio::time::sleep(exchange.gateway().refusal_wait()).await;
     let id = match denial_id() {
         Ok(id) => id,
         // Without random bytes nothing works; say the one thing that is certain.

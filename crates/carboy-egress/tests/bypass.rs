@@ -342,3 +342,20 @@ async fn no_other_credential_reaches_the_host_of_a_route_that_has_one() {
     assert_eq!(others.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["x-note"]);
     assert!(received[0].headers["authorization"].to_str().unwrap().ends_with(support::SECRET));
 }
+
+#[tokio::test]
+async fn a_program_that_is_refused_in_a_loop_is_slowed_down_and_every_refusal_is_written() {
+    let origin = std::sync::Arc::new(Origin::default());
+    let answer = support::handler(|_| async { http::Response::new(full("hello")) });
+    let limits =
+        GatewayLimits { refusal_burst: 5, refusal_every: Duration::from_millis(20), ..GatewayLimits::default() };
+    let bench = Bench::with(Kind::Plain, vec![route(HOST)], origin, answer, limits).await;
+    let mut client = bench.plain(HOST, 80).await;
+    let start = std::time::Instant::now();
+    for _ in 0..15 {
+        assert_eq!(client.get("/a.git/git-receive-pack").await.reason(), "git_push_not_allowed");
+    }
+    assert!(start.elapsed() >= Duration::from_millis(10 * 20 - 20), "{:?}", start.elapsed());
+    assert_eq!(bench.log.events().iter().filter(|event| event.action == "request").count(), 15);
+    assert_eq!(client.get("/").await.status, StatusCode::OK, "what is allowed does not wait");
+}
