@@ -144,15 +144,37 @@ pub struct Running {
     _registration: Registration,
 }
 
+/// What there is of a run when its bottle stands and nothing was started in it.
+struct Stands {
+    run: RunId,
+    started_ms: u64,
+    authority: Arc<AUTHORITY>,
+    injected: INJECTED,
+    spec: BottleSpec,
+    bottle: Bottle,
+}
+
 /// Starts a run.
 pub async fn start(request: RunRequest) -> Result<Running, RunError> {
-    let clock = SystemClock;
-    let started_ms = clock.now_ms();
+    let started_ms = SystemClock.now_ms();
     let run = new_run_id()?;
     let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
     let injected = injected_secrets(&request.effective.routes);
     let spec = bottle_spec(&request, &run, authority.ca_pem(), &injected)?;
-    let (spec, mut bottle) = make(&request.home, spec).await?;
+    let (spec, bottle) = make(&request.home, spec).await?;
+    let watcher = bottle.watcher();
+    let equipped = equip(request, Stands { run, started_ms, authority, injected, spec, bottle }).await;
+    if equipped.is_err() {
+        // The bottle died with the attempt. What it put into the workspace is taken away before the person is told.
+        let _ = tokio::task::spawn_blocking(move || watcher.wait()).await;
+    }
+    equipped
+}
+
+/// Reads the secrets, opens the way out and starts the program. An error drops the bottle, and that ends it.
+async fn equip(request: RunRequest, stands: Stands) -> Result<Running, RunError> {
+    let Stands { run, started_ms, authority, injected, spec, mut bottle } = stands;
+    let clock = SystemClock;
     undumpable()?;
 
     let subject = subject(&request, &spec, &run);
@@ -213,7 +235,11 @@ pub async fn start(request: RunRequest) -> Result<Running, RunError> {
         tier,
     });
     let registration = Registration::open(&request.home, &record, shared.clone())?;
-    shared.bottle.start().map_err(|source| RunError::System { what: "start the program", source })?;
+    if let Err(source) = shared.bottle.start() {
+        // The registration may hold the bottle a little longer than this call.
+        let _ = shared.bottle.kill();
+        return Err(RunError::System { what: "start the program", source });
+    }
     tasks.push(tokio::spawn(stop_when_asked(shared.clone())));
     Ok(Running { shared, stdio, gateway, audit, started_ms, tasks, _registration: registration })
 }

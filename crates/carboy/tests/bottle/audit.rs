@@ -109,7 +109,7 @@ fn tail_and_query(person: Person) {
     assert_eq!(all.len(), world.log().len());
     assert_eq!(json(&["audit", "tail", "-n", "2", "--json"]), all[all.len() - 2..]);
     assert_eq!(json(&["audit", "query", "--type", "run", "--json"]).len(), 2);
-    let refused = json(&["audit", "query", "--reason", "secret_pattern", "--json"]);
+    let refused = json(&["audit", "query", "--reason", "secret_known", "--json"]);
     assert_eq!(refused.len(), 1);
     assert_eq!(json(&["audit", "query", "--host", "notes.example", "--result", "denied", "--json"]), refused);
     let run = ran.summary["run"].as_str().unwrap();
@@ -121,6 +121,6 @@ fn tail_and_query(person: Person) {
     );
     assert_eq!(carboy(&world, &["audit", "query", "--since", "yesterday"]).status.code(), Some(2));
     let people = stdout(&carboy(&world, &["audit", "tail"]));
-    assert!(people.contains("POST notes.example/sink") && people.contains("secret_pattern"), "{people}");
+    assert!(people.contains("POST notes.example/sink") && people.contains("secret_known"), "{people}");
     assert!(!people.contains(REAL_KEY));
 }

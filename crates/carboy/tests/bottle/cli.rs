@@ -86,7 +86,7 @@ fn broken_files(person: Person) {
     world.write("home/bottles/broken.md", &format!("---\n{BROKEN}---\n"));
     world.run(&["true"]).expect_code(0);
     let text = refused(&world, &["--bottle", "broken"], 78);
-    assert!(text.contains("/bottles/broken.md:4:13: ") && text.contains("hint: "), "{text}");
+    assert!(text.contains("/bottles/broken.md:4:13: ") && text.contains("  fix: "), "{text}");
     let text = refused(&world, &["--bottle", "nobody"], 78);
     assert!(text.contains("nobody"), "{text}");
     refused(&world, &[], 78);
