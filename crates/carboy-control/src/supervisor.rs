@@ -26,7 +26,7 @@ use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
 use carboy_core::ids::{RunId, SecretName};
 use carboy_core::plan::{Bind, BottleSpec, CaptureTier, StdioMode};
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
-use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, GatewayStats, Listener};
+use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits, GatewayStats, Listener};
 use carboy_manifest::{Diagnostics, Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
 use tokio::sync::Notify;
@@ -148,8 +148,8 @@ pub struct Running {
 struct Stands {
     run: RunId,
     started_ms: u64,
-    authority: Arc<AUTHORITY>,
-    injected: INJECTED,
+    authority: Arc<CertificateAuthority>,
+    injected: Vec<SecretName>,
     spec: BottleSpec,
     bottle: Bottle,
 }
@@ -212,7 +212,6 @@ async fn equip(request: RunRequest, stands: Stands) -> Result<Running, RunError>
         effective: request.effective.clone(),
         tell: request.tell.clone(),
     })));
-    audit_start(&audit, &subject, &spec, &bottle, tier).await?;
 
     let record = RunRecord {
         run: run.to_string(),
@@ -228,17 +227,22 @@ async fn equip(request: RunRequest, stands: Stands) -> Result<Running, RunError>
         bottle,
         record: record.clone(),
         gateway: gateway.clone(),
-        subject,
+        subject: subject.clone(),
         audit: audit.clone(),
         stopping: AtomicBool::new(false),
         stop_asked: Notify::new(),
         tier,
     });
     let registration = Registration::open(&request.home, &record, shared.clone())?;
-    if let Err(source) = shared.bottle.start() {
+    // The last thing before the program: no run that did not come about is in the log as one that never ended.
+    let started = match audit_start(&audit, &subject, &spec, &shared.bottle, tier).await {
+        Ok(()) => shared.bottle.start().map_err(|source| RunError::System { what: "start the program", source }),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = started {
         // The registration may hold the bottle a little longer than this call.
         let _ = shared.bottle.kill();
-        return Err(RunError::System { what: "start the program", source });
+        return Err(error);
     }
     tasks.push(tokio::spawn(stop_when_asked(shared.clone())));
     Ok(Running { shared, stdio, gateway, audit, started_ms, tasks, _registration: registration })

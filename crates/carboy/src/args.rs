@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use carboy_core::verdict::Reason;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// Runs AI agents behind one door: sealed, scanned, credentialed from outside, logged.
@@ -202,14 +203,14 @@ pub enum AuditCommand {
 
 #[derive(Debug, Args)]
 pub struct QueryArgs {
-    /// Kind: run, egress, dns, security, policy, operator
-    #[arg(long = "type", value_name = "KIND")]
+    /// Kind of entry
+    #[arg(long = "type", value_name = "KIND", value_parser = ["run", "egress", "dns", "security", "policy", "operator"])]
     pub event_type: Option<String>,
-    /// Outcome: allowed, denied, redacted, warned, blocked, done, failed
-    #[arg(long)]
+    /// Outcome
+    #[arg(long, value_parser = ["allowed", "denied", "redacted", "warned", "blocked", "done", "failed"])]
     pub result: Option<String>,
-    /// Reason code of a refusal
-    #[arg(long)]
+    /// Reason code of a refusal, as in docs/refusals.md
+    #[arg(long, value_name = "CODE", value_parser = reason_code)]
     pub reason: Option<String>,
     /// Bottle
     #[arg(long)]
@@ -217,7 +218,7 @@ pub struct QueryArgs {
     /// Run
     #[arg(long)]
     pub run: Option<String>,
-    /// Host asked for
+    /// Host that was asked for, or looked up
     #[arg(long)]
     pub host: Option<String>,
     /// From this time on (RFC 3339, as in the log)
@@ -259,6 +260,27 @@ pub enum Shell {
     Fish,
     Elvish,
     Powershell,
+}
+
+/// A reason that carboy knows: a misspelt one fits nothing, and silence would read as "never refused".
+fn reason_code(text: &str) -> Result<String, String> {
+    match Reason::from_code(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("no such reason; docs/refusals.md lists them".into()),
+    }
+}
+
+/// The command without what is nobody's business, for completions and the man page.
+pub fn visible() -> clap::Command {
+    let whole = command();
+    let mut visible = clap::Command::new("carboy").version(env!("CARGO_PKG_VERSION"));
+    if let Some(about) = whole.get_about() {
+        visible = visible.about(about.clone());
+    }
+    visible
+        .args(whole.get_arguments().cloned())
+        .subcommands(whole.get_subcommands().filter(|c| !c.is_hide_set()).cloned())
+        .disable_help_subcommand(true)
 }
 
 /// The command with its grouped help, for parsing and for everything generated from it.

@@ -112,6 +112,9 @@ fn query(path: &Path, args: &QueryArgs) -> Result<u8, Failure> {
     };
     let answer = log::query(path, &query).map_err(failed)?;
     show(&answer.entries, args.json)?;
+    if answer.entries.is_empty() {
+        eprintln!("no entry fits");
+    }
     if answer.matched > answer.entries.len() as u64 {
         eprintln!("the last {} of {} that fit; `--limit N` shows more", answer.entries.len(), answer.matched);
     }

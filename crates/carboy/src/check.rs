@@ -33,10 +33,18 @@ pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure>
     }
     let (count, broken) = (report.files.len(), report.files.iter().filter(|file| !file.ok).count());
     let files = if count == 1 { "file" } else { "files" };
+    if count == 0 {
+        let places = &environment.places;
+        let at = places.bottles().join("NAME.md");
+        eprintln!("nothing is there to check yet: write a bottle, {}", at.display());
+    }
     let _ = match report.ok {
         true => writeln!(out, "{}: {count} {files} checked", palette.good("valid")),
         false => {
-            let errors = format!("{} errors", report.diagnostics.error_count());
+            let errors = match report.diagnostics.error_count() {
+                1 => "1 error".to_owned(),
+                errors => format!("{errors} errors"),
+            };
             writeln!(out, "{} in {broken} of {count} {files}", palette.bad(&errors))
         }
     };

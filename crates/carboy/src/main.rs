@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let environment = || Environment::look(cli.home.clone());
     match cli.command {
-        Command::Tour(args) => runtime()?.block_on(tour::tour(args)),
+        Command::Tour(args) => tour::tour(args, runtime()?),
         Command::TourAgent => runtime()?.block_on(tour::agent()),
         Command::Doctor(args) => doctor::doctor(&args, &environment()?),
         Command::Run(args) => {
@@ -80,7 +80,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 fn completions(shell: Shell) -> Result<u8, Failure> {
     use clap_complete::{generate, shells};
-    let mut command = args::command();
+    let mut command = args::visible();
     let mut text = Vec::new();
     match shell {
         Shell::Bash => generate(shells::Bash, &mut command, "carboy", &mut text),
@@ -92,10 +92,48 @@ fn completions(shell: Shell) -> Result<u8, Failure> {
     print(&text)
 }
 
+/// One page for everything: there is no `carboy-run(1)` to send the reader to.
 fn man() -> Result<u8, Failure> {
+    let failed = |e: std::io::Error| Failure::new(Exit::Failed, &e);
+    let mut command = args::visible();
+    command.build();
     let mut text = Vec::new();
-    clap_mangen::Man::new(args::command()).render(&mut text).map_err(|e| Failure::new(Exit::Failed, &e))?;
+    let page = clap_mangen::Man::new(command.clone());
+    page.render_title(&mut text).map_err(failed)?;
+    page.render_name_section(&mut text).map_err(failed)?;
+    page.render_synopsis_section(&mut text).map_err(failed)?;
+    page.render_options_section(&mut text).map_err(failed)?;
+    for sub in command.get_subcommands() {
+        man_section(sub, &mut text).map_err(failed)?;
+        for sub in sub.get_subcommands() {
+            man_section(sub, &mut text).map_err(failed)?;
+        }
+    }
     print(&text)
+}
+
+/// A command's part of the page: its sections, one level down, under its name.
+fn man_section(command: &clap::Command, text: &mut Vec<u8>) -> std::io::Result<()> {
+    let name = command.get_bin_name().unwrap_or(command.get_name()).to_uppercase();
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let own = command.clone().mut_args(|arg| {
+        // What every command takes stands once, at the top.
+        let everywhere = arg.is_global_set() || arg.get_id() == "help";
+        arg.hide(everywhere)
+    });
+    let page = clap_mangen::Man::new(own);
+    let mut parts = Vec::new();
+    page.render_synopsis_section(&mut parts)?;
+    if command.get_arguments().any(|arg| !arg.is_global_set() && arg.get_id() != "help") {
+        page.render_options_section(&mut parts)?;
+    }
+    if command.get_after_help().is_some() {
+        page.render_extra_section(&mut parts)?;
+    }
+    // Terminals without UTF-8 have no ellipsis.
+    let parts = String::from_utf8_lossy(&parts).replace(".SH EXTRA", ".SH NOTES").replace(".SH ", ".SS ");
+    let parts = parts.replace('…', "...");
+    writeln!(text, ".SH \"{name}\"\n{about}\n{parts}")
 }
 
 /// Writes data to standard output; a reader that has gone away (`| head`) is no failure.

@@ -170,6 +170,7 @@ fn what(entry: &Entry) -> String {
         }
         (None, Some(host)) => format!("{action} {host}{}", detail("port").map_or(String::new(), |p| format!(":{p}"))),
         (Some(method), None) => format!("{action} {method}"),
+        (None, None) if action == "repeats" => format!("again: {}", detail("what").unwrap_or_default()),
         (None, None) => format!("{action} {}", entry.text("run").unwrap_or("")).trim_end().to_owned(),
     }
 }

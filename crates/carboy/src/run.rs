@@ -22,6 +22,9 @@ use crate::report::{self, Exit, Failure, Palette, printable};
 use crate::terminal::{self, Relay};
 use crate::trust;
 
+/// What a shell gives for a program that is not there.
+const NOT_FOUND: u8 = 127;
+
 /// Runs and gives the exit code.
 pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Failure> {
     let quiet = args.quiet;
@@ -31,9 +34,11 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
         environment.places.cwd = environment.places.cwd.join(dir);
     }
     let request = request(args, environment)?;
-    let mut running = supervisor::start(request).await.map_err(failure)?;
-    // Before the terminal is made raw: from then on no signal may end this process without giving it back.
+    let workdir = request.workdir.clone();
+    // Before the bottle is made: from then on no signal may end this process without the workspace being put in order,
+    // nor, later, without the terminal being given back. One that comes early reaches the program when it has started.
     let heard = Heard::from_now_on();
+    let mut running = supervisor::start(request).await.map_err(|error| not_ones_own(error, &workdir))?;
     let program = running.program().to_owned();
     let stdio = running.take_stdio().expect("the streams of a run are taken once, here");
     let relay = match stdio {
@@ -52,24 +57,80 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
     if !quiet {
         eprint!("{}", render(&summary, Palette::stderr()));
     }
-    if let Ended::NotStarted(_) = summary.ended {
-        eprintln!("error: `{}` was not found in the bottle, or cannot be executed there", printable(&program));
-        eprintln!("hint: programs are looked up in {}", carboy_control::inside::PATH_INSIDE);
+    if let Ended::NotStarted(code) = summary.ended {
+        eprint!("{}", not_started(&program, code, Palette::stderr()));
     }
     Ok(summary.ended.shell_code())
+}
+
+/// Why the program did not start, and how to show it to the bottle.
+fn not_started(program: &str, code: u8, palette: Palette) -> String {
+    let name = printable(program);
+    let (error, hint) = (palette.bad("error:"), palette.strong("hint:"));
+    if code != NOT_FOUND {
+        return format!(
+            "{error} `{name}` is there, but cannot be executed in the bottle\n\
+             {hint} look at its mode (`chmod +x`) and at the program that its first line names\n"
+        );
+    }
+    format!(
+        "{error} `{name}` was not found in the bottle\n\
+         {hint} programs are looked up in {}\n\
+         {hint} your home is not visible inside; `binds` of the bottle, or `--bind DIR`, show a directory of it\n",
+        carboy_control::inside::PATH_INSIDE
+    )
+}
+
+/// `--user` is root's.
+fn only_root(user: Option<&str>) -> Result<(), Failure> {
+    match user {
+        Some(name) if !rustix::process::geteuid().is_root() => {
+            Err(Failure::words(Exit::Usage, format!("--user {name}: only root can run as somebody else"))
+                .hint("leave it out: the bottle runs as you"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A bottle that could not be made in a directory of somebody else: that is the reason, and nothing that `doctor` knows.
+fn not_ones_own(error: RunError, workdir: &Path) -> Failure {
+    use rustix::fs::Access;
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    if let (RunError::Launch(_), Err(e)) = (&error, rustix::fs::access(workdir, all)) {
+        let why = std::io::Error::from(e);
+        let what = format!("working directory {}: you may not write there: {why}", workdir.display());
+        return Failure::words(Exit::Usage, what).hint("choose a directory of your own (`--workdir DIR`)");
+    }
+    failure(error)
+}
+
+/// `carboy run work` where `work` is a bottle and no agent.
+fn meant_the_bottle(failure: Failure, args: &RunArgs, environment: &Environment) -> Failure {
+    let bottle_of_that_name = |name: &&String| {
+        let file = |dir: PathBuf| dir.join(format!("{name}.md")).is_file();
+        file(environment.places.bottles()) && !file(environment.places.agents())
+    };
+    match args.agent.as_ref().filter(bottle_of_that_name) {
+        Some(name) if args.bottles.is_empty() => {
+            failure.hint(format!("`{name}` is a bottle: `carboy run --bottle {name} -- COMMAND`"))
+        }
+        Some(_) | None => failure,
+    }
 }
 
 fn request(args: RunArgs, environment: Environment) -> Result<RunRequest, Failure> {
     let places = environment.places.clone();
     let manifest_request = Request { agent: args.agent.clone(), bottles: args.bottles.clone(), places };
     let answer = if args.trust { trust::Answer::Yes } else { trust::Answer::Ask };
-    let effective = trust::load(&manifest_request, &environment.home, answer)?;
+    let effective = trust::load(&manifest_request, &environment.home, answer)
+        .map_err(|failure| meant_the_bottle(failure, &args, &environment))?;
     for warning in effective.warnings.iter() {
         eprintln!("{warning}");
     }
     let workdir = environment.places.cwd.canonicalize().map_err(|e| {
         Failure::words(Exit::Usage, format!("working directory {}: {e}", environment.places.cwd.display()))
     })?;
+    only_root(args.user.as_deref())?;
     let env = args.env.iter().map(|spec| variable(spec)).collect::<Result<Vec<_>, _>>()?;
     let binds = args.binds.iter().map(|spec| bind(spec, &environment.places.cwd)).collect::<Result<Vec<_>, _>>()?;
     let host_ids = match &args.user {
@@ -132,8 +193,11 @@ fn variable(spec: &str) -> Result<(String, String), Failure> {
             (spec, value)
         }
     };
-    if name.is_empty() || name.contains('\0') || value.contains('\0') {
-        return Err(Failure::words(Exit::Usage, format!("--env {spec}: not NAME=VALUE")));
+    let well_formed = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !well_formed || value.contains('\0') {
+        // The value may be a secret: it is not said again.
+        return Err(Failure::words(Exit::Usage, format!("--env {}: not a variable's name", printable(name)))
+            .hint("NAME=VALUE, or NAME; letters, digits and `_`, not beginning with a digit"));
     }
     Ok((name.to_owned(), value))
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use carboy_control::log::{self, Query};
 use carboy_control::registry::{self, Answer, Question};
+use carboy_control::supervisor::STOP_GRACE;
 use carboy_core::ports::Clock;
 
 use crate::args::{JsonFlag, LogsArgs, StopArgs};
@@ -77,6 +78,9 @@ pub fn logs(args: &LogsArgs, environment: &Environment) -> Result<u8, Failure> {
     }
     if args.refused {
         answer.entries.retain(|entry| !matches!(entry.text("result"), Some("allowed" | "done")));
+        if answer.entries.is_empty() {
+            eprintln!("nothing was refused");
+        }
     }
     crate::audit::show(&answer.entries, args.json)
 }
@@ -101,12 +105,13 @@ pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
     let question = if args.kill { Question::Kill } else { Question::Stop };
     for run in &runs {
         registry::ask(&run.record, question).map_err(|e| Failure::new(Exit::Failed, &e))?;
-        eprintln!(
-            "{} of bottle {} is being {}",
-            run.record.run,
-            run.record.bottle,
-            if args.kill { "killed" } else { "stopped" }
-        );
+        let how = match question {
+            Question::Kill => "is being killed".to_owned(),
+            Question::Stop | Question::Status => {
+                format!("was asked to end; what is left after {} s is killed", STOP_GRACE.as_secs())
+            }
+        };
+        eprintln!("{} of bottle {} {how}", run.record.run, run.record.bottle);
     }
     Ok(0)
 }

@@ -1,7 +1,7 @@
 //! `carboy tour`: the tour told to a person, and the program that is the agent in its bottle.
 
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use carboy_control::probe;
@@ -13,8 +13,15 @@ use crate::print;
 use crate::report::{Exit, Failure, Palette};
 use crate::run;
 
+/// What a shell gives for a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// How often the tour's directory is removed, and how long after each time it is looked whether it stays away.
+const REMOVE_TRIES_MAX: u32 = 100;
+const REMOVE_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Gives the tour and gives the exit code: 0 when every step went as promised.
-pub async fn tour(args: TourArgs) -> Result<u8, Failure> {
+pub fn tour(args: TourArgs, runtime: tokio::runtime::Runtime) -> Result<u8, Failure> {
     let failed = |e: std::io::Error| Failure::new(Exit::Failed, &e);
     let dir = fresh_directory()?;
     let request = TourRequest {
@@ -29,19 +36,38 @@ pub async fn tour(args: TourArgs) -> Result<u8, Failure> {
         print(intro(palette).as_bytes())?;
     }
     let mut number = 0;
-    let given = give(request, |step| {
+    let giving = give(request, |step| {
         number += 1;
         if !json {
             // A reader that has gone away does not end the tour.
             let _ = print(tell(number, step, palette).as_bytes());
         }
-    })
-    .await;
+    });
+    let interrupted = async {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => {}
+            // Without a handler the signal ends the process by itself.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    // Ctrl-C drops the tour, and that kills its bottle.
+    let given = runtime.block_on(async {
+        tokio::select! {
+            given = giving => Some(given),
+            () = interrupted => None,
+        }
+    });
+    // Waits for what was just being made, so that it is not made after the directory has gone.
+    drop(runtime);
     if args.keep {
         eprintln!("kept: {}", dir.display());
     } else {
-        std::fs::remove_dir_all(&dir).map_err(failed)?;
+        remove(&dir)?;
     }
+    let Some(given) = given else {
+        eprintln!("interrupted");
+        return Ok(INTERRUPTED);
+    };
     let report = given.map_err(|error| match error {
         TourError::Run(error) => run::failure(error),
         TourError::Stage(error) => Failure::new(Exit::Failed, &error),
@@ -53,6 +79,22 @@ pub async fn tour(args: TourArgs) -> Result<u8, Failure> {
     };
     print(text.as_bytes())?;
     Ok(if report.ok { 0 } else { Exit::Found as u8 })
+}
+
+/// Removes the tour's directory. A bottle that was killed puts its files in order for a moment longer, in there.
+fn remove(dir: &Path) -> Result<(), Failure> {
+    let mut removed = Ok(());
+    for _ in 0..REMOVE_TRIES_MAX {
+        removed = std::fs::remove_dir_all(dir);
+        if removed.is_ok() {
+            std::thread::sleep(REMOVE_AGAIN_AFTER);
+        }
+        match dir.try_exists() {
+            Ok(false) => return Ok(()),
+            Ok(true) | Err(_) => std::thread::sleep(REMOVE_AGAIN_AFTER),
+        }
+    }
+    removed.map_err(|e| Failure::words(Exit::Failed, format!("cannot remove {}: {e}", dir.display())))
 }
 
 /// The agent inside: takes orders over its standard input.
@@ -81,8 +123,9 @@ fn fresh_directory() -> Result<PathBuf, Failure> {
 
 fn intro(palette: Palette) -> String {
     format!(
-        "{}\n\nA small agent is put into a bottle on this machine. Outside stands a simulated model provider, so no key and no\n\
-         network are needed. Everything else is real: the sandbox, the traffic, the scanners, the log.\n\n",
+        "{}\n\nA small agent is put into a bottle on this machine. Outside stands a\n\
+         simulated model provider, so no key and no network are needed. Everything\n\
+         else is real: the sandbox, the traffic, the scanners, the log.\n\n",
         palette.strong("carboy, in eight steps")
     )
 }
@@ -106,7 +149,8 @@ fn tell(number: usize, step: &Step, palette: Palette) -> String {
 fn outro(report: &Report, palette: Palette) -> String {
     if report.ok {
         format!(
-            "{}\n\nNext: `carboy doctor` says what this machine can give; `docs/first-bottle.md` takes you to your own first bottle.\n",
+            "{}\n\nNext: `carboy doctor` says what this machine can give;\n\
+             docs/first-bottle.md takes you to your own first bottle.\n",
             palette.good("Every step went as promised.")
         )
     } else {

@@ -37,7 +37,7 @@ pub struct Query {
     pub result: Option<String>,
     /// The reason's code, from `details.reason`.
     pub reason: Option<String>,
-    /// The host, from `details.host`.
+    /// The host, from `details.host`, or `details.name` of a DNS query.
     pub host: Option<String>,
     /// The bottle.
     pub bottle: Option<String>,
@@ -110,7 +110,7 @@ impl Bounds<'_> {
             && field(action, entry.text("action"))
             && field(result, entry.text("result"))
             && field(reason, detail(entry, "reason"))
-            && field(host, detail(entry, "host"))
+            && field(host, detail(entry, "host").or_else(|| detail(entry, "name")))
             && field(bottle, entry.text("bottle"))
             && field(run, entry.text("run"))
             && field(agent, entry.text("agent"))

@@ -112,15 +112,20 @@ fn tail_and_query(person: Person) {
     let refused = json(&["audit", "query", "--reason", "secret_known", "--json"]);
     assert_eq!(refused.len(), 1);
     assert_eq!(json(&["audit", "query", "--host", "notes.example", "--result", "denied", "--json"]), refused);
+    // A name that was only looked up is a host that was asked for, too.
+    world.sh("getent hosts nowhere.example").expect_code(2);
+    let looked_up = json(&["audit", "query", "--host", "nowhere.example", "--json"]);
+    assert!(!looked_up.is_empty() && looked_up.iter().all(|entry| entry["event_type"] == "dns"), "{looked_up:?}");
+    for wrong in [["--type", "dsn"], ["--result", "refused"], ["--reason", "secret"]] {
+        assert_eq!(carboy(&world, &[&["audit", "query"][..], &wrong].concat()).status.code(), Some(2), "{wrong:?}");
+    }
     let run = ran.summary["run"].as_str().unwrap();
     assert_eq!(json(&["audit", "query", "--run", run, "--bottle", "test", "--json"]), all);
     assert!(json(&["audit", "query", "--until", "2020-01-01T00:00:00Z", "--json"]).is_empty());
-    assert_eq!(
-        json(&["audit", "query", "--since", "2020-01-01T00:00:00Z", "--limit", "1", "--json"]),
-        all[all.len() - 1..]
-    );
+    let last = json(&["audit", "tail", "-n", "1", "--json"]);
+    assert_eq!(json(&["audit", "query", "--since", "2020-01-01T00:00:00Z", "--limit", "1", "--json"]), last);
     assert_eq!(carboy(&world, &["audit", "query", "--since", "yesterday"]).status.code(), Some(2));
-    let people = stdout(&carboy(&world, &["audit", "tail"]));
+    let people = stdout(&carboy(&world, &["audit", "tail", "-n", "100"]));
     assert!(people.contains("POST notes.example/sink") && people.contains("secret_known"), "{people}");
     assert!(!people.contains(REAL_KEY));
 }

@@ -30,6 +30,8 @@ pub fn cases() -> Vec<Case> {
         ),
         case("doctor --json says the tier", doctor),
         case("the tour goes as promised", tour),
+        case("an interrupted tour leaves nothing behind", interrupted_tour),
+        case("a program that is not there is told apart from one that may not run", not_started),
     ]
 }
 
@@ -47,10 +49,18 @@ fn stderr(output: &Output) -> String {
 
 /// `carboy run FLAGS -- touch ran` has to end with this code, without the program having run.
 fn refused(world: &World, flags: &[&str], code: i32) -> String {
+    let before = names(&world.project);
     let output = carboy(world, &[&["run"], flags, &["--", "touch", "ran"]].concat());
     assert_eq!(output.status.code(), Some(code), "{output:?}");
-    assert!(!world.project.join("ran").exists());
+    // Nothing ran, and what the bottle puts into a workspace for its time is gone.
+    assert_eq!(names(&world.project), before);
     stderr(&output)
+}
+
+fn names(dir: &std::path::Path) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
 }
 
 fn check(person: Person) {
@@ -97,6 +107,7 @@ fn broken_files(person: Person) {
 fn missing_secret(person: Person) {
     let world = World::new(person);
     let arguments = ["run", "--bottle", "test", "--", "touch", "ran"];
+    let before = names(&world.project);
     for empty in [false, true] {
         let mut command = world.carboy(&arguments);
         if empty {
@@ -108,7 +119,7 @@ fn missing_secret(person: Person) {
         assert_eq!(output.status.code(), Some(78), "{output:?}");
         let text = stderr(&output);
         assert!(text.contains("ANTHROPIC_API_KEY") && text.contains("settings.yml"), "{text}");
-        assert!(!world.project.join("ran").exists());
+        assert_eq!(names(&world.project), before);
     }
     // From a command or a file it is as good.
     world.write("key.txt", REAL_KEY);
@@ -286,6 +297,45 @@ fn tour(person: Person) {
     // It is gone afterwards, and this person's home was not used.
     assert!(!std::path::Path::new(object["audit_log"].as_str().unwrap()).exists());
     assert_eq!(world.log().len(), 0);
+}
+
+fn interrupted_tour(person: Person) {
+    let world = World::new(person);
+    world.write("tmp/.keep", "");
+    let tmp = world.dir.join("tmp");
+    let mut child = world.carboy(&["tour"]).env("TMPDIR", &tmp).spawn().unwrap();
+    // The first line of the story is out before the bottle stands.
+    let mut first = [0];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    // It hears signals from a moment after its first line on.
+    while !heard(&child) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert_eq!(names(&tmp), [".keep"]);
+}
+
+/// Does the process handle SIGINT?
+fn heard(child: &std::process::Child) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() & 1 << (2 - 1) != 0
+}
+
+fn not_started(person: Person) {
+    let world = World::new(person);
+    let absent = carboy(&world, &["run", "-b", "test", "--", "no-such-program"]);
+    assert_eq!(absent.status.code(), Some(127), "{absent:?}");
+    assert!(stderr(&absent).contains("`no-such-program` was not found in the bottle"), "{absent:?}");
+    world.write("project/plain.txt", "text");
+    let plain = carboy(&world, &["run", "-b", "test", "--", "./plain.txt"]);
+    assert_eq!(plain.status.code(), Some(126), "{plain:?}");
+    assert!(stderr(&plain).contains("cannot be executed"), "{plain:?}");
+    let bottle = carboy(&world, &["run", "test", "--", "true"]);
+    assert!(stderr(&bottle).contains("carboy run --bottle test -- COMMAND"), "{bottle:?}");
 }
 
 fn first_bottle(person: Person) {

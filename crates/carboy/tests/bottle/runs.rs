@@ -200,6 +200,13 @@ fn allow(person: Person) {
     assert_eq!(reason(&get(&mut agent, "https://notes.example/echo")), Some("request_not_allowed"));
     let ran = agent.finish().expect_code(0);
     assert!(ran.entries.iter().any(|entry| entry.text("action") == Some("reload_routes")));
+    // Said again it changes nothing, and an address that was pasted is told what it should have been.
+    let before = file();
+    let again = carboy(&world, &["allow", "notes.example", "-b", "test", "--path", "/page"]);
+    assert!(again.status.success() && file() == before, "{again:?}");
+    let pasted = carboy(&world, &["allow", "https://x.example:8443/a", "-b", "test"]);
+    assert_eq!(pasted.status.code(), Some(2), "{pasted:?}");
+    assert!(String::from_utf8_lossy(&pasted.stderr).contains("`carboy allow x.example --port 8443"), "{pasted:?}");
     let wrong = carboy(&world, &["allow", "*", "-b", "test"]);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     assert_eq!(carboy(&world, &["allow", "x.example", "-b", "nobody"]).status.code(), Some(78));
