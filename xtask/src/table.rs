@@ -71,7 +71,7 @@ pub fn run(mode: Mode) -> Result<(), String> {
                 complaints.push(format!("{TABLE} is out of date: run `cargo xtask table`"));
             }
             complain("table", complaints)?;
-            println!("table: {} of {} rows have a test, {} are open", proofs.len(), ids.len(), pending.len());
+            println!("table: {}", summary(ids.len(), &pending));
             Ok(())
         }
     }
@@ -127,13 +127,19 @@ fn unproven(ids: &BTreeSet<&str>, pending: &BTreeMap<String, Open>, proofs: &Pro
     complaints
 }
 
+/// Every row is proven, or open in part, or open.
+fn summary(rows: usize, pending: &BTreeMap<String, Open>) -> String {
+    let part = pending.values().filter(|open| matches!(open, Open::Part)).count();
+    let (proven, open) = (rows - pending.len(), pending.len() - part);
+    format!("of {rows} rows {proven} are proven by tests, {part} in part, and {open} are open")
+}
+
 fn render(sections: &[Section], pending: &BTreeMap<String, Open>, proofs: &Proofs) -> String {
     let rows: usize = sections.iter().map(|section| section.rows.len()).sum();
     let mut out = format!(
         "# Checklist\n\nWhich test proves which row of the acceptance lists. Written by `cargo xtask table`; do not edit.\n\n\
-         {} of {rows} rows have a test, {} are open.\n",
-        proofs.len(),
-        pending.len()
+         {}.\n",
+        summary(rows, pending)
     );
     for section in sections {
         let _ = write!(out, "\n## {}\n\n| row | what | tests |\n|---|---|---|\n", section.name);
@@ -190,7 +196,7 @@ mod tests {
     fn the_table_shows_tests_and_open_rows() {
         let sections = sections("#\n# Names\nM1 one | two\nM2 three\n").unwrap();
         let table = render(&sections, &pending("M2").unwrap(), &proofs(&["M1"]));
-        assert!(table.contains("1 of 2 rows have a test, 1 are open"));
+        assert!(table.contains("of 2 rows 1 are proven by tests, 0 in part, and 1 are open"));
         assert!(table.ends_with("## Names\n\n| row | what | tests |\n|---|---|---|\n| M1 | one \\| two | `a.rs::t` |\n| M2 | three | pending |\n"));
     }
 }

@@ -9,7 +9,9 @@ use crate::needs;
 /// A line or two of Markdown.
 pub fn of_this_machine(bench: &Bench, what: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = read("/proc/sys/kernel/osrelease");
+    // The version alone: what a distribution or a provider appends says nothing about speed.
+    let release = read("/proc/sys/kernel/osrelease");
+    let kernel = release.split(['-', '+']).next().unwrap_or_default();
     let load = read("/proc/loadavg");
     let processor = field("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     let memory = field("/proc/meminfo", "MemTotal").and_then(|kib| kib.split(' ').next()?.parse::<f64>().ok());
