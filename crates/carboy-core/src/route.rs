@@ -4,9 +4,12 @@
 //! [`HostPermit`] opens a connection. [`RouteSet::route`] is asked for each request on that connection; only its
 //! [`RoutePermit`] lets a request go on. Absent means denied: a set without routes is a bottle without a way out.
 //!
-//! ```compile_fail
-//! // Permits are made by the decision alone.
-//! let permit = carboy_core::route::HostPermit { host: todo!(), port: 443 };
+//! ```compile_fail,E0451
+//! // Permits are made by the decision alone: these fields are private.
+//! use carboy_core::route::{HostPermit, Reach};
+//! fn forge(host: carboy_core::host::Host) -> HostPermit {
+//!     HostPermit { host, port: 443, reach: Reach::Public, generation: 1 }
+//! }
 //! ```
 
 use std::sync::Arc;
