@@ -26,7 +26,7 @@ use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
 use carboy_core::ids::{RunId, SecretName};
 use carboy_core::plan::{Bind, BottleSpec, CaptureTier, StdioMode};
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
-use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits, GatewayStats, Listener};
+use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits, Listener};
 use carboy_manifest::{Diagnostics, Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
 use tokio::sync::Notify;
@@ -267,11 +267,6 @@ fn subject(request: &RunRequest, spec: &BottleSpec, run: &RunId) -> Subject {
 }
 
 impl Running {
-    /// The run's identifier.
-    pub fn run(&self) -> &str {
-        &self.shared.record.run
-    }
-
     /// The program as it was asked for.
     pub fn program(&self) -> &str {
         &self.shared.record.command[0]
@@ -285,11 +280,6 @@ impl Running {
     /// A handle for signals and the window's size.
     pub fn control(&self) -> Control {
         Control(self.shared.clone())
-    }
-
-    /// Counters of the gateway.
-    pub fn stats(&self) -> GatewayStats {
-        self.gateway.stats()
     }
 
     /// Waits for the end and says what happened.

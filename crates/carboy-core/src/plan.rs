@@ -1,15 +1,13 @@
-//! The checked plan of one run: everything that has to be known before a process starts.
+//! The sandbox's part of a run's plan: everything that has to be known before a process starts. (The gateway's part is
+//! [`RouteSet`](crate::route::RouteSet) and [`Upstreams`](crate::upstream::Upstreams).)
 //!
-//! A manifest becomes a [`Plan`] once, in `carboy-manifest`; the rooms below each take the part that is
-//! theirs ([`BottleSpec`] for the sandbox, [`RouteSet`] for the gateway) and
-//! none of them reads a manifest again. Nothing in here is a secret: secrets are named, not carried.
+//! A manifest is read once; the rooms below take the part that is theirs and none of them reads it again. *Must never*
+//! carry a secret: secrets are named here.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::ids::{AgentName, BottleName, RunId};
-use crate::route::RouteSet;
-use crate::upstream::Upstreams;
+use crate::ids::{BottleName, RunId};
 
 /// What to build and what to start in it. Paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,17 +132,4 @@ pub enum StdioMode {
     },
     /// Three pipes. A host descriptor is never handed in: the bottle could reopen it with other rights.
     Pipes,
-}
-
-/// One checked run.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The agent file, when one was named.
-    pub agent: Option<AgentName>,
-    /// The sandbox's part.
-    pub bottle: BottleSpec,
-    /// The gateway's part.
-    pub routes: RouteSet,
-    /// Where hosts are really reached, when not where DNS says.
-    pub upstreams: Upstreams,
 }

@@ -22,6 +22,9 @@ use crate::host::{Host, HostPattern};
 use crate::ids::{MeterName, RouteId, SecretName};
 use crate::verdict::{Denial, Reason, Verdict};
 
+/// The ports of a route that names none: HTTPS and HTTP.
+pub const PORTS_DEFAULT: [u16; 2] = [443, 80];
+
 /// One route, checked.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -45,6 +48,24 @@ pub struct Route {
     pub reach: Reach,
     /// Largest request body in bytes as sent; `None` leaves streamed bodies unbounded.
     pub body_bytes_max: Option<u64>,
+}
+
+impl Route {
+    /// The route of a manifest entry that says its host and nothing else: every default of this page's fields.
+    pub fn plain(index: usize, host: HostPattern) -> Route {
+        Route {
+            id: RouteId::new(index, &host),
+            host,
+            ports: PORTS_DEFAULT.to_vec(),
+            auth: None,
+            matches: Vec::new(),
+            git: GitAccess::default(),
+            dlp: DlpPolicy::default(),
+            meter: None,
+            reach: Reach::default(),
+            body_bytes_max: None,
+        }
+    }
 }
 
 /// How a route is authenticated upstream.

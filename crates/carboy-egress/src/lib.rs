@@ -48,4 +48,4 @@ pub use inject::Credentialed;
 pub use limits::GatewayLimits;
 pub use listener::Listener;
 pub use stats::GatewayStats;
-pub use trust::{java_trust_env, trust_env, trust_files};
+pub use trust::{trust_env, trust_files};

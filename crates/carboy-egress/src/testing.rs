@@ -1,8 +1,8 @@
 //! Fixtures of the unit tests.
 
 use carboy_core::host::HostPattern;
-use carboy_core::ids::{RouteId, SecretName};
-use carboy_core::route::{DlpPolicy, GitAccess, Reach, Route, RouteSet};
+use carboy_core::ids::SecretName;
+use carboy_core::route::{Route, RouteSet};
 use carboy_core::secret::Secret;
 use carboy_guard::Detectors;
 
@@ -10,19 +10,7 @@ use carboy_guard::Detectors;
 pub(crate) const SECRET: &str = "Zq8vTr3LmW5xKd0PyB7n";
 
 pub(crate) fn route(index: usize, host: &str) -> Route {
-    let host = HostPattern::parse(host).unwrap();
-    Route {
-        id: RouteId::new(index, &host),
-        host,
-        ports: vec![443, 80],
-        auth: None,
-        matches: Vec::new(),
-        git: GitAccess::Denied,
-        dlp: DlpPolicy::default(),
-        meter: None,
-        reach: Reach::Public,
-        body_bytes_max: None,
-    }
+    Route::plain(index, HostPattern::parse(host).unwrap())
 }
 
 pub(crate) fn routes(hosts: &[&str]) -> RouteSet {

@@ -61,12 +61,6 @@ pub fn trust_env() -> Vec<(&'static str, String)> {
     VARIABLES.iter().map(|name| (*name, CA_FILE.to_owned())).collect()
 }
 
-/// Variables for a Java that does not look at the system's trust store (one that was unpacked into a home). Not part
-/// of [`trust_env`], because each JVM then says so on its standard error.
-pub fn java_trust_env() -> Vec<(&'static str, String)> {
-    vec![("JAVA_TOOL_OPTIONS", format!("-Djavax.net.ssl.trustStore={JAVA_STORE_FILE}"))]
-}
-
 /// A Java key store of the classic kind (JKS) with one trusted certificate. Every Java since 1.2 reads it, whatever
 /// its default type; a PKCS#12 store without encryption needs Java 18, and with it a pile of ASN.1 and old ciphers.
 /// Layout: `sun.security.provider.JavaKeyStore`; integers are big-endian, texts are UTF with a 16-bit length.

@@ -11,7 +11,9 @@ use carboy_core::address::is_public;
 use carboy_core::finding::Detector;
 use carboy_core::host::{Host, HostPattern};
 use carboy_core::ids::{MeterName, RouteId, SecretName};
-use carboy_core::route::{AuthScheme, DlpPolicy, GitAccess, OnMatch, Reach, Route, RouteAuth, is_private_unicast};
+use carboy_core::route::{
+    AuthScheme, DlpPolicy, GitAccess, OnMatch, PORTS_DEFAULT, Reach, Route, RouteAuth, is_private_unicast,
+};
 
 use crate::diagnostic::{Code, Position, excerpt, listed};
 use crate::keys;
@@ -22,9 +24,6 @@ use crate::yaml::{Entry, Node, Value};
 
 /// M22: the values of `auth_scheme`, spelled exactly so.
 pub const EGRESS_AUTH_SCHEMES: &[&str] = &["Bearer", "token"];
-
-/// Ports of a route that names none.
-pub const PORTS_DEFAULT: &[u16] = &[443, 80];
 
 /// Most routes of a bottle.
 pub const ROUTES_MAX: usize = 500;

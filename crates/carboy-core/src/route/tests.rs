@@ -1,19 +1,7 @@
 use super::*;
 
 fn route(index: usize, host: &str) -> Route {
-    let host = HostPattern::parse(host).unwrap();
-    Route {
-        id: RouteId::new(index, &host),
-        host,
-        ports: vec![443, 80],
-        auth: None,
-        matches: Vec::new(),
-        git: GitAccess::Denied,
-        dlp: DlpPolicy::default(),
-        meter: None,
-        reach: Reach::Public,
-        body_bytes_max: None,
-    }
+    Route::plain(index, HostPattern::parse(host).unwrap())
 }
 
 fn permit(set: &RouteSet, host: &str, port: u16) -> Result<HostPermit, Reason> {

@@ -13,9 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use carboy_core::audit::{Event, Outcome, Subject};
 use carboy_core::host::{Host, HostPattern};
-use carboy_core::ids::{RouteId, SecretName};
+use carboy_core::ids::SecretName;
 use carboy_core::ports::{AuditError, AuditSink, Clock, Later, SecretSource};
-use carboy_core::route::{DlpPolicy, GitAccess, Reach, Route, RouteSet};
+use carboy_core::route::{Route, RouteSet};
 use carboy_core::secret::{Secret, SecretText};
 use carboy_core::upstream::{Transport, Upstream, Upstreams};
 use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits, Listener};
@@ -263,19 +263,7 @@ pub fn secret_name() -> SecretName {
 }
 
 pub fn route(host: &str) -> Route {
-    let host = HostPattern::parse(host).unwrap();
-    Route {
-        id: RouteId::new(1, &host),
-        host,
-        ports: vec![443, 80],
-        auth: None,
-        matches: Vec::new(),
-        git: GitAccess::Denied,
-        dlp: DlpPolicy::default(),
-        meter: None,
-        reach: Reach::Public,
-        body_bytes_max: None,
-    }
+    Route::plain(1, HostPattern::parse(host).unwrap())
 }
 
 /// A gateway under test with everything around it.
