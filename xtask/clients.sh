@@ -1,15 +1,18 @@
 #!/bin/sh
-# Installs the real clients that the tests drive against the simulated provider: `claude` from npm, and the
-# anthropic and openai SDKs with httpx and requests from PyPI.
+# Installs the real clients that the tests drive against the simulated provider: `claude`, `codex`, `gemini` and
+# `opencode` from npm, and the anthropic and openai SDKs with httpx and requests from PyPI.
 #
 #   xtask/clients.sh [DIR]        DIR defaults to /opt/carboy-clients
 #
-# Afterwards: DIR/bin/claude, DIR/venv/bin/python, and DIR/versions (one `name version` a line).
+# Afterwards: DIR/bin/claude (and codex, gemini, opencode), DIR/venv/bin/python, and DIR/versions (one `name version` a line).
 # Idempotent: what is there in the pinned version is left alone. Debian packages are installed only where a command
 # is missing, and only as root; otherwise the line to run is printed and the script stops.
 set -eu
 
 CLAUDE=2.1.197
+CODEX=0.169.0
+GEMINI=0.61.0
+OPENCODE=1.18.33
 ANTHROPIC=2.11.0
 OPENAI=2.54.0
 HTTPX=0.28.1
@@ -44,23 +47,31 @@ fi
 
 mkdir -p "$dir/bin"
 wanted="claude $CLAUDE
+codex $CODEX
+gemini $GEMINI
+opencode $OPENCODE
 anthropic $ANTHROPIC
 openai $OPENAI
 httpx $HTTPX
 h2 $H2
 requests $REQUESTS"
 if [ -f "$dir/versions" ] && [ "$(cat "$dir/versions")" = "$wanted" ] \
-    && [ -x "$dir/bin/claude" ] && [ -x "$dir/venv/bin/python" ]; then
+    && [ -x "$dir/bin/claude" ] && [ -x "$dir/bin/codex" ] && [ -x "$dir/bin/gemini" ] \
+    && [ -x "$dir/bin/opencode" ] && [ -x "$dir/venv/bin/python" ]; then
     say "up to date in $dir"
     exit 0
 fi
 # Written last, so that a broken installation is never taken for a whole one.
 rm -f "$dir/versions"
 
-say "claude $CLAUDE into $dir"
-npm install --prefix "$dir" --no-fund --no-audit --loglevel=error "@anthropic-ai/claude-code@$CLAUDE" >&2
-ln -sf ../node_modules/.bin/claude "$dir/bin/claude"
-"$dir/bin/claude" --version >/dev/null
+say "claude $CLAUDE, codex $CODEX, gemini $GEMINI and opencode $OPENCODE into $dir"
+npm install --prefix "$dir" --no-fund --no-audit --loglevel=error "@anthropic-ai/claude-code@$CLAUDE" \
+    "@openai/codex@$CODEX" "@google/gemini-cli@$GEMINI" "opencode-ai@$OPENCODE" >&2
+for client in claude codex gemini opencode; do
+    ln -sf "../node_modules/.bin/$client" "$dir/bin/$client"
+    # In a home of its own: some leave files in the one that they are started in.
+    HOME="$dir" "$dir/bin/$client" --version >/dev/null
+done
 
 say "Python packages into $dir/venv"
 [ -x "$dir/venv/bin/python" ] || "$python" -m venv "$dir/venv"

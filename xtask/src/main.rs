@@ -1,6 +1,8 @@
 //! Repository chores: `cargo xtask COMMAND`. One module per command; nothing of the product depends on this.
 
 mod bench;
+mod book;
+mod dist;
 mod files;
 mod layers;
 mod needs;
@@ -17,6 +19,10 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   table            write docs/checklist.md: which test proves which row
   table --check    fail if it is out of date, or a row that is not pending has no test
   test             install what the tests need (asks first, unless CI=true), then check and test everything
+  book             write the documents as a static book to target/book; a broken link or an orphan page fails
+  book --check     the same without writing
+  dist             the release: a static archive, a Debian package and their sums, in target/dist
+  dist --check     try the packaging with the program of the tests
   bench start|proxy [--write]
                    measure beside other programs, which are installed first (asks, unless CI=true); --write puts the
                    figures into docs/benchmarks.md";
@@ -29,6 +35,10 @@ fn main() -> ExitCode {
         ["table"] => table::run(table::Mode::Write),
         ["table", "--check"] => table::run(table::Mode::Check),
         ["test"] => test::run(),
+        ["book"] => book::run(book::Mode::Write),
+        ["book", "--check"] => book::run(book::Mode::Check),
+        ["dist"] => dist::run(),
+        ["dist", "--check"] => dist::check(),
         ["bench", ref rest @ ..] => bench::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -29,6 +29,9 @@ const NEEDS: &[Need] = &[
     Need { check: &["tmux", "-V"], package: "tmux" },
     Need { check: &["wget", "--version"], package: "wget" },
     Need { check: &["vim", "--version"], package: "vim" },
+    Need { check: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb"], package: "postgresql" },
+    Need { check: &["zsh", "--version"], package: "zsh" },
+    Need { check: &["fish", "--version"], package: "fish" },
 ];
 
 /// May things be installed?

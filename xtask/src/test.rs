@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{files, layers, needs, table, tree};
+use crate::{book, dist, files, layers, needs, table, tree};
 use tally::Tally;
 
 /// What a phase was, how long it took, and what was wrong.
@@ -31,7 +31,9 @@ pub fn run() -> Result<(), String> {
         phase("layers", layers::run),
         phase("files", files::run),
         phase("table", || table::run(table::Mode::Check)),
+        phase("book", || book::run(book::Mode::Check)),
         phase("tests", || tests(&top, &mut tally)),
+        phase("dist", dist::check),
     ];
     println!("\n-- summary");
     for phase in &phases {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -85,9 +86,17 @@ impl Group {
         self.applied
     }
 
-    /// Moves a process in; its children follow.
-    pub fn enter(&mut self, pid: i32) -> io::Result<()> {
-        self.directories.iter().try_for_each(|directory| fs::write(directory.join("cgroup.procs"), pid.to_string()))
+    /// What a process writes `0` to in order to move itself in; its children follow.
+    ///
+    /// It moves itself because moving *another* process waits for every processor to notice (5 to 19 ms for a supervisor
+    /// that writes a child's number to `cgroup.procs`, 0.03 ms for a thread that writes itself to V1's `tasks`).
+    pub fn doors(&self) -> io::Result<Vec<OwnedFd>> {
+        let open = |directory: &PathBuf| {
+            let tasks = directory.join("tasks");
+            let door = if tasks.exists() { tasks } else { directory.join("cgroup.procs") };
+            fs::OpenOptions::new().write(true).open(door).map(OwnedFd::from)
+        };
+        self.directories.iter().map(open).collect()
     }
 
     /// Removes the directories; the last processes may still be on their way out.

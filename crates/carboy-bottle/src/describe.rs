@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use carboy_core::plan::{Access, BottleSpec, StdioMode};
+use carboy_core::plan::{Access, BottleSpec, Overlay, RootSource};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, ResolveFlags, memfd_create, openat2};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Pid, Signal, WaitIdOptions, getegid, geteuid, pidfd_send_signal, waitid};
@@ -14,8 +14,8 @@ use crate::INSIDE_ID;
 use crate::cgroup::{Applied, Bound};
 use crate::protect::Journal;
 use crate::sys::mount::{Depth, MountChange, NODEV, NOSUID, Private, RDONLY, change};
-use crate::sys::spawn::clone_idmap_holder;
-use crate::wire::{DESCRIPTORS_MAX, Guard, InitSpec, Mount, Origin, Protected, Stdio};
+use crate::sys::spawn::{SetUp, clone_idmap_holder};
+use crate::wire::{DESCRIPTORS_MAX, Guard, InitSpec, Mount, Origin, Protected};
 
 /// Most binds of one bottle.
 const BINDS_MAX: usize = 200;
@@ -65,6 +65,19 @@ pub enum LaunchError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// An ordinary user's overlay of what is not wholly theirs.
+    #[error(
+        "{path} belongs to uid {uid}, gid {gid}, and an overlay changes only what is yours with your own group: \
+         `chown -R` it, or leave `workspace: direct`"
+    )]
+    OverlayOwner {
+        /// Host path.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
     },
     /// A path has no UTF-8 name, is not absolute, or has `..` in it.
     #[error("{path} cannot be a path of a bottle: use an absolute UTF-8 path without `..`")]
@@ -182,6 +195,8 @@ pub struct Described {
     pub document: OwnedFd,
     /// Detached mounts, when root made them.
     pub mounts: Vec<OwnedFd>,
+    /// What init has to be able to do.
+    pub set_up: SetUp,
 }
 
 /// A host path that is to be mounted, looked at.
@@ -212,12 +227,9 @@ pub fn describe(
         let place = look(source)?;
         let directory = rustix::fs::FileType::from_raw_mode(place.stat.st_mode) == rustix::fs::FileType::Directory;
         let origin = if runner.root {
-            let mount = detached(&place, access, runner, &mut idmaps)?;
-            let number = std::os::fd::AsRawFd::as_raw_fd(&mount);
-            mounts.push(mount);
-            Origin::Inherited(number)
+            inherited(&place, (access, Reach::Below), runner, &mut idmaps, &mut mounts)?
         } else {
-            Origin::Path { path: place.path.clone(), device: place.stat.st_dev, inode: place.stat.st_ino }
+            place.origin()
         };
         // Stubs are made only where the mount is possible.
         if access == Access::ReadWrite && directory && target != Path::new(HOME) {
@@ -233,10 +245,18 @@ pub fn describe(
         }
         described.push(Mount { target: target.to_owned(), writable: access == Access::ReadWrite, directory, origin });
     }
+    for overlay in &spec.overlays {
+        let lower = look(&overlay.source)?;
+        protected.extend(hidden_sockets(&lower, &overlay.target)?);
+        described.push(overlaid(overlay, &lower, runner, &mut idmaps, &mut mounts)?);
+    }
+    let image = image(spec, runner, &mut idmaps, &mut mounts, &mut protected)?;
+    described.sort_by_key(|mount| mount.target.components().count());
     let memory_by_group = bounds.is_some_and(|applied| applied.memory == Bound::Cgroup);
     let init = InitSpec {
         command: spec.command.clone(),
         env: environment(spec),
+        image,
         workdir: spec.workdir.clone(),
         mounts: described,
         files: spec.files.iter().map(|f| (f.path.clone(), f.content.len())).collect(),
@@ -247,15 +267,83 @@ pub fn describe(
         data_bytes_max: spec.limits.memory_bytes_max.filter(|_| !memory_by_group),
         capture: spec.capture.into(),
         route_ports: spec.route_ports.clone(),
-        stdio: match spec.stdio {
-            StdioMode::Terminal { rows, cols } => Stdio::Terminal { rows, cols },
-            StdioMode::Pipes => Stdio::Pipes,
-        },
+        inside_ports: spec.inside_ports.clone(),
+        stdio: spec.stdio.into(),
         host_name: spec.name.as_str().replace('_', "-"),
     };
     let document =
         document(&init, spec).map_err(|source| LaunchError::Outside { step: "describe the bottle", source })?;
-    Ok(Described { document, mounts })
+    let set_up = if spec.overlays.is_empty() { SetUp::Plain } else { SetUp::Overlay };
+    Ok(Described { document, mounts, set_up })
+}
+
+impl Place {
+    /// For an ordinary user, whose init takes it by its path.
+    fn origin(&self) -> Origin {
+        Origin::Path { path: self.path.clone(), device: self.stat.st_dev, inode: self.stat.st_ino }
+    }
+}
+
+/// For root, whose init inherits a mount.
+fn inherited(
+    place: &Place,
+    how: (Access, Reach),
+    runner: &Runner,
+    idmaps: &mut Idmaps,
+    mounts: &mut Vec<OwnedFd>,
+) -> Result<Origin, LaunchError> {
+    let mount = detached(place, how, runner, idmaps)?;
+    let number = std::os::fd::AsRawFd::as_raw_fd(&mount);
+    mounts.push(mount);
+    Ok(Origin::Inherited(number))
+}
+
+/// The system's tree, when it is an image: only read, whoever owns it.
+fn image(
+    spec: &BottleSpec,
+    runner: &Runner,
+    idmaps: &mut Idmaps,
+    mounts: &mut Vec<OwnedFd>,
+    protected: &mut Vec<Protected>,
+) -> Result<Option<Origin>, LaunchError> {
+    let path = match &spec.root {
+        RootSource::Host => return Ok(None),
+        RootSource::Directory(path) => path,
+    };
+    let place = look(path)?;
+    // The tree of a container that runs may hold its services' sockets.
+    protected.extend(hidden_sockets(&place, Path::new("/"))?);
+    Ok(Some(if runner.root {
+        inherited(&place, (Access::ReadOnly, Reach::Below), runner, idmaps, mounts)?
+    } else {
+        place.origin()
+    }))
+}
+
+/// An overlay's two parts, each with its owner translated when root makes the bottle. No stub is made and nothing is
+/// guarded: what a program changes of the files that steer others is seen when the layer is applied.
+fn overlaid(
+    overlay: &Overlay,
+    lower: &Place,
+    runner: &Runner,
+    idmaps: &mut Idmaps,
+    mounts: &mut Vec<OwnedFd>,
+) -> Result<Mount, LaunchError> {
+    let layer = look(&overlay.layer)?;
+    let (uid, gid) = (lower.stat.st_uid, lower.stat.st_gid);
+    if !runner.root && (uid, gid) != runner.host_ids {
+        return Err(LaunchError::OverlayOwner { path: lower.path.clone(), uid, gid });
+    }
+    let mut origin = |place: &Place| {
+        if runner.root {
+            // As writable, so that owners are translated; nothing is ever written to the lower one.
+            inherited(place, (Access::ReadWrite, Reach::Alone), runner, idmaps, mounts)
+        } else {
+            Ok(place.origin())
+        }
+    };
+    let origin = Origin::Layers { lower: Box::new(origin(lower)?), layer: Box::new(origin(&layer)?) };
+    Ok(Mount { target: overlay.target.clone(), writable: true, directory: true, origin })
 }
 
 /// Sockets of the host in a bind, to be covered (B44).
@@ -273,7 +361,9 @@ fn environment(spec: &BottleSpec) -> Vec<(String, String)> {
 }
 
 fn check(spec: &BottleSpec) -> Result<(), LaunchError> {
-    let inside = spec.binds.iter().map(|b| &b.target).chain(spec.files.iter().map(|f| &f.path)).chain([&spec.workdir]);
+    let overlays = spec.overlays.iter().map(|o| &o.target);
+    let targets = spec.binds.iter().map(|b| &b.target).chain(overlays);
+    let inside = targets.chain(spec.files.iter().map(|f| &f.path)).chain([&spec.workdir]);
     for path in inside {
         let plain = path.is_absolute()
             && path.to_str().is_some()
@@ -283,7 +373,11 @@ fn check(spec: &BottleSpec) -> Result<(), LaunchError> {
             return Err(LaunchError::Path { path: path.clone() });
         }
     }
-    let bounded = [("binds", spec.binds.len(), BINDS_MAX), ("route ports", spec.route_ports.len(), ROUTE_PORTS_MAX)];
+    let bounded = [("binds", spec.binds.len() + spec.overlays.len(), BINDS_MAX), (
+        "ports of routes and of `forward:`",
+        spec.route_ports.len() + spec.inside_ports.len(),
+        ROUTE_PORTS_MAX,
+    )];
     for (what, given, max) in bounded {
         if given > max {
             return Err(LaunchError::TooMany { what, given, max });
@@ -309,13 +403,28 @@ fn look(source: &Path) -> Result<Place, LaunchError> {
     Ok(Place { fd, path, stat })
 }
 
+/// Which mounts are copied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Those below as well.
+    Below,
+    /// One alone: an overlay does not see what is mounted in its lower directory.
+    Alone,
+}
+
 /// Root's side: a copy of the tree, out of every peer group, its owner translated to the bottle's.
-fn detached(place: &Place, access: Access, runner: &Runner, idmaps: &mut Idmaps) -> Result<OwnedFd, LaunchError> {
+fn detached(
+    place: &Place,
+    (access, reach): (Access, Reach),
+    runner: &Runner,
+    idmaps: &mut Idmaps,
+) -> Result<OwnedFd, LaunchError> {
     let failed = |error: io::Error| LaunchError::Source { path: place.path.clone(), source: error };
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE
-        | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if reach == Reach::Below {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
     let mount = open_tree(&place.fd, "", flags).map_err(|e| failed(e.into()))?;
     let mut wanted = MountChange { set: NOSUID | NODEV, private: Private::Yes, depth: Depth::All, idmap: None };
     match access {

@@ -57,9 +57,8 @@ pub fn shared() -> Vec<String> {
 ///
 /// The stubs of absent steering files would be seen by `git add -A` and committed; git's system-wide settings inside
 /// name them as to be overlooked.
-pub fn generated(host_name: &str, git_overlooks: &[String]) -> [(&'static str, String); 11] {
+pub fn generated(host_name: &str, git_overlooks: &[String], shell: &str) -> [(&'static str, String); 11] {
     let overlooked: String = git_overlooks.iter().map(|below| format!("**/{below}\n")).collect();
-    let shell = if std::path::Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
     [
         (
             "/etc/passwd",

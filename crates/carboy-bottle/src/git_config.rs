@@ -74,6 +74,52 @@ fn made_by_init(entry: &Entry) -> bool {
     entry.section == "core" && entry.subsection.is_none() && KEYS.contains(&entry.key.as_str())
 }
 
+/// The settings of a text that make git run a program or read settings from elsewhere, as `section.key = value`. A text
+/// that cannot be understood is named as a whole: git may understand it.
+pub(crate) fn settings_that_run(text: &str) -> Vec<String> {
+    match parse(text) {
+        Some(pieces) => {
+            pieces.iter().filter_map(Piece::setting).filter(|entry| runs(entry)).map(ToString::to_string).collect()
+        }
+        None => vec!["settings that cannot be read".to_owned()],
+    }
+}
+
+/// git-config(1), every variable whose value is a command, a helper, or a path to more settings.
+fn runs(entry: &Entry) -> bool {
+    let whole = entry.subsection.is_none();
+    match (entry.section.as_str(), entry.key.as_str()) {
+        // `true` and `false` are git's own daemon.
+        ("core", "fsmonitor") => !matches!(entry.value.as_str(), "true" | "false" | ""),
+        (
+            "core",
+            "hookspath"
+            | "sshcommand"
+            | "editor"
+            | "pager"
+            | "askpass"
+            | "gitproxy"
+            | "worktree"
+            | "alternaterefscommand",
+        ) => true,
+        ("alias", _) => entry.value.trim_start().starts_with('!'),
+        ("filter", "clean" | "smudge" | "process") => true,
+        ("diff", "external" | "textconv" | "command") | ("merge", "driver") => true,
+        ("difftool" | "mergetool" | "guitool" | "man" | "browser", "cmd" | "path") => true,
+        ("credential", "helper") => true,
+        ("include" | "includeif", "path") => true,
+        ("sequence", "editor") | ("gpg", "program") | ("interactive", "difffilter") => true,
+        ("uploadpack", "packobjectshook") => true,
+        ("remote", "vcs" | "uploadpack" | "receivepack") => true,
+        ("remote", "url" | "pushurl") => entry.value.contains("::"),
+        ("submodule", "update") => entry.value.trim_start().starts_with('!'),
+        ("trailer", "command" | "cmd") => true,
+        ("protocol", "allow") => entry.subsection.as_deref() == Some("ext"),
+        ("pager", _) => whole && !matches!(entry.value.as_str(), "true" | "false" | ""),
+        _ => false,
+    }
+}
+
 fn audit(before: &str, after: &str, stays: impl Fn(&Entry) -> bool) -> ConfigAudit {
     if before == after {
         return ConfigAudit { kept: after.to_owned(), quarantined: Vec::new() };
@@ -334,6 +380,14 @@ mod tests {
         assert_eq!(audit_git_config("", &long).quarantined, ["added alias.a = x"]);
         let open = audit_git_config(BEFORE, &format!("{BEFORE}[branch \"b\"]\n\tmerge = \"x\n"));
         assert_eq!(open.kept, BEFORE);
+    }
+
+    #[test]
+    fn what_runs_a_program_is_told_from_what_does_not() {
+        let text = "[core]\n\tbare = false\n\tfsmonitor = x\n[alias]\n\tst = status\n\tgo = !evil\n[remote \"o\"]\n\turl = u\n";
+        assert_eq!(settings_that_run(text), ["core.fsmonitor = x", "alias.go = !evil"]);
+        assert_eq!(settings_that_run("[filter \"lfs\"]\n\tsmudge = git-lfs smudge\n").len(), 1);
+        assert_eq!(settings_that_run("[core\nx"), ["settings that cannot be read"]);
     }
 
     #[test]

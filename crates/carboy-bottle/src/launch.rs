@@ -16,16 +16,17 @@ use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use carboy_core::plan::BottleSpec;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::cgroup::{Applied, Group};
 use crate::describe::{Described, Runner, describe};
+use crate::inside::{Exec, ExecRequest, Inside, SEND_WAIT_MAX};
 use crate::protect::{Cleaned, Journal};
 use crate::sockets::CapturedSockets;
 use crate::sys::spawn::{Cloned, Groups, InitImage, STEPS, clone_init};
-use crate::wire::{self, FromInit, ToInit};
+use crate::wire::{self, FromInit};
 
 pub use crate::describe::LaunchError;
 
@@ -65,6 +66,18 @@ pub enum Stdio {
         /// Read from it.
         stderr: OwnedFd,
     },
+}
+
+impl Stdio {
+    /// As they come out of init: a terminal's master, or the three pipes in their order.
+    pub(crate) fn of(descriptors: Vec<OwnedFd>) -> Option<Stdio> {
+        let mut descriptors = descriptors.into_iter();
+        match (descriptors.next(), descriptors.next(), descriptors.next()) {
+            (Some(master), None, None) => Some(Stdio::Terminal(master)),
+            (Some(stdin), Some(stdout), Some(stderr)) => Some(Stdio::Pipes { stdin, stdout, stderr }),
+            _ => None,
+        }
+    }
 }
 
 /// How the program ended.
@@ -121,7 +134,7 @@ pub struct Bottle {
     stdio: Option<Stdio>,
     /// A second descriptor of the terminal, for its size.
     terminal: Option<OwnedFd>,
-    control: Arc<OwnedFd>,
+    inside: Inside,
     pidfd: Arc<OwnedFd>,
     pid: i32,
     holds: Holds,
@@ -137,7 +150,7 @@ struct Ended {
 struct Made {
     captured: CapturedSockets,
     stdio: Stdio,
-    control: Arc<OwnedFd>,
+    inside: Inside,
     pidfd: Arc<OwnedFd>,
     pid: i32,
     holds: Holds,
@@ -162,7 +175,7 @@ impl Bottle {
             captured: Some(made.captured),
             stdio: Some(made.stdio),
             terminal,
-            control: made.control,
+            inside: made.inside,
             pidfd: made.pidfd,
             pid: made.pid,
             holds: made.holds,
@@ -182,12 +195,27 @@ impl Bottle {
 
     /// Starts the program. Call it when the captured sockets are being served.
     pub fn start(&self) -> io::Result<()> {
-        wire::send(self.control.as_fd(), &ToInit::Start, &[])
+        self.inside.start()
     }
 
     /// Sends a signal, by its number, to the program's process group.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        wire::send(self.control.as_fd(), &ToInit::Signal(signal), &[])
+        self.inside.signal(signal)
+    }
+
+    /// Runs another program in the bottle, beside the first one; see [`Inside::exec`].
+    pub fn exec(&self, request: &ExecRequest) -> io::Result<Exec> {
+        self.inside.exec(request)
+    }
+
+    /// A TCP connection to a port of the bottle's own loopback; see [`Inside::connect`].
+    pub fn connect_inside(&self, port: u16) -> io::Result<OwnedFd> {
+        self.inside.connect(port)
+    }
+
+    /// A way to ask for both that does not hold the bottle.
+    pub fn inside(&self) -> Inside {
+        self.inside.clone()
     }
 
     /// Tells the terminal its new size; without a terminal nothing happens.
@@ -272,9 +300,9 @@ fn own(
             return;
         }
         Ok((bottle, keep)) => {
-            let (control, pidfd) = (Arc::clone(&bottle.control), Arc::clone(&bottle.pidfd));
+            let (inside, pidfd) = (bottle.inside.clone(), Arc::clone(&bottle.pidfd));
             let outcome = match made.send(Ok(bottle)) {
-                Ok(()) => outcome(&control),
+                Ok(()) => inside.until_the_end(),
                 Err(_) => ExitOutcome::Killed,
             };
             let _ = kill(pidfd.as_fd());
@@ -303,8 +331,8 @@ fn make(spec: &BottleSpec, options: &LaunchOptions) -> Result<(Made, Keep), Laun
     let journal = Journal::open(&options.state, &options.shared, &spec.run)?;
     let group = Group::make(&spec.run, &spec.limits);
     let described = describe(spec, &runner, &journal, group.as_ref().map(Group::applied))?;
-    let mut keep = Keep { group, journal };
-    match stand(options, &runner, &described, keep.group.as_mut()) {
+    let keep = Keep { group, journal };
+    match stand(options, &runner, &described, keep.group.as_ref()) {
         Ok(made) => Ok((made, keep)),
         Err(error) => {
             if let Some(group) = keep.group {
@@ -320,7 +348,7 @@ fn stand(
     options: &LaunchOptions,
     runner: &Runner,
     described: &Described,
-    group: Option<&mut Group>,
+    group: Option<&Group>,
 ) -> Result<Made, LaunchError> {
     let outside = |step: &'static str| move |source: io::Error| LaunchError::Outside { step, source };
     let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -341,10 +369,15 @@ fn stand(
         keep,
         null: open_null().map_err(outside("open /dev/null"))?,
         inside: (crate::INSIDE_ID, crate::INSIDE_ID),
+        doors: match group {
+            Some(group) => group.doors().map_err(outside("open the bottle's cgroup"))?,
+            None => Vec::new(),
+        },
         groups: if runner.is_root() { Groups::Drop } else { Groups::Inherited },
         gate,
         opener: opener.as_raw_fd(),
         complaint,
+        set_up: described.set_up,
     };
     let cloned = clone_init(&image).map_err(LaunchError::Namespaces)?;
     let pid = cloned.pid.as_raw_nonzero().get();
@@ -356,7 +389,6 @@ fn stand(
         runner.write_maps(cloned.pid).map_err(LaunchError::Maps)?;
         let mut applied = Applied::RLIMITS;
         if let Some(group) = group {
-            group.enter(pid).map_err(outside("put the bottle into its cgroup"))?;
             applied = group.applied();
         }
         rustix::io::write(&opener, &[1]).map_err(|e| outside("open the gate")(e.into()))?;
@@ -365,7 +397,10 @@ fn stand(
         let captured = sockets(&control)?;
         let (stdio, landlock_abi) = ready(&control)?;
         let holds = Holds { landlock_abi, limits: applied, host_ids: runner.host_ids() };
-        Ok(Made { captured, stdio, control: Arc::new(control), pidfd: Arc::clone(&pidfd), pid, holds })
+        sockopt::set_socket_timeout(&control, sockopt::Timeout::Send, Some(SEND_WAIT_MAX))
+            .map_err(|e| outside("bound the control socket's waits")(e.into()))?;
+        let inside = Inside::new(Arc::new(control));
+        Ok(Made { captured, stdio, inside, pidfd: Arc::clone(&pidfd), pid, holds })
     })();
     if made.is_err() {
         let _ = kill(pidfd.as_fd());
@@ -409,22 +444,8 @@ fn sockets(control: &OwnedFd) -> Result<CapturedSockets, LaunchError> {
 
 fn ready(control: &OwnedFd) -> Result<(Stdio, u32), LaunchError> {
     let (FromInit::Ready { landlock_abi }, descriptors) = next(control)? else { return Err(LaunchError::InitDied) };
-    let mut descriptors = descriptors.into_iter();
-    let stdio = match (descriptors.next(), descriptors.next(), descriptors.next()) {
-        (Some(master), None, None) => Stdio::Terminal(master),
-        (Some(stdin), Some(stdout), Some(stderr)) => Stdio::Pipes { stdin, stdout, stderr },
-        _ => return Err(LaunchError::InitDied),
-    };
+    let stdio = Stdio::of(descriptors).ok_or(LaunchError::InitDied)?;
     Ok((stdio, landlock_abi))
-}
-
-fn outcome(control: &OwnedFd) -> ExitOutcome {
-    match wire::receive(control) {
-        Ok(Some((FromInit::Exited { code: Some(code), .. }, _))) => ExitOutcome::Code(code),
-        Ok(Some((FromInit::Exited { signal: Some(signal), .. }, _))) => ExitOutcome::Signal(signal),
-        Ok(Some((FromInit::NotStarted { errno }, _))) => ExitOutcome::NotStarted(errno),
-        Ok(Some(_) | None) | Err(_) => ExitOutcome::Killed,
-    }
 }
 
 fn reap(pidfd: BorrowedFd<'_>) {

@@ -19,9 +19,12 @@ mod git_config;
 pub mod host_process;
 mod host_sockets;
 mod init;
+mod inside;
 mod launch;
+mod noticed;
 mod probe;
 mod protect;
+pub mod quarantine;
 mod repositories;
 mod sockets;
 mod sys;
@@ -32,10 +35,14 @@ pub use cgroup::{Applied, Bound};
 pub use etc::GIT_IDENTITY;
 pub use git_config::{ConfigAudit, audit_git_config, audit_new_git_config};
 pub use init::run_init_if_asked;
+pub use inside::{Exec, ExecRequest, ExecWaiter, Inside};
 pub use launch::{Bottle, ExitOutcome, ExitReport, Holds, InitProgram, LaunchError, LaunchOptions, Stdio, Watcher};
+pub use noticed::{NOTICED_MAX, Noticed, notice};
 pub use probe::{Finding, HostReport, Standing, Topic, probe};
-pub use protect::{Cleaned, Quarantined};
+pub use protect::{Cleaned, Quarantined, steers};
+pub use sys::time::{LocalTime, local_time};
 pub use sockets::{CapturedSockets, CapturedTcp, DnsSocket, TcpKind};
+pub use sys::names::load_no_name_service;
 
 /// The uid and gid inside: not 0, because agent programs refuse to run as root.
 pub const INSIDE_ID: u32 = 1000;

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use carboy_core::ids::{BottleName, RunId};
-use carboy_core::plan::{BottleSpec, CapturePolicy, CaptureTier, Limits, StdioMode};
+use carboy_core::plan::{BottleSpec, CapturePolicy, CaptureTier, Limits, Overlay, StdioMode};
 
 use crate::launch::{Bottle, InitProgram, LaunchError, LaunchOptions};
 use crate::sys::spawn;
@@ -50,6 +50,8 @@ pub enum Topic {
     Proc,
     /// Id-mapped mounts, for bottles that root makes.
     IdmappedMounts,
+    /// `workspace: overlay`, tried.
+    Overlay,
     /// A control group for memory.
     MemoryGroup,
     /// A control group for processes.
@@ -66,6 +68,7 @@ impl std::fmt::Display for Topic {
             Topic::Landlock => "Landlock",
             Topic::Proc => "/proc",
             Topic::IdmappedMounts => "id-mapped mounts",
+            Topic::Overlay => "overlay",
             Topic::MemoryGroup => "memory group",
             Topic::ProcessGroup => "process group",
         })
@@ -90,7 +93,7 @@ profile carboy @EXE@ flags=(unconfined) {\n  userns,\n}\nEOF\nsudo apparmor_pars
 /// Looks at the host, and makes a bottle below `scratch` (where bottles' homes are) to see whether it stands; nothing is
 /// started in it. The program has to call [`run_init_if_asked`](crate::run_init_if_asked) first thing in its main.
 pub fn probe(scratch: &Path) -> HostReport {
-    let (tier, bottle) = match try_bottle(scratch) {
+    let (tier, bottle) = match try_bottle(scratch, Trial::Plain) {
         Ok(tier) => {
             (Some(tier), finding(Topic::Bottle, Standing::Good, format!("a bottle stands, tier {tier:?}"), None))
         }
@@ -100,31 +103,58 @@ pub fn probe(scratch: &Path) -> HostReport {
     if rustix::process::geteuid().is_root() {
         findings.push(idmapped());
     }
+    if tier.is_some() {
+        findings.push(overlay(scratch));
+    }
     findings.push(group(Topic::MemoryGroup));
     findings.push(group(Topic::ProcessGroup));
     HostReport { tier, findings }
 }
 
-fn try_bottle(scratch: &Path) -> Result<CaptureTier, LaunchError> {
+/// What the trial bottle has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    /// Its home alone.
+    Plain,
+    /// An overlay as well.
+    Overlay,
+}
+
+fn try_bottle(scratch: &Path, trial: Trial) -> Result<CaptureTier, LaunchError> {
     let failed = |source| LaunchError::Outside { step: "make a directory for a trial bottle", source };
     let name = format!("probe-{}", std::process::id());
     let directory = scratch.join(&name);
     let home = directory.join("home");
     fs::create_dir_all(&home).map_err(failed)?;
     let directory = directory.canonicalize().map_err(failed)?;
+    let mut overlays = Vec::new();
+    if trial == Trial::Overlay {
+        let overlay = Overlay {
+            source: directory.join("workspace"),
+            target: directory.join("workspace"),
+            layer: directory.join("layer"),
+        };
+        for made in [overlay.source.clone(), overlay.layer.join("upper"), overlay.layer.join("work")] {
+            fs::create_dir_all(made).map_err(failed)?;
+        }
+        overlays.push(overlay);
+    }
     let named = "the name is of letters, digits and a hyphen";
     let spec = BottleSpec {
         name: BottleName::parse(&name).expect(named),
         run: RunId::parse(&name).expect(named),
         command: vec!["true".to_owned()],
         env: BTreeMap::new(),
+        root: Default::default(),
         workdir: "/home/agent".into(),
         home,
         binds: Vec::new(),
+        overlays,
         files: Vec::new(),
         limits: Limits::default(),
         capture: CapturePolicy::AllowT2,
         route_ports: Vec::new(),
+        inside_ports: Vec::new(),
         stdio: StdioMode::Pipes,
         host_ids: None,
     };
@@ -265,6 +295,17 @@ fn idmapped() -> Finding {
     finding(Topic::IdmappedMounts, Standing::Blocking, format!("kernel {release} has no id-mapped mounts"), Some(fix))
 }
 
+fn overlay(scratch: &Path) -> Finding {
+    match try_bottle(scratch, Trial::Overlay) {
+        Ok(_) => finding(Topic::Overlay, Standing::Good, "`workspace: overlay` works: changes wait until applied", None),
+        Err(error) => {
+            let fix = "use a kernel from 5.11 on (as root from 5.19), put CARBOY_HOME on a file system with user extended \
+                       attributes (ext4, xfs, btrfs, tmpfs from 6.6), or leave `workspace: direct`";
+            finding(Topic::Overlay, Standing::Weaker, format!("no `workspace: overlay` here: {error}"), Some(fix.into()))
+        }
+    }
+}
+
 fn group(topic: Topic) -> Finding {
     let (controller, instead) = match topic {
         Topic::MemoryGroup => ("memory", "memory is bounded per process (RLIMIT_DATA) instead of per bottle"),
@@ -275,7 +316,8 @@ fn group(topic: Topic) -> Finding {
         | Topic::Seccomp
         | Topic::Landlock
         | Topic::Proc
-        | Topic::IdmappedMounts => ("", ""),
+        | Topic::IdmappedMounts
+        | Topic::Overlay => ("", ""),
     };
     match crate::cgroup::available(controller) {
         Some(place) => {

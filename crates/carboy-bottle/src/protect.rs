@@ -27,10 +27,12 @@ use crate::git_config::{audit_git_config, audit_new_git_config};
 use crate::repositories::{Moment, search};
 use crate::wire::Protected;
 
-use below::{holds_directory, open_directory, read_config, remove_stub, split, write_config};
+use below::{holds_directory, remove_stub};
 use guarding::Guarding;
 
-pub(crate) use below::{open_below, open_root, open_with};
+pub use guarding::steers;
+
+pub(crate) use below::{open_below, open_directory, open_root, open_with, read_config, split, write_config};
 
 /// Extension of a journal.
 const JOURNAL: &str = "journal";
@@ -58,6 +60,10 @@ pub struct Quarantined {
     pub change: String,
     /// Where it is kept now.
     pub kept_at: PathBuf,
+    /// What it is called in the quarantine: `q-1`. Empty where that could not be written down.
+    pub id: String,
+    /// The bind that it was found in.
+    pub(crate) root: PathBuf,
 }
 
 /// A line of the journal.
@@ -196,6 +202,9 @@ impl Journal {
                 cleaned.failed.push(format!("{}: {error}", path.display()));
             }
         }
+        // Before the journal goes: a crash in between tells of it twice, and never not at all.
+        let run = self.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        crate::quarantine::note(&self.state.join(QUARANTINE), &run, &mut cleaned);
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 cleaned.failed.push(format!("{}: {error}", self.path.display()))
@@ -235,13 +244,15 @@ impl Journal {
         if audited.quarantined.is_empty() {
             return Ok(());
         }
-        let kept_at = self.keep(&after)?;
+        let kept_at = self.keep(&after, &audited.kept)?;
         write_config(&root_fd, below, &audited.kept)?;
         let changes = audited.quarantined.into_iter();
         cleaned.quarantined.extend(changes.map(|change| Quarantined {
             path: path.clone(),
             change,
             kept_at: kept_at.clone(),
+            id: String::new(),
+            root: root.to_owned(),
         }));
         Ok(())
     }
@@ -288,15 +299,18 @@ impl Journal {
         renameat(&parent_fd, name, &parent_fd, aside.as_str())?;
         let path = root.join(below);
         let kept_at = root.join(parent).join(aside);
-        cleaned.quarantined.push(Quarantined { path, change: change.to_owned(), kept_at });
+        let change = change.to_owned();
+        cleaned.quarantined.push(Quarantined { path, change, kept_at, id: String::new(), root: root.to_owned() });
         Ok(())
     }
 
-    fn keep(&self, content: &str) -> io::Result<PathBuf> {
+    /// Keeps what was written, and what was left of it: by that one it is known whether it can be put back.
+    fn keep(&self, content: &str, left: &str) -> io::Result<PathBuf> {
         let directory = self.state.join(QUARANTINE);
         std::fs::create_dir_all(&directory)?;
         let path = directory.join(format!("git-config-{}", self.stamp()));
         std::fs::write(&path, content)?;
+        std::fs::write(crate::quarantine::left_of(&path), left)?;
         Ok(path)
     }
 

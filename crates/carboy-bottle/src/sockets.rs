@@ -18,6 +18,9 @@ pub struct CapturedSockets {
     pub tcp: Vec<CapturedTcp>,
     /// Port 53, IPv4 and IPv6: what is asked of *any* name server arrives here.
     pub dns: Vec<DnsSocket>,
+    /// Listeners on the bottle's own loopback, 127.0.0.1 and (where the host has it) ::1, with their port. They are bound
+    /// before any program runs: one inside that wants such a port gets `EADDRINUSE`.
+    pub inside: Vec<(u16, TcpListener)>,
 }
 
 /// One listening socket.
@@ -41,13 +44,17 @@ pub enum TcpKind {
 impl CapturedSockets {
     pub(crate) fn sort(t1: bool, described: &[Socket], descriptors: Vec<OwnedFd>) -> Self {
         let tier = if t1 { CaptureTier::T1 } else { CaptureTier::T2 };
-        let mut sorted = CapturedSockets { tier, tcp: Vec::new(), dns: Vec::new() };
+        let mut sorted = CapturedSockets { tier, tcp: Vec::new(), dns: Vec::new(), inside: Vec::new() };
         for (socket, descriptor) in described.iter().zip(descriptors) {
             let kind = match socket.role {
                 SocketRole::Redirected => TcpKind::Redirected,
                 SocketRole::Port(port) => TcpKind::Port(port),
                 SocketRole::Dns => {
                     sorted.dns.push(DnsSocket { socket: UdpSocket::from(descriptor) });
+                    continue;
+                }
+                SocketRole::Inside(port) => {
+                    sorted.inside.push((port, TcpListener::from(descriptor)));
                     continue;
                 }
             };

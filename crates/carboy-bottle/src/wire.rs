@@ -6,8 +6,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use carboy_core::plan::CapturePolicy;
+use carboy_core::plan::{CapturePolicy, StdioMode};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -18,6 +19,17 @@ pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// Most descriptors in one message (2 families × (4 fixed + routes' ports)); the kernel's own limit is 253.
 pub const DESCRIPTORS_MAX: usize = 240;
 
+/// Most programs that run beside the first one at the same time.
+pub const EXECS_MAX: usize = 16;
+/// Most connections to a port inside that are being made at the same time.
+pub const CONNECTS_MAX: usize = 64;
+/// Longest description of a program to run beside the first one, in octets of JSON.
+pub const EXEC_BYTES_MAX: usize = 1024 * 1024;
+/// Longest that a further program may take from fork to exec. A program inside could stop it in between.
+pub const EXEC_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Longest that a connection to a port inside may take. A program inside could listen and never accept.
+pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// All that init has to know.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct InitSpec {
@@ -25,6 +37,8 @@ pub struct InitSpec {
     pub command: Vec<String>,
     /// Whole environment.
     pub env: Vec<(String, String)>,
+    /// The system's tree, when it is not the host's.
+    pub image: Option<Origin>,
     /// Where the program starts.
     pub workdir: PathBuf,
     /// Parents before children.
@@ -45,6 +59,8 @@ pub struct InitSpec {
     pub capture: Capture,
     /// Listeners of T2.
     pub route_ports: Vec<u16>,
+    /// Ports of the bottle's own loopback that the supervisor serves.
+    pub inside_ports: Vec<u16>,
     /// Standard streams.
     pub stdio: Stdio,
     /// Host name inside.
@@ -77,6 +93,13 @@ pub enum Origin {
         device: u64,
         /// `st_ino`.
         inode: u64,
+    },
+    /// An overlay: what is below it, and the directory that holds `upper` and `work`.
+    Layers {
+        /// Only read.
+        lower: Box<Origin>,
+        /// Written to.
+        layer: Box<Origin>,
     },
 }
 
@@ -149,6 +172,15 @@ pub enum Stdio {
     Pipes,
 }
 
+impl From<StdioMode> for Stdio {
+    fn from(mode: StdioMode) -> Self {
+        match mode {
+            StdioMode::Terminal { rows, cols } => Stdio::Terminal { rows, cols },
+            StdioMode::Pipes => Stdio::Pipes,
+        }
+    }
+}
+
 /// A socket that was passed.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Socket {
@@ -167,6 +199,19 @@ pub enum SocketRole {
     Port(u16),
     /// Datagrams on port 53.
     Dns,
+    /// TCP of one port, on the loopback addresses alone.
+    Inside(u16),
+}
+
+/// A program to run beside the first one. It travels in a memory file: a prompt on a command line may be long.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExecDocument {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// What the environment has besides, or instead of, the first program's.
+    pub env: Vec<(String, String)>,
+    /// Where it starts; where the first one did, when absent.
+    pub workdir: Option<PathBuf>,
 }
 
 /// From init to the supervisor.
@@ -203,6 +248,39 @@ pub enum FromInit {
         /// The signal that ended it.
         signal: Option<i32>,
     },
+    /// A further program runs; its streams come with it, as with [`FromInit::Ready`].
+    ExecStarted {
+        /// The supervisor's number for it.
+        id: u32,
+    },
+    /// A further program could not be started.
+    ExecNotStarted {
+        /// The supervisor's number for it.
+        id: u32,
+        /// Why.
+        errno: i32,
+    },
+    /// A further program ended.
+    ExecExited {
+        /// The supervisor's number for it.
+        id: u32,
+        /// Its code, when it ended itself.
+        code: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
+    },
+    /// A connection to a port inside stands; its socket comes with it.
+    Connected {
+        /// The supervisor's number for it.
+        id: u32,
+    },
+    /// A connection to a port inside could not be made.
+    NotConnected {
+        /// The supervisor's number for it.
+        id: u32,
+        /// Why: `ECONNREFUSED` when nobody listens.
+        errno: i32,
+    },
 }
 
 /// From the supervisor to init.
@@ -212,6 +290,27 @@ pub enum ToInit {
     Start,
     /// Send this signal to the program's process group.
     Signal(i32),
+    /// Start another program beside the first; an [`ExecDocument`] comes with it.
+    Exec {
+        /// The supervisor's number for it.
+        id: u32,
+        /// Its standard streams.
+        stdio: Stdio,
+    },
+    /// Send this signal to a further program's process group.
+    ExecSignal {
+        /// Which one.
+        id: u32,
+        /// The signal.
+        signal: i32,
+    },
+    /// Connect to this port of the bottle's own loopback.
+    Connect {
+        /// The supervisor's number for it.
+        id: u32,
+        /// The port.
+        port: u16,
+    },
 }
 
 /// Sends one message with descriptors on a sequenced-packet socket.

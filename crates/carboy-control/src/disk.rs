@@ -1,6 +1,7 @@
 //! Manifests on disk, behind the manifest crate's view of the world.
 
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use carboy_manifest::ManifestFiles;
@@ -12,6 +13,27 @@ pub struct DiskFiles;
 
 fn unreadable(error: &std::io::Error) -> FileError {
     FileError::Unreadable(error.to_string())
+}
+
+/// `None` when it is absent.
+fn open(path: &Path) -> Result<Option<std::fs::File>, FileError> {
+    match std::fs::File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(unreadable(&e)),
+    }
+}
+
+fn content(file: std::fs::File, bytes_max: u64) -> Result<Vec<u8>, FileError> {
+    if !file.metadata().map_err(|e| unreadable(&e))?.is_file() {
+        return Err(FileError::Unreadable("not a regular file".into()));
+    }
+    let mut content = Vec::new();
+    file.take(bytes_max + 1).read_to_end(&mut content).map_err(|e| unreadable(&e))?;
+    if content.len() as u64 > bytes_max {
+        return Err(FileError::TooLarge { bytes_max });
+    }
+    Ok(content)
 }
 
 impl ManifestFiles for DiskFiles {
@@ -35,20 +57,27 @@ impl ManifestFiles for DiskFiles {
     }
 
     fn read(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
-        let file = match std::fs::File::open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(unreadable(&e)),
-        };
-        if !file.metadata().map_err(|e| unreadable(&e))?.is_file() {
-            return Err(FileError::Unreadable("not a regular file".into()));
+        match open(path)? {
+            Some(file) => content(file, bytes_max).map(Some),
+            None => Ok(None),
         }
-        let mut content = Vec::new();
-        file.take(bytes_max + 1).read_to_end(&mut content).map_err(|e| unreadable(&e))?;
-        if content.len() as u64 > bytes_max {
-            return Err(FileError::TooLarge { bytes_max });
+    }
+
+    fn read_of_root(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+        let Some(file) = open(path)? else { return Ok(None) };
+        // What is looked at is what is read: the file by its descriptor. Its directory, because who may write that can put
+        // another file in its place.
+        let of_file = file.metadata().map_err(|e| unreadable(&e))?;
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        let of_dir = std::fs::metadata(dir).map_err(|e| unreadable(&e))?;
+        for (what, meta) in [("it", of_file), ("its directory", of_dir)] {
+            if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
+                let (owner, mode) = (meta.uid(), meta.mode() & 0o777);
+                let why = format!("{what} belongs to uid {owner} with mode {mode:o}, so others than root can have written it");
+                return Err(FileError::Unreadable(why));
+            }
         }
-        Ok(Some(content))
+        content(file, bytes_max).map(Some)
     }
 
     fn exists(&self, path: &Path) -> bool {
@@ -86,6 +115,32 @@ mod tests {
         let request = Request { agent: Some("a".into()), bottles: vec![], places };
         let loaded = Manifest::load(&DiskFiles, &request).unwrap_or_else(|errors| panic!("{errors}"));
         assert!(loaded.repository_agent.is_none() && loaded.warnings.is_empty(), "{}", loaded.warnings);
+    }
+
+    #[test]
+    fn a_file_of_the_system_is_roots_alone_or_it_is_refused() {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("settings.yml");
+        let read = || DiskFiles.read_of_root(&file, 100);
+        assert_eq!(read(), Ok(None));
+        fs::write(&file, "capture: t1\n").unwrap();
+        let mode = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        mode(&file, 0o644);
+        let refused = |found: Result<Option<Vec<u8>>, FileError>| matches!(found, Err(FileError::Unreadable(_)));
+        if !rustix::process::getuid().is_root() {
+            assert!(refused(read()));
+            return;
+        }
+        assert_eq!(read(), Ok(Some(b"capture: t1\n".to_vec())));
+        mode(&file, 0o664);
+        assert!(refused(read()));
+        mode(&file, 0o644);
+        mode(dir.path(), 0o777);
+        assert!(refused(read()));
+        mode(dir.path(), 0o755);
+        chown(&file, Some(1000), None).unwrap();
+        assert!(refused(read()));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!   audit/audit.jsonl                 the log
 //!   state/<bottle>/home/              /home/agent of a bottle
 //!   state/<bottle>/quarantine/        what a run changed and was not allowed to keep
+//!   state/<bottle>/runs/<run>/        record, summary and output of a run, also when it has ended
 //!   run/<run>.json, run/<run>.sock    runs that live
 //! ```
 
@@ -78,6 +79,11 @@ impl Home {
         &self.root
     }
 
+    /// The directory of sockets.
+    pub fn sockets(&self) -> &Path {
+        &self.sockets
+    }
+
     /// The audit log.
     pub fn audit_log(&self) -> PathBuf {
         self.root.join("audit/audit.jsonl")
@@ -106,6 +112,16 @@ impl Home {
     /// The record of a run that lives.
     pub fn run_record(&self, run: &RunId) -> PathBuf {
         self.root.join("run").join(format!("{run}.json"))
+    }
+
+    /// The directories of a bottle's runs.
+    pub fn run_dirs(&self, bottle: &BottleName) -> PathBuf {
+        self.state(bottle).join("runs")
+    }
+
+    /// What is kept of a run.
+    pub fn run_dir(&self, bottle: &BottleName, run: &RunId) -> PathBuf {
+        self.run_dirs(bottle).join(run.as_str())
     }
 
     /// The directory of those records.

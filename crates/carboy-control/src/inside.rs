@@ -83,6 +83,8 @@ pub struct EnvironmentParts<'a> {
     pub terminal: Option<String>,
     /// Variables that make programs trust the gateway's certificates.
     pub trust: Vec<(&'a str, String)>,
+    /// Variables of the provider whose program is started.
+    pub provider: Vec<(&'a str, String)>,
     /// Secrets that routes inject: inside, each name holds a fake.
     pub injected: &'a [SecretName],
     /// The bottle's `env`.
@@ -107,6 +109,7 @@ pub fn environment(parts: EnvironmentParts<'_>) -> BTreeMap<String, String> {
     env.extend(HARMLESS.iter().filter_map(|name| Some(((*name).to_owned(), (parts.host)(name)?))));
     env.extend(parts.terminal.map(|term| ("TERM".to_owned(), term)));
     env.extend(parts.trust.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    env.extend(parts.provider.into_iter().map(|(name, value)| (name.to_owned(), value)));
     env.extend(parts.injected.iter().map(|name| (name.as_str().to_owned(), carboy_guard::placeholder_for(name))));
     env.extend(parts.manifest.clone());
     env.extend(parts.flags.iter().cloned());
@@ -150,6 +153,7 @@ mod tests {
             host: &host,
             terminal: None,
             trust: vec![("SSL_CERT_FILE", "/ca.pem".into())],
+            provider: vec![("IS_SANDBOX", "1".into())],
             injected: std::slice::from_ref(&key),
             manifest: &[("A".to_owned(), "1".to_owned())].into(),
             flags: &[("A".to_owned(), "2".to_owned())],

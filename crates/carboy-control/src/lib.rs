@@ -4,25 +4,40 @@
 //! here; this crate connects what decides, what carries and what is shown.
 
 pub mod authority;
+pub mod bottles;
 pub mod clock;
 mod datagram;
 pub mod disk;
+pub mod explain;
+pub mod grants;
 pub mod home;
 pub mod host_user;
+pub mod image;
 pub mod inside;
+pub mod ports;
+pub mod propose;
+pub mod refusal;
 pub mod registry;
+mod notify;
 mod reload;
+pub mod runs;
+pub mod seed;
+pub mod session;
+pub mod setup;
 pub mod summary;
 pub mod supervisor;
 pub mod tour;
 pub mod trust;
+pub mod uninstall;
 pub mod vault;
+pub mod workspace;
 
 /// Reading and verifying the audit log.
 pub mod log {
     pub use carboy_store::StoreError;
     pub use carboy_store::audit::{
-        Answer, Follow, Hint, Integrity, Query, Report, follow, parse_time, query, tail, verify,
+        Answer, Follow, Found, Hint, Integrity, Query, Report, SEARCH_BYTES_MAX, find_refusal, follow, parse_time,
+        query, tail, verify,
     };
 }
 
@@ -33,12 +48,22 @@ pub mod doctor {
 
 /// The bottle's side of a run.
 pub mod bottle {
-    pub use carboy_bottle::{Stdio, run_init_if_asked};
+    pub use carboy_bottle::{Stdio, load_no_name_service, run_init_if_asked};
+}
+
+/// The host's clocks.
+pub mod local_time {
+    pub use carboy_bottle::{LocalTime, local_time};
 }
 
 /// The simulated agent that the tour runs inside its bottle.
 pub mod probe {
     pub use carboy_sim::probe::{World, serve};
+}
+
+/// This program started once more, apart from its terminal.
+pub mod apart {
+    pub use carboy_bottle::host_process::{Apart, inherited_channel, leave_terminal, start_apart};
 }
 
 /// Runs a command of the operator's settings on the host; its standard output, or what went wrong in words.

@@ -6,6 +6,10 @@
 //! ```text
 //! client ── {"op":"status"}\n ──►  supervisor
 //!        ◄── {"run":…,"stats":…}\n
+//!
+//! client ── {"op":"attach",…}\n ─►  supervisor
+//!        ◄── {"run":…}\n, or {"error":…}\n
+//!        ◄── frames ──►                          (see `session::frames`)
 //! ```
 //!
 //! *Must never* answer another user: the socket is 0600 and the peer's uid is checked.
@@ -22,7 +26,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::grants::{GrantAsked, GrantView};
 use crate::home::{Home, HomeError, write_private};
+use crate::ports::PortReport;
 
 /// Longest question or answer, in bytes.
 pub const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
@@ -46,10 +52,16 @@ pub struct RunRecord {
     pub started_ms: u64,
     /// Where it is asked.
     pub socket: PathBuf,
+    /// The workspace.
+    #[serde(default)]
+    pub workdir: PathBuf,
+    /// Has the program a terminal?
+    #[serde(default)]
+    pub terminal: bool,
 }
 
 /// A question to a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Question {
     /// How is it going?
@@ -58,6 +70,39 @@ pub enum Question {
     Stop,
     /// End it at once, with everything in it.
     Kill,
+    /// A conversation: see its output and type its input, in a window of this size.
+    Attach {
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+    },
+    /// A conversation: see its output.
+    Watch,
+    /// A conversation: hear of its end.
+    Wait,
+    /// A conversation: a command more in its bottle.
+    Exec(ExecAsked),
+    /// Open a route for a while.
+    Grant(Box<GrantAsked>),
+    /// Take back the grant of this id, or of this refusal.
+    Revoke {
+        /// `g-…` or `x-…`.
+        id: String,
+    },
+}
+
+/// A command that is to be executed in a bottle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecAsked {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Variables beside the bottle's own.
+    pub env: Vec<(String, String)>,
+    /// Working directory inside; the bottle's own where there is none.
+    pub workdir: Option<PathBuf>,
+    /// Rows and columns of its terminal; pipes where there are none.
+    pub terminal: Option<(u16, u16)>,
 }
 
 /// A run's answer.
@@ -77,6 +122,12 @@ pub struct Answer {
     pub bytes_in: u64,
     /// How traffic is captured: `T1` or `T2`; `-` when it does not answer.
     pub tier: String,
+    /// Published and forwarded ports.
+    #[serde(default)]
+    pub ports: Vec<PortReport>,
+    /// Routes that are open for a while.
+    #[serde(default)]
+    pub grants: Vec<GrantView>,
 }
 
 /// Why a run could not be asked.
@@ -85,6 +136,14 @@ pub enum AskError {
     /// The files of the home.
     #[error(transparent)]
     Home(#[from] HomeError),
+    /// It answers, and the answer is no.
+    #[error("run {run}: {why}")]
+    No {
+        /// The run.
+        run: String,
+        /// In its own words.
+        why: String,
+    },
     /// It does not answer.
     #[error("run {run} does not answer on {socket}: {source}")]
     Silent {
@@ -101,7 +160,7 @@ pub enum AskError {
 pub fn live_runs(home: &Home) -> Result<Vec<Answer>, HomeError> {
     let mut answers = Vec::new();
     for (path, record) in records(home)? {
-        match ask(&record, Question::Status) {
+        match ask(&record, &Question::Status) {
             Ok(answer) => answers.push(answer),
             Err(AskError::Silent { source, .. }) if nobody_listens(&source) => {
                 // Left behind by a supervisor that was killed: a record is written after its socket was opened.
@@ -137,17 +196,18 @@ fn nobody_listens(error: &std::io::Error) -> bool {
 impl Answer {
     /// For a run that does not answer: nothing but its record is known.
     fn silent(record: RunRecord) -> Answer {
-        Answer { record, state: "silent".into(), requests: 0, refusals: 0, bytes_out: 0, bytes_in: 0, tier: "-".into() }
+        let (state, tier) = ("silent".into(), "-".into());
+        Answer { record, state, requests: 0, refusals: 0, bytes_out: 0, bytes_in: 0, tier, ports: vec![], grants: vec![] }
     }
 }
 
 /// Asks one run.
-pub fn ask(record: &RunRecord, question: Question) -> Result<Answer, AskError> {
+pub fn ask(record: &RunRecord, question: &Question) -> Result<Answer, AskError> {
     let exchange = || -> std::io::Result<Answer> {
         let mut stream = BlockingStream::connect(&record.socket)?;
         stream.set_read_timeout(Some(ANSWER_WAIT_MAX))?;
         stream.set_write_timeout(Some(ANSWER_WAIT_MAX))?;
-        let mut line = serde_json::to_vec(&question)?;
+        let mut line = serde_json::to_vec(question)?;
         line.push(b'\n');
         stream.write_all(&line)?;
         let mut answer = Vec::new();
@@ -157,11 +217,55 @@ pub fn ask(record: &RunRecord, question: Question) -> Result<Answer, AskError> {
     exchange().map_err(|source| AskError::Silent { run: record.run.clone(), socket: record.socket.clone(), source })
 }
 
+/// The first line of an answer: how things stand, or why not.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Opened {
+    No { error: String },
+    Yes(Box<Answer>),
+}
+
+/// Begins a conversation with a run: how it stands, and the socket on which frames go from here on.
+pub fn open(record: &RunRecord, question: &Question) -> Result<(Answer, BlockingStream), AskError> {
+    let exchange = || -> std::io::Result<(Opened, BlockingStream)> {
+        let mut stream = BlockingStream::connect(&record.socket)?;
+        stream.set_read_timeout(Some(ANSWER_WAIT_MAX))?;
+        stream.set_write_timeout(Some(ANSWER_WAIT_MAX))?;
+        let mut line = serde_json::to_vec(question)?;
+        line.push(b'\n');
+        stream.write_all(&line)?;
+        // Byte by byte: what follows the line belongs to the conversation.
+        let mut answer = Vec::new();
+        for byte in (&stream).take(MESSAGE_BYTES_MAX).bytes() {
+            match byte? {
+                b'\n' => break,
+                byte => answer.push(byte),
+            }
+        }
+        let opened = serde_json::from_slice(&answer)?;
+        stream.set_read_timeout(None)?;
+        stream.set_write_timeout(None)?;
+        Ok((opened, stream))
+    };
+    let silent = |source| AskError::Silent { run: record.run.clone(), socket: record.socket.clone(), source };
+    match exchange().map_err(silent)? {
+        (Opened::Yes(answer), stream) => Ok((*answer, stream)),
+        (Opened::No { error }, _) => Err(AskError::No { run: record.run.clone(), why: error }),
+    }
+}
+
 /// What a supervisor does when it is asked.
 pub trait Respond: Send + Sync + 'static {
     /// Acts on the question and says how things stand.
-    fn respond(&self, question: Question) -> Answer;
+    fn respond(&self, question: &Question) -> Answer;
+
+    /// For a question that begins a conversation: what carries it on, on a thread of its own, once the answer has
+    /// been sent. For every other one there is none.
+    fn converse(&self, question: &Question) -> Result<Option<Conversation>, String>;
 }
+
+/// Carries a conversation on.
+pub type Conversation = Box<dyn FnOnce(BlockingStream) + Send>;
 
 /// The record and the socket of a run of ours; both go when it is dropped.
 pub struct Registration {
@@ -208,20 +312,35 @@ async fn accept(listener: UnixListener, respond: Arc<dyn Respond>) {
             let respond = respond.clone();
             tokio::spawn(async move {
                 // A client that says nothing or nonsense loses its connection, nothing else.
-                let _ = tokio::time::timeout(ANSWER_WAIT_MAX, converse(stream, respond.as_ref())).await;
+                let answered = tokio::time::timeout(ANSWER_WAIT_MAX, answer(stream, respond.as_ref())).await;
+                if let Ok(Ok(Some((carry_on, stream)))) = answered {
+                    // On a thread that nobody waits for: a client that stops reading must not keep this process.
+                    let _ = std::thread::Builder::new().name("conversation".into()).spawn(move || carry_on(stream));
+                }
             });
         }
     }
 }
 
-async fn converse(stream: UnixStream, respond: &dyn Respond) -> std::io::Result<()> {
-    let (read, mut write) = stream.into_split();
+/// Answers the first line; gives what carries a conversation on.
+async fn answer(
+    mut stream: UnixStream,
+    respond: &dyn Respond,
+) -> std::io::Result<Option<(Conversation, BlockingStream)>> {
     let mut line = Vec::new();
-    tokio::io::BufReader::new(read.take(MESSAGE_BYTES_MAX)).read_until(b'\n', &mut line).await?;
+    // The client waits for the answer before it says more, so that nothing of a conversation is read ahead here.
+    tokio::io::BufReader::new((&mut stream).take(MESSAGE_BYTES_MAX)).read_until(b'\n', &mut line).await?;
     let question: Question = serde_json::from_slice(&line)?;
-    let mut answer = serde_json::to_vec(&respond.respond(question))?;
-    answer.push(b'\n');
-    write.write_all(&answer).await
+    let (mut said, carry_on) = match respond.converse(&question) {
+        Ok(carry_on) => (serde_json::to_vec(&respond.respond(&question))?, carry_on),
+        Err(error) => (serde_json::to_vec(&serde_json::json!({ "error": error }))?, None),
+    };
+    said.push(b'\n');
+    stream.write_all(&said).await?;
+    let Some(carry_on) = carry_on else { return Ok(None) };
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok(Some((carry_on, stream)))
 }
 
 #[cfg(test)]
@@ -231,8 +350,12 @@ mod tests {
     struct Fixed(RunRecord);
 
     impl Respond for Fixed {
-        fn respond(&self, question: Question) -> Answer {
-            let state = if question == Question::Status { "running" } else { "stopping" };
+        fn converse(&self, _: &Question) -> Result<Option<Conversation>, String> {
+            Ok(None)
+        }
+
+        fn respond(&self, question: &Question) -> Answer {
+            let state = if *question == Question::Status { "running" } else { "stopping" };
             Answer {
                 record: self.0.clone(),
                 state: state.into(),
@@ -241,6 +364,8 @@ mod tests {
                 bytes_out: 3,
                 bytes_in: 4,
                 tier: "T1".into(),
+                ports: vec![],
+                grants: Vec::new(),
             }
         }
     }
@@ -254,6 +379,8 @@ mod tests {
             supervisor_pid: pid,
             started_ms: 1,
             socket: home.run_socket(&RunId::parse(run).unwrap()).unwrap(),
+            workdir: "/project".into(),
+            terminal: false,
         }
     }
 
@@ -270,7 +397,7 @@ mod tests {
         let (asked, home_too) = (home.clone(), alive.clone());
         let found = tokio::task::spawn_blocking(move || live_runs(&asked).unwrap()).await.unwrap();
         assert_eq!(found.iter().map(|a| a.record.clone()).collect::<Vec<_>>(), [alive]);
-        let stopping = tokio::task::spawn_blocking(move || ask(&home_too, Question::Stop).unwrap()).await.unwrap();
+        let stopping = tokio::task::spawn_blocking(move || ask(&home_too, &Question::Stop).unwrap()).await.unwrap();
         assert_eq!(stopping.state, "stopping");
         assert!(!home.run_record(&RunId::parse("r-2").unwrap()).exists());
         drop(registration);

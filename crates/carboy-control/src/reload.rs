@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject, hex, sha256};
 use carboy_core::ports::AuditSink;
-use carboy_egress::Gateway;
 use carboy_manifest::files::FILE_BYTES_MAX;
 use carboy_manifest::{Effective, ManifestFiles, Places, Reread};
 use carboy_store::audit::AuditLog;
 
+use crate::grants::Grants;
 use crate::supervisor::Tell;
 
 /// Until a change is seen.
@@ -22,7 +22,7 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What a watch needs.
 pub struct Watched {
     /// Whose routes are replaced.
-    pub gateway: Arc<Gateway>,
+    pub grants: Arc<Grants>,
     /// Where it is written down.
     pub audit: Arc<AuditLog>,
     /// Whom it concerns.
@@ -58,12 +58,12 @@ pub async fn watch(mut watched: Watched) {
             Ok(Reread { routes, bottle_files, .. }) => {
                 generation += 1;
                 let count = routes.iter().count() as u64;
-                watched.gateway.replace_routes(routes);
+                let in_force = watched.grants.replace_base(&routes);
                 // A file that extends another one since now is watched together with it.
                 let fresh: Vec<PathBuf> =
                     bottle_files.into_iter().filter(|file| !watched.effective.sources.contains(file)).collect();
                 watched.effective.sources.extend(fresh);
-                event(Outcome::Done).with("generation", generation).with("routes", count)
+                event(Outcome::Done).with("generation", in_force).with("routes", count)
             }
             Err(diagnostics) => {
                 (watched.tell)(&format!("the changed file is not valid, the old routes stay:\n{diagnostics}"));

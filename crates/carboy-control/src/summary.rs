@@ -1,12 +1,20 @@
 //! What a run did, in one page: for the person in the morning and, as JSON, for CI.
 
+use std::borrow::Cow;
+
+use carboy_core::address::is_public;
 use carboy_core::host::Host;
+use carboy_core::ids::RefusalId;
 use carboy_core::verdict::Reason;
 use carboy_egress::GatewayStats;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::propose::Proposed;
+
+use crate::ports::PortReport;
 
 /// The end of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// The run.
     pub run: String,
@@ -30,12 +38,23 @@ pub struct Summary {
     pub findings: Vec<Found>,
     /// What was changed in the workspace and not kept.
     pub quarantined: Vec<String>,
+    /// What the workspace brought along that would make programs of the host run something.
+    pub noticed: Vec<String>,
+    /// Published and forwarded ports, and what went through them.
+    #[serde(default)]
+    pub ports: Vec<PortReport>,
+    /// What a run that learned proposes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposed: Option<Proposed>,
+    /// The directory whose changes wait in the bottle's state (`workspace: overlay`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<String>,
     /// Where the log stood at the end: kept elsewhere, it shows a cut tail.
     pub audit_head: String,
 }
 
 /// How the program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
     /// With this code.
@@ -57,23 +76,26 @@ impl Ended {
 }
 
 /// Refusals of one reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// Stable code of the reason.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// How often.
     pub count: u64,
     /// What happened, in words.
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     /// What the operator can do about it.
-    pub next: &'static str,
+    pub next: Cow<'static, str>,
     /// The first few that differ.
     pub examples: Vec<Example>,
 }
 
 /// One refusal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
+    /// Under which the log has it, and `carboy explain`.
+    #[serde(default)]
+    pub id: String,
     /// Host, or name asked of DNS.
     pub host: String,
     /// The particulars.
@@ -95,52 +117,51 @@ impl Example {
 
 impl Refused {
     /// All reasons of a gateway's counters, most frequent first.
-    pub fn of(stats: &GatewayStats, bottle: &str) -> Vec<Refused> {
+    pub fn of(stats: &GatewayStats) -> Vec<Refused> {
         let mut all: Vec<Refused> = stats
             .refusals
             .iter()
             .map(|(reason, refusals)| Refused {
-                reason: reason.code(),
+                reason: reason.code().into(),
                 count: refusals.count,
-                what: reason.what(),
-                next: reason.operator_step(),
+                what: reason.what().into(),
+                next: reason.operator_step().into(),
                 examples: refusals
                     .samples
                     .iter()
                     .map(|sample| Example {
+                        id: sample.id.to_string(),
                         host: sample.host.clone(),
                         detail: sample.detail.clone(),
-                        allow: allow_command(*reason, &sample.host, sample.port, bottle),
+                        allow: allow_command(*reason, &sample.host, &sample.id),
                     })
                     .collect(),
             })
             .collect();
-        all.sort_by(|a, b| b.count.cmp(&a.count).then(a.reason.cmp(b.reason)));
+        all.sort_by(|a, b| b.count.cmp(&a.count).then(a.reason.cmp(&b.reason)));
         all
     }
 }
 
 /// The command that opens what was refused; none where opening is not what one should do (a leaking secret, a
-/// metadata address) or where a route exists already and has to be changed by hand.
-fn allow_command(reason: Reason, host: &str, port: Option<u16>, bottle: &str) -> Option<String> {
+/// metadata address) or where the refusal is none of the routes'.
+fn allow_command(reason: Reason, host: &str, id: &RefusalId) -> Option<String> {
     let host = Host::parse(host).ok()?;
     match reason {
-        Reason::HostNotAllowed | Reason::NameNotAllowed | Reason::PortNotAllowed => {
-            host.as_name()?;
-            let port = match port {
-                None | Some(80 | 443 | 53) => String::new(),
-                Some(port) => format!(" --port {port}"),
-            };
-            Some(format!("carboy allow {host} --bottle {bottle}{port}"))
-        }
-        Reason::GitFetchNotAllowed => Some(format!("carboy allow {host} --bottle {bottle} --git-fetch")),
+        Reason::HostNotAllowed
+        | Reason::NameNotAllowed
+        | Reason::PortNotAllowed
+        | Reason::RequestNotAllowed
+        | Reason::GitFetchNotAllowed
+        | Reason::AddressNotAllowed => match host.as_ip() {
+            Some(ip) if !is_public(ip) => None,
+            Some(_) | None => Some(format!("carboy allow {id}")),
+        },
         Reason::DnsQueryRefused
-        | Reason::AddressNotAllowed
         | Reason::AddressNotPublic
         | Reason::NameMismatch
         | Reason::TlsRefused
         | Reason::HostInvalid
-        | Reason::RequestNotAllowed
         | Reason::GitPushNotAllowed
         | Reason::SecretKnown
         | Reason::SecretPattern
@@ -160,7 +181,7 @@ fn allow_command(reason: Reason, host: &str, port: Option<u16>, bottle: &str) ->
 }
 
 /// One kind of finding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// Detector and rule.
     pub rule: String,

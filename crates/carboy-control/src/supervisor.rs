@@ -12,21 +12,24 @@
 //! *Must never* start the program before the gateway serves, or without the start event in the log.
 
 mod control;
+mod ending;
+mod exec;
+mod noticing;
 mod seal;
 mod secrets;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
-use carboy_bottle::{Bottle, CapturedSockets, ExitOutcome, ExitReport, LaunchError, LaunchOptions, Stdio, TcpKind};
+use carboy_bottle::{Bottle, CapturedSockets, LaunchError, LaunchOptions, Stdio, TcpKind};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
 use carboy_core::ids::{RunId, SecretName};
-use carboy_core::plan::{Bind, BottleSpec, CaptureTier, StdioMode};
+use carboy_core::plan::{Bind, BottleSpec, CaptureTier, Image, StdioMode};
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
 use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits, Listener};
+use carboy_manifest::providers::Task;
 use carboy_manifest::{Diagnostics, Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
 use tokio::sync::Notify;
@@ -34,21 +37,29 @@ use tokio::sync::Notify;
 use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
 use crate::datagram::BottlePort;
+use crate::grants::Grants;
 use crate::home::{Home, HomeError};
+use crate::image::{self, ImageError};
 use crate::inside::ShowError;
+use crate::ports::{Joining, PortError, Ports};
 use crate::registry::{Registration, RunRecord};
+use crate::notify::{Notifier, Notifying};
 use crate::reload;
-use crate::summary::{Ended, Found, Refused, Summary};
+use crate::runs;
+use crate::session::{First, Keep, Parts, Session, Streaming};
+use crate::seed::{self, SeedError};
 use crate::vault::{Lookup, Vault, VaultError};
+use crate::workspace::{self, Held, RunOf, WorkspaceError};
 
-use control::{Shared, refusals, stop_when_asked};
+use control::{Shared, stop_when_asked};
+use noticing::Noticing;
 use seal::{bottle_spec, injected_secrets};
 use secrets::{detectors, look_for_renewed, no_secret_inside, undumpable};
 
+pub use carboy_egress::Learning;
 pub use control::{Control, STOP_GRACE};
+pub use ending::Farewell;
 
-/// Longest wait at the end for the outcome of requests that were under way; longer than the gateway's own grace.
-const SETTLE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// What `run` was asked for, everything from the outside world looked up.
 pub struct RunRequest {
     /// `CARBOY_HOME`.
@@ -59,6 +70,8 @@ pub struct RunRequest {
     pub effective: Effective,
     /// Program and arguments; empty takes the manifest's.
     pub command: Vec<String>,
+    /// What the manifest's program is started for.
+    pub task: Task,
     /// Host directory of the workspace, canonical.
     pub workdir: PathBuf,
     /// The provider's and the bottle's variables, with every question answered.
@@ -79,8 +92,12 @@ pub struct RunRequest {
     pub files: Arc<dyn ManifestFiles + Send + Sync>,
     /// How log entries are hashed.
     pub audit_key: ChainKey,
-    /// Tells the person something while the program goes on.
+    /// Tells the person something while the program goes on; a session tells those who are attached.
     pub tell: Tell,
+    /// Who holds the program's streams.
+    pub streaming: Streaming,
+    /// Whether refusals are kept for a proposal.
+    pub learning: Learning,
 }
 
 /// Says a few lines to the person, while the program has the terminal.
@@ -114,6 +131,18 @@ pub enum RunError {
     /// A secret cannot be scanned for.
     #[error("{0}")]
     Secret(String),
+    /// The image is none, or could not be made ready.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The provider's files in the bottle's home.
+    #[error(transparent)]
+    Seed(#[from] SeedError),
+    /// A port that cannot be joined.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// What the bottle keeps of the workspace.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
     /// Files of `CARBOY_HOME`.
     #[error(transparent)]
     Home(#[from] HomeError),
@@ -141,7 +170,14 @@ pub struct Running {
     audit: Arc<AuditLog>,
     started_ms: u64,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    _registration: Registration,
+    session: Arc<Session>,
+    _ports: Ports,
+    run_dir: PathBuf,
+    notifier: Arc<Notifier>,
+    noticed: Noticing,
+    registration: Registration,
+    /// Given back last: until then nobody applies or removes what the bottle works on.
+    held: Option<Held>,
 }
 
 /// What there is of a run when its bottle stands and nothing was started in it.
@@ -160,33 +196,57 @@ pub async fn start(request: RunRequest) -> Result<Running, RunError> {
     let run = new_run_id()?;
     let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
     let injected = injected_secrets(&request.effective.routes);
-    let spec = bottle_spec(&request, &run, authority.ca_pem(), &injected)?;
+    let root = image::root_of(request.effective.image.clone(), |image| image_job(&request, image)).await?;
+    let held = hold(&request, &run, started_ms).await?;
+    let spec = bottle_spec(&request, &run, authority.ca_pem(), &injected, &held, root)?;
     let (spec, bottle) = make(&request.home, spec).await?;
     let watcher = bottle.watcher();
+    let run_dir = request.home.run_dir(&spec.name, &run);
     let equipped = equip(request, Stands { run, started_ms, authority, injected, spec, bottle }).await;
     if equipped.is_err() {
         // The bottle died with the attempt. What it put into the workspace is taken away before the person is told.
         let _ = tokio::task::spawn_blocking(move || watcher.wait()).await;
+        // A run that never was is not kept; most attempts end before there is anything to remove.
+        let _ = std::fs::remove_dir_all(run_dir);
     }
-    equipped
+    equipped.map(|running| Running { held: Some(held), ..running })
+}
+
+/// Takes what the bottle keeps of this workspace for the run.
+async fn hold(request: &RunRequest, run: &RunId, started_ms: u64) -> Result<Held, RunError> {
+    let (home, run, workdir) = (request.home.clone(), run.clone(), request.workdir.clone());
+    let (bottle, mode) = (request.effective.bottle.clone(), request.effective.workspace.into());
+    let held = tokio::task::spawn_blocking(move || {
+        workspace::hold(&home, &RunOf { bottle: &bottle, run: &run, workdir: &workdir, mode, started_ms })
+    });
+    let held =
+        held.await.map_err(|e| RunError::System { what: "look at the workspace", source: std::io::Error::other(e) })?;
+    Ok(held?)
 }
 
 /// Reads the secrets, opens the way out and starts the program. An error drops the bottle, and that ends it.
-async fn equip(request: RunRequest, stands: Stands) -> Result<Running, RunError> {
+async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunError> {
     let Stands { run, started_ms, authority, injected, spec, mut bottle } = stands;
     let clock = SystemClock;
     undumpable()?;
 
     let subject = subject(&request, &spec, &run);
-    let audit = AuditLog::open(&request.home.audit_log(), request.audit_key, Arc::new(clock));
+    let audit_key = std::mem::replace(&mut request.audit_key, ChainKey::Plain);
+    let audit = AuditLog::open(&request.home.audit_log(), audit_key, Arc::new(clock));
     let audit = Arc::new(audit.map_err(|e| RunError::Audit(e.to_string()))?);
     let settings = request.effective.settings.secrets.iter();
     let origins = settings.map(|(name, from)| (name.clone(), from.value.clone())).collect();
-    let vault = Arc::new(Vault::open(&injected, origins, request.lookup.clone(), &request.places.settings())?);
+    // Never injected into a bottle: read, and looked for by the scanners, like every other one.
+    let webhook = request.effective.settings.notify.value.webhook.as_ref().and_then(|webhook| webhook.token.clone());
+    let needed: Vec<SecretName> = injected.iter().cloned().chain(webhook).collect();
+    let vault = Arc::new(Vault::open(&needed, origins, request.lookup.clone(), &request.places.settings())?);
     no_secret_inside(&spec.env, &vault)?;
+    if seed::is_wanted(&request.effective.provider, &spec.command) {
+        seed::write(&spec.home, &request.effective, &spec.workdir, &*vault)?;
+    }
     let fingerprint_key = authority::fingerprint_key(&request.home)?;
     let detectors = detectors(fingerprint_key, &vault)?;
-    let captured = bottle.take_captured().expect("a bottle that was just launched still has its sockets");
+    let mut captured = bottle.take_captured().expect("a bottle that was just launched still has its sockets");
     let tier = captured.tier;
     let gateway = Gateway::new(GatewayConfig {
         subject: subject.clone(),
@@ -197,22 +257,24 @@ async fn equip(request: RunRequest, stands: Stands) -> Result<Running, RunError>
         secrets: vault.clone() as Arc<dyn SecretSource>,
         audit: audit.clone(),
         clock: Arc::new(clock),
+        learning: request.learning,
         limits: GatewayLimits::default(),
     })
     .map_err(AuthorityError::from)?;
     look_for_renewed(&vault, &gateway, fingerprint_key);
+    let ports = Ports::open(Joining {
+        effective: &request.effective,
+        spec: &spec,
+        user_home: &request.places.home,
+        carboy_home: request.home.root(),
+        gateway: &gateway,
+        inside: bottle.inside(),
+        listeners: std::mem::take(&mut captured.inside),
+        tier,
+    })?;
     let mut tasks =
         serve(&gateway, captured).map_err(|source| RunError::System { what: "serve the bottle's sockets", source })?;
-    tasks.push(tokio::spawn(reload::watch(reload::Watched {
-        gateway: gateway.clone(),
-        audit: audit.clone(),
-        subject: subject.clone(),
-        files: request.files.clone(),
-        places: request.places.clone(),
-        effective: request.effective.clone(),
-        tell: request.tell.clone(),
-    })));
-
+    let noticed = Noticing::begin(request.workdir.clone());
     let record = RunRecord {
         run: run.to_string(),
         bottle: spec.name.to_string(),
@@ -221,9 +283,17 @@ async fn equip(request: RunRequest, stands: Stands) -> Result<Running, RunError>
         supervisor_pid: std::process::id(),
         started_ms,
         socket: request.home.run_socket(&run)?,
+        workdir: request.workdir.clone(),
+        terminal: matches!(request.stdio, StdioMode::Terminal { .. }),
     };
-    let stdio = bottle.take_stdio();
-    let shared = Arc::new(Shared {
+    let run_dir = runs::begin(&request.home, &spec.name, &run, &record)?;
+    let mut stdio = bottle.take_stdio();
+    let grants = Grants::new(gateway.clone(), audit.clone(), subject.clone(), &request.effective.routes);
+    let shared = Arc::new_cyclic(|itself| Shared {
+        grants: grants.clone(),
+        session: OnceLock::new(),
+        execs: AtomicUsize::new(0),
+        itself: itself.clone(),
         bottle,
         record: record.clone(),
         gateway: gateway.clone(),
@@ -232,10 +302,24 @@ async fn equip(request: RunRequest, stands: Stands) -> Result<Running, RunError>
         stopping: AtomicBool::new(false),
         stop_asked: Notify::new(),
         tier,
+        ports: ports.all(),
     });
+    let notifier = notifier(&request, &record, &vault, &audit, &subject);
+    let session = session(&request.streaming, request.stdio, &shared, &notifier, &mut stdio, &run_dir)?;
+    let _ = shared.session.set(session.clone());
+    tasks.push(tokio::spawn(grants.clone().watch()));
+    tasks.push(tokio::spawn(reload::watch(reload::Watched {
+        grants,
+        audit: audit.clone(),
+        subject: subject.clone(),
+        files: request.files.clone(),
+        places: request.places.clone(),
+        effective: request.effective.clone(),
+        tell: teller(&request.streaming, &request.tell, &session),
+    })));
     let registration = Registration::open(&request.home, &record, shared.clone())?;
     // The last thing before the program: no run that did not come about is in the log as one that never ended.
-    let started = match audit_start(&audit, &subject, &spec, &shared.bottle, tier).await {
+    let started = match audit_start(&audit, &subject, &spec, &shared.bottle, tier, request.learning).await {
         Ok(()) => shared.bottle.start().map_err(|source| RunError::System { what: "start the program", source }),
         Err(error) => Err(error),
     };
@@ -244,8 +328,20 @@ async fn equip(request: RunRequest, stands: Stands) -> Result<Running, RunError>
         let _ = shared.bottle.kill();
         return Err(error);
     }
+    tasks.push(tokio::spawn(notifier.clone().watch(gateway.clone(), session.clone())));
     tasks.push(tokio::spawn(stop_when_asked(shared.clone())));
-    Ok(Running { shared, stdio, gateway, audit, started_ms, tasks, _registration: registration })
+    Ok(Running { shared, stdio, gateway, audit, started_ms, tasks, session, notifier, _ports: ports, run_dir, noticed, registration, held: None })
+}
+
+fn image_job(request: &RunRequest, image: Image) -> image::Job {
+    image::Job {
+        image,
+        home: request.home.clone(),
+        user_home: request.places.home.clone(),
+        lookup: request.lookup.clone(),
+        tell: request.tell.clone(),
+        stop: Arc::default(),
+    }
 }
 
 /// Makes the bottle on a thread that may block; nothing is started in it yet.
@@ -255,6 +351,85 @@ async fn make(home: &Home, spec: BottleSpec) -> Result<(BottleSpec, Bottle), Run
     let made =
         made.await.map_err(|e| RunError::System { what: "launch the bottle", source: std::io::Error::other(e) })?;
     Ok(made?)
+}
+
+/// The session of the run: it has the program's streams, unless the caller takes them.
+fn session(
+    streaming: &Streaming,
+    mode: StdioMode,
+    shared: &Arc<Shared>,
+    notifier: &Arc<Notifier>,
+    stdio: &mut Option<Stdio>,
+    run_dir: &Path,
+) -> Result<Arc<Session>, RunError> {
+    let (streams, first, keep_in) = match streaming {
+        Streaming::Direct => (None, First::Nobody, None),
+        Streaming::Session { first, keep: Keep::Output, .. } => (stdio.take(), *first, Some(run_dir.to_owned())),
+        Streaming::Session { first, keep: Keep::Nothing, .. } => (stdio.take(), *first, None),
+    };
+    let size = match mode {
+        StdioMode::Terminal { rows, cols } => (rows, cols),
+        StdioMode::Pipes => (0, 0),
+    };
+    let bottle = Arc::downgrade(shared);
+    let resize = move |rows, cols| {
+        if let Some(shared) = bottle.upgrade() {
+            // A bottle that has just ended has no terminal to tell.
+            let _ = shared.bottle.resize(rows, cols);
+        }
+    };
+    let bottle = Arc::downgrade(shared);
+    let signal = move |signal| {
+        if let Some(shared) = bottle.upgrade() {
+            let _ = shared.bottle.signal(signal);
+        }
+    };
+    let (caller, notifier) = (Arc::downgrade(shared), notifier.clone());
+    let hear = move |call| {
+        let session = caller.upgrade().and_then(|shared| shared.session.get().cloned());
+        notifier.called(&call, session.map_or(0, |session| session.viewers()));
+    };
+    let parts = Parts {
+        signal: Box::new(signal),
+        stdio: streams, first, keep_in, resize: Box::new(resize), hear: Box::new(hear), size };
+    Session::open(parts).map_err(|source| RunError::System { what: "hold the program's streams", source })
+}
+
+/// What calls the person when nobody is there.
+fn notifier(
+    request: &RunRequest,
+    record: &RunRecord,
+    vault: &Vault,
+    audit: &Arc<AuditLog>,
+    subject: &Subject,
+) -> Arc<Notifier> {
+    let settings = request.effective.settings.notify.value.clone();
+    let started_at = match &request.streaming {
+        Streaming::Direct => None,
+        Streaming::Session { started_at, .. } => started_at.clone(),
+    };
+    let token = settings.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
+    Notifier::open(Notifying {
+        token: token.and_then(|name| vault.current(name)),
+        settings,
+        upstreams: request.effective.settings.upstreams.clone(),
+        record: record.clone(),
+        started_at,
+        lookup: request.lookup.clone(),
+        audit: audit.clone(),
+        subject: subject.clone(),
+    })
+}
+
+/// Who hears what carboy has to say while the program goes on.
+fn teller(streaming: &Streaming, direct: &Tell, session: &Arc<Session>) -> Tell {
+    match streaming {
+        Streaming::Direct => direct.clone(),
+        Streaming::Session { .. } => {
+            let session = session.clone();
+            Arc::new(move |text| session.tell(text))
+        }
+    }
 }
 
 fn subject(request: &RunRequest, spec: &BottleSpec, run: &RunId) -> Subject {
@@ -282,49 +457,9 @@ impl Running {
         Control(self.shared.clone())
     }
 
-    /// Waits for the end and says what happened.
-    pub async fn wait(self) -> Result<Summary, RunError> {
-        let watcher = self.shared.bottle.watcher();
-        let report = tokio::task::spawn_blocking(move || watcher.wait())
-            .await
-            .map_err(|e| RunError::System { what: "wait for the bottle", source: std::io::Error::other(e) })?;
-        self.gateway.shutdown();
-        // What the program left in the middle of is written down before the end is.
-        self.gateway.settled(SETTLE_WAIT_MAX).await;
-        for task in &self.tasks {
-            task.abort();
-        }
-        let ended_ms = SystemClock.now_ms();
-        let stats = self.gateway.stats();
-        let ended = ended(report.outcome);
-        let quarantined = quarantined(&report);
-        let event = Event::new(EventType::Run, self.shared.subject.clone(), "end", Outcome::Done)
-            .with("exit_code", u64::from(ended.shell_code()))
-            .with("duration_ms", ended_ms.saturating_sub(self.started_ms))
-            .with("requests", stats.requests)
-            .with("refusals", refusals(&stats))
-            .with("quarantined", quarantined.clone());
-        self.audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))?;
-        let audit = self.audit.clone();
-        let closed = tokio::task::spawn_blocking(move || audit.close()).await;
-        closed
-            .map_err(|e| RunError::System { what: "close the log", source: std::io::Error::other(e) })?
-            .map_err(|e| RunError::Audit(e.to_string()))?;
-        let head = self.audit.head();
-        Ok(Summary {
-            run: self.shared.record.run.clone(),
-            bottle: self.shared.record.bottle.clone(),
-            ended,
-            duration_ms: ended_ms.saturating_sub(self.started_ms),
-            tier: format!("{:?}", self.shared.tier),
-            requests: stats.requests,
-            bytes_out: stats.bytes_out,
-            bytes_in: stats.bytes_in,
-            refusals: Refused::of(&stats, self.shared.subject.bottle.as_deref().unwrap_or_default()),
-            findings: stats.findings.into_iter().map(|(rule, count)| Found { rule, count }).collect(),
-            quarantined,
-            audit_head: format!("{}:{}", head.seq, head.hash),
-        })
+    /// What the run is known by.
+    pub fn record(&self) -> &RunRecord {
+        &self.shared.record
     }
 }
 
@@ -354,6 +489,7 @@ async fn audit_start(
     spec: &BottleSpec,
     bottle: &Bottle,
     tier: CaptureTier,
+    learning: Learning,
 ) -> Result<(), RunError> {
     let holds = bottle.holds();
     let event = Event::new(EventType::Run, subject.clone(), "start", Outcome::Done)
@@ -361,6 +497,7 @@ async fn audit_start(
         .with("arguments", spec.command.len() as u64 - 1)
         .with("workdir", spec.workdir.display().to_string())
         .with("capture", format!("{tier:?}"))
+        .with("learn", learning == Learning::On)
         .with("landlock_abi", u64::from(holds.landlock_abi))
         .with("host_uid", u64::from(holds.host_ids.0));
     audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))
@@ -371,23 +508,4 @@ fn new_run_id() -> Result<RunId, RunError> {
     getrandom::fill(&mut bits).map_err(AuthorityError::Random)?;
     let text = format!("r-{:08x}", u32::from_be_bytes(bits));
     Ok(RunId::parse(&text).expect("`r-` and eight hex digits are a valid name"))
-}
-
-fn ended(outcome: ExitOutcome) -> Ended {
-    let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
-    match outcome {
-        ExitOutcome::Code(code) => Ended::Code(byte(code)),
-        ExitOutcome::Signal(signal) => Ended::Signal(byte(signal)),
-        ExitOutcome::NotStarted(_) => Ended::NotStarted(byte(outcome.shell_code())),
-        ExitOutcome::Killed => Ended::Signal(9),
-    }
-}
-
-fn quarantined(report: &ExitReport) -> Vec<String> {
-    let cleaned = &report.cleaned;
-    let back = cleaned
-        .quarantined
-        .iter()
-        .map(|q| format!("{}: {} (kept in {})", q.path.display(), q.change, q.kept_at.display()));
-    back.chain(cleaned.failed.iter().map(|what| format!("could not be put in order: {what}"))).collect()
 }

@@ -1,6 +1,6 @@
 //! The secrets of one run: looked up outside, once, and handed to nobody but the gateway.
 //!
-//! A name is looked up in the settings' `secrets:` (environment variable, file or command), else in the environment.
+//! A name is looked up in the settings' `secrets:` (environment variable, file, JSON file or command), else in the environment.
 //! *Must never* print a value or put one into an error.
 
 use std::collections::BTreeMap;
@@ -14,9 +14,14 @@ use carboy_core::ids::SecretName;
 use carboy_core::ports::{Later, SecretSource};
 use carboy_core::secret::{Secret, SecretText};
 use carboy_manifest::SecretFrom;
+use rustix::fs::{Mode, OFlags};
+use serde_json::Value;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Largest secret, in bytes.
 pub const SECRET_BYTES_MAX: usize = 64 * 1024;
+/// Largest JSON file that holds a secret, in bytes.
+pub const JSON_BYTES_MAX: usize = 1024 * 1024;
 /// Longest run of a secret's command.
 pub const COMMAND_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Former values of one secret that are still looked for.
@@ -53,6 +58,18 @@ pub enum VaultError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
+        what: String,
+    },
+    /// Its JSON file cannot be read, is open to others, or holds no text at the place.
+    #[error("secret {name}: {path} at {pointer}: {what}")]
+    Json {
+        /// Its name.
+        name: SecretName,
+        /// The file.
+        path: PathBuf,
+        /// The place in it.
+        pointer: String,
+        /// What is wrong; never what stands there.
         what: String,
     },
     /// Its command failed.
@@ -193,8 +210,15 @@ fn read(name: &SecretName, origin: &SecretFrom, lookup: &dyn Lookup) -> Result<S
                 Some(value) if !value.is_empty() => value.into_encoded_bytes(),
                 Some(_) | None => return Err(VaultError::Unset { name: name.clone(), variable: variable.clone() }),
             },
-            SecretFrom::File(path) => {
-                read_file(path).map_err(|what| VaultError::File { name: name.clone(), path: path.clone(), what })?
+            SecretFrom::File(path) => read_file(path, SECRET_BYTES_MAX).map_err(|what| VaultError::File {
+                name: name.clone(),
+                path: path.clone(),
+                what,
+            })?,
+            SecretFrom::JsonFile { path, pointer } => {
+                let what =
+                    |what| VaultError::Json { name: name.clone(), path: path.clone(), pointer: pointer.clone(), what };
+                read_json(path, pointer).map_err(what)?
             }
             SecretFrom::Command(argv) => lookup.command(argv, COMMAND_WAIT_MAX).map_err(|what| {
                 VaultError::Command { name: name.clone(), program: argv.first().cloned().unwrap_or_default(), what }
@@ -211,15 +235,54 @@ fn read(name: &SecretName, origin: &SecretFrom, lookup: &dyn Lookup) -> Result<S
     Ok(text)
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let meta = std::fs::metadata(path).map_err(|e| e.to_string())?;
+/// The file is opened once, so that what is checked is what is read; without blocking, so that a pipe that somebody put
+/// in its place holds nobody up.
+fn read_file(path: &Path, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| std::io::Error::from(e).to_string())?;
+    let file = std::fs::File::from(file);
+    let meta = file.metadata().map_err(|e| e.to_string())?;
+    if !meta.is_file() {
+        return Err(String::from("it is no regular file"));
+    }
     if meta.mode() & 0o077 != 0 {
         return Err(format!("mode {:o} lets others read it; chmod 600 it", meta.mode() & 0o777));
     }
-    if meta.len() > SECRET_BYTES_MAX as u64 {
-        return Err(format!("larger than {SECRET_BYTES_MAX} bytes"));
+    let mut bytes = Vec::new();
+    let limit = bytes_max as u64 + 1;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, limit), &mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() > bytes_max {
+        bytes.zeroize();
+        return Err(format!("larger than {bytes_max} bytes"));
     }
-    std::fs::read(path).map_err(|e| e.to_string())
+    Ok(bytes)
+}
+
+/// The text at `pointer` (RFC 6901) of a JSON file. The parser's own words are not passed on: they may quote the file.
+fn read_json(path: &Path, pointer: &str) -> Result<Vec<u8>, String> {
+    let bytes = Zeroizing::new(read_file(path, JSON_BYTES_MAX)?);
+    let mut document: Value = serde_json::from_slice(&bytes)
+        .map_err(|e| format!("it is no JSON: line {}, column {}", e.line(), e.column()))?;
+    let found = document.pointer_mut(pointer).map(Value::take);
+    forget(document);
+    match found {
+        Some(Value::String(text)) => Ok(text.into_bytes()),
+        Some(other) => {
+            forget(other);
+            Err(String::from("what stands there is no text"))
+        }
+        None => Err(String::from("nothing stands there; log in again with the program that writes the file")),
+    }
+}
+
+/// Other secrets of the same file do not stay in memory. (The depth is bounded by the parser.)
+fn forget(value: Value) {
+    match value {
+        Value::String(mut text) => text.zeroize(),
+        Value::Array(all) => all.into_iter().for_each(forget),
+        Value::Object(all) => all.into_iter().for_each(|(_, value)| forget(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 #[cfg(test)]
@@ -296,5 +359,51 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         let vault = open(&["K"], &[("K", SecretFrom::File(path))]).unwrap();
         assert_eq!(vault.current(&name("K")).unwrap().expose(), "file-value");
+    }
+
+    #[test]
+    fn a_text_of_a_json_file_is_a_secret_and_nothing_of_the_file_is_in_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("auth.json");
+        let at = |pointer: &str| SecretFrom::JsonFile { path: path.clone(), pointer: pointer.into() };
+        let value = |pointer: &str| {
+            let vault = open(&["K"], &[("K", at(pointer))]).map_err(|e| e.to_string())?;
+            Ok::<_, String>(vault.current(&name("K")).unwrap().expose().clone())
+        };
+        let text = br#"{"tokens":{"access_token":"the-token","a/b~c":"odd","expires":12345678},"list":["zero"]}"#;
+        crate::home::write_private(&path, text).unwrap();
+        assert_eq!(value("/tokens/access_token").unwrap(), "the-token");
+        assert_eq!(value("/tokens/a~1b~0c").unwrap(), "odd");
+        assert_eq!(value("/list/0").unwrap(), "zero");
+        for (pointer, words) in [
+            ("/tokens", "is no text"),
+            ("/tokens/expires", "is no text"),
+            ("/tokens/gone", "nothing stands there"),
+            ("/list/1", "nothing stands there"),
+        ] {
+            let error = value(pointer).unwrap_err();
+            assert!(error.contains(words) && error.contains(pointer) && error.contains("auth.json"), "{error}");
+            assert!(!error.contains("the-token") && !error.contains("12345678"), "{error}");
+        }
+        crate::home::write_private(&path, br#"{"tokens": "sk-half-a-token"#).unwrap();
+        let error = value("/tokens").unwrap_err();
+        assert!(error.contains("no JSON: line 1") && !error.contains("sk-half"), "{error}");
+        crate::home::write_private(&path, &vec![b' '; JSON_BYTES_MAX + 1]).unwrap();
+        assert!(value("/tokens").unwrap_err().contains("larger than 1048576 bytes"));
+    }
+
+    #[test]
+    fn a_json_file_that_others_can_read_or_a_pipe_in_its_place_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("auth.json");
+        std::fs::write(&path, "{\"t\":\"v\"}").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let from = |path: &Path| SecretFrom::JsonFile { path: path.into(), pointer: "/t".into() };
+        assert!(matches!(open(&["K"], &[("K", from(&path))]), Err(VaultError::Json { .. })));
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let error = open(&["K"], &[("K", from(&pipe))]).err().unwrap().to_string();
+        assert!(error.contains("no regular file"), "{error}");
     }
 }

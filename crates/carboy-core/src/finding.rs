@@ -89,6 +89,9 @@ pub enum Location {
     /// A file or standard input given to `carboy scan`.
     #[serde(rename = "file")]
     File,
+    /// What leaves the bottle through a published or forwarded port.
+    #[serde(rename = "port stream")]
+    PortStream,
 }
 
 impl Location {
@@ -102,6 +105,7 @@ impl Location {
             Location::ResponseBody => "response body",
             Location::DnsName => "dns name",
             Location::File => "file",
+            Location::PortStream => "port stream",
         }
     }
 }

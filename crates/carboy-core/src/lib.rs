@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod audit;
+pub mod budget;
 pub mod finding;
 pub mod host;
 pub mod ids;

@@ -274,6 +274,9 @@ impl HostPermit {
 pub struct RoutePermit {
     route: Arc<Route>,
     path: String,
+    method: String,
+    /// The request asked for another method or path beside its line: it cannot be judged again by these two alone.
+    overrides: bool,
 }
 
 impl RoutePermit {
@@ -357,7 +360,8 @@ impl RouteSet {
                 refused = Some(Denial::new(Reason::GitFetchNotAllowed, host.host.to_string()).by(&route.id));
                 continue;
             }
-            return Verdict::Allow(RoutePermit { route: route.clone(), path: readings.sent });
+            let (method, overrides) = (request.method.to_owned(), why::overrides(request));
+            return Verdict::Allow(RoutePermit { route: route.clone(), path: readings.sent, method, overrides });
         }
         Verdict::Deny(refused.unwrap_or_else(|| {
             let detail = format!("{} {} on {}", request.method, readings.sent, host.host);
@@ -457,8 +461,10 @@ pub fn is_private_unicast(ip: std::net::IpAddr) -> bool {
 }
 
 mod path;
+mod why;
 
 pub use path::normal_path;
+pub use why::{GitUse, Misfit, Nearest, git_use};
 use path::{Readings, percent_decoded};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

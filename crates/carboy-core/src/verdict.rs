@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::ids::RouteId;
+use crate::ids::{RefusalId, RouteId};
 
 /// The outcome of a decision. The permit is the only way to go on; there is no default.
 #[must_use = "a verdict that nobody looks at decides nothing"]
@@ -117,11 +117,11 @@ reasons! {
     /// No route names the host.
     HostNotAllowed = "host_not_allowed", Route, 403, "no route of this bottle names this host",
         "work without this host, or ask the operator to open a route to it",
-        "`carboy allow HOST --bottle NAME` adds a route; a running bottle takes it over within a second";
+        "`carboy allow ID` opens exactly this, `--for 1h` for a while; a running bottle takes it over within a second";
     /// A name that no route allows was asked of DNS.
     NameNotAllowed = "name_not_allowed", Dns, 403, "the name was not resolved: no route of this bottle names it",
         "work without this host, or ask the operator to open a route to it",
-        "`carboy allow HOST --bottle NAME` adds a route; a running bottle takes it over within a second";
+        "`carboy allow ID` opens the host, with `--path` a part of it, with `--for 1h` for a while; a running bottle takes it over within a second";
     /// A DNS query that carries something other than a look-up of an allowed name.
     DnsQueryRefused = "dns_query_refused", Dns, 403, "the DNS query was refused: only plain address look-ups are answered",
         "use ordinary A or AAAA look-ups",
@@ -129,7 +129,7 @@ reasons! {
     /// The host is allowed, the port is not.
     PortNotAllowed = "port_not_allowed", Route, 403, "the host is allowed, but not on this port",
         "use one of the ports that the detail names",
-        "add the port to the route's `ports`, or `carboy allow HOST --bottle NAME --port PORT`";
+        "`carboy allow ID` opens this port too; `carboy explain ID` shows what it would add";
     /// An address without a name that a route allows.
     AddressNotAllowed = "address_not_allowed", Route, 403, "an address was dialled directly and no route names it",
         "use the host's name; addresses are refused unless a route names them",
@@ -153,11 +153,11 @@ reasons! {
     /// Host and port allowed, the request is not.
     RequestNotAllowed = "request_not_allowed", Route, 403, "the route allows this host, but not this method, path or header",
         "use the methods and paths that the detail names",
-        "extend the route's `matches` if this request is wanted";
+        "`carboy explain ID` says what did not fit; `carboy allow ID` adds this method and path";
     /// Git over HTTPS on a route that does not say `git: {fetch: true}`.
     GitFetchNotAllowed = "git_fetch_not_allowed", Route, 403, "the route does not allow git clone and fetch",
         "ask the operator for read access by git",
-        "set `git: {fetch: true}` on the route, or `carboy allow HOST --bottle NAME --git-fetch`";
+        "`carboy allow ID` opens this repository for clone and fetch";
     /// `git push` straight to a host.
     GitPushNotAllowed = "git_push_not_allowed", Route, 403, "git push never goes straight to a host",
         "commit locally; the operator can push",
@@ -246,9 +246,14 @@ impl Reason {
         self.row().agent
     }
 
-    /// What the operator can do next.
+    /// What the operator can do next; `ID` stands for the refusal's.
     pub fn operator_step(self) -> &'static str {
         self.row().operator
+    }
+
+    /// What the operator can do next about this refusal.
+    pub fn operator_step_for(self, id: &RefusalId) -> String {
+        self.operator_step().replace(" ID", &format!(" {id}"))
     }
 
     /// The reason with this code, for readers of the log.

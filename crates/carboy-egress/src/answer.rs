@@ -210,7 +210,7 @@ fn codings_of(headers: &HeaderMap) -> Result<Vec<Coding>, Denial> {
 /// A refusal as the client gets it.
 pub(crate) fn denied(
     denial: &Denial,
-    id: &carboy_core::ids::DenialId,
+    id: &carboy_core::ids::RefusalId,
     speaks: (Option<WireFormat>, Option<&str>),
 ) -> Response<Screened> {
     let rendered = carboy_wire::denial::render(denial, id, speaks.0, speaks.1);

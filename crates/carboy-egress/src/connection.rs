@@ -1,9 +1,10 @@
 //! One connection from the bottle: what it is for, what it speaks, and HTTP served on it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use carboy_core::host::Host;
+use carboy_core::route::RouteSet;
 use carboy_core::verdict::{Denial, Reason};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::alpn::Alpn;
 use crate::gateway::Gateway;
 use crate::pipeline;
+use crate::record::Exchange;
 use crate::upstream::Pool;
 
 /// What is known of a connection before its first request.
@@ -25,6 +27,8 @@ pub(crate) struct Flow {
     flaw: Option<Denial>,
     active: AtomicUsize,
     seen: AtomicUsize,
+    /// Exchanges that may still be open; those that are not go when the next one comes.
+    open: Mutex<Vec<Weak<Exchange>>>,
 }
 
 impl Flow {
@@ -35,7 +39,27 @@ impl Flow {
         pool: Arc<Pool>,
         flaw: Option<Denial>,
     ) -> Arc<Flow> {
-        Arc::new(Flow { gateway, host, port, pool, flaw, active: AtomicUsize::new(0), seen: AtomicUsize::new(0) })
+        let (active, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Flow { gateway, host, port, pool, flaw, active, seen, open: Mutex::default() })
+    }
+
+    /// Remembers an exchange for as long as it is open.
+    pub(crate) fn holds(&self, exchange: &Arc<Exchange>) {
+        let mut open = self.open.lock().expect("no panic under this lock");
+        open.retain(|one| one.strong_count() > 0);
+        open.push(Arc::downgrade(exchange));
+    }
+
+    /// E2: would these routes refuse the host, or an exchange that is open now?
+    fn withdrawn(&self, routes: &RouteSet) -> bool {
+        if routes.host_permit(&self.host, self.port).into_result().is_err() {
+            return self.flaw.is_none();
+        }
+        let open: Vec<Arc<Exchange>> = {
+            let open = self.open.lock().expect("no panic under this lock");
+            open.iter().filter_map(Weak::upgrade).collect()
+        };
+        open.iter().any(|exchange| !exchange.has_ended() && !exchange.stands(routes))
     }
 
     pub(crate) fn gateway(&self) -> &Arc<Gateway> {
@@ -125,8 +149,9 @@ impl Flow {
                     if changed.is_err() || now.cut {
                         break;
                     }
-                    // B57: a revoked host loses its open connections, streams included.
-                    if now.routes.host_permit(&self.host, self.port).into_result().is_err() && self.flaw.is_none() {
+                    // B57: a revoked host loses its open connections, streams included; so does a revoked rule (E2). The
+                    // other streams of an HTTP/2 connection end with it; their clients ask again.
+                    if self.withdrawn(&now.routes) {
                         return;
                     }
                 }

@@ -5,6 +5,7 @@
 
 use carboy_core::finding::{Detector, Location};
 use carboy_core::host::{DnsName, Host};
+use carboy_core::ids::RefusalId;
 use carboy_core::route::RouteSet;
 use carboy_core::verdict::{Denial, Reason};
 use carboy_guard::Detectors;
@@ -13,6 +14,7 @@ use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 
+use crate::gateway::Learning;
 use crate::names::{NamePool, NoAddress};
 
 /// Seconds; short, so that a reload of the routes is felt soon.
@@ -28,12 +30,37 @@ const HEADER_BYTES: usize = 12;
 /// What is sent back, and what is written down.
 pub(crate) struct Reply {
     /// `None`: this was no query, so nothing is sent.
-    pub(crate) bytes: Option<Vec<u8>>,
+    message: Option<Box<Message>>,
+    /// Does the query's end understand extended errors?
+    extended: bool,
     /// The refusal, when it is one.
     pub(crate) refusal: Option<Refusal>,
 }
 
+impl Reply {
+    /// What is sent back. An extended error names the refusal's id, which is known when it is in the log.
+    pub(crate) fn bytes(&self, id: Option<&RefusalId>) -> Option<Vec<u8>> {
+        let mut message = self.message.clone()?;
+        if self.extended {
+            let mut edns = Edns::new();
+            edns.set_max_payload(UDP_PAYLOAD).set_version(0);
+            if let Some(refusal) = &self.refusal {
+                let mut option = EXTENDED_ERROR_BLOCKED.to_be_bytes().to_vec();
+                let mut text = format!("carboy: {}", refusal.denial.reason.code());
+                if let Some(id) = id {
+                    text.push_str(&format!("; carboy explain {id}"));
+                }
+                option.extend_from_slice(text.as_bytes());
+                edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR_OPTION, option));
+            }
+            message.set_edns(edns);
+        }
+        message.to_vec().ok()
+    }
+}
+
 /// A refused query.
+#[derive(Clone)]
 pub(crate) struct Refusal {
     pub(crate) denial: Denial,
     /// The name with secrets taken out, or a placeholder.
@@ -44,14 +71,21 @@ pub(crate) struct Refusal {
 }
 
 /// Answers one query.
-pub(crate) fn answer(query: &[u8], routes: &RouteSet, pool: &mut NamePool, detectors: &Detectors) -> Reply {
+pub(crate) fn answer(
+    query: &[u8],
+    routes: &RouteSet,
+    pool: &mut NamePool,
+    detectors: &Detectors,
+    learning: Learning,
+) -> Reply {
     let message = match Message::from_vec(query) {
         Ok(message) => message,
         Err(_) => return malformed(query),
     };
     if message.metadata.message_type != MessageType::Query {
         // An answer to a question that nobody asked; replying to it could start a loop.
-        return Reply { bytes: None, refusal: Some(refused("(not a query)", "", Reason::DnsQueryRefused)) };
+        let refusal = Some(refused("(not a query)", "", Reason::DnsQueryRefused));
+        return Reply { message: None, extended: false, refusal };
     }
     let mut reply = Message::response(message.metadata.id, message.metadata.op_code);
     reply.metadata.recursion_desired = message.metadata.recursion_desired;
@@ -71,7 +105,7 @@ pub(crate) fn answer(query: &[u8], routes: &RouteSet, pool: &mut NamePool, detec
         let refusal = refused(&shown(&name, detectors), &kind, Reason::DnsQueryRefused);
         return send(reply, ResponseCode::NotImp, &message, Some(refusal));
     }
-    match decide(&name, &kind, routes, pool, detectors) {
+    match decide(&name, &kind, Names { routes, pool, learning }, detectors) {
         Ok(addresses) => {
             // For any other type nothing exists; above all no HTTPS record, whose ECH key would hide the name (B17).
             let data = if question.query_type == RecordType::A {
@@ -90,11 +124,17 @@ pub(crate) fn answer(query: &[u8], routes: &RouteSet, pool: &mut NamePool, detec
     }
 }
 
+/// What names are answered by.
+struct Names<'n> {
+    routes: &'n RouteSet,
+    pool: &'n mut NamePool,
+    learning: Learning,
+}
+
 fn decide(
     name: &str,
     kind: &str,
-    routes: &RouteSet,
-    pool: &mut NamePool,
+    names: Names<'_>,
     detectors: &Detectors,
 ) -> Result<crate::names::PoolAddress, Box<Refusal>> {
     let findings = detectors.scan_text(name.as_bytes(), &[Detector::KnownSecrets], Location::DnsName);
@@ -106,7 +146,7 @@ fn decide(
     let refusal = |reason| Box::new(refused(&shown(name, detectors), kind, reason));
     let Ok(Host::Name(parsed)) = Host::parse(name) else { return Err(refusal(Reason::NameNotAllowed)) };
     let parsed: DnsName = parsed;
-    pool.address(&parsed, routes).map_err(|why| match why {
+    names.pool.address(&parsed, names.routes, names.learning).map_err(|why| match why {
         NoAddress::NotAllowed => refusal(Reason::NameNotAllowed),
         NoAddress::PoolFull => refusal(Reason::LimitReached),
     })
@@ -132,28 +172,18 @@ fn shown(name: &str, detectors: &Detectors) -> String {
 
 fn send(mut reply: Message, code: ResponseCode, query: &Message, refusal: Option<Refusal>) -> Reply {
     reply.metadata.response_code = code;
-    if query.edns.is_some() {
-        let mut edns = Edns::new();
-        edns.set_max_payload(UDP_PAYLOAD).set_version(0);
-        if let Some(refusal) = &refusal {
-            let mut option = EXTENDED_ERROR_BLOCKED.to_be_bytes().to_vec();
-            option.extend_from_slice(format!("carboy: {}", refusal.denial.reason.code()).as_bytes());
-            edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR_OPTION, option));
-        }
-        reply.set_edns(edns);
-    }
-    Reply { bytes: reply.to_vec().ok(), refusal }
+    Reply { message: Some(Box::new(reply)), extended: query.edns.is_some(), refusal }
 }
 
 /// A packet that does not parse: FORMERR when at least its header is a query's.
 fn malformed(query: &[u8]) -> Reply {
     let refusal = Some(refused("(malformed)", "", Reason::DnsQueryRefused));
     let is_query = query.len() >= HEADER_BYTES && query[2] & 0x80 == 0;
-    let bytes = is_query.then(|| {
+    let message = is_query.then(|| {
         let id = u16::from_be_bytes([query[0], query[1]]);
-        Message::error_msg(id, OpCode::Query, ResponseCode::FormErr).to_vec().ok()
+        Box::new(Message::error_msg(id, OpCode::Query, ResponseCode::FormErr))
     });
-    Reply { bytes: bytes.flatten(), refusal }
+    Reply { message, extended: false, refusal }
 }
 
 #[cfg(test)]
@@ -175,8 +205,9 @@ mod tests {
 
     fn ask(bytes: &[u8]) -> (Option<Message>, Option<Refusal>) {
         let routes = routes(&["api.example", "*.w.example"]);
-        let reply = answer(bytes, &routes, &mut NamePool::new(16, 4), &detectors());
-        (reply.bytes.map(|bytes| Message::from_vec(&bytes).unwrap()), reply.refusal)
+        let reply = answer(bytes, &routes, &mut NamePool::new(16, 4), &detectors(), Learning::Off);
+        let id = RefusalId::from_bits(1);
+        (reply.bytes(Some(&id)).map(|bytes| Message::from_vec(&bytes).unwrap()), reply.refusal)
     }
 
     #[test]
@@ -210,7 +241,8 @@ mod tests {
             assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
             assert_eq!(refusal.unwrap().denial.reason, Reason::NameNotAllowed);
             let option = reply.edns.unwrap().option(EXTENDED_ERROR_OPTION.into()).cloned().unwrap();
-            assert_eq!(option, EdnsOption::Unknown(15, b"\x00\x0fcarboy: name_not_allowed".to_vec()));
+            let text = b"\x00\x0fcarboy: name_not_allowed; carboy explain x-000001";
+            assert_eq!(option, EdnsOption::Unknown(15, text.to_vec()));
         }
     }
 
@@ -222,6 +254,20 @@ mod tests {
         assert_eq!(reply.unwrap().metadata.response_code, ResponseCode::NXDomain);
         assert_eq!(refusal.denial.reason, Reason::SecretKnown);
         assert!(!refusal.name.contains(SECRET) && !refusal.denial.detail.contains(SECRET));
+    }
+
+    #[test]
+    fn a_run_that_learns_gives_every_name_an_address_but_none_with_a_secret() {
+        let ask = |name: &str, pool: &mut NamePool| {
+            let query = query_bytes(name, RecordType::A);
+            answer(&query, &routes(&["api.example"]), pool, &detectors(), Learning::On).refusal.map(|r| r.denial.reason)
+        };
+        let mut pool = NamePool::new(16, 1);
+        assert_eq!(ask("new.example.", &mut pool), None);
+        assert_eq!(ask(&format!("{SECRET}.example."), &mut pool), Some(Reason::SecretKnown));
+        // The bottle chooses these names: they are bounded as those of a wildcard are, and the routes' own keep their place.
+        assert_eq!(ask("more.example.", &mut pool), Some(Reason::LimitReached));
+        assert_eq!(ask("api.example.", &mut pool), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::finding::{Detector, Location};
 use carboy_core::host::Host;
+use carboy_core::ids::RefusalId;
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
 use carboy_core::route::RouteSet;
 use carboy_core::upstream::Upstreams;
@@ -16,11 +17,12 @@ use carboy_guard::Detectors;
 use tokio::sync::{Semaphore, watch};
 
 use crate::ca::{CaError, CertificateAuthority, Leaves};
+use crate::learn::{Learned, LearnedRequest};
 use crate::limits::GatewayLimits;
 use crate::names::NamePool;
 use crate::pace::Pace;
 use crate::pipeline::stopping;
-use crate::repeats::{Note, Repeats};
+use crate::repeats::{Counted, Note, Repeats};
 use crate::stats::GatewayStats;
 use crate::upstream::Dialer;
 
@@ -45,6 +47,8 @@ pub struct GatewayConfig {
     pub audit: Arc<dyn AuditSink>,
     /// Dates of certificates.
     pub clock: Arc<dyn Clock>,
+    /// Whether refusals are kept for a proposal.
+    pub learning: Learning,
     /// Every maximum.
     pub limits: GatewayLimits,
 }
@@ -72,6 +76,19 @@ pub struct Gateway {
     requests: AtomicU64,
     /// Exchanges whose outcome is not in the log yet.
     open: watch::Sender<usize>,
+    /// What a run that learns was refused.
+    learned: Option<Mutex<Learned>>,
+}
+
+/// Whether a run's refusals are kept for a proposal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Learning {
+    /// They are counted and written down as ever.
+    #[default]
+    Off,
+    /// Names that no route allows get an address, so that the request itself is seen, and refused. Nothing more is let
+    /// through, looked up or dialled.
+    On,
 }
 
 /// What connections watch: the routes, and whether the run is ending.
@@ -105,6 +122,10 @@ impl Gateway {
             pace: Mutex::new(Pace::new(limits.refusal_every, limits.refusal_burst)),
             requests: AtomicU64::new(0),
             open: watch::Sender::new(0),
+            learned: match config.learning {
+                Learning::On => Some(Mutex::default()),
+                Learning::Off => None,
+            },
             limits,
         }))
     }
@@ -135,11 +156,12 @@ impl Gateway {
         self.write_repeats(rest);
     }
 
-    fn write_repeats(&self, counted: Vec<(String, u64)>) {
-        for (what, count) in counted {
+    fn write_repeats(&self, counted: Vec<Counted>) {
+        for Counted { what, count, of } in counted {
             let event = Event::new(EventType::Egress, self.subject.clone(), "repeats", Outcome::Denied)
                 .with("what", what)
-                .with("repeats", count);
+                .with("repeats", count)
+                .with("of", of.as_str());
             // Each was refused and is in the log once; one that cannot be written is told to every request.
             let _ = self.audit.append(event);
         }
@@ -204,10 +226,10 @@ impl Gateway {
         }
     }
 
-    pub(crate) fn note(&self, key: &str) -> Note {
+    pub(crate) fn note(&self, key: &str, id: &RefusalId) -> Note {
         let (note, overdue) = {
             let mut repeats = self.repeats.lock().expect("no panic under this lock");
-            (repeats.note(key, Instant::now()), repeats.overdue())
+            (repeats.note(key, id, Instant::now()), repeats.overdue())
         };
         self.write_repeats(overdue);
         note
@@ -222,24 +244,55 @@ impl Gateway {
         // After the cut nothing has a name any more.
         let routes = self.routes_now().unwrap_or_default();
         let mut names = self.names.lock().expect("no panic under this lock");
-        crate::dns::answer(query, &routes, &mut names, &self.detectors())
+        let learning = if self.learned.is_some() { Learning::On } else { Learning::Off };
+        crate::dns::answer(query, &routes, &mut names, &self.detectors(), learning)
+    }
+
+    /// What a run that learns was refused so far; none for one that does not.
+    pub fn learned(&self) -> Option<Learned> {
+        self.learned.as_ref().map(|learned| learned.lock().expect("no panic under this lock").clone())
+    }
+
+    pub(crate) fn is_learning(&self) -> bool {
+        self.learned.is_some()
+    }
+
+    /// Keeps what was refused, when this run learns.
+    pub(crate) fn keep(&self, seen: LearnedRequest) {
+        if let Some(learned) = &self.learned {
+            learned.lock().expect("no panic under this lock").keep(seen);
+        }
     }
 
     /// A connection that never became a request: one event for the first of its kind, a count for its repeats.
     pub(crate) async fn refuse_connection(&self, host: &Host, port: u16, mut denial: Denial) {
         let shown = host.to_string();
         denial.detail = self.clean(&denial.detail);
-        self.count(|stats| stats.refuse(&denial, &shown, Some(port)));
-        let Note::Write { repeats } = self.note(&format!("connect {shown} {port} {denial}")) else { return };
+        let fresh = refusal_id();
+        let note = self.note(&format!("connect {shown} {port} {denial}"), &fresh);
+        let (id, repeats) = match note {
+            Note::Write { repeats } => (fresh, Some(repeats)),
+            Note::Counted { under } => (under.unwrap_or(fresh), None),
+        };
+        self.count(|stats| stats.refuse(&denial, &shown, Some(port), &id));
+        self.keep(LearnedRequest::connection(host, port, denial.reason, &id));
+        let Some(repeats) = repeats else { return };
         let mut event = Event::new(EventType::Egress, self.subject.clone(), "connect", Outcome::Denied)
             .with("host", shown)
             .with("port", port)
             .with("reason", denial.reason.code())
-            .with("detail", denial.detail);
+            .with("detail", denial.detail)
+            .with("refusal", id.as_str());
         if repeats > 0 {
             event = event.with("repeats", repeats);
         }
         // The connection is closed without a byte either way.
         let _ = self.audit.append_durable(event).await;
     }
+}
+
+/// A fresh id for one refusal, from the system's own randomness. Without random bytes no handshake works either, so
+/// nothing is let through that this id would have to tell from others.
+pub(crate) fn refusal_id() -> RefusalId {
+    RefusalId::from_bits(getrandom::u32().unwrap_or(0))
 }

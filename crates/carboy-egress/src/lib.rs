@@ -10,7 +10,8 @@
 //! Read `pipeline` first.
 //!
 //! *Architecture invariants:* no byte leaves a bottle except through this crate, and outbound sockets are opened and
-//! written to in `upstream` alone. Nothing is dialled without a `HostPermit` and nothing is sent without a
+//! written to in `upstream` alone, but for the services and ports that the operator joined by `forward:` and `publish:`,
+//! which are [`port`]'s. Nothing else is dialled without a `HostPermit`, and nothing is sent there without a
 //! [`Credentialed`] request. No policy is made here: hosts, ports, paths and detectors are decided in `carboy-core`
 //! and `carboy-guard`. No environment variable, file or clock is read, but for the platform's root certificates. No
 //! refusal is told before it is in the log; no log, no traffic. A limit in [`GatewayLimits`] bounds every table,
@@ -24,6 +25,7 @@ mod connection;
 mod dns;
 mod gateway;
 mod inject;
+pub mod learn;
 mod limits;
 mod linger;
 mod listener;
@@ -32,9 +34,11 @@ mod names;
 mod outbound;
 mod pace;
 mod pipeline;
+pub mod port;
 mod record;
 mod repeats;
 mod request;
+pub mod standing;
 pub mod stats;
 #[cfg(test)]
 mod testing;
@@ -43,9 +47,12 @@ pub mod trust;
 mod upstream;
 
 pub use ca::{CaError, CaFiles, CertificateAuthority};
-pub use gateway::{Gateway, GatewayConfig};
+pub use gateway::{Gateway, GatewayConfig, Learning};
 pub use inject::Credentialed;
+pub use learn::{Learned, LearnedRequest};
 pub use limits::GatewayLimits;
 pub use listener::Listener;
+pub use port::{PORT_CONNECTIONS_MAX, Port, PortStats, Way};
 pub use stats::GatewayStats;
 pub use trust::{trust_env, trust_files};
+pub use upstream::webhook::{WEBHOOK_WAIT_MAX, WebhookError, post_webhook};

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_core::audit::{Event, EventType, Outcome};
-use carboy_core::ports::DatagramPort;
+use carboy_core::ports::{AuditError, DatagramPort};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use carboy_core::ids::RefusalId;
+
 use crate::dns::Refusal;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, refusal_id};
 use crate::record::finding_words;
 use crate::repeats::Note;
 
@@ -40,40 +42,49 @@ impl Gateway {
             // With all places taken the query is dropped; resolvers ask again.
             let Ok(one) = self.dns_pending.clone().try_acquire_owned() else { continue };
             let reply = self.answer_dns(&buffer[..length]);
-            let Some(refusal) = reply.refusal else {
-                respond(&*port, reply.bytes, peer, local).await;
+            let Some(refusal) = reply.refusal.clone() else {
+                respond(&*port, reply.bytes(None), peer, local).await;
                 continue;
             };
             // The refusal is written down before it is told; others need not wait for that.
             let (gateway, port) = (self.clone(), port.clone());
             tokio::spawn(async move {
-                if gateway.write_dns_refusal(refusal).await {
-                    respond(&*port, reply.bytes, peer, local).await;
+                if let Ok(id) = gateway.write_dns_refusal(refusal).await {
+                    respond(&*port, reply.bytes(id.as_ref()), peer, local).await;
                 }
                 drop(one);
             });
         }
     }
 
-    /// Says whether the refusal is in the log; without one there is no answer either.
-    async fn write_dns_refusal(&self, refusal: Refusal) -> bool {
+    /// The id under which the refusal is in the log; without a log there is no answer either.
+    async fn write_dns_refusal(&self, refusal: Refusal) -> Result<Option<RefusalId>, AuditError> {
         let Refusal { denial, name, kind, findings } = refusal;
+        let fresh = refusal_id();
+        let (id, repeats) = match self.note(&format!("dns {name} {}", denial.reason), &fresh) {
+            Note::Write { repeats } => (Some(fresh), Some(repeats)),
+            Note::Counted { under } => (under, None),
+        };
         self.count(|stats| {
-            stats.refuse(&denial, &name, None);
+            match &id {
+                Some(id) => stats.refuse(&denial, &name, None, id),
+                None => stats.refuse_again(denial.reason),
+            }
             stats.found(&findings);
         });
-        let Note::Write { repeats } = self.note(&format!("dns {name} {}", denial.reason)) else { return true };
+        let (Some(id), Some(repeats)) = (id.clone(), repeats) else { return Ok(id) };
         let mut event = Event::new(EventType::Dns, self.subject.clone(), "dns_query", Outcome::Denied)
             .with("name", name)
             .with("type", kind)
-            .with("reason", denial.reason.code());
+            .with("reason", denial.reason.code())
+            .with("refusal", id.as_str());
         if !findings.is_empty() {
             event = event.with("findings", findings.iter().map(finding_words).collect::<Vec<_>>());
         }
         if repeats > 0 {
             event = event.with("repeats", repeats);
         }
-        self.audit.append_durable(event).await.is_ok()
+        self.audit.append_durable(event).await.map(|()| Some(id))
     }
 }
 
@@ -93,12 +104,14 @@ pub(crate) async fn serve_stream(gateway: &Arc<Gateway>, mut stream: TcpStream) 
         let Some(query) = query.get_mut(..usize::from(length)) else { return };
         let Ok(Ok(_)) = timeout(limits.first_byte, stream.read_exact(query)).await else { return };
         let reply = gateway.answer_dns(query);
-        if let Some(refusal) = reply.refusal
-            && !gateway.write_dns_refusal(refusal).await
-        {
-            return;
-        }
-        let Some(bytes) = reply.bytes else { return };
+        let id = match reply.refusal.clone() {
+            Some(refusal) => match gateway.write_dns_refusal(refusal).await {
+                Ok(id) => id,
+                Err(AuditError(_)) => return,
+            },
+            None => None,
+        };
+        let Some(bytes) = reply.bytes(id.as_ref()) else { return };
         let Ok(length) = u16::try_from(bytes.len()) else { return };
         let mut framed = length.to_be_bytes().to_vec();
         framed.extend_from_slice(&bytes);

@@ -1,14 +1,17 @@
 //! The name pool: each allowed name that is asked of DNS gets an address of its own, so that the address of a later
 //! connection tells the name that was asked.
 //!
-//! *Must never* hand out an address for a name that no route allows, or more names than it has room for: with a
-//! wildcard route the bottle chooses the labels (B30).
+//! *Must never* hand out an address for a name that no route allows, unless the run learns (the address leads to the
+//! gateway all the same, and the request is refused there), or more names than it has room for: with a wildcard route
+//! the bottle chooses the labels (B30).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use carboy_core::host::{DnsName, Host, HostPattern};
 use carboy_core::route::RouteSet;
+
+use crate::gateway::Learning;
 
 /// First usable address of 198.18.0.0/15 (RFC 2544): never routed on the Internet.
 const V4_BASE: u32 = u32::from_be_bytes([198, 18, 0, 1]);
@@ -48,10 +51,15 @@ impl NamePool {
         NamePool { names_max, wildcard_names_max, wildcard_names: 0, places: HashMap::new(), names: Vec::new() }
     }
 
-    /// The name's address; a new one when it has none yet and a route allows it.
-    pub(crate) fn address(&mut self, name: &DnsName, routes: &RouteSet) -> Result<PoolAddress, NoAddress> {
+    /// The name's address; a new one when it has none yet, and a route allows it or the run learns.
+    pub(crate) fn address(
+        &mut self,
+        name: &DnsName,
+        routes: &RouteSet,
+        learning: Learning,
+    ) -> Result<PoolAddress, NoAddress> {
         let host = Host::Name(name.clone());
-        if !routes.names_host(&host) {
+        if !routes.names_host(&host) && learning == Learning::Off {
             return Err(NoAddress::NotAllowed);
         }
         if let Some(place) = self.places.get(name) {
@@ -106,10 +114,10 @@ mod tests {
     fn a_name_keeps_its_address_and_the_address_tells_the_name() {
         let routes = routes(&["a.example", "b.example"]);
         let mut pool = NamePool::new(10, 10);
-        let a = pool.address(&name("a.example"), &routes).unwrap();
-        let b = pool.address(&name("b.example"), &routes).unwrap();
+        let a = pool.address(&name("a.example"), &routes, Learning::Off).unwrap();
+        let b = pool.address(&name("b.example"), &routes, Learning::Off).unwrap();
         assert_ne!(a, b);
-        assert_eq!(pool.address(&name("a.example"), &routes), Ok(a));
+        assert_eq!(pool.address(&name("a.example"), &routes, Learning::Off), Ok(a));
         assert_eq!(pool.host_at(b.v4.into()), Host::parse("b.example").unwrap());
         assert_eq!(pool.host_at(a.v6.into()), Host::parse("a.example").unwrap());
         // B5: an address that no name has stays an address.
@@ -122,12 +130,12 @@ mod tests {
         // B28, B30
         let routes = routes(&["a.example", "*.w.example"]);
         let mut pool = NamePool::new(10, 2);
-        assert_eq!(pool.address(&name("evil.example"), &routes), Err(NoAddress::NotAllowed));
-        assert!(pool.address(&name("1.w.example"), &routes).is_ok());
-        assert!(pool.address(&name("2.w.example"), &routes).is_ok());
-        assert_eq!(pool.address(&name("3.w.example"), &routes), Err(NoAddress::PoolFull));
+        assert_eq!(pool.address(&name("evil.example"), &routes, Learning::Off), Err(NoAddress::NotAllowed));
+        assert!(pool.address(&name("1.w.example"), &routes, Learning::Off).is_ok());
+        assert!(pool.address(&name("2.w.example"), &routes, Learning::Off).is_ok());
+        assert_eq!(pool.address(&name("3.w.example"), &routes, Learning::Off), Err(NoAddress::PoolFull));
         assert!(
-            pool.address(&name("1.w.example"), &routes).is_ok() && pool.address(&name("a.example"), &routes).is_ok()
+            pool.address(&name("1.w.example"), &routes, Learning::Off).is_ok() && pool.address(&name("a.example"), &routes, Learning::Off).is_ok()
         );
     }
 }

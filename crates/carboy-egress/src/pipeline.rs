@@ -24,16 +24,20 @@ use hyper::body::Incoming;
 
 use crate::answer::{Screened, denied};
 use crate::connection::Flow;
-use crate::record::{Exchange, denial_id};
-use crate::request::Intercepted;
+use crate::gateway::refusal_id;
+use crate::learn;
+use crate::record::Exchange;
+use crate::request::{Intercepted, WebSocket, wants_web_socket};
 use crate::upstream;
 
 /// Answers one request of a connection; never fails, because a failure is an answer too.
 pub(crate) async fn handle(flow: Arc<Flow>, request: Request<Incoming>) -> Result<Response<Screened>, Infallible> {
     let exchange = Exchange::open(flow.gateway(), flow.host(), flow.port(), &request);
+    flow.holds(&exchange);
+    let upgrade = wants_web_socket(&request);
     match pass(&flow, request, &exchange).await {
         Ok(response) => Ok(response),
-        Err(denial) => Ok(refuse(&exchange, denial).await),
+        Err(denial) => Ok(refuse(&exchange, denial, upgrade).await),
     }
 }
 
@@ -42,12 +46,17 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
     let routes = gateway.routes_now()?;
 
     exchange.placed()?;
+    let request = learn::look(request, flow, &routes, exchange).await?;
     let intercepted = Intercepted::agree(request, flow, &routes, exchange)?;
     let routed = intercepted.route(&routes)?;
     let scanned = routed.scan().await?;
     let unmetered = scanned.unmetered();
     let credentialed = unmetered.credential(&*gateway.secrets, &gateway.dialer, flow.pool().inside())?;
 
+    let now = gateway.routes_now()?;
+    if now.generation() != routes.generation() && !exchange.stands(&now) {
+        return Err(Denial::new(Reason::RequestNotAllowed, "its route was withdrawn while the request was read"));
+    }
     exchange.allow()?; // the intent is in the chain before a byte leaves
     let answer = upstream::send(&gateway.dialer, flow.pool(), credentialed).await?;
 
@@ -58,15 +67,16 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
 }
 
 /// Writes the refusal down, durably, and renders it for the client.
-async fn refuse(exchange: &Exchange, denial: Denial) -> Response<Screened> {
+async fn refuse(exchange: &Exchange, denial: Denial, upgrade: WebSocket) -> Response<Screened> {
     tokio::time::sleep(exchange.gateway().refusal_wait()).await;
-    let id = match denial_id() {
-        Ok(id) => id,
-        // Without random bytes nothing works; say the one thing that is certain.
-        Err(_) => carboy_core::ids::DenialId::from_bits(0),
-    };
+    let id = refusal_id();
     let denial = exchange.refuse(denial, &id).await;
-    denied(&denial, &id, exchange.speaks())
+    let mut response = denied(&denial, &id, exchange.speaks());
+    if denial.reason == Reason::ProtocolRefused && upgrade == WebSocket::Asked {
+        // Codex tries a WebSocket first; at this status, and no other, it goes on with POST at once.
+        *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+    }
+    response
 }
 
 /// The upstream did not take the credential: it may have been renewed. The request is not sent again (its client

@@ -14,14 +14,15 @@ use std::time::Instant;
 use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::finding::Finding;
 use carboy_core::host::Host;
-use carboy_core::ids::{DenialId, RouteId};
-use carboy_core::route::Route;
+use carboy_core::ids::{RefusalId, RouteId};
+use carboy_core::route::{GitUse, Misfit, RequestFacts, RoutePermit, RouteSet, git_use};
 use carboy_core::verdict::{Denial, Layer, Reason};
 use carboy_wire::format::WireFormat;
 use http::{Method, Request, Version};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, refusal_id};
+use crate::learn::{Asked, LearnedRequest};
 
 /// Findings that one exchange keeps; the rest only count in the statistics.
 const FINDINGS_MAX: usize = 64;
@@ -35,6 +36,9 @@ pub(crate) struct Exchange {
     host: Host,
     port: u16,
     path: String,
+    /// The path in the log is not the one that was asked for: something was taken out of it, or it was too long.
+    path_altered: bool,
+    git: GitUse,
     http: &'static str,
     accept: Option<String>,
     state: Mutex<State>,
@@ -50,6 +54,11 @@ pub(crate) struct Exchange {
 #[derive(Default)]
 struct State {
     rule: Option<RouteId>,
+    permit: Option<RoutePermit>,
+    /// What of the nearest route the request did not fit.
+    misfits: Vec<String>,
+    /// For the proposal of a run that learns.
+    learned: Option<(Reason, Option<Reason>, Option<Asked>)>,
     format: Option<WireFormat>,
     model: bool,
     status: Option<u16>,
@@ -62,13 +71,22 @@ impl Exchange {
     pub(crate) fn open<B>(gateway: &Arc<Gateway>, host: &Host, port: u16, request: &Request<B>) -> Arc<Exchange> {
         gateway.opened();
         let accept = request.headers().get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
+        let path = gateway.clean(request.uri().path());
+        let facts = RequestFacts {
+            method: request.method().as_str(),
+            path: request.uri().path(),
+            query: request.uri().query().unwrap_or(""),
+            headers: &[],
+        };
         Arc::new(Exchange {
             number: gateway.next_request(),
             started: Instant::now(),
             method: shown_method(gateway, request.method()),
             host: host.clone(),
             port,
-            path: gateway.clean(request.uri().path()),
+            path_altered: path != request.uri().path(),
+            path,
+            git: git_use(&facts),
             http: match request.version() {
                 Version::HTTP_2 => "2",
                 Version::HTTP_10 => "1.0",
@@ -99,12 +117,42 @@ impl Exchange {
         self.place.as_ref().map(|_| ()).ok_or_else(full)
     }
 
-    pub(crate) fn routed(&self, route: &Route, path: &str) {
+    pub(crate) fn routed(&self, permit: &RoutePermit) {
+        let route = permit.route();
         let mut state = self.state.lock().expect("no panic under this lock");
         state.rule = Some(route.id.clone());
-        state.format = WireFormat::of_request(route.meter.as_ref(), &self.host, path);
+        state.permit = Some(permit.clone());
+        state.format = WireFormat::of_request(route.meter.as_ref(), &self.host, permit.path());
         // The path is the client's to choose; whether a model answers is the route's and the host's to say.
         state.model = route.meter.is_some() || WireFormat::of_request(None, &self.host, "/").is_some();
+    }
+
+    /// No route took it: what of the nearest one did not fit.
+    pub(crate) fn missed(&self, misfits: &[Misfit]) {
+        let words = misfits.iter().map(Misfit::word).collect();
+        self.state.lock().expect("no panic under this lock").misfits = words;
+    }
+
+    /// A rehearsal is over: there was no route.
+    pub(crate) fn forget_route(&self) {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        (state.rule, state.permit) = (None, None);
+    }
+
+    /// Keeps the refusal that follows for the run's proposal.
+    pub(crate) fn learn(&self, reason: Reason, flaw: Option<Reason>, asked: Option<Asked>) {
+        self.state.lock().expect("no panic under this lock").learned = Some((reason, flaw, asked));
+    }
+
+    /// Would these routes let it through as well? What was not let through yet has nothing to lose.
+    pub(crate) fn stands(&self, routes: &RouteSet) -> bool {
+        let state = self.state.lock().expect("no panic under this lock");
+        state.permit.as_ref().is_none_or(|permit| routes.stands(permit, &self.host, self.port))
+    }
+
+    /// Is it over?
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Is the upstream a model's interface?
@@ -165,13 +213,18 @@ impl Exchange {
 
     /// A refusal, or the end of an exchange that is cut off; durable when this returns. The denial that comes back is
     /// the one to answer with: without a log, that one is always `audit_unavailable`.
-    pub(crate) async fn refuse(&self, mut denial: Denial, id: &DenialId) -> Denial {
+    pub(crate) async fn refuse(&self, mut denial: Denial, id: &RefusalId) -> Denial {
         // Routes quote the path that they refuse, and nobody has scanned that yet.
         denial.detail = self.gateway.clean(&denial.detail);
         self.ended.store(true, Ordering::Relaxed);
         self.settle();
         let host = self.host.to_string();
-        self.gateway.count(|stats| stats.refuse(&denial, &host, Some(self.port)));
+        self.gateway.count(|stats| stats.refuse(&denial, &host, Some(self.port), id));
+        let learned = self.state.lock().expect("no panic under this lock").learned.take();
+        if let Some((reason, flaw, asked)) = learned {
+            let connection = LearnedRequest::connection(&self.host, self.port, reason, id);
+            self.gateway.keep(LearnedRequest { request: asked, flaw, ..connection });
+        }
         let event = {
             let state = self.state.lock().expect("no panic under this lock");
             let how = match (state.intent_written, denial.decided_by) {
@@ -183,11 +236,14 @@ impl Exchange {
             if let Some(rule) = &denial.rule {
                 event = event.with("rule", rule.as_str());
             }
+            if !state.misfits.is_empty() {
+                event = event.with("misfit", state.misfits.clone());
+            }
             event
                 .with("reason", denial.reason.code())
                 .with("decided_by", format!("{:?}", denial.decided_by).to_lowercase())
                 .with("detail", denial.detail.clone())
-                .with("denial", id.as_str())
+                .with("refusal", id.as_str())
         };
         match self.gateway.audit.append_durable(event).await {
             Ok(()) => denial,
@@ -197,10 +253,8 @@ impl Exchange {
 
     /// The end of an exchange whose head is out already: written down as [`refuse`](Self::refuse) does.
     pub(crate) fn cut_off(self: &Arc<Self>, denial: Denial) {
-        if let Ok(id) = denial_id() {
-            let exchange = self.clone();
-            tokio::spawn(async move { exchange.refuse(denial, &id).await });
-        }
+        let (exchange, id) = (self.clone(), refusal_id());
+        tokio::spawn(async move { exchange.refuse(denial, &id).await });
     }
 
     fn settle(&self) {
@@ -219,6 +273,14 @@ impl Exchange {
             .with("port", self.port)
             .with("path", self.path.clone())
             .with("http", self.http);
+        if self.path_altered {
+            event = event.with("path_altered", true);
+        }
+        match self.git {
+            GitUse::None => {}
+            GitUse::Fetch => event = event.with("git", "fetch"),
+            GitUse::Push => event = event.with("git", "push"),
+        }
         if let Some(rule) = &state.rule {
             event = event.with("rule", rule.as_str());
         }
@@ -249,11 +311,6 @@ impl Drop for Exchange {
         }
         self.gateway.closed();
     }
-}
-
-/// A fresh identifier for one refusal.
-pub(crate) fn denial_id() -> Result<DenialId, getrandom::Error> {
-    Ok(DenialId::from_bits(getrandom::u32()?))
 }
 
 /// `github_token in request body (base64) #0123456789abcdef`: rule, place, disguise and fingerprint, never the text.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use carboy_core::host::Host;
 use carboy_core::route::{HostPermit, RequestFacts, RoutePermit, RouteSet};
 use carboy_core::verdict::{Denial, Reason};
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, request};
 use hyper::body::Incoming;
 
@@ -75,8 +75,11 @@ impl Intercepted {
             query: head.uri.query().unwrap_or(""),
             headers: &headers,
         };
-        let route = routes.route(&permit, &facts).into_result()?;
-        exchange.routed(route.route(), route.path());
+        let route = routes.route(&permit, &facts).into_result().inspect_err(|_| {
+            let nearest = routes.nearest(permit.host(), permit.port(), Some(&facts));
+            exchange.missed(&nearest.map(|nearest| nearest.misfits).unwrap_or_default());
+        })?;
+        exchange.routed(&route);
         Ok(Routed { head, body, permit, route, exchange })
     }
 }
@@ -137,6 +140,21 @@ fn refuse_other_protocols(head: &request::Parts) -> Result<(), Denial> {
         }
     }
     Ok(())
+}
+
+/// Whether the client asks to go on as a WebSocket (RFC 6455, 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WebSocket {
+    /// It does.
+    Asked,
+    /// It does not.
+    NotAsked,
+}
+
+/// Looks at the request's `Upgrade`.
+pub(crate) fn wants_web_socket<B>(request: &Request<B>) -> WebSocket {
+    let asked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"websocket");
+    if request.headers().get_all(header::UPGRADE).iter().any(asked) { WebSocket::Asked } else { WebSocket::NotAsked }
 }
 
 /// Takes out what speaks to the next hop alone, and what `Connection` names. `te: trailers` stays: gRPC needs it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use carboy_core::finding::Finding;
+use carboy_core::ids::RefusalId;
 use carboy_core::verdict::{Denial, Reason};
 
 /// Samples that are kept per reason.
@@ -45,16 +46,24 @@ pub struct RefusalSample {
     pub port: Option<u16>,
     /// The denial's particulars.
     pub detail: String,
+    /// Under which the log has it: the first of those that the sample stands for.
+    pub id: RefusalId,
 }
 
 impl GatewayStats {
-    pub(crate) fn refuse(&mut self, denial: &Denial, host: &str, port: Option<u16>) {
+    pub(crate) fn refuse(&mut self, denial: &Denial, host: &str, port: Option<u16>, id: &RefusalId) {
         let stats = self.refusals.entry(denial.reason).or_default();
         stats.count += 1;
         let known = stats.samples.iter().any(|sample| sample.host == host && sample.port == port);
         if !known && stats.samples.len() < SAMPLES_MAX {
-            stats.samples.push(RefusalSample { host: host.to_owned(), port, detail: denial.detail.clone() });
+            let (host, detail) = (host.to_owned(), denial.detail.clone());
+            stats.samples.push(RefusalSample { host, port, detail, id: id.clone() });
         }
+    }
+
+    /// Counts a refusal that no entry stands for by itself.
+    pub(crate) fn refuse_again(&mut self, reason: Reason) {
+        self.refusals.entry(reason).or_default().count += 1;
     }
 
     pub(crate) fn found(&mut self, findings: &[Finding]) {

@@ -11,6 +11,7 @@
 
 mod client_tls;
 mod pool;
+pub mod webhook;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -236,7 +236,7 @@ impl KnownScan {
     }
 
     /// Reports the matches whose surroundings are complete.
-    fn settle(&mut self, known: &KnownSecrets, window: &Window<'_>, found: &mut Vec<Match>) -> u64 {
+    pub(crate) fn settle(&mut self, known: &KnownSecrets, window: &Window<'_>, found: &mut Vec<Match>) -> u64 {
         let mut hold = window.end();
         self.pending.retain(|pending| {
             let literal = &known.folded_literals[pending.literal];

@@ -116,6 +116,14 @@ impl PackedScan {
     }
 }
 
+impl PackedScan {
+    /// The first match in what the open regions unpack to so far.
+    pub(crate) fn conclude(&mut self, plan: &ScanPlan, window: &Window<'_>) -> Option<Finding> {
+        let unpacked = &mut self.unpacked;
+        self.regions.iter_mut().find_map(|region| region.conclude(window, unpacked, plan))
+    }
+}
+
 fn earlier(stop: &mut Option<InnerStop>, other: Option<InnerStop>) {
     if let Some(other) = other
         && stop.as_ref().is_none_or(|first| other.confirmed < first.confirmed)
@@ -139,7 +147,8 @@ fn unscannable(plan: &ScanPlan, start: u64, confirmed: u64, reason: &str) -> Opt
         fingerprint: None,
     };
     match plan.location {
-        At::ResponseBody | At::ResponseHeader => None,
+        // A port carries any protocol: what cannot be looked into is nothing unusual there.
+        At::ResponseBody | At::ResponseHeader | At::PortStream => None,
         At::RequestLine | At::RequestHeader | At::RequestBody | At::DnsName | At::File => {
             Some(InnerStop { confirmed, finding })
         }
@@ -262,6 +271,22 @@ impl Region {
             }
         }
         None
+    }
+
+    /// Unpacks what is at hand, be it less than a piece, and decides about it.
+    fn conclude(&mut self, window: &Window<'_>, budget: &mut u64, plan: &ScanPlan) -> Option<Finding> {
+        if self.closed_at.is_some() {
+            return None;
+        }
+        let piece = &window.data[window.index(self.at)..];
+        let (bytes, taken, more) = self.unwrap(piece);
+        self.at += taken as u64;
+        if let Some(stop) = self.unpack(&bytes, more, budget, plan) {
+            self.closed_at = Some(self.at);
+            return Some(stop.finding);
+        }
+        let inner = self.inner.conclude()?;
+        Some(self.stop(inner).finding)
     }
 
     /// The packed bytes of a piece, how much of the piece they are, and whether the region goes on behind it.

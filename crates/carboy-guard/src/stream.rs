@@ -133,6 +133,39 @@ impl StreamScanner {
         self.give(self.releasable_to(), out);
     }
 
+    /// As [`release`](Self::release), for a stream in which nobody may wait: first decides, in [`Mode::Block`], about
+    /// every match that is only waiting for what stands behind it, inside packed regions too. Where such a stream is
+    /// stopped may depend on where it paused.
+    pub fn pause(&mut self, out: &mut Vec<u8>) -> Result<(), Stopped> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        if self.plan.mode == Mode::Block
+            && let Some(finding) = self.conclude()
+        {
+            return Err(self.stop(finding));
+        }
+        self.release(out);
+        Ok(())
+    }
+
+    /// The first match in what is at hand, were the stream to end here; the scanner goes on where there is none.
+    pub(crate) fn conclude(&mut self) -> Option<Finding> {
+        if let Some(stopped) = &self.stopped {
+            return Some(Finding::clone(&stopped.finding));
+        }
+        let window = Window { base: self.base, data: &self.buffer, more: More::Ended, before: self.before };
+        self.matches.clear();
+        if let Some(known) = &mut self.known {
+            known.settle(self.detectors.known(), &window, &mut self.matches);
+        }
+        if let Some(found) = self.matches.first() {
+            let text = &self.buffer[(found.start - self.base) as usize..(found.end - self.base) as usize];
+            return Some(self.detectors.last_finding(found, text, self.plan.location));
+        }
+        self.packed.as_mut().and_then(|packed| packed.conclude(&self.plan, &window))
+    }
+
     /// Bytes that [`release`](Self::release) would append.
     pub fn releasable(&self) -> usize {
         self.releasable_to().saturating_sub(self.given) as usize

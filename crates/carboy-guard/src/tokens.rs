@@ -163,6 +163,7 @@ pub(crate) struct TokenScan {
     /// From here on prefixes are looked for.
     cursor: u64,
     live: Option<Live>,
+    behind: Behind,
 }
 
 /// A prefix whose token has not ended yet.
@@ -186,7 +187,7 @@ enum Fate {
 
 impl TokenScan {
     pub(crate) fn new() -> Self {
-        TokenScan { cursor: 0, live: None }
+        TokenScan { cursor: 0, live: None, behind: Behind::default() }
     }
 
     /// Looks at what is new in the window; returns from where on bytes must be held back.
@@ -198,6 +199,7 @@ impl TokenScan {
                     Fate::Open => {
                         let hold = live.start;
                         self.live = Some(live);
+                        self.behind = self.behind.before(window, window.index(hold));
                         return hold;
                     }
                     Fate::No(next) => self.cursor = next,
@@ -228,8 +230,7 @@ impl TokenScan {
             match prefixes.find(window.data, window.index(self.cursor.max(window.base))) {
                 Some((at, rule, len)) if window.base + (at as u64) < settled => {
                     let start = window.base + at as u64;
-                    let before = if at == 0 { window.before } else { Some(window.data[at - 1]) };
-                    if bounded(rule, before) {
+                    if bounded(rule, self.behind.before(window, at).as_slice()) {
                         self.live = Some(Live { rule, start, body: start + len as u64, at: start + len as u64 });
                     } else {
                         self.cursor = start + 1;
@@ -237,7 +238,9 @@ impl TokenScan {
                 }
                 Some(_) | None => {
                     self.cursor = self.cursor.max(settled);
-                    return self.hold(window);
+                    let hold = self.hold(window);
+                    self.behind = self.behind.before(window, window.index(hold));
+                    return hold;
                 }
             }
         }
@@ -257,12 +260,64 @@ impl TokenScan {
     }
 }
 
-/// Tokens do not begin in the middle of a word.
-fn bounded(rule: usize, before: Option<u8>) -> bool {
-    match RULES[rule].shape {
-        Shape::Pem => true,
-        Shape::Jwt => !before.is_some_and(dotted),
-        Shape::Random | Shape::Plain => !before.is_some_and(word),
+/// Tokens do not begin in the middle of a word. The last letter of an escape is none of a word's: in a JSON text a token
+/// at the beginning of a line stands behind `\n`, in a form behind `%0A`.
+fn bounded(rule: usize, before: &[u8]) -> bool {
+    let within: fn(u8) -> bool = match RULES[rule].shape {
+        Shape::Pem => return true,
+        Shape::Jwt => dotted,
+        Shape::Random | Shape::Plain => word,
+    };
+    !before.last().copied().is_some_and(within) || ends_an_escape(before)
+}
+
+fn ends_an_escape(before: &[u8]) -> bool {
+    let hex = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_hexdigit);
+    match before {
+        [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f'] => true,
+        [.., b'%', a, b] => hex(&[*a, *b]),
+        [.., b'\\', b'u', a, b, c, d] => hex(&[*a, *b, *c, *d]),
+        _ => false,
+    }
+}
+
+/// Bytes before a place that can be part of one escape.
+const ESCAPE_BYTES_MAX: usize = 6;
+
+/// The last bytes before the place from which on bytes are held back: the next window begins there.
+#[derive(Clone, Copy, Default)]
+struct Behind {
+    at: u64,
+    bytes: [u8; ESCAPE_BYTES_MAX],
+    len: usize,
+}
+
+impl Behind {
+    /// The bytes before this index of a window, at most [`ESCAPE_BYTES_MAX`]; `self` is of the window before.
+    fn before(&self, window: &Window<'_>, index: usize) -> Behind {
+        let mut all = [0; 2 * ESCAPE_BYTES_MAX];
+        let mut len = 0;
+        let mut push = |bytes: &[u8]| {
+            all[len..len + bytes.len()].copy_from_slice(bytes);
+            len += bytes.len();
+        };
+        let near = &window.data[index.saturating_sub(ESCAPE_BYTES_MAX)..index];
+        if near.len() == index {
+            match window.before {
+                Some(_) if self.at == window.base => push(self.as_slice()),
+                Some(byte) => push(&[byte]),
+                None => {}
+            }
+        }
+        push(near);
+        let from = len.saturating_sub(ESCAPE_BYTES_MAX);
+        let mut bytes = [0; ESCAPE_BYTES_MAX];
+        bytes[..len - from].copy_from_slice(&all[from..len]);
+        Behind { at: window.base + index as u64, bytes, len: len - from }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 

@@ -18,6 +18,7 @@ use crate::yaml::{self, Entry, Node, Value};
 /// Keys of a bottle that an agent file may not have. Those that `AGENT` knows itself are not among them.
 const BOTTLE_KEYS: &[&str] = &[
     "agent_provider",
+    "backend",
     "binds",
     "ceiling",
     "egress",

@@ -4,28 +4,27 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use carboy_core::ids::BottleName;
-use carboy_core::plan::Bind;
+use carboy_core::plan::{Bind, Forward, Image, Publish};
 use serde::Serialize;
 
-use crate::diagnostic::{Code, Diagnostics, Position, excerpt};
+use crate::diagnostic::{Code, Diagnostics, Position, excerpt, listed};
 use crate::egress::EgressPart;
 use crate::files::Places;
 use crate::git::{GitGate, git_gate};
+use crate::image::Backend;
 use crate::limits::LimitsPart;
 use crate::origin::Said;
 use crate::presets::Preset;
+use crate::providers::BuiltIn;
 use crate::schema::{Scope, find};
 use crate::yaml::{Entry, Node, Value};
-use crate::{agent, egress, host_paths, keys, limits, presets};
+use crate::{agent, egress, host_paths, image, keys, limits, ports, presets};
 
 /// Most variables of a bottle.
 pub const ENV_MAX: usize = 500;
 
 /// The provider of a bottle that names none.
 pub const PROVIDER_DEFAULT: &str = "claude";
-
-/// Providers that carboy knows how to start.
-pub const PROVIDERS_BUILT_IN: &[&str] = &["claude", "codex"];
 
 /// M17, M18: what a variable is set to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,7 +39,7 @@ pub enum EnvValue {
 /// M19: which agent program runs in the bottle when no command is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Provider {
-    /// `claude`, `codex`, or any other name together with a command.
+    /// A built-in one ([`BuiltIn`]), or any other name together with a command.
     pub name: String,
     /// Program to start; `None` leaves it to the built-in provider.
     pub command: Option<String>,
@@ -63,6 +62,8 @@ pub enum Workspace {
     /// It is written to directly.
     #[default]
     Direct,
+    /// What is written is kept apart until somebody applies it.
+    Overlay,
 }
 
 /// What one bottle file says, or what several say together: every value with its place, nothing filled in.
@@ -89,6 +90,14 @@ pub(crate) struct Part {
     pub(crate) limits: LimitsPart,
     /// `workspace`
     pub(crate) workspace: Option<Said<Workspace>>,
+    /// `publish`
+    pub(crate) publish: Vec<Said<Publish>>,
+    /// `forward`
+    pub(crate) forward: Vec<Said<Forward>>,
+    /// `image`
+    pub(crate) image: Option<Said<Image>>,
+    /// `backend`
+    pub(crate) backend: Option<Said<Backend>>,
 }
 
 /// Reads a bottle's file. What is read is worth something only when `out` has got no error.
@@ -118,6 +127,10 @@ fn read_in(scope: &mut Scope<'_>, bytes: &[u8]) -> Option<Part> {
         binds: find(&root, "binds").map(|node| host_paths::binds(scope, node)).unwrap_or_default(),
         limits: find(&root, "limits").map(|node| limits::limits(scope, node)).unwrap_or_default(),
         workspace: find(&root, "workspace").and_then(|node| workspace(scope, node)),
+        publish: find(&root, "publish").map(|node| ports::publish(scope, node)).unwrap_or_default(),
+        forward: find(&root, "forward").map(|node| ports::forward(scope, node)).unwrap_or_default(),
+        image: find(&root, "image").and_then(|node| image::image(scope, node)),
+        backend: find(&root, "backend").and_then(|node| image::backend(scope, node)),
     })
 }
 
@@ -150,14 +163,10 @@ fn extends(scope: &mut Scope<'_>, node: &Node) -> Vec<Said<BottleName>> {
 fn workspace(scope: &mut Scope<'_>, node: &Node) -> Option<Said<Workspace>> {
     match scope.text(node, "`workspace`")? {
         "direct" => return Some(scope.said(Workspace::Direct, node.at)),
-        "overlay" => {
-            let message = format!("`workspace: overlay` of {} is not available in this version", scope.owner);
-            let fix = "remove `workspace`; the working directory is then written to directly";
-            scope.error(node.at, Code::NotAvailable, message, fix);
-        }
+        "overlay" => return Some(scope.said(Workspace::Overlay, node.at)),
         other => {
             let message = format!("`workspace` of {} is {}", scope.owner, excerpt(other));
-            scope.error(node.at, Code::BadValue, message, "use `direct`, or remove the key");
+            scope.error(node.at, Code::BadValue, message, "use `direct` or `overlay`, or remove the key");
         }
     }
     None
@@ -247,14 +256,14 @@ fn provider(scope: &mut Scope<'_>, node: &Node) -> Provider {
 }
 
 fn provider_is_startable(scope: &mut Scope<'_>, read: &Provider, entries: &[Entry], at: Position) {
-    let built_in = PROVIDERS_BUILT_IN.contains(&read.name.as_str());
+    let built_in = BuiltIn::named(&read.name).is_some();
     if !built_in && find(entries, "command").is_none() {
         let message = format!(
             "`agent_provider` of {} is {}, which carboy cannot start by itself",
             scope.owner,
             excerpt(&read.name)
         );
-        scope.error(at, Code::BadValue, message, "use `claude` or `codex`, or add `command: PROGRAM`");
+        scope.error(at, Code::BadValue, message, format!("use {}, or add `command: PROGRAM`", listed(BuiltIn::ALL.map(BuiltIn::name))));
     }
     if let (Some(command), Some(node)) = (&read.command, find(entries, "command"))
         && (command.is_empty() || command.contains(' '))

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::agent;
 use crate::chain::{Chain, Chains};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, Severity, excerpt};
-use crate::files::{ManifestFiles, Places};
+use crate::files::{ManifestFiles, Places, SYSTEM_SETTINGS};
 use crate::load::{Request, load_any, owner_of};
 use crate::lookup::{agent_roots, no_such_bottle, read_file, stems, warn_foreign, warn_ignored_bottles};
 use crate::settings;
@@ -62,6 +62,11 @@ pub fn check(files: &dyn ManifestFiles, request: &Request) -> CheckReport {
     warn_foreign(files, places, &mut out);
     warn_ignored_bottles(files, places, &mut out);
     settings::load(files, places, &mut out);
+    let system = PathBuf::from(SYSTEM_SETTINGS);
+    if files.exists(&system) {
+        let ok = !out.iter().any(|d| d.severity == Severity::Error && d.file.as_ref() == Some(&system));
+        checked.push(CheckedFile { path: system, kind: FileKind::Settings, ok });
+    }
     if files.exists(&places.settings()) {
         checked.push(CheckedFile { path: places.settings(), kind: FileKind::Settings, ok: !out.has_errors() });
     }

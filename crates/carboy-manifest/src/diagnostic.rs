@@ -102,6 +102,8 @@ codes! {
     BadRegex = "bad-regex",
     /// A host path that is never made visible.
     BindRefused = "bind-refused",
+    /// A service of the host that is never forwarded into a bottle.
+    SocketRefused = "socket-refused",
     /// Neither an agent nor a bottle was named.
     NothingToRun = "nothing-to-run",
     /// The named agent has no file.
@@ -124,6 +126,8 @@ codes! {
     RouteRedundant = "route-redundant",
     /// Warning: a route names very many hosts.
     RouteWide = "route-wide",
+    /// Warning: a published port that other machines reach.
+    ListenWide = "listen-wide",
     /// Warning: a route scans nothing in one direction.
     ScanOff = "scan-off",
     /// Warning: pushes are refused in this version.

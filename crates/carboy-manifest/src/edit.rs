@@ -3,27 +3,52 @@
 //! *Must never* change what the file says beyond the one route: the caller reads the result with the same reader and
 //! compares ([`adds_one_route`]; `carboy allow` does).
 
+pub mod alone;
+pub mod settings;
+
 use carboy_core::ids::RouteId;
 use carboy_core::route::Route;
+use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::Position;
+use crate::diagnostic::{Position, deceives};
 use crate::effective::Effective;
 use crate::frontmatter;
 use crate::yaml::{self, Node, Value};
 
-/// A route to be added.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A route to be added: never with a credential.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NewRoute {
-    /// Host or `*.zone`, already checked.
+    /// Host or `*.zone`.
     pub host: String,
     /// Ports; empty leaves the default.
     pub ports: Vec<u16>,
-    /// Path prefixes; empty means any path.
-    pub paths: Vec<String>,
-    /// Methods; empty means any method.
-    pub methods: Vec<String>,
+    /// Which requests; empty means all of them.
+    pub matches: Vec<NewMatch>,
     /// `git: {fetch: true}`.
     pub git_fetch: bool,
+    /// `private: true`.
+    pub private: bool,
+}
+
+/// One entry of its `matches`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMatch {
+    /// Any of these; empty means any path.
+    pub paths: Vec<NewPath>,
+    /// Any of these; empty means any method.
+    pub methods: Vec<String>,
+}
+
+/// A path of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NewPath {
+    /// This one and everything below it.
+    Prefix(String),
+    /// This one alone.
+    Exact(String),
 }
 
 /// Why the file is not changed.
@@ -86,13 +111,18 @@ pub fn add_route(text: &str, route: &NewRoute) -> Result<String, EditError> {
 
 /// Are the routes the same but for one that was added? Their numbers aside: those after it are counted anew.
 pub fn adds_one_route(before: &Effective, after: &Effective) -> bool {
+    adds_routes(before, after, 1)
+}
+
+/// Are the routes the same but for so many that were added in one place?
+pub fn adds_routes(before: &Effective, after: &Effective, count: usize) -> bool {
     let plain = |effective: &Effective| -> Vec<String> {
         let whole = |route: &Route| Route { id: RouteId::new(0, &route.host), ..route.clone() };
         effective.routes.iter().map(|route| format!("{:?}", whole(route))).collect()
     };
     let (before, after) = (plain(before), plain(after));
     let same_front = before.iter().zip(&after).take_while(|(a, b)| a == b).count();
-    after.len() == before.len() + 1 && before[same_front..] == after[same_front + 1..]
+    after.len() == before.len() + count && before[same_front..] == after[same_front + count..]
 }
 
 fn entry<'a>(node: &'a Node, key: &str) -> Option<(Position, &'a Node)> {
@@ -140,28 +170,56 @@ fn block_end(lines: &[&str], from: Position, front_end: usize, belongs: impl Fn(
 }
 
 fn render(route: &NewRoute, indent: &str) -> String {
-    let quoted = |text: &String| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-    let list = |items: &[String]| items.iter().map(quoted).collect::<Vec<_>>().join(", ");
+    let list = |items: &[String]| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
     let mut out = format!("{indent}- host: {}\n", quoted(&route.host));
     if !route.ports.is_empty() {
         let ports: Vec<String> = route.ports.iter().map(u16::to_string).collect();
         out.push_str(&format!("{indent}  ports: [{}]\n", ports.join(", ")));
     }
-    if !route.paths.is_empty() || !route.methods.is_empty() {
+    for (i, one) in route.matches.iter().enumerate() {
+        if i == 0 {
+            out.push_str(&format!("{indent}  matches:\n"));
+        }
         let mut parts = Vec::new();
-        if !route.paths.is_empty() {
-            let paths: Vec<String> =
-                route.paths.iter().map(|p| format!("{{type: prefix, value: {}}}", quoted(p))).collect();
+        if !one.paths.is_empty() {
+            let paths: Vec<String> = one.paths.iter().map(NewPath::render).collect();
             parts.push(format!("paths: [{}]", paths.join(", ")));
         }
-        if !route.methods.is_empty() {
-            parts.push(format!("methods: [{}]", list(&route.methods)));
+        if !one.methods.is_empty() {
+            parts.push(format!("methods: [{}]", list(&one.methods)));
         }
-        out.push_str(&format!("{indent}  matches:\n{indent}    - {}\n", parts.join(&format!("\n{indent}      "))));
+        out.push_str(&format!("{indent}    - {}\n", parts.join(&format!("\n{indent}      "))));
     }
     if route.git_fetch {
         out.push_str(&format!("{indent}  git: {{fetch: true}}\n"));
     }
+    if route.private {
+        out.push_str(&format!("{indent}  private: true\n"));
+    }
+    out
+}
+
+impl NewPath {
+    fn render(&self) -> String {
+        let (kind, value) = match self {
+            NewPath::Prefix(value) => ("prefix", value),
+            NewPath::Exact(value) => ("exact", value),
+        };
+        format!("{{type: {kind}, value: {}}}", quoted(value))
+    }
+}
+
+/// Text that can be nothing but text to any reader of YAML, whoever chose it.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() || deceives(c) => out.push_str(&format!("\\U{:08X}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
     out
 }
 
@@ -184,9 +242,12 @@ mod tests {
         let new = NewRoute {
             host: "new.example".into(),
             ports: vec![8443],
-            paths: vec!["/v1".into()],
-            methods: vec!["GET".into(), "HEAD".into()],
+            matches: vec![NewMatch {
+                paths: vec![NewPath::Prefix("/v1".into())],
+                methods: vec!["GET".into(), "HEAD".into()],
+            }],
             git_fetch: true,
+            private: false,
         };
         for text in [
             "---\nenv: {A: b}\n---\nprose\n",

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use carboy_core::ids::{AgentName, BottleName, SecretName};
-use carboy_core::plan::{Bind, Limits};
+use carboy_core::plan::{Bind, Forward, Image, Limits, Publish};
 use carboy_core::route::RouteSet;
 
 use crate::agent::RepositoryAgent;
 use crate::bottle::{EnvValue, Provider, Workspace};
 use crate::diagnostic::Diagnostics;
 use crate::git::{GitRepo, GitUser};
+use crate::image::Backend;
 use crate::origin::Sourced;
 use crate::settings::{SecretFrom, Settings};
 use crate::whole::Origins;
@@ -51,6 +52,14 @@ pub struct Effective {
     pub provider: Provider,
     /// How the working directory is given in.
     pub workspace: Workspace,
+    /// Ports of the bottle that are reachable on the host.
+    pub publish: Vec<Publish>,
+    /// Services of the host that are reachable inside.
+    pub forward: Vec<Forward>,
+    /// What the bottle sees as its system; `None` for the host's own.
+    pub image: Option<Image>,
+    /// What makes the bottle.
+    pub backend: Backend,
     /// Where each of these was said.
     pub origins: Origins,
     /// The operator's settings.

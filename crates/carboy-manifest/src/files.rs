@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// Most bytes of a bottle, agent or settings file.
 pub const FILE_BYTES_MAX: u64 = 256 * 1024;
 
+/// Settings of the machine, over those of each user.
+pub const SYSTEM_SETTINGS: &str = "/etc/carboy/settings.yml";
+
 /// Most entries of one directory that are looked at.
 pub const DIRECTORY_FILES_MAX: usize = 1000;
 
@@ -34,6 +37,10 @@ pub trait ManifestFiles {
     /// The whole file, `None` when absent, [`FileError::TooLarge`] when it has more than `bytes_max` bytes (it is
     /// not read further then).
     fn read(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError>;
+
+    /// The same of a file that nobody but root can have written: it and its directory belong to root, and nobody else may
+    /// write them. Anything else is [`FileError::Unreadable`].
+    fn read_of_root(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError>;
 
     /// Is there a file or directory of this name?
     fn exists(&self, path: &Path) -> bool;
@@ -103,6 +110,11 @@ impl ManifestFiles for Changed<'_> {
         }
     }
 
+    /// What a person is about to change is none of root's files.
+    fn read_of_root(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+        self.files.read_of_root(path, bytes_max)
+    }
+
     fn exists(&self, path: &Path) -> bool {
         self.path.starts_with(path) || self.files.exists(path)
     }
@@ -140,6 +152,11 @@ impl ManifestFiles for MapFiles {
             Some(content) if content.len() as u64 > bytes_max => Err(FileError::TooLarge { bytes_max }),
             found => Ok(found.cloned()),
         }
+    }
+
+    /// Files in memory are whoever's one likes.
+    fn read_of_root(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+        self.read(path, bytes_max)
     }
 
     fn exists(&self, path: &Path) -> bool {

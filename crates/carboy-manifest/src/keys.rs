@@ -27,17 +27,21 @@ impl Keys {
 pub(crate) const BOTTLE: Keys = Keys {
     allowed: &[
         "agent_provider",
+        "backend",
         "binds",
         "egress",
         "env",
         "extends",
+        "forward",
         "git-gate",
+        "image",
         "limits",
         "presets",
+        "publish",
         "supervise",
         "workspace",
     ],
-    later: &["backend", "budget", "ceiling", "forward", "image", "mounts", "publish", "shutdown", "window"],
+    later: &["budget", "ceiling", "mounts", "shutdown", "window"],
     removed: &[
         Removed {
             key: "runtime",
@@ -103,8 +107,11 @@ pub(crate) const PRESET_OF_NOTHING: Keys = Keys::only(&[]);
 pub(crate) const PRESET_OF_TOKEN: Keys = Keys::only(&["token_env"]);
 pub(crate) const PRESET_OF_HOSTS: Keys = Keys::only(&["hosts", "private", "token_env"]);
 pub(crate) const LIMITS: Keys = Keys::only(&["memory", "open_files", "processes"]);
-pub(crate) const SETTINGS: Keys = Keys::only(&["bottle_uid", "capture", "secrets", "upstreams"]);
-pub(crate) const SECRET: Keys = Keys::only(&["command", "env", "file"]);
+pub(crate) const IMAGE: Keys = Keys::only(&["archive", "directory", "dockerfile"]);
+pub(crate) const SETTINGS: Keys = Keys::only(&["bottle_uid", "capture", "notify", "secrets", "upstreams"]);
+pub(crate) const SECRET: Keys = Keys::only(&["command", "env", "file", "pointer"]);
+pub(crate) const NOTIFY: Keys = Keys::only(&["bell", "desktop", "webhook"]);
+pub(crate) const WEBHOOK: Keys = Keys::only(&["token_env", "url"]);
 pub(crate) const UPSTREAM: Keys = Keys::only(&["address", "ca", "tls"]);
 
 #[cfg(test)]
@@ -134,8 +141,11 @@ mod tests {
             &PRESET_OF_HOSTS,
             &PROVIDER,
             &LIMITS,
+            &IMAGE,
             &SETTINGS,
             &SECRET,
+            &NOTIFY,
+            &WEBHOOK,
             &UPSTREAM,
         ];
         for key in all.iter().flat_map(|keys| keys.allowed.iter().chain(keys.later)) {

@@ -149,7 +149,6 @@ pub(crate) fn warn_foreign(files: &dyn ManifestFiles, places: &Places, out: &mut
     let named: Vec<String> =
         found.iter().map(|(whose, path)| format!("{} of {whose}", listed([path.display().to_string()]))).collect();
     let message = format!("found {}, which carboy does not read", named.join(" and "));
-    let fix = "copy the bottles and agents that you want to CARBOY_HOME/bottles and CARBOY_HOME/agents, then run `carboy \
-               check`: it names each key that reads differently here";
+    let fix = "run `carboy init --from bot-bottle`: it takes them over and names each key that reads differently here";
     out.push(Diagnostic::warning(Code::ForeignFiles, message, fix));
 }

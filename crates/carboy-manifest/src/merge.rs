@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 
-use carboy_core::plan::Bind;
 
 use crate::bottle::Part;
 use crate::git::{GitGate, RepoPart};
@@ -37,6 +36,10 @@ pub enum Rule {
     LaterWinsPerField,
     /// Both lists' entries; of two binds of one target the later one stands.
     LaterWinsPerTarget,
+    /// Both lists' entries; of two that listen at one address of the host the later one stands.
+    LaterWinsPerListener,
+    /// Both maps' entries; of two of one port inside the later one stands.
+    LaterWinsPerPort,
     /// The earlier list, then the later one; what comes twice from one place stands once.
     Concatenated,
     /// M28: no key inherits, an empty map clears, else both maps' entries, those of one name field by field.
@@ -57,6 +60,8 @@ impl Rule {
             Rule::LaterWinsPerKey => "both; the later one per variable",
             Rule::LaterWinsPerField => "the later one per field",
             Rule::LaterWinsPerTarget => "both; the later one per target",
+            Rule::LaterWinsPerListener => "both; the later one per listen address",
+            Rule::LaterWinsPerPort => "both; the later one per port inside",
             Rule::Concatenated => "the earlier ones, then the later ones",
             Rule::UnitedOrCleared => "absent inherits, `{}` clears, else both; one name field by field",
             Rule::LaterWinsPerName => "both; the later one per name, whole",
@@ -80,6 +85,10 @@ pub const RULES: &[(&str, Rule, Rule)] = &[
     ("binds", Rule::LaterWinsPerTarget, Rule::LaterWinsPerTarget),
     ("limits", Rule::LaterWinsPerField, Rule::Tighter),
     ("workspace", Rule::LaterWins, Rule::LaterWins),
+    ("publish", Rule::LaterWinsPerListener, Rule::LaterWinsPerListener),
+    ("forward", Rule::LaterWinsPerPort, Rule::LaterWinsPerPort),
+    ("image", Rule::LaterWins, Rule::LaterWins),
+    ("backend", Rule::LaterWins, Rule::LaterWins),
 ];
 
 /// `later` over `earlier`.
@@ -99,9 +108,13 @@ pub(crate) fn merge(earlier: Part, later: Part, way: Way) -> Part {
         egress,
         presets,
         supervise: later.supervise.or(earlier.supervise),
-        binds: binds(earlier.binds, later.binds),
+        binds: united(earlier.binds, later.binds, |bind| &bind.target),
         limits: limits(earlier.limits, later.limits, way),
         workspace: later.workspace.or(earlier.workspace),
+        publish: united(earlier.publish, later.publish, |publish| &publish.listen),
+        forward: united(earlier.forward, later.forward, |forward| &forward.inside),
+        image: later.image.or(earlier.image),
+        backend: later.backend.or(earlier.backend),
     }
 }
 
@@ -112,11 +125,12 @@ fn concatenate<T, K: Ord>(all: &mut Vec<Said<T>>, later: Vec<Said<T>>, key: impl
     all.extend(fresh);
 }
 
-fn binds(mut all: Vec<Said<Bind>>, later: Vec<Said<Bind>>) -> Vec<Said<Bind>> {
-    for bind in later {
-        match all.iter_mut().find(|known| known.value.target == bind.value.target) {
-            Some(known) => *known = bind,
-            None => all.push(bind),
+/// Both lists' entries; of two of one key the later one stands, in the earlier one's place.
+fn united<T, K: Eq>(mut all: Vec<Said<T>>, later: Vec<Said<T>>, key: impl Fn(&T) -> &K) -> Vec<Said<T>> {
+    for item in later {
+        match all.iter_mut().find(|known| key(&known.value) == key(&item.value)) {
+            Some(known) => *known = item,
+            None => all.push(item),
         }
     }
     all

@@ -117,6 +117,29 @@ const ANTHROPIC: &str = "
       paths: [{type: exact, value: /v1/messages}, {type: exact, value: /v1/messages/count_tokens}]
     - methods: [GET]
       paths: [/v1/models]
+    # What an organisation asks of Claude Code, and the warming-up of its connection. Refused, it starts half a minute later.
+    - methods: [GET]
+      paths: [{type: exact, value: /api/claude_code/settings}, {type: exact, value: /api/claude_code/policy_limits}]
+    - methods: [HEAD]
+      paths: [{type: exact, value: /}]
+";
+
+const CHATGPT: &str = "
+- host: chatgpt.com
+  ports: [443]
+  meter: openai
+  auth_scheme: Bearer
+  token_env: TOKEN
+  dlp: {outbound_on_match: redact}
+  matches:
+    - methods: [POST]
+      paths: [{type: exact, value: /backend-api/codex/responses}, {type: exact, value: /backend-api/codex/responses/compact}]
+    - methods: [GET]
+      paths:
+        - {type: exact, value: /backend-api/codex/models}
+        - {type: exact, value: /backend-api/wham/accounts/check}
+        - {type: exact, value: /backend-api/wham/settings/user}
+        - {type: exact, value: /backend-api/wham/usage}
 ";
 
 const OPENAI: &str = "
@@ -128,7 +151,11 @@ const OPENAI: &str = "
   dlp: {outbound_on_match: redact}
   matches:
     - methods: [POST]
-      paths: [{type: exact, value: /v1/responses}, {type: exact, value: /v1/chat/completions}]
+      paths:
+        - {type: exact, value: /v1/responses}
+        - {type: exact, value: /v1/responses/compact}
+        - {type: exact, value: /v1/responses/input_tokens}
+        - {type: exact, value: /v1/chat/completions}
     - methods: [GET]
       paths: [/v1/models]
 ";
@@ -152,6 +179,7 @@ const PRESETS: &[Definition] = &[
     Definition { name: "anthropic", version: 1, takes: Takes::Token("ANTHROPIC_API_KEY"), routes: ANTHROPIC },
     Definition { name: "apt", version: 1, takes: Takes::Hosts(&[443, 80]), routes: FROM_REGISTRY },
     Definition { name: "cargo", version: 1, takes: Takes::Hosts(&[443]), routes: FROM_CARGO_REGISTRY },
+    Definition { name: "chatgpt", version: 1, takes: Takes::Token("CHATGPT_ACCESS_TOKEN"), routes: CHATGPT },
     Definition { name: "gemini", version: 1, takes: Takes::Token("GEMINI_API_KEY"), routes: GEMINI },
     Definition { name: "github-read", version: 1, takes: Takes::Nothing, routes: GITHUB_READ },
     Definition { name: "go", version: 1, takes: Takes::Hosts(&[443]), routes: FROM_GO_PROXY },

@@ -2,6 +2,9 @@
 //!
 //! It names secrets and never holds one. It is the operator's file: nothing under a working directory is read as one.
 
+mod notify;
+mod system;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,6 +16,7 @@ use carboy_core::upstream::{Transport, Upstream, Upstreams};
 use serde::Serialize;
 
 pub use crate::origin::{Origin, Sourced};
+pub use notify::{Notify, Webhook};
 
 use crate::diagnostic::{Code, Diagnostics, Position, excerpt};
 use crate::files::{ManifestFiles, Places};
@@ -24,6 +28,9 @@ use crate::{agent, host_paths, keys};
 /// Most bytes of a CA file.
 pub const CA_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Longest JSON pointer of a secret.
+pub const POINTER_BYTES_MAX: usize = 1024;
+
 /// Where a secret's value is got from, outside and at launch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -32,6 +39,14 @@ pub enum SecretFrom {
     Env(String),
     /// The first line of a file.
     File(PathBuf),
+    /// One text of a JSON file, such as the session that a program keeps.
+    #[serde(rename = "json_file")]
+    JsonFile {
+        /// The file.
+        path: PathBuf,
+        /// Where in it: RFC 6901, as in `/tokens/access_token`.
+        pointer: String,
+    },
     /// The first line that a command prints: program and arguments, no shell.
     Command(Vec<String>),
 }
@@ -43,12 +58,16 @@ pub struct Settings {
     pub secrets: BTreeMap<SecretName, Sourced<SecretFrom>>,
     /// `upstreams`, CA files read.
     pub upstreams: Upstreams,
+    /// Where each of them was said.
+    pub upstream_origins: BTreeMap<(Host, Option<u16>), Origin>,
     /// Files that were read, CA files included.
     pub sources: Vec<PathBuf>,
     /// `capture`
     pub capture: Sourced<CapturePolicy>,
     /// `bottle_uid`: host uid and gid for bottles when carboy runs as root.
     pub bottle_uid: Sourced<Option<u32>>,
+    /// `notify`
+    pub notify: Sourced<Notify>,
 }
 
 impl Default for Settings {
@@ -56,9 +75,11 @@ impl Default for Settings {
         Settings {
             secrets: BTreeMap::new(),
             upstreams: Upstreams::default(),
+            upstream_origins: BTreeMap::new(),
             sources: Vec::new(),
             capture: Sourced::default_of(CapturePolicy::default()),
             bottle_uid: Sourced::default_of(None),
+            notify: Sourced::default_of(Notify::default()),
         }
     }
 }
@@ -70,8 +91,17 @@ impl Settings {
     }
 }
 
-/// Reads the settings of the user; without a file they are the defaults.
+/// Reads the settings of the user and, over them, those of the machine; without a file they are the defaults.
 pub(crate) fn load(files: &dyn ManifestFiles, places: &Places, out: &mut Diagnostics) -> Settings {
+    let system = system::load(files, places, out);
+    let user = of_user(files, places, out);
+    match system {
+        Some(system) => system::over(system, user),
+        None => user,
+    }
+}
+
+fn of_user(files: &dyn ManifestFiles, places: &Places, out: &mut Diagnostics) -> Settings {
     let file = places.settings();
     let Some(bytes) = crate::lookup::read_file(files, &file, out) else { return Settings::default() };
     let start = out.kept();
@@ -111,6 +141,11 @@ fn read_in(scope: &mut Scope<'_>, files: &dyn ManifestFiles, bytes: &[u8]) -> Se
         // 0 would be the host's root inside; 4294967295 means "no change" to the kernel.
         let uid = scope.number(node, "`bottle_uid`", 1..=u32::MAX - 1);
         settings.bottle_uid = Sourced { value: uid, origin: origin(scope, node.at) };
+    }
+    if let Some(node) = find(&root, "notify")
+        && let Some(value) = notify::notify(scope, node)
+    {
+        settings.notify = Sourced { value, origin: origin(scope, node.at) };
     }
     settings
 }
@@ -159,7 +194,7 @@ fn secrets(scope: &mut Scope<'_>, node: &Node) -> BTreeMap<SecretName, Sourced<S
 
 fn secret(scope: &mut Scope<'_>, name: &SecretName, node: &Node) -> Option<SecretFrom> {
     let what = format!("secret `{name}`");
-    let fix = "write one of {env: NAME}, {file: /path}, {command: [program, argument]}";
+    let fix = "write one of {env: NAME}, {file: /path}, {file: /path, pointer: /key}, {command: [program, argument]}";
     if matches!(node.value, Value::Text(_) | Value::Int(_)) {
         // The likeliest mistake is the secret itself; the message must not print it.
         let message = format!("{what} of settings.yml says no place to get it from");
@@ -168,6 +203,10 @@ fn secret(scope: &mut Scope<'_>, name: &SecretName, node: &Node) -> Option<Secre
     }
     let entries = scope.map(node, &what)?;
     scope.keys(entries, &keys::SECRET, &what);
+    if let (Some(file), Some(pointer), [_, _]) = (find(entries, "file"), find(entries, "pointer"), entries) {
+        let (path, pointer) = (path(scope, file, &format!("`file` of {what}")), pointer_of(scope, pointer, &what));
+        return Some(SecretFrom::JsonFile { path: path?, pointer: pointer? });
+    }
     let [Entry { key, value, .. }] = entries else {
         scope.error(
             node.at,
@@ -192,8 +231,26 @@ fn secret(scope: &mut Scope<'_>, name: &SecretName, node: &Node) -> Option<Secre
             }
             Some(SecretFrom::Command(words.into_iter().map(|(word, _)| word.to_owned()).collect()))
         }
+        "pointer" => {
+            scope.missing(node.at, "file", &what, "write {file: /path, pointer: /key}");
+            None
+        }
         _ => None,
     }
+}
+
+/// RFC 6901; not the whole document, which is no secret but a file of them.
+fn pointer_of(scope: &mut Scope<'_>, node: &Node, what: &str) -> Option<String> {
+    let text = scope.text(node, &format!("`pointer` of {what}"))?;
+    let escaped = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+    if text.starts_with('/') && escaped && text.len() <= POINTER_BYTES_MAX {
+        return Some(text.to_owned());
+    }
+    let message = format!("`pointer` of {what} of settings.yml is {}", excerpt(text));
+    let fix = "write a JSON pointer: `/` before each key, as in /tokens/access_token (`~1` for a `/` and `~0` for a `~` \
+               in a key)";
+    scope.error(node.at, Code::BadValue, message, fix);
+    None
 }
 
 fn path(scope: &mut Scope<'_>, node: &Node, what: &str) -> Option<PathBuf> {
@@ -223,6 +280,7 @@ fn upstreams(scope: &mut Scope<'_>, files: &dyn ManifestFiles, node: &Node, sett
             scope.error(entry.key_at, Code::DuplicateKey, message, "keep one of the two");
         }
         if let Some(upstream) = upstream(scope, files, &what, entry, settings) {
+            settings.upstream_origins.insert((host.clone(), port), origin(scope, entry.key_at));
             settings.upstreams.insert(host, port, upstream);
         }
     }

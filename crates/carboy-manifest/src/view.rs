@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use carboy_core::ids::{AgentName, BottleName, SecretName};
-use carboy_core::plan::{Access, CapturePolicy};
+use carboy_core::plan::{Access, CapturePolicy, Forward, Image, Publish, Service};
 use carboy_core::route::{AuthScheme, GitAccess, OnMatch, Reach, Route};
 use carboy_core::upstream::Transport;
 use serde::Serialize;
@@ -14,8 +14,9 @@ use crate::agent::RepositoryAgent;
 use crate::bottle::{EnvValue, Provider, Workspace};
 use crate::effective::Effective;
 use crate::git::GitRepo;
+use crate::image::Backend;
 use crate::origin::{Origin, Sourced};
-use crate::settings::SecretFrom;
+use crate::settings::{Notify, SecretFrom};
 use crate::whole::RouteOrigin;
 
 /// [`Effective`] as `check --json` shows it.
@@ -53,6 +54,14 @@ pub struct EffectiveView {
     pub provider: Sourced<Provider>,
     /// How the working directory is given in.
     pub workspace: Sourced<Workspace>,
+    /// Ports of the bottle that are reachable on the host.
+    pub publish: Vec<PublishView>,
+    /// Services of the host that are reachable inside.
+    pub forward: Vec<ForwardView>,
+    /// What the bottle sees as its system; null for the host's own.
+    pub image: Sourced<Option<ImageView>>,
+    /// What makes the bottle.
+    pub backend: Sourced<Backend>,
     /// Each secret that a route needs.
     pub secrets: BTreeMap<SecretName, SecretView>,
     /// Where hosts are really reached.
@@ -61,6 +70,52 @@ pub struct EffectiveView {
     pub capture: Sourced<&'static str>,
     /// Host uid of bottles when carboy runs as root.
     pub bottle_uid: Sourced<Option<u32>>,
+    /// How the operator hears that something waits.
+    pub notify: Sourced<Notify>,
+}
+
+/// One published port.
+#[derive(Clone, Debug, Serialize)]
+pub struct PublishView {
+    /// Where the host listens.
+    pub listen: String,
+    /// The port inside.
+    pub inside: u16,
+    /// Where it was said.
+    pub origin: Origin,
+}
+
+/// One forwarded service.
+#[derive(Clone, Debug, Serialize)]
+pub struct ForwardView {
+    /// The port inside.
+    pub inside: u16,
+    /// `IP:PORT`, or the path of a Unix socket.
+    pub to: String,
+    /// Where it was said.
+    pub origin: Origin,
+}
+
+/// An image.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageView {
+    /// A root file system.
+    Directory(PathBuf),
+    /// An archive of one.
+    Archive(PathBuf),
+    /// What one is built from.
+    Dockerfile(PathBuf),
+}
+
+impl From<&Image> for ImageView {
+    fn from(image: &Image) -> Self {
+        match image {
+            Image::Directory(path) => ImageView::Directory(path.clone()),
+            Image::Archive(path) => ImageView::Archive(path.clone()),
+            Image::Dockerfile(path) => ImageView::Dockerfile(path.clone()),
+        }
+    }
 }
 
 /// Where a secret comes from.
@@ -174,6 +229,8 @@ pub struct UpstreamView {
     pub tls: bool,
     /// Are further certificates trusted for it?
     pub extra_ca: bool,
+    /// Where it was said.
+    pub origin: Origin,
 }
 
 impl Effective {
@@ -189,6 +246,7 @@ impl Effective {
             address: upstream.address.to_string(),
             tls: upstream.transport == Transport::Tls,
             extra_ca: upstream.extra_ca_pem.is_some(),
+            origin: self.settings.upstream_origins.get(&(host.clone(), port)).cloned().unwrap_or(Origin::Default),
         });
         let origins = &self.origins;
         let binds = self.binds.iter().zip(&origins.binds).map(|(bind, origin)| BindView {
@@ -230,6 +288,10 @@ impl Effective {
             supervise: sourced(self.supervise, &origins.supervise),
             provider: sourced(self.provider.clone(), &origins.provider),
             workspace: sourced(self.workspace, &origins.workspace),
+            publish: self.publish.iter().zip(&origins.publish).map(PublishView::of).collect(),
+            forward: self.forward.iter().zip(&origins.forward).map(ForwardView::of).collect(),
+            image: sourced(self.image.as_ref().map(ImageView::from), &origins.image),
+            backend: sourced(self.backend, &origins.backend),
             secrets: secrets.collect(),
             upstreams: upstreams.collect(),
             capture: Sourced {
@@ -241,6 +303,7 @@ impl Effective {
                 origin: self.settings.capture.origin.clone(),
             },
             bottle_uid: self.settings.bottle_uid.clone(),
+            notify: self.settings.notify.clone(),
         }
     }
 
@@ -252,6 +315,22 @@ impl Effective {
 
 fn sourced<T>(value: T, origin: &Origin) -> Sourced<T> {
     Sourced { value, origin: origin.clone() }
+}
+
+impl PublishView {
+    fn of((publish, origin): (&Publish, &Origin)) -> PublishView {
+        PublishView { listen: publish.listen.to_string(), inside: publish.inside, origin: origin.clone() }
+    }
+}
+
+impl ForwardView {
+    fn of((forward, origin): (&Forward, &Origin)) -> ForwardView {
+        let to = match &forward.to {
+            Service::Tcp(address) => address.to_string(),
+            Service::Unix(path) => path.display().to_string(),
+        };
+        ForwardView { inside: forward.inside, to, origin: origin.clone() }
+    }
 }
 
 impl RouteView {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use carboy_core::ids::RouteId;
-use carboy_core::plan::{Bind, Limits};
+use carboy_core::plan::{Bind, Forward, Image, Limits, Publish};
 use carboy_core::route::Route;
 use serde::Serialize;
 
@@ -12,8 +12,10 @@ use crate::bottle::{ENV_MAX, EnvValue, Part, Provider, Workspace};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, excerpt};
 use crate::egress::{ROUTES_MAX, hides};
 use crate::git::{GitRepo, RepoPart, UserPart};
+use crate::image::Backend;
 use crate::limits::LimitsPart;
 use crate::origin::{Origin, Place, Said, Sourced};
+use crate::ports;
 
 /// Where each value of a run was said; lists stand in the order of the values themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,14 @@ pub struct Origins {
     pub provider: Origin,
     /// `workspace`
     pub workspace: Origin,
+    /// Of each published port.
+    pub publish: Vec<Origin>,
+    /// Of each forwarded port.
+    pub forward: Vec<Origin>,
+    /// `image`
+    pub image: Origin,
+    /// `backend`
+    pub backend: Origin,
 }
 
 /// Where a route comes from.
@@ -74,6 +84,10 @@ pub(crate) struct Bottle {
     pub(crate) binds: Vec<Bind>,
     pub(crate) limits: Limits,
     pub(crate) workspace: Workspace,
+    pub(crate) publish: Vec<Publish>,
+    pub(crate) forward: Vec<Forward>,
+    pub(crate) image: Option<Image>,
+    pub(crate) backend: Backend,
     pub(crate) origins: Origins,
 }
 
@@ -91,6 +105,8 @@ pub(crate) fn whole(part: Part, owner: &str, out: &mut Diagnostics) -> Bottle {
     let supervise = Said::or_default(part.supervise, true);
     let provider = Said::or_default(part.provider, Provider::default());
     let workspace = Said::or_default(part.workspace, Workspace::default());
+    ports::check(&part.publish, &part.forward, owner, out);
+    let (image, backend) = (optional(part.image), Said::or_default(part.backend, Backend::default()));
     let (limits, limit_origins) = limits(part.limits);
     let origin_of = |said: &Option<Said<String>>| said.as_ref().map_or(Origin::Default, Said::origin);
     let origins = Origins {
@@ -104,6 +120,10 @@ pub(crate) fn whole(part: Part, owner: &str, out: &mut Diagnostics) -> Bottle {
         supervise: supervise.origin,
         provider: provider.origin,
         workspace: workspace.origin,
+        publish: part.publish.iter().map(Said::origin).collect(),
+        forward: part.forward.iter().map(Said::origin).collect(),
+        image: image.origin,
+        backend: backend.origin,
     };
     Bottle {
         env: part.env.into_iter().map(|(name, said)| (name, said.value)).collect(),
@@ -116,6 +136,10 @@ pub(crate) fn whole(part: Part, owner: &str, out: &mut Diagnostics) -> Bottle {
         binds: part.binds.into_iter().map(|said| said.value).collect(),
         limits,
         workspace: workspace.value,
+        publish: part.publish.into_iter().map(|said| said.value).collect(),
+        forward: part.forward.into_iter().map(|said| said.value).collect(),
+        image: image.value,
+        backend: backend.value,
         origins,
     }
 }

@@ -38,7 +38,7 @@ git_user: me
 budget: 2M
 egres: {}
 zzz: 1
-workspace: overlay
+workspace: copy
 limits: {memory: 2G, processes: 0}
 binds:
   ~/.ssh: /home/agent/.ssh
@@ -114,13 +114,13 @@ fn unknown_keys_are_named_sorted_with_what_is_allowed() {
         one.message,
         "the front matter of bottle `dev` has unknown keys: `alpha`, `envs`, `zeta` (lines 3, 4, 2)"
     );
-    let want = "did you mean `env`? allowed are `agent_provider`, `binds`, `egress`, `env`, `extends`, `git-gate`, `limits`, `presets`, `supervise`, `workspace`";
+    let want = "did you mean `env`? allowed are `agent_provider`, `backend`, `binds`, `egress`, `env`, `extends`, `forward`, `git-gate`, `image`, `limits`, `presets`, `publish`, `supervise`, `workspace`";
     assert_eq!(one.fix, want);
 }
 
 #[test]
 fn a_key_whose_feature_is_missing_is_refused_not_ignored() {
-    for key in ["budget", "ceiling", "shutdown", "window", "backend", "image", "mounts", "publish", "forward"] {
+    for key in ["budget", "ceiling", "shutdown", "window", "mounts"] {
         let want =
             format!("not-available 2:1 `{key}` in the front matter of bottle `dev` is not available in this version");
         assert_eq!(error(&format!("{key}: 1")), want);
@@ -128,8 +128,9 @@ fn a_key_whose_feature_is_missing_is_refused_not_ignored() {
     for key in ["credential", "websocket", "bytes_per_day_max"] {
         assert!(error(&route(&format!("host: a.example\n{key}: 1"))).starts_with("not-available 5:7"), "{key}");
     }
-    assert!(error("workspace: overlay").starts_with("not-available 2:12"));
-    assert!(bottle("workspace: direct").is_ok());
+    for backend in ["docker", "podman"] {
+        assert!(error(&format!("backend: {backend}")).starts_with("not-available 2:10"), "{backend}");
+    }
 }
 
 #[test]

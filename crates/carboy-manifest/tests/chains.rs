@@ -147,6 +147,9 @@ impl ManifestFiles for Watched {
         self.1.borrow_mut().push(path.to_path_buf());
         self.0.read(path, bytes_max)
     }
+    fn read_of_root(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+        self.0.read_of_root(path, bytes_max)
+    }
     fn exists(&self, path: &Path) -> bool {
         self.0.exists(path)
     }

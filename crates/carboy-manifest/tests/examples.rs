@@ -47,7 +47,7 @@ fn every_example_of_the_reference_is_accepted() {
         false => format!("{key}: {example}"),
     };
     let bottles = section("Bottle");
-    assert_eq!(bottles.len(), 10);
+    assert_eq!(bottles.len(), 14);
     for (key, example) in bottles {
         let text = format!("---\n{}\n---\n", whole(&key, &example));
         let home = files(&[("bottles/dev.md", &text), ("bottles/base.md", "---\n---\n")]);

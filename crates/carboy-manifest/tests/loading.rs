@@ -26,6 +26,9 @@ impl ManifestFiles for Watched {
         }
         found
     }
+    fn read_of_root(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+        self.0.read_of_root(path, bytes_max)
+    }
     fn exists(&self, path: &Path) -> bool {
         self.0.exists(path)
     }

@@ -8,6 +8,7 @@ use carboy_core::host::Host;
 use carboy_core::ids::SecretName;
 use carboy_core::plan::CapturePolicy;
 use carboy_core::upstream::Transport;
+use carboy_manifest::files::SYSTEM_SETTINGS;
 use carboy_manifest::settings::{Origin, SecretFrom};
 use carboy_manifest::{Diagnostics, Manifest, Settings};
 use support::{files, request};
@@ -121,4 +122,33 @@ fn a_secret_that_was_written_in_is_not_repeated() {
     ] {
         assert!(!error(yaml).contains("sk-ant"), "{yaml}");
     }
+}
+
+#[test]
+fn what_the_system_says_stands_over_what_a_user_says_and_the_rest_of_the_user_stays() {
+    let mut home = files(&[
+        ("bottles/dev.md", "---\negress: {routes: [{host: a.example, auth_scheme: Bearer, token_env: A}]}\n---\n"),
+        (
+            "settings.yml",
+            "secrets:\n  A: {env: MINE}\n  B: {env: B2}\nupstreams:\n  \"a.example:443\": {address: \"10.0.0.1:1\"}\n  \
+             b.example: {address: \"10.0.0.2:2\"}\ncapture: force-t2\n",
+        ),
+    ]);
+    let system = "secrets:\n  A: {command: [vault, a]}\nupstreams:\n  a.example: {address: \"10.9.9.9:9\"}\ncapture: t1\nbottle_uid: 7\n";
+    home.insert(SYSTEM_SETTINGS, system);
+    let loaded = Manifest::load(&home, &request(None, &["dev"])).unwrap_or_else(|errors| panic!("{errors}"));
+    let settings = &loaded.settings;
+    assert_eq!(settings.secret(&name("A")), SecretFrom::Command(vec!["vault".into(), "a".into()]));
+    assert_eq!(settings.secret(&name("B")), SecretFrom::Env("B2".into()));
+    let at = |host: &str| settings.upstreams.get(&Host::parse(host).unwrap(), 443).unwrap().address.to_string();
+    assert_eq!((at("a.example").as_str(), at("b.example").as_str()), ("10.9.9.9:9", "10.0.0.2:2"));
+    assert_eq!((settings.capture.value, settings.bottle_uid.value), (CapturePolicy::RequireT1, Some(7)));
+    assert_eq!(settings.capture.origin, Origin::File { file: SYSTEM_SETTINGS.into(), line: 5 });
+    // `check --json` shows it.
+    let view = serde_json::to_value(loaded.view()).unwrap();
+    assert_eq!(view["upstreams"][0]["origin"]["file"], SYSTEM_SETTINGS);
+    assert_eq!(view["secrets"]["A"]["origin"]["line"], 2);
+    // What is wrong in it stops everything.
+    home.insert(SYSTEM_SETTINGS, "capture: never\n");
+    assert!(Manifest::load(&home, &request(None, &["dev"])).is_err());
 }

@@ -12,6 +12,12 @@ pub struct Config {
     pub anthropic_key: String,
     /// The one key that OpenAI's endpoints take, as `Authorization: Bearer`.
     pub openai_key: String,
+    /// The one token that the ChatGPT subscription's endpoints take, as `Authorization: Bearer`.
+    pub chatgpt_token: String,
+    /// The one account that they serve: the field `chatgpt-account-id` has to name it.
+    pub chatgpt_account: String,
+    /// The one key that Gemini's endpoints take, as `x-goog-api-key`.
+    pub gemini_key: String,
     /// Names (and addresses) in the certificate, besides `localhost`, `127.0.0.1` and `::1`.
     pub names: Vec<String>,
     /// What the TLS listener offers.
@@ -39,6 +45,9 @@ impl Default for Config {
         Config {
             anthropic_key: "sk-ant-sim-real-key".into(),
             openai_key: "sk-sim-real-key".into(),
+            chatgpt_token: "sim-real-chatgpt-token".into(),
+            chatgpt_account: "sim-account".into(),
+            gemini_key: "AIza-sim-real-key".into(),
             names: Vec::new(),
             alpn: Alpn::default(),
             script: Script::default(),

@@ -1,4 +1,4 @@
-//! The simulated provider: Anthropic's and OpenAI's wire formats, streams included, over real sockets, without a model.
+//! The simulated provider: Anthropic's, OpenAI's and Gemini's wire formats, streams included, over real sockets, without a model.
 //!
 //! The tour, the tests and a curious person talk to it as to the real thing. What comes back is scripted and says so
 //! (`x-simulated: carboy-sim`, and the default answer's own words). It refuses every key but the one it was started
@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!            ┌ tls ┐
-//! socket ──▶ server ──▶ record ──▶ route ──▶ anthropic │ openai │ responses │ pages ──▶ playback ──▶ socket
+//! socket ──▶ server ──▶ record ──▶ route ──▶ anthropic │ openai │ responses │ gemini │ pages ──▶ playback ──▶ socket
 //! ```
 //!
 //! *Architecture invariants:* the provider never opens a connection; it listens on loopback unless it is handed a
@@ -19,6 +19,7 @@ mod anthropic;
 mod config;
 mod count;
 mod faults;
+mod gemini;
 mod openai;
 mod origin;
 mod pages;

@@ -2,6 +2,7 @@
 
 use carboy_wire::{anthropic, openai};
 use http::HeaderMap;
+use serde_json::json;
 
 use crate::config::Config;
 use crate::playback::Outcome;
@@ -11,6 +12,9 @@ use crate::playback::Outcome;
 pub(crate) enum Provider {
     Anthropic,
     OpenAi,
+    /// OpenAI's, for a ChatGPT subscription.
+    ChatGpt,
+    Gemini,
 }
 
 impl Provider {
@@ -19,6 +23,10 @@ impl Provider {
         let sends = |name: &str| headers.contains_key(name);
         if path.starts_with("/v1/messages") || sends("x-api-key") || sends("anthropic-version") {
             Provider::Anthropic
+        } else if path.starts_with("/backend-api/") {
+            Provider::ChatGpt
+        } else if path.starts_with("/v1beta/") || sends("x-goog-api-key") {
+            Provider::Gemini
         } else {
             Provider::OpenAi
         }
@@ -31,7 +39,11 @@ impl Provider {
                 let error = anthropic::ErrorDetail { kind: anthropic_type(status), message: message.into() };
                 Outcome::json(status, &anthropic::ErrorBody { kind: "error", error, request_id: request_id.into() })
             }
-            Provider::OpenAi => {
+            Provider::Gemini => {
+                let error = json!({"code": status, "message": message, "status": google_status(status)});
+                Outcome::json(status, &json!({"error": error}))
+            }
+            Provider::OpenAi | Provider::ChatGpt => {
                 let (kind, code) = openai_type(status);
                 let error = openai::ErrorDetail { message: message.into(), kind, param: None, code };
                 Outcome::json(status, &openai::ErrorBody { error })
@@ -43,7 +55,7 @@ impl Provider {
     pub fn request_id_header(self) -> &'static str {
         match self {
             Provider::Anthropic => "request-id",
-            Provider::OpenAi => "x-request-id",
+            Provider::OpenAi | Provider::ChatGpt | Provider::Gemini => "x-request-id",
         }
     }
 
@@ -64,7 +76,31 @@ impl Provider {
                 Some(_) => Err("Incorrect API key provided."),
                 None => Err("You didn't provide an API key. Send it as Authorization: Bearer YOUR_KEY."),
             },
+            Provider::ChatGpt => match (bearer, field("chatgpt-account-id")) {
+                (Some(token), Some(account)) if token == config.chatgpt_token && account == config.chatgpt_account => {
+                    Ok(())
+                }
+                (Some(token), _) if token == config.chatgpt_token => Err("This account is not the token's."),
+                (Some(_) | None, _) => Err("Could not parse your authentication token."),
+            },
+            Provider::Gemini => match field("x-goog-api-key") {
+                Some(key) if key == config.gemini_key => Ok(()),
+                Some(_) => Err("API key not valid. Please pass a valid API key."),
+                None => Err("Method doesn't allow unregistered callers."),
+            },
         }
+    }
+}
+
+fn google_status(status: u16) -> &'static str {
+    match status {
+        400 => "INVALID_ARGUMENT",
+        401 => "UNAUTHENTICATED",
+        403 => "PERMISSION_DENIED",
+        404 => "NOT_FOUND",
+        429 => "RESOURCE_EXHAUSTED",
+        503 => "UNAVAILABLE",
+        _ => "INTERNAL",
     }
 }
 

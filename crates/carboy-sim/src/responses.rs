@@ -5,6 +5,7 @@ use carboy_wire::openai::{CachedTokens, ErrorDetail, ReasoningTokens};
 use serde_json::{Map, Value, json};
 
 use crate::anthropic::push_line;
+use crate::config::Config;
 use crate::count::tokens;
 use crate::openai::{CREATED, encoded, gather, required_model};
 use crate::playback::{Outcome, Step};
@@ -28,11 +29,29 @@ pub(crate) fn responses(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         total_tokens: input + output,
     };
     let started = started(&request, model, cap, ask.serial);
-    let items = items(&answer, ask.serial);
+    let items = items(&answer, &request, ask.serial);
     let done = finished(started.clone(), items.clone(), answer.ended, usage);
     let streamed = request.get("stream").and_then(Value::as_bool).unwrap_or(false);
     let outcome = if streamed { stream(started, items, done) } else { Outcome::json(200, &done) };
     Ok(outcome.charged(input, answer.bytes()))
+}
+
+/// What a subscription's client asks first: where the account's requests go.
+pub(crate) fn accounts(config: &Config) -> Outcome {
+    let id = &config.chatgpt_account;
+    let account = json!({
+        "id": id,
+        "account_user_id": format!("{id}-user"),
+        "structure": "personal",
+        "plan_type": "plus",
+        "name": "Simulated",
+        "is_deactivated": false,
+        "can_access_with_session": true,
+        "is_fedramp_compliant_workspace": false,
+        "workspace_backend_origin": "https://chatgpt.com",
+        "account_routing_override": "NO_CONSTRAINT",
+    });
+    Outcome::json(200, &json!({"accounts": [account], "default_account_id": id, "account_ordering": [id]}))
 }
 
 /// `input` is a text or a list of items; the last item is the turn.
@@ -43,7 +62,7 @@ fn prompt(request: &Map<String, Value>) -> Result<Prompt, Refused> {
         Some(Value::Array(items)) => {
             let last = items.last();
             let kind = last.and_then(|item| item.get("type")?.as_str());
-            prompt.after_tool = kind == Some("function_call_output");
+            prompt.after_tool = matches!(kind, Some("function_call_output" | "custom_tool_call_output"));
             let content = if prompt.after_tool { "output" } else { "content" };
             gather(last.and_then(|item| item.get(content)), &mut prompt.last);
         }
@@ -52,9 +71,37 @@ fn prompt(request: &Map<String, Value>) -> Result<Prompt, Refused> {
     if let Some(instructions) = request.get("instructions").and_then(Value::as_str).filter(|_| prompt.last.is_empty()) {
         push_line(&mut prompt.last, instructions);
     }
-    let tools = request.get("tools").and_then(Value::as_array).into_iter().flatten();
-    prompt.tools = tools.filter_map(|tool| Some(tool.get("name")?.as_str()?.to_owned())).collect();
+    for offered in offers(request) {
+        name_tools(offered, &mut prompt.tools);
+    }
     Ok(prompt)
+}
+
+/// Lists of tools: the request's own, and those that stand among the input's items.
+fn offers(request: &Map<String, Value>) -> impl Iterator<Item = &Value> {
+    let items = request.get("input").and_then(Value::as_array).into_iter().flatten();
+    let more = items.filter(|item| item.get("type") == Some(&json!("additional_tools")));
+    request.get("tools").into_iter().chain(more.filter_map(|item| item.get("tools")))
+}
+
+/// Their names; of a group of tools those of its members.
+fn name_tools(list: &Value, names: &mut Vec<String>) {
+    for tool in list.as_array().into_iter().flatten() {
+        match tool.get("tools") {
+            Some(members) => name_tools(members, names),
+            None => names.extend(tool.get("name").and_then(Value::as_str).map(str::to_owned)),
+        }
+    }
+}
+
+/// The group that a tool of free text was offered in.
+fn group_of(request: &Map<String, Value>, tool: &str) -> Option<String> {
+    let groups = offers(request).filter_map(Value::as_array).flatten();
+    let mut holding = groups.filter(|group| {
+        let members = group.get("tools").and_then(Value::as_array).into_iter().flatten();
+        members.into_iter().any(|member| member.get("name").and_then(Value::as_str) == Some(tool))
+    });
+    Some(holding.next()?.get("name")?.as_str()?.to_owned())
 }
 
 fn started(request: &Map<String, Value>, model: String, cap: Option<u64>, serial: u64) -> Response {
@@ -91,7 +138,7 @@ fn finished(mut response: Response, items: Vec<Item>, ended: Ended, usage: Usage
     response
 }
 
-fn items(answer: &Answer, serial: u64) -> Vec<Item> {
+fn items(answer: &Answer, request: &Map<String, Value>, serial: u64) -> Vec<Item> {
     let status = if answer.ended == Ended::ByCap { Status::Incomplete } else { Status::Completed };
     let message = (!answer.text.is_empty()).then(|| Item::Message {
         id: format!("msg_sim_{serial:08}"),
@@ -99,12 +146,23 @@ fn items(answer: &Answer, serial: u64) -> Vec<Item> {
         role: "assistant",
         content: vec![part(answer.text.clone())],
     });
-    let call = answer.tool.as_ref().map(|tool| Item::FunctionCall {
-        id: format!("fc_sim_{serial:08}"),
-        status: Status::Completed,
-        call_id: format!("call_sim_{serial:08}"),
-        name: tool.name.clone(),
-        arguments: tool.arguments(),
+    let call_id = format!("call_sim_{serial:08}");
+    let call = answer.tool.as_ref().map(|tool| match &tool.input {
+        Value::String(text) => Item::CustomToolCall {
+            id: format!("ctc_sim_{serial:08}"),
+            status: Status::Completed,
+            call_id,
+            name: tool.name.clone(),
+            namespace: group_of(request, &tool.name),
+            input: text.clone(),
+        },
+        _ => Item::FunctionCall {
+            id: format!("fc_sim_{serial:08}"),
+            status: Status::Completed,
+            call_id,
+            name: tool.name.clone(),
+            arguments: tool.arguments(),
+        },
     });
     message.into_iter().chain(call).collect()
 }
@@ -179,6 +237,10 @@ fn item_events(events: &mut Vec<(StreamEvent, u64)>, output_index: usize, item: 
             }));
             let (item_id, name, arguments) = (id.clone(), name.clone(), arguments.clone());
             events.push((StreamEvent::ArgumentsDone { item_id, output_index, name, arguments }, 0));
+        }
+        Item::CustomToolCall { name, input, .. } => {
+            // Whole at once: clients take the input from the item when it is done.
+            events.push((StreamEvent::ItemAdded { output_index, item: item.clone() }, (name.len() + input.len()) as u64));
         }
     }
     events.push((StreamEvent::ItemDone { output_index, item }, 0));

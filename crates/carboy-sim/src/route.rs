@@ -1,14 +1,14 @@
 //! From a request to its answer. Pure: the waiting and the sending are the server's.
 
 use http::HeaderMap;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::config::Config;
 use crate::pages;
 use crate::playback::{Coding, Outcome};
 use crate::record::ReceivedRequest;
 use crate::refusal::Provider;
-use crate::{anthropic, openai, responses};
+use crate::{anthropic, gemini, openai, responses};
 
 /// A request whose body is complete.
 pub(crate) struct Ask<'a> {
@@ -78,11 +78,17 @@ fn endpoint(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         ("POST", "/v1/messages/count_tokens") => model(ask, anthropic::count_tokens),
         ("POST", "/v1/chat/completions") => model(ask, openai::chat),
         ("POST", "/v1/responses") => model(ask, responses::responses),
+        ("POST", "/backend-api/codex/responses") => model(ask, responses::responses),
+        ("GET", "/backend-api/codex/models") => model(ask, |_| Ok(Outcome::json(200, &json!({"models": []})))),
+        ("GET", "/backend-api/wham/accounts/check") => model(ask, |ask| Ok(responses::accounts(ask.config))),
         ("POST", "/v1/embeddings") => model(ask, openai::embeddings),
         ("GET", "/v1/models") => model(ask, |ask| match Provider::of(ask.path, ask.headers) {
             Provider::Anthropic => Ok(anthropic::models()),
-            Provider::OpenAi => Ok(openai::models()),
+            Provider::OpenAi | Provider::ChatGpt => Ok(openai::models()),
+            Provider::Gemini => Ok(gemini::models()),
         }),
+        ("GET", "/v1beta/models") => model(ask, |_| Ok(gemini::models())),
+        ("POST", path) if gemini::call(path).is_some() => model(ask, gemini::answer),
         ("GET" | "HEAD", "/page/clean") => Ok(pages::clean()),
         ("GET" | "HEAD", "/page/poisoned") => Ok(pages::poisoned(ask.query)),
         ("GET", "/redirect") => pages::redirect(ask.query),

@@ -33,7 +33,7 @@ pub struct Reply {
 pub struct ToolCall {
     /// Which one.
     pub name: String,
-    /// Its arguments, an object.
+    /// Its arguments, an object; for a tool of the Responses format that takes free text, a text.
     pub input: Value,
 }
 
@@ -133,9 +133,9 @@ impl Answer {
 }
 
 impl ToolCall {
-    /// The arguments as JSON text.
+    /// The arguments as JSON text; a free text as it is.
     pub(crate) fn arguments(&self) -> String {
-        self.input.to_string()
+        self.input.as_str().map_or_else(|| self.input.to_string(), str::to_owned)
     }
 }
 

@@ -20,6 +20,7 @@
 mod file;
 mod lines;
 mod query;
+mod refusal;
 mod ticket;
 mod time;
 mod verify;
@@ -27,6 +28,7 @@ mod writer;
 
 pub use lines::LINE_BYTES_MAX;
 pub use query::{Answer, Counts, ENTRIES_MAX, Follow, Query, counts, follow, query, tail};
+pub use refusal::{FOUND_MAX, Found, SEARCH_BYTES_MAX, find_refusal};
 pub use time::{TimeError, parse_time, rfc3339};
 pub use verify::{Hint, Integrity, Report, verify};
 pub use writer::{AuditLog, BATCH_EVENTS_MAX, EVENT_BYTES_MAX, GATHER_MS_MAX, QUEUE_EVENTS_MAX};

@@ -5,7 +5,7 @@
 //! operator, and carries the id under which the audit log has it. It never carries a secret or any part of a body, and
 //! nothing in it can move a terminal's cursor.
 
-use carboy_core::ids::DenialId;
+use carboy_core::ids::RefusalId;
 use carboy_core::verdict::{Denial, Reason};
 use serde::Serialize;
 
@@ -37,7 +37,7 @@ pub struct DenialBody {
 /// Renders the denial for a client that speaks `format` (`None`: anything else) and sent this `Accept` field.
 ///
 /// JSON by default; plain text for a client that asks for text or HTML rather than JSON and speaks no model's format.
-pub fn render(denial: &Denial, id: &DenialId, format: Option<WireFormat>, accept: Option<&str>) -> DenialBody {
+pub fn render(denial: &Denial, id: &RefusalId, format: Option<WireFormat>, accept: Option<&str>) -> DenialBody {
     let shown = Shown { reason: denial.reason, rule: denial.rule.as_ref().map(|rule| rule.as_str()), id, denial };
     let (content_type, body) = match format {
         None if prefers_text(accept) => ("text/plain; charset=utf-8", shown.text().into_bytes()),
@@ -66,8 +66,8 @@ fn status(reason: Reason, format: Option<WireFormat>) -> u16 {
     }
 }
 
-fn headers(reason: Reason, id: &DenialId) -> Vec<(&'static str, String)> {
-    let mut headers = vec![("x-carboy-denial", id.to_string()), ("x-carboy-reason", reason.code().to_owned())];
+fn headers(reason: Reason, id: &RefusalId) -> Vec<(&'static str, String)> {
+    let mut headers = vec![("x-carboy-refusal", id.to_string()), ("x-carboy-reason", reason.code().to_owned())];
     if !WORTH_RETRYING.contains(&reason) {
         // Read by the Anthropic and OpenAI SDKs and by Claude Code, before the status.
         headers.push(("x-should-retry", "false".to_owned()));
@@ -83,7 +83,7 @@ fn json(body: &impl Serialize) -> Vec<u8> {
 struct Shown<'a> {
     reason: Reason,
     rule: Option<&'a str>,
-    id: &'a DenialId,
+    id: &'a RefusalId,
     denial: &'a Denial,
 }
 
@@ -122,12 +122,13 @@ struct GeminiError {
 /// The same facts for programs, in every JSON shape.
 #[derive(Serialize)]
 struct Particulars<'a> {
-    id: &'a DenialId,
+    id: &'a RefusalId,
     code: &'static str,
     rule: Option<&'a str>,
     decided_by: carboy_core::verdict::Layer,
     agent_step: &'static str,
-    operator_step: &'static str,
+    operator_step: String,
+    explain: String,
     detail: String,
 }
 
@@ -155,7 +156,8 @@ impl<'a> Shown<'a> {
             rule: self.rule,
             decided_by: self.denial.decided_by,
             agent_step: self.reason.agent_step(),
-            operator_step: self.reason.operator_step(),
+            operator_step: self.reason.operator_step_for(self.id),
+            explain: self.explain(),
             detail: self.detail(),
         }
     }
@@ -166,21 +168,26 @@ impl<'a> Shown<'a> {
             "carboy refused this: {}. Next: {}. Operator: {}. [{}]",
             self.happened(),
             self.reason.agent_step(),
-            self.reason.operator_step(),
-            self.id
+            self.reason.operator_step_for(self.id),
+            self.explain()
         )
     }
 
     fn text(&self) -> String {
         let rule = self.rule.map(|rule| format!("rule: {rule}\n")).unwrap_or_default();
         format!(
-            "carboy refused this: {}\nnext: {}\noperator: {}\ncode: {}\n{rule}id: {}\n",
+            "carboy refused this: {}\nnext: {}\noperator: {}\ncode: {}\n{rule}{}\n",
             self.happened(),
             self.reason.agent_step(),
-            self.reason.operator_step(),
+            self.reason.operator_step_for(self.id),
             self.reason.code(),
-            self.id
+            self.explain()
         )
+    }
+
+    /// The command that says more, and names the refusal: the last word in every shape.
+    fn explain(&self) -> String {
+        format!("carboy explain {}", self.id)
     }
 
     fn happened(&self) -> String {

@@ -10,7 +10,10 @@
 //! whether a request may go: it only reads and writes what was decided elsewhere.
 
 pub mod anthropic;
+pub mod demand;
 pub mod denial;
 pub mod format;
+mod json;
+pub mod meter;
 pub mod openai;
 pub mod sse;

@@ -1,77 +1,161 @@
-//! `carboy allow`: a route added to a bottle's file, after the change has been read back and compared.
+//! `carboy allow`: opens what was refused, a host, or what a run proposes: for good in the bottle's file, or for a while in
+//! its living runs.
+//!
+//! *Must never* open more than it shows: the change is printed with its consequence, read back by the reader of bottles
+//! and compared before it is made.
 
-use carboy_control::disk::DiskFiles;
-use carboy_control::home::write_private;
+mod diff;
+mod grants;
+mod save;
+
+use carboy_control::explain::opens;
+use carboy_control::refusal::{NoRoute, Opening, Refusal};
+use carboy_control::registry::Answer;
 use carboy_core::host::{HostError, HostPattern};
-use carboy_core::ids::RouteId;
-use carboy_core::route::Route;
-use carboy_manifest::edit::{NewRoute, add_route, adds_one_route};
-use carboy_manifest::files::{Changed, FILE_BYTES_MAX};
-use carboy_manifest::{Effective, Manifest, ManifestFiles, Request};
+use carboy_core::ids::{RefusalId, RunId};
+use carboy_manifest::edit::{NewMatch, NewPath, NewRoute};
 
 use crate::args::AllowArgs;
 use crate::environment::Environment;
-use crate::print;
+use crate::explain::found;
 use crate::report::{Exit, Failure, printable};
+use crate::terminal;
 
-/// Adds the route, or shows what would be added.
+pub use save::proposed_diff;
+
+/// Decides what is meant and does it.
 pub fn allow(args: &AllowArgs, environment: &Environment) -> Result<u8, Failure> {
-    let host = HostPattern::parse(&args.host).map_err(|e| not_a_host(&args.host, &e))?;
-    let places = environment.places.clone();
-    let path = places.bottles().join(format!("{}.md", args.bottle));
-    let request = Request { agent: None, bottles: vec![args.bottle.clone()], places };
-    let invalid = |e: carboy_manifest::Diagnostics| Failure::diagnostics(Exit::Config, &e);
-    let before = Manifest::load(&DiskFiles, &request).map_err(invalid)?;
-    let text = DiskFiles.read(&path, FILE_BYTES_MAX).map_err(|e| Failure::new(Exit::Failed, &e))?.unwrap_or_default();
-    let text = String::from_utf8(text).map_err(|e| Failure::new(Exit::Config, &e))?;
-    let route = NewRoute {
+    if let Some(run) = &args.list {
+        return grants::list(run.as_deref(), args.json, environment);
+    }
+    if let Some(id) = &args.revoke {
+        return grants::revoke(id, environment);
+    }
+    let target = args.target.as_deref().unwrap_or_default();
+    let wanted = match Target::of(target)? {
+        Target::Refusal(id) => of_refusal(&id, args, environment)?,
+        Target::Run(run) => return proposal(&run, args, environment),
+        Target::Host(host) => Wanted { bottle: named_bottle(args)?, route: of_host(&host, args), refusal: None },
+    };
+    match args.duration {
+        Some(time) => grants::open(&wanted, time, args, environment),
+        None => {
+            eprintln!("opens {}", printable(&opens(&wanted.route)));
+            save::save(&wanted.bottle, &[wanted.route], save::How::of(args), environment)
+        }
+    }
+}
+
+/// What is to be opened, and where.
+struct Wanted {
+    bottle: String,
+    route: NewRoute,
+    refusal: Option<String>,
+}
+
+enum Target {
+    Refusal(RefusalId),
+    Run(RunId),
+    Host(HostPattern),
+}
+
+impl Target {
+    fn of(text: &str) -> Result<Target, Failure> {
+        // A host has a dot or is an address; what looks like an id is one, or a slip of the finger.
+        if text.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(RefusalId::PREFIX)) && !text.contains('.') {
+            return RefusalId::parse(text).map(Target::Refusal).map_err(|e| Failure::new(Exit::Usage, &e));
+        }
+        if text.starts_with("r-") && !text.contains('.') {
+            return RunId::parse(text).map(Target::Run).map_err(|e| Failure::new(Exit::Usage, &e));
+        }
+        HostPattern::parse(text).map(Target::Host).map_err(|e| not_a_host(text, &e))
+    }
+}
+
+fn named_bottle(args: &AllowArgs) -> Result<String, Failure> {
+    args.bottle.clone().ok_or_else(|| {
+        Failure::words(Exit::Usage, "which bottle?")
+            .hint("name it with `--bottle NAME`; for a refusal's id it is known: `carboy allow x-…`")
+    })
+}
+
+fn of_host(host: &HostPattern, args: &AllowArgs) -> NewRoute {
+    let only = NewMatch {
+        paths: args.path.iter().cloned().map(NewPath::Prefix).collect(),
+        methods: args.method.iter().map(|m| m.to_ascii_uppercase()).collect(),
+    };
+    NewRoute {
         host: host.to_string(),
         ports: args.port.clone(),
-        paths: args.path.clone(),
-        methods: args.method.iter().map(|m| m.to_ascii_uppercase()).collect(),
+        matches: if only == NewMatch::default() { Vec::new() } else { vec![only] },
         git_fetch: args.git_fetch,
-    };
-    let changed =
-        add_route(&text, &route).map_err(|e| Failure::words(Exit::Config, format!("{}: {e}", path.display())))?;
-    let files = Changed { files: &DiskFiles, path: &path, content: changed.as_bytes() };
-    let after = Manifest::load(&files, &request).map_err(invalid)?;
-    if !adds_one_route(&before, &after) {
-        return Err(Failure::words(Exit::Failed, format!("{}: the change would touch other routes", path.display()))
-            .hint("add the route by hand; docs/manifest.md shows how"));
+        private: args.private,
     }
-    if already_there(&before, &after) {
-        eprintln!("{} allows {host} already; nothing was changed", path.display());
-        return Ok(0);
-    }
-    let added: String = added_lines(&text, &changed).iter().map(|line| format!("+ {line}\n")).collect();
-    print(added.as_bytes())?;
-    if args.dry_run {
-        return Ok(0);
-    }
-    // A link into somebody's own collection stays a link: the file behind it is what changes.
-    let file = path.canonicalize().map_err(|e| Failure::words(Exit::Failed, format!("{}: {e}", path.display())))?;
-    write_private(&file, changed.as_bytes()).map_err(|e| Failure::new(Exit::Failed, &e))?;
-    eprintln!("{} now allows {host}; runs that live take it over within a second", path.display());
-    Ok(0)
 }
 
-/// The lines between what both texts begin with and what both end with.
-fn added_lines<'t>(before: &str, after: &'t str) -> Vec<&'t str> {
-    let (before, after): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
-    let front = before.iter().zip(&after).take_while(|(a, b)| a == b).count();
-    let (before, after) = (&before[front..], &after[front..]);
-    let back = before.iter().rev().zip(after.iter().rev()).take_while(|(a, b)| a == b).count();
-    after[..after.len() - back].to_vec()
+fn of_refusal(id: &RefusalId, args: &AllowArgs, environment: &Environment) -> Result<Wanted, Failure> {
+    let refusals = found(id, environment)?;
+    let (refusal, others) = refusals.split_first().expect("a search that found nothing is a failure");
+    if others.iter().any(|other| !same(refusal, other)) {
+        let text = format!("{id} names {} different refusals: ids are random, and two met", refusals.len());
+        return Err(Failure::words(Exit::Found, text)
+            .hint(format!("`carboy explain {id}` shows them; allow the host that is meant, with `--bottle NAME`")));
+    }
+    let opening = Opening { paths: args.path.clone(), methods: args.method.clone(), private: args.private };
+    let mut route = refusal.route(&opening).map_err(|why| no_route(id, &why))?;
+    if !args.port.is_empty() {
+        route.ports.clone_from(&args.port);
+    }
+    route.git_fetch |= args.git_fetch;
+    let bottle = args.bottle.clone().or_else(|| refusal.bottle.clone());
+    let bottle = bottle.map_or_else(|| named_bottle(args), Ok)?;
+    Ok(Wanted { bottle, route, refusal: Some(id.to_string()) })
 }
 
-/// Is the route that was added the same as one that stood there? Their numbers aside.
-fn already_there(before: &Effective, after: &Effective) -> bool {
-    let plain = |effective: &Effective| -> Vec<String> {
-        let whole = |route: &Route| Route { id: RouteId::new(0, &route.host), ..route.clone() };
-        effective.routes.iter().map(|route| format!("{:?}", whole(route))).collect()
+fn same(one: &Refusal, other: &Refusal) -> bool {
+    (&one.bottle, &one.asked) == (&other.bottle, &other.asked)
+}
+
+fn no_route(id: &RefusalId, why: &NoRoute) -> Failure {
+    let exit = match why {
+        NoRoute::NoPath => Exit::Usage,
+        NoRoute::Leak
+        | NoRoute::NotARoutes(_)
+        | NoRoute::Inside(_)
+        | NoRoute::Private(_)
+        | NoRoute::NoHost(_)
+        | NoRoute::Push => Exit::Refused,
     };
-    let before = plain(before);
-    plain(after).iter().all(|route| before.contains(route))
+    Failure::words(exit, format!("{id}: {}", printable(&why.to_string())))
+        .hint(format!("`carboy explain {id}` says what happened"))
+}
+
+/// What a run that learned proposes.
+fn proposal(run: &RunId, args: &AllowArgs, environment: &Environment) -> Result<u8, Failure> {
+    let narrowed = [!args.path.is_empty(), !args.method.is_empty(), !args.port.is_empty(), args.private, args.git_fetch];
+    if args.duration.is_some() || narrowed.contains(&true) {
+        return Err(Failure::words(Exit::Usage, "a proposal is applied as it stands, and for good")
+            .hint("edit the file that the run's summary names, then say `carboy allow RUN`"));
+    }
+    let (bottle, routes) = save::read_proposal(run, environment)?;
+    for route in &routes {
+        eprintln!("opens {}", printable(&opens(route)));
+    }
+    let bottle = args.bottle.clone().unwrap_or(bottle);
+    save::save(&bottle, &routes, save::How::of(args), environment)
+}
+
+/// The person's yes, where there is a person.
+fn agreed(yes: bool) -> Result<bool, Failure> {
+    if yes || !terminal::is_interactive() {
+        return Ok(true);
+    }
+    terminal::confirm("Open it? [y/N] ").map_err(|e| Failure::new(Exit::Failed, &e))
+}
+
+/// Living runs of a bottle, or the one of this id.
+fn living<'r>(runs: &'r [Answer], of: &str) -> Vec<&'r Answer> {
+    runs.iter().filter(|run| run.record.run == of || run.record.bottle == of).collect()
 }
 
 fn not_a_host(text: &str, error: &HostError) -> Failure {
@@ -86,7 +170,8 @@ fn not_a_host(text: &str, error: &HostError) -> Failure {
     match HostPattern::parse(host) {
         Ok(host) => Failure::words(Exit::Usage, format!("{said} is not a host alone"))
             .hint(format!("give the host alone: `carboy allow {host}{port} …`")),
-        Err(_) => Failure::words(Exit::Usage, format!("{said}: {error}"))
-            .hint("give a host, as in `example.org`, or every name below a zone, as in `'*.example.org'`"),
+        Err(_) => Failure::words(Exit::Usage, format!("{said}: {error}")).hint(
+            "give a refusal's id (x-…), a host, as in `example.org`, or every name below a zone, as in `'*.example.org'`",
+        ),
     }
 }

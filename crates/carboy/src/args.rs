@@ -1,9 +1,18 @@
 //! The command line: one definition for parsing, `--help`, completions and the man page.
 
+mod bottle;
+
 use std::path::PathBuf;
+use std::time::Duration;
 
 use carboy_core::verdict::Reason;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::client::DetachKey;
+
+pub use bottle::{
+    ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
+};
 
 /// Runs AI agents behind one door: sealed, scanned, credentialed from outside, logged.
 #[derive(Debug, Parser)]
@@ -22,42 +31,61 @@ pub struct Cli {
 pub enum Command {
     /// See it work: a real bottle, real attacks, no key and no network needed
     Tour(TourArgs),
+    /// Write a starter bottle and agent for this project, and settle the agent's login
+    Init(InitArgs),
     /// What this machine can give a bottle, and how to mend what is missing
     Doctor(JsonFlag),
     /// Run a program in a bottle
     Run(RunArgs),
-    /// Runs that live
-    Ps(JsonFlag),
+    /// Look on a run that lives, and type to it; the detach key leaves it running
+    Attach(AttachArgs),
+    /// Run one more command in the bottle of a run that lives
+    Exec(ExecArgs),
+    /// Runs that live, and with `-a` those that have ended
+    Ps(PsArgs),
+    /// Wait until runs have ended; the exit code is the run's
+    Wait(WaitArgs),
     /// What a run asked for and what it got
     Logs(LogsArgs),
-    /// Open a route for good: adds it to the bottle's file
+    /// Why something was refused, and what would allow it
+    Explain(ExplainArgs),
+    /// Open a route, for good or for a while
     Allow(AllowArgs),
     /// End a run
     Stop(StopArgs),
     /// The log: verify it, read it, search it
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// What bottles keep: changes that wait, homes, what was taken out of workspaces
+    #[command(subcommand)]
+    Bottle(BottleCommand),
     /// Validate every bottle, every agent and the settings
     Check(CheckArgs),
     /// Print shell completions
     Completions(CompletionsArgs),
     /// Print the man page
     Man,
+    /// Remove what carboy keeps on this machine, after asking
+    Uninstall(UninstallArgs),
     /// The tour's program inside the bottle
     #[command(hide = true)]
     TourAgent,
+    /// A run apart from its terminal
+    #[command(hide = true)]
+    Supervise(SuperviseArgs),
 }
 
 /// `(heading, commands)` in the order of `--help`.
 pub const GROUPS: &[(&str, &[&str])] = &[
-    ("Start", &["tour", "doctor"]),
-    ("Run", &["run"]),
-    ("Watch", &["ps", "logs"]),
+    ("Start", &["tour", "init", "doctor"]),
+    ("Run", &["run", "attach", "exec"]),
+    ("Watch", &["ps", "logs", "explain", "wait"]),
     ("Decide", &["allow"]),
     ("Stop", &["stop"]),
     ("Prove", &["audit"]),
+    ("Keep", &["bottle"]),
     ("Write", &["check"]),
-    ("Plumbing", &["completions", "man"]),
+    ("Plumbing", &["completions", "man", "uninstall"]),
 ];
 
 #[derive(Debug, Args)]
@@ -65,6 +93,81 @@ pub struct JsonFlag {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "On a terminal it asks what it cannot know, shows the files, and asks once before it writes. Without a terminal, \
+                  and with --yes, it asks nothing. Nothing that is there is replaced without --force."
+)]
+pub struct InitArgs {
+    /// What the bottle is for [default: the agent that is installed]
+    pub kind: Option<InitKind>,
+    /// Name of the bottle and of the agent [default: the kind]
+    pub name: Option<String>,
+    /// How the model is paid for
+    #[arg(long, value_name = "KIND")]
+    pub login: Option<LoginKind>,
+    /// Where the key or token is: env, env:NAME, file:PATH, command:PROGRAM or stdin; never the key itself
+    #[arg(long, value_name = "SOURCE")]
+    pub key_from: Option<String>,
+    /// Open this preset alone, and others that are given: npm, pip, cargo, go, apt, github-read, or NAME=HOST
+    #[arg(long = "preset", value_name = "NAME[=HOST]", conflicts_with = "no_presets")]
+    pub presets: Vec<String>,
+    /// Open nothing but the model
+    #[arg(long)]
+    pub no_presets: bool,
+    /// Show one more host path, read-only: SOURCE[:TARGET]
+    #[arg(long = "bind", value_name = "SPEC")]
+    pub binds: Vec<String>,
+    /// Take the files of another tool over instead
+    #[arg(long, value_name = "TOOL", conflicts_with_all = ["kind", "name", "login", "key_from", "presets", "no_presets", "binds"])]
+    pub from: Option<InitFrom>,
+    /// Ask nothing: take what is found
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+    /// Replace files that are there
+    #[arg(long)]
+    pub force: bool,
+    /// Show the files without writing them
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a starter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InitKind {
+    /// No agent: a bottle for trying things
+    Shell,
+    /// Claude Code
+    Claude,
+    /// OpenAI's Codex
+    Codex,
+    /// Google's Gemini CLI
+    Gemini,
+    /// opencode
+    Opencode,
+}
+
+/// How a model is paid for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LoginKind {
+    /// By a subscription
+    Subscription,
+    /// By an API key
+    ApiKey,
+    /// Not at all, for now
+    None,
+}
+
+/// Tools whose files are taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InitFrom {
+    /// ~/.bot-bottle
+    BotBottle,
 }
 
 #[derive(Debug, Args)]
@@ -77,11 +180,12 @@ pub struct TourArgs {
     pub keep: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(
     override_usage = "carboy run [OPTIONS] [AGENT] [-- COMMAND…]",
     after_help = "Exit codes: the program's own; 128+N when signal N ended it; 2 bad usage; 69 this host cannot; \
-                  70 carboy failed; 77 refused; 78 a file is not valid; 126 and 127 the program cannot be run or found."
+                  70 carboy failed; 71 the run was lost; 77 refused; 78 a file is not valid; 126 and 127 the program \
+                  cannot be run or found. With `-d`, and after the detach key: 0 when the run goes on."
 )]
 pub struct RunArgs {
     /// Agent file to run, by name
@@ -92,21 +196,51 @@ pub struct RunArgs {
     /// Working directory; visible and writable in the bottle [default: this directory]
     #[arg(long, short = 'w', value_name = "DIR")]
     pub workdir: Option<PathBuf>,
+    /// Let the working directory be: changes wait in the bottle's state (`carboy bottle diff`, `apply`, `undo`)
+    #[arg(long)]
+    pub overlay: bool,
     /// Environment variable for the program: NAME=VALUE, or NAME to pass this shell's value
     #[arg(long = "env", short = 'e', value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
     /// Host path to show: SOURCE[:TARGET][:ro|rw], read-only by default
     #[arg(long = "bind", value_name = "SPEC")]
     pub binds: Vec<String>,
+    /// Port of the bottle to reach on this host: PORT, HOST_PORT:PORT or ADDRESS:HOST_PORT:PORT
+    #[arg(long, value_name = "SPEC")]
+    pub publish: Vec<String>,
+    /// Service of this host to reach in the bottle: PORT:ADDRESS:PORT or PORT:/SOCKET
+    #[arg(long, value_name = "SPEC")]
+    pub forward: Vec<String>,
     /// Run as this ordinary user (when carboy is started by root)
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
+    /// What the agent is to do, without anybody in front of it: the text, @FILE, or `-` for standard input
+    #[arg(long, value_name = "TEXT", conflicts_with = "command", allow_hyphen_values = true)]
+    pub task: Option<String>,
     /// Agree to an agent file of the working directory without being asked
     #[arg(long)]
     pub trust: bool,
+    /// Refuse as ever, and propose at the end the routes that would have allowed what was refused
+    #[arg(long)]
+    pub learn: bool,
     /// Never use a pseudo-terminal
     #[arg(long)]
     pub no_tty: bool,
+    /// Start it apart from this terminal, print its run's id, and come back at once
+    #[arg(long, short = 'd')]
+    pub detach: bool,
+    /// Key that leaves a run at a terminal and lets it go on: ctrl-X, or `none`
+    #[arg(long, value_name = "KEY", default_value = "ctrl-]")]
+    pub detach_key: DetachKey,
+    /// Keep nothing of what the program prints at a terminal or detached [default: the last 1 MiB]
+    #[arg(long)]
+    pub no_output: bool,
+    /// Remove the bottle's state at the end: its home, what was put aside, its runs
+    #[arg(long)]
+    pub rm: bool,
+    /// Start it although a run of this bottle lives in this directory; they share the bottle's home
+    #[arg(long)]
+    pub another: bool,
     /// No summary at the end
     #[arg(long, short = 'q')]
     pub quiet: bool,
@@ -119,9 +253,80 @@ pub struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: the program's own when it ends; 0 after the detach key; 1 no such run lives; 71 the run was lost."
+)]
+pub struct AttachArgs {
+    /// Run or bottle
+    pub target: String,
+    /// Key that leaves: ctrl-X, or `none`
+    #[arg(long, value_name = "KEY", default_value = "ctrl-]")]
+    pub detach_key: DetachKey,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "carboy exec [OPTIONS] <RUN|BOTTLE> -- COMMAND…",
+    after_help = "Exit codes: the command's own; 128+N when signal N ended it; 1 no such run lives; 71 the run was lost; \
+                  126 and 127 the command cannot be run or found."
+)]
+pub struct ExecArgs {
+    /// Run or bottle
+    pub target: String,
+    /// Environment variable for the command: NAME=VALUE, or NAME to pass this shell's value
+    #[arg(long = "env", short = 'e', value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Working directory inside [default: the run's]
+    #[arg(long, short = 'w', value_name = "DIR")]
+    pub workdir: Option<PathBuf>,
+    /// Never use a pseudo-terminal
+    #[arg(long)]
+    pub no_tty: bool,
+    /// Program and arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Also runs that have ended and are kept, with their exit codes
+    #[arg(long, short = 'a')]
+    pub all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: the run's own (of several, the first that is not 0); 1 no such run is known; 71 a run was lost: \
+                  its supervisor was killed before it could say how the program ended."
+)]
+pub struct WaitArgs {
+    /// Runs, or bottles for their latest runs
+    #[arg(required = true, value_name = "RUN|BOTTLE")]
+    pub targets: Vec<String>,
+    /// Print each run's summary as a JSON line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SuperviseArgs {
+    /// The number of a channel that was inherited
+    pub channel: i32,
+}
+
+#[derive(Debug, Args)]
 pub struct LogsArgs {
     /// Run or bottle [default: the latest run]
     pub target: Option<String>,
+    /// Go on until the run ends
+    #[arg(long, short = 'f')]
+    pub follow: bool,
+    /// What the program printed, instead of what it asked for
+    #[arg(long, conflicts_with_all = ["follow", "refused", "json"])]
+    pub output: bool,
     /// Only refusals and findings
     #[arg(long)]
     pub refused: bool,
@@ -131,27 +336,86 @@ pub struct LogsArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Opening writes to the bottle's file, which living runs take over within a second; with --for it writes \
+                  nothing and ends by itself. The change is shown; at a terminal it is asked about first."
+)]
 pub struct AllowArgs {
-    /// Host, or *.zone for every name below a zone
-    pub host: String,
-    /// Bottle whose file is changed
+    /// Refusal (x-…): exactly what was refused; host, or *.zone for every name below it; or run (r-…): what it proposes
+    #[arg(required_unless_present_any = ["list", "revoke"], conflicts_with_all = ["list", "revoke"])]
+    pub target: Option<String>,
+    /// Bottle [default: the refusal's or the run's own]
     #[arg(long, short = 'b', value_name = "NAME")]
-    pub bottle: String,
-    /// Port [default: 443 and 80]
+    pub bottle: Option<String>,
+    /// Only for so long, in the bottle's living runs: 30s, 10m, 2h, 1d, at most 7d
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration, conflicts_with = "save")]
+    pub duration: Option<Duration>,
+    /// For good, in the bottle's file (as without --for)
+    #[arg(long)]
+    pub save: bool,
+    /// Port [default: the refusal's; for a host 443 and 80]
     #[arg(long, value_name = "PORT")]
     pub port: Vec<u16>,
-    /// Only paths below this prefix
+    /// Only paths below this prefix [default: the refusal's]
     #[arg(long, value_name = "PREFIX")]
     pub path: Vec<String>,
-    /// Only these methods
+    /// Only these methods [default: the refusal's]
     #[arg(long, value_name = "METHOD")]
     pub method: Vec<String>,
     /// Allow git clone and fetch
     #[arg(long)]
     pub git_fetch: bool,
+    /// The host may be at a private address
+    #[arg(long)]
+    pub private: bool,
+    /// Agree without being asked
+    #[arg(long, short = 'y')]
+    pub yes: bool,
     /// Show the change without making it
     #[arg(long)]
     pub dry_run: bool,
+    /// What is open for a while, in every living run or in this one
+    #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with = "revoke")]
+    pub list: Option<Option<String>>,
+    /// Take back what was opened for a while, by its id (g-…) or the refusal's
+    #[arg(long, value_name = "ID")]
+    pub revoke: Option<String>,
+    /// Print JSON (with --list)
+    #[arg(long, requires = "list")]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Refusal, as the agent, the summary and the log name it: x-…
+    pub id: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `30s`, `10m`, `2h`, `1d`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{}` is no duration; write 30s, 10m, 2h or 1d", text.escape_default());
+    let (mut total, mut number) = (0_u64, String::new());
+    for c in text.chars() {
+        if c.is_ascii_digit() {
+            number.push(c);
+            continue;
+        }
+        let seconds = match c {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            _ => return Err(wrong()),
+        };
+        let count: u64 = number.parse().map_err(|_| wrong())?;
+        total = count.checked_mul(seconds).and_then(|more| total.checked_add(more)).ok_or_else(wrong)?;
+        number.clear();
+    }
+    if number.is_empty() && total > 0 { Ok(Duration::from_secs(total)) } else { Err(wrong()) }
 }
 
 #[derive(Debug, Args)]
@@ -166,6 +430,9 @@ pub struct StopArgs {
     /// At once, without asking the program first
     #[arg(long)]
     pub kill: bool,
+    /// Do not wait until it has ended
+    #[arg(long)]
+    pub no_wait: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -243,6 +510,27 @@ pub struct CheckArgs {
     #[arg(long = "bottle", short = 'b', value_name = "NAME")]
     pub bottles: Vec<String>,
     /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Bottles, agents and settings stay unless --all is given. The program itself is not removed; the command that \
+                        does it is printed.")]
+pub struct UninstallArgs {
+    /// Show what would go, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Remove without asking
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+    /// Leave the log where it is
+    #[arg(long)]
+    pub keep_log: bool,
+    /// Bottles, agents and settings as well
+    #[arg(long)]
+    pub all: bool,
+    /// Print the list as JSON
     #[arg(long)]
     pub json: bool,
 }

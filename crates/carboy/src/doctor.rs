@@ -3,15 +3,17 @@
 use std::fmt::Write as _;
 
 use carboy_control::doctor::{HostReport, Standing, probe};
+use carboy_control::setup::agents::{InstalledAgent, installed};
 
 use crate::args::JsonFlag;
 use crate::environment::Environment;
 use crate::print;
-use crate::report::{Exit, Failure, Palette};
+use crate::report::{Exit, Failure, Palette, printable};
 
 /// Looks and says.
 pub fn doctor(args: &JsonFlag, environment: &Environment) -> Result<u8, Failure> {
     let report = probe(&environment.home.root().join("state"));
+    let agents = installed(&environment.surroundings());
     let code = if report.tier.is_some() { 0 } else { Exit::HostNotCapable as u8 };
     if args.json {
         let findings: Vec<_> = report
@@ -20,9 +22,10 @@ pub fn doctor(args: &JsonFlag, environment: &Environment) -> Result<u8, Failure>
             .map(|f| serde_json::json!({"topic": f.topic.to_string(), "standing": word(f.standing), "seen": f.seen, "fix": f.fix}))
             .collect();
         let tier = report.tier.map(|t| format!("{t:?}"));
-        print(format!("{}\n", serde_json::json!({"tier": tier, "findings": findings})).as_bytes())?;
+        print(format!("{}\n", serde_json::json!({"tier": tier, "findings": findings, "agents": agents})).as_bytes())?;
     } else {
-        print(render(&report, Palette::stdout()).as_bytes())?;
+        let palette = Palette::stdout();
+        print(format!("{}{}", render(&report, palette), render_agents(&agents, palette)).as_bytes())?;
     }
     Ok(code)
 }
@@ -55,5 +58,33 @@ fn render(report: &HostReport, palette: Palette) -> String {
             writeln!(out, "\n{}", palette.bad("No bottle can be made here until the lines marked `no` are mended."))
         }
     };
+    out
+}
+
+/// The agent programs of this host, and whether a bottle can have them.
+fn render_agents(agents: &[InstalledAgent], palette: Palette) -> String {
+    let mut out = String::from("\nAgents here:\n");
+    for agent in agents {
+        let version = printable(agent.version.as_deref().unwrap_or("says no version"));
+        let path = printable(&agent.path.display().to_string());
+        let (mark, what) = match &agent.inside {
+            Ok(inside) => {
+                let binds: Vec<String> =
+                    inside.binds.iter().map(|bind| printable(&bind.source.display().to_string())).collect();
+                let shows = if binds.is_empty() { String::new() } else { format!("; a bottle is shown {}", binds.join(", ")) };
+                (palette.good("ok  "), format!("{version}, {path}{shows}"))
+            }
+            Err(why) => (palette.warn("weak"), format!("{version}, {path}: {}", printable(why))),
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{mark}  {:<20} {what}", agent.program.name());
+    }
+    match agents.first() {
+        None => out.push_str("      none found on PATH or in the usual places; `carboy init shell` needs none\n"),
+        Some(first) => {
+            let next = format!("`carboy init {}` writes a bottle and an agent for it", first.program.name());
+            let _ = writeln!(out, "      {}", palette.faint(&next));
+        }
+    }
     out
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_control::home::Home;
+use carboy_control::setup::Surroundings;
 use carboy_control::vault::Lookup;
 use carboy_core::audit::ChainKey;
 use carboy_manifest::Places;
@@ -51,6 +52,17 @@ impl Environment {
         let home = Home::open(&root, runtime.as_deref()).map_err(|e| Failure::new(Exit::Failed, &e))?;
         let places = Places { carboy_home: home.root().to_owned(), home: user_home, cwd };
         Ok(Environment { home, places, lookup: Arc::new(HostLookup) })
+    }
+
+    /// The host as `carboy init` looks at it, from this directory.
+    pub fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            home: self.places.home.clone(),
+            carboy_home: self.places.carboy_home.clone(),
+            workspace: self.places.cwd.clone(),
+            environment: std::env::vars_os().collect(),
+            etc: PathBuf::from("/etc"),
+        }
     }
 
     /// The key of the log's chain: `AUDIT_INTEGRITY_KEY`, or none.

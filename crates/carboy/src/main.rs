@@ -4,17 +4,29 @@
 //! terminal are touched in this crate and in no other. Nothing is decided here.
 
 mod allow;
+mod apart;
 mod args;
 mod audit;
+mod bottle;
 mod check;
+mod client;
 mod doctor;
 mod environment;
+mod init;
+mod explain;
+mod ports;
+mod logs;
 mod report;
 mod run;
 mod runs;
+mod signals;
+mod summary_file;
+mod task;
 mod terminal;
 mod tour;
 mod trust;
+mod watching;
+mod uninstall;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -28,6 +40,7 @@ use report::{Exit, Failure, Heading, Palette};
 fn main() -> ExitCode {
     // The same binary is the first process of each bottle; that one never comes back from here.
     carboy_control::bottle::run_init_if_asked();
+    carboy_control::bottle::load_no_name_service();
     let matches = args::command().get_matches();
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
@@ -54,19 +67,33 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Tour(args) => tour::tour(args, runtime()?),
         Command::TourAgent => runtime()?.block_on(tour::agent()),
+        Command::Init(args) => init::init(&args, &environment()?),
         Command::Doctor(args) => doctor::doctor(&args, &environment()?),
         Command::Run(args) => {
             let environment = environment()?;
             runtime()?.block_on(run::run(args, environment))
         }
+        Command::Attach(args) => {
+            let environment = environment()?;
+            runtime()?.block_on(async { watching::attach(&args, &environment) })
+        }
+        Command::Exec(args) => {
+            let environment = environment()?;
+            runtime()?.block_on(async { watching::exec(&args, &environment) })
+        }
+        Command::Wait(args) => watching::wait(&args, &environment()?),
+        Command::Supervise(args) => runtime()?.block_on(apart::supervise(args)),
         Command::Ps(args) => runs::ps(&args, &environment()?),
-        Command::Logs(args) => runs::logs(&args, &environment()?),
+        Command::Logs(args) => logs::logs(&args, &environment()?),
         Command::Stop(args) => runs::stop(&args, &environment()?),
+        Command::Explain(args) => explain::explain(&args, &environment()?),
         Command::Allow(args) => allow::allow(&args, &environment()?),
         Command::Audit(args) => audit::audit(args, &environment()?),
+        Command::Bottle(command) => bottle::bottle(command, &environment()?),
         Command::Check(args) => check::check(&args, &environment()?),
-        Command::Completions(args) => completions(args.shell),
-        Command::Man => man(),
+        Command::Completions(args) => print(&completions_of(args.shell)),
+        Command::Man => print(&man_page()?),
+        Command::Uninstall(args) => uninstall::uninstall(&args, &environment()?),
     }
 }
 
@@ -78,7 +105,8 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|e| Failure::new(Exit::Failed, &e))
 }
 
-fn completions(shell: Shell) -> Result<u8, Failure> {
+/// Completions for a shell, as they are printed, packed, and known again by `uninstall`.
+pub(crate) fn completions_of(shell: Shell) -> Vec<u8> {
     use clap_complete::{generate, shells};
     let mut command = args::visible();
     let mut text = Vec::new();
@@ -89,11 +117,11 @@ fn completions(shell: Shell) -> Result<u8, Failure> {
         Shell::Elvish => generate(shells::Elvish, &mut command, "carboy", &mut text),
         Shell::Powershell => generate(shells::PowerShell, &mut command, "carboy", &mut text),
     }
-    print(&text)
+    text
 }
 
 /// One page for everything: there is no `carboy-run(1)` to send the reader to.
-fn man() -> Result<u8, Failure> {
+pub(crate) fn man_page() -> Result<Vec<u8>, Failure> {
     let failed = |e: std::io::Error| Failure::new(Exit::Failed, &e);
     let mut command = args::visible();
     command.build();
@@ -109,7 +137,7 @@ fn man() -> Result<u8, Failure> {
             man_section(sub, &mut text).map_err(failed)?;
         }
     }
-    print(&text)
+    Ok(text)
 }
 
 /// A command's part of the page: its sections, one level down, under its name.

@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 
+use carboy_control::propose::Proposed;
 use carboy_core::audit::Entry;
+use carboy_core::ports::Clock;
+use carboy_control::ports::PortReport;
 use carboy_core::verdict::Reason;
 
 /// How a command ended when it did not do what was asked. The codes are documented in `carboy run --help`.
@@ -17,6 +20,8 @@ pub enum Exit {
     HostNotCapable = 69,
     /// carboy itself failed (EX_SOFTWARE).
     Failed = 70,
+    /// A run's supervisor was gone before it could say how the program ended (EX_OSERR).
+    Lost = 71,
     /// Refused by policy (EX_NOPERM).
     Refused = 77,
     /// A file is not valid (EX_CONFIG).
@@ -142,21 +147,41 @@ pub fn entry_line(entry: &Entry, palette: Palette) -> String {
         "denied" | "blocked" | "failed" => palette.bad(&format!("{result:<8}")),
         _ => palette.warn(&format!("{result:<8}")),
     };
-    let time = text("timestamp").get(11..23).unwrap_or("-");
-    let mut line = format!("{} {painted} {:<8} {}", palette.faint(time), text("event_type"), printable(&what(entry)),);
+    let time = entry_time(text("timestamp"));
+    let mut line = format!("{} {painted} {:<8} {}", palette.faint(&time), text("event_type"), printable(&what(entry)),);
     if let Some(reason) = entry.detail("reason").and_then(|r| r.as_str()) {
         let _ = write!(line, "  {}", palette.bad(&printable(reason)));
         if let Some(reason) = Reason::from_code(reason) {
             let _ = write!(line, " {}", palette.faint(&format!("({})", reason.what())));
         }
     }
-    for name in ["rules", "findings", "rule", "denial", "status", "repeats"] {
+    for name in ["rules", "findings", "rule", "status", "repeats", "of", "refusal"] {
         if let Some(value) = entry.detail(name).filter(|v| !v.is_null()) {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let _ = write!(line, "  {}", palette.faint(&format!("{name}={}", printable(&value))));
         }
     }
     line
+}
+
+/// When, by the host's clocks: to the millisecond, with the day where it is not today.
+fn entry_time(timestamp: &str) -> String {
+    match carboy_control::log::parse_time(timestamp) {
+        Ok(ms) => format!("{}.{:03}", local_time(ms, carboy_control::clock::SystemClock.now_ms()), ms % 1000),
+        Err(_) => "-".into(),
+    }
+}
+
+/// A moment by the host's clocks, both in milliseconds since 1970: `14:03:59`, with the day before it where it is not
+/// today.
+pub fn local_time(ms: u64, now_ms: u64) -> String {
+    let local = |ms: u64| carboy_control::local_time::local_time(i64::try_from(ms / 1000).ok()?);
+    let Some(then) = local(ms) else { return "-".into() };
+    let time = format!("{:02}:{:02}:{:02}", then.hour, then.minute, then.second);
+    match local(now_ms) {
+        Some(now) if (now.year, now.month, now.day) == (then.year, then.month, then.day) => time,
+        Some(_) | None => format!("{:04}-{:02}-{:02} {time}", then.year, then.month, then.day),
+    }
 }
 
 /// What was tried, in a few words.
@@ -171,8 +196,55 @@ fn what(entry: &Entry) -> String {
         (None, Some(host)) => format!("{action} {host}{}", detail("port").map_or(String::new(), |p| format!(":{p}"))),
         (Some(method), None) => format!("{action} {method}"),
         (None, None) if action == "repeats" => format!("again: {}", detail("what").unwrap_or_default()),
+        (None, None) if detail("way").is_some() => {
+            let (way, inside) = (detail("way").unwrap_or_default(), detail("inside").unwrap_or_default());
+            let size = |name| entry.detail(name).and_then(serde_json::Value::as_u64).map(bytes);
+            let carried = match (size("bytes_out"), size("bytes_in")) {
+                (Some(out), Some(into)) => format!(" {out} out, {into} in"),
+                (Some(_) | None, _) => String::new(),
+            };
+            format!("{way} {inside} {action} {}{carried}", detail("outside").unwrap_or_default())
+        }
         (None, None) => format!("{action} {}", entry.text("run").unwrap_or("")).trim_end().to_owned(),
     }
+}
+
+/// A published or forwarded port and what went through it.
+pub fn port(port: &PortReport) -> String {
+    let count = |number: u64, one: &str, more: &str| match number {
+        0 => String::new(),
+        1 => format!(", {one}"),
+        number => format!(", {number} {more}"),
+    };
+    let many = if port.connections == 1 { "connection" } else { "connections" };
+    format!(
+        "{}: {} {many}, {} out, {} in{}{}{}",
+        printable(&port.joined()),
+        port.connections,
+        bytes(port.bytes_out),
+        bytes(port.bytes_in),
+        count(port.cut, "1 cut for a secret", "cut for a secret"),
+        count(port.failed, "1 that nobody took", "that nobody took"),
+        count(port.refused, "1 too many", "too many"),
+    )
+}
+
+/// What a run that learned proposes, as lines of its summary.
+pub fn proposed(proposed: &Proposed, palette: Palette) -> String {
+    let mut out = match proposed.routes {
+        0 => "  learned    nothing that a route should open\n".to_owned(),
+        1 => "  learned    1 route would have let it work\n".to_owned(),
+        count => format!("  learned    {count} routes would have let it work\n"),
+    };
+    // Writing to a String cannot fail.
+    for remark in &proposed.remarks {
+        let _ = writeln!(out, "             {}", palette.faint(&printable(remark)));
+    }
+    if let (Some(apply), Some(file)) = (&proposed.apply, &proposed.file) {
+        let _ = writeln!(out, "             {}", printable(&file.display().to_string()));
+        let _ = writeln!(out, "               {} {}", palette.faint("to allow:"), palette.strong(apply));
+    }
+    out
 }
 
 /// `1.2 MiB`.

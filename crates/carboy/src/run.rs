@@ -1,70 +1,160 @@
 //! `carboy run`: the person's side of a run. Arguments in, the terminal joined, signals passed on, the summary out.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::io::Write as _;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use carboy_control::bottle::Stdio;
 use carboy_control::disk::DiskFiles;
+use carboy_control::image::ImageError;
+use carboy_control::home::Home;
+use carboy_control::registry::{self, RunRecord};
+use carboy_control::session::{First, Keep, Streaming};
 use carboy_control::summary::{Ended, Summary};
-use carboy_control::supervisor::{self, Control, RunError, RunRequest};
+use carboy_control::supervisor::{self, Learning, RunError, RunRequest};
+use carboy_control::workspace::WorkspaceError;
+use carboy_core::ids::{BottleName, RunId};
 use carboy_core::plan::{Access, Bind, StdioMode};
 use carboy_manifest::{Effective, EnvValue, Request};
-use rustix::fs::{Mode, OFlags};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::RunArgs;
 use crate::environment::Environment;
 use crate::report::{self, Exit, Failure, Palette, printable};
+use crate::signals::{self, Heard};
+use crate::summary_file::SummaryTo;
 use crate::terminal::{self, Relay};
-use crate::trust;
+use crate::{allow, apart, task, trust};
 
 /// What a shell gives for a program that is not there.
 const NOT_FOUND: u8 = 127;
 
+/// Where a run's streams are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// This process's own pipes.
+    Here,
+    /// A session of its own; a person with this window is about to attach, or nobody.
+    Apart(Option<(u16, u16)>),
+}
+
+/// Window of a detached run until somebody attaches.
+const NOBODYS_WINDOW: (u16, u16) = (24, 80);
+
 /// Runs and gives the exit code.
-pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Failure> {
+pub async fn run(args: RunArgs, environment: Environment) -> Result<u8, Failure> {
+    if args.detach || (!args.no_tty && terminal::is_interactive()) { apart::run(&args).await } else { here(args, environment).await }
+}
+
+/// A run between this process's own pipes.
+async fn here(args: RunArgs, mut environment: Environment) -> Result<u8, Failure> {
     let quiet = args.quiet;
-    // Its directory is opened before the bottle can put another in its place.
-    let summary_to = args.summary_json.as_deref().map(SummaryTo::open).transpose()?;
+    let closing = Closing::of(&args, &environment)?;
     if let Some(dir) = &args.workdir {
         environment.places.cwd = environment.places.cwd.join(dir);
     }
-    let request = request(args, environment)?;
+    let request = request(args, environment, Place::Here)?;
     let workdir = request.workdir.clone();
-    // Before the bottle is made: from then on no signal may end this process without the workspace being put in order,
-    // nor, later, without the terminal being given back. One that comes early reaches the program when it has started.
+    // Before the bottle is made: from then on no signal may end this process without the workspace being put in order.
+    // One that comes early reaches the program when it has started.
     let heard = Heard::from_now_on();
     let mut running = supervisor::start(request).await.map_err(|error| not_ones_own(error, &workdir))?;
-    let program = running.program().to_owned();
-    let stdio = running.take_stdio().expect("the streams of a run are taken once, here");
-    let relay = match stdio {
-        Stdio::Terminal(master) => Relay::terminal(master),
+    let record = running.record().clone();
+    let relay = match running.take_stdio().expect("the streams of a run are taken once, here") {
+        Stdio::Terminal(_) => unreachable!("a run at a terminal has a session"),
         Stdio::Pipes { stdin, stdout, stderr } => Relay::pipes(stdin, stdout, stderr),
     }
     .map_err(|e| Failure::new(Exit::Failed, &e))?;
-    let signals = tokio::spawn(pass_signals(heard, running.control()));
-    let summary = running.wait().await;
+    let signals = tokio::spawn(signals::pass_to(heard, running.control()));
+    let (ended, farewell) = running.ended().await;
     tokio::task::block_in_place(|| relay.finish());
     signals.abort();
-    let summary = summary.map_err(failure)?;
-    if let Some(to) = summary_to {
-        to.write(&summary)?;
-    }
-    if !quiet {
-        eprint!("{}", render(&summary, Palette::stderr()));
-    }
-    if let Ended::NotStarted(code) = summary.ended {
-        eprint!("{}", not_started(&program, code, Palette::stderr()));
-    }
+    let closed = closing.close(&record, &ended, &mut std::io::stderr());
+    farewell.say(&ended).await;
+    let summary = ended.map_err(failure)?;
+    closed?;
+    tell_end(&summary, &record, quiet);
     Ok(summary.ended.shell_code())
 }
 
+/// The end for the person.
+pub fn tell_end(summary: &Summary, record: &RunRecord, quiet: bool) {
+    if !quiet {
+        eprint!("{}{}", render(summary, Palette::stderr()), allow::proposed_diff(summary));
+    }
+    if let Ended::NotStarted(code) = summary.ended {
+        eprint!("{}", not_started(&record.command[0], code, Palette::stderr()));
+        if code == NOT_FOUND {
+            for line in task::where_it_is(&record.command[0], &record.workdir) {
+                eprintln!("{} {line}", Palette::stderr().strong("hint:"));
+            }
+        }
+    }
+}
+
+/// What is done when a run has ended, before anybody is told.
+pub struct Closing {
+    summary_to: Option<SummaryTo>,
+    remove: Option<Home>,
+}
+
+impl Closing {
+    /// Opens what is needed for it. The summary's directory before the bottle can put another in its place.
+    pub fn of(args: &RunArgs, environment: &Environment) -> Result<Closing, Failure> {
+        let summary_to = args.summary_json.as_deref().map(SummaryTo::open).transpose()?;
+        Ok(Closing { summary_to, remove: args.rm.then(|| environment.home.clone()) })
+    }
+
+    /// Writes the summary to where it was asked for, and removes what `--rm` removes.
+    pub fn close(
+        self,
+        record: &RunRecord,
+        ended: &Result<Summary, RunError>,
+        say: &mut dyn std::io::Write,
+    ) -> Result<(), Failure> {
+        let written = match (self.summary_to, ended) {
+            (Some(to), Ok(summary)) => to.write(summary),
+            (Some(_) | None, _) => Ok(()),
+        };
+        if let Some(home) = &self.remove {
+            let names = (BottleName::parse(&record.bottle), RunId::parse(&record.run));
+            if let (Ok(bottle), Ok(run)) = names
+                && let Err(error) = carboy_control::runs::remove_bottle(home, &bottle, &run)
+            {
+                // Of no consequence for the run; the person sees what is still there.
+                let _ = writeln!(say, "carboy: {error}");
+            }
+        }
+        written
+    }
+}
+
+/// A second run in the same directory is nearly always one that was forgotten; with `--rm` it would lose its state.
+fn may_start(request: &RunRequest, another: bool, rm: bool) -> Result<(), Failure> {
+    let live = registry::live_runs(&request.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
+    let bottle = request.effective.bottle.as_str();
+    let same_bottle = || live.iter().map(|live| &live.record).filter(|record| record.bottle == bottle);
+    let refused = |record: &RunRecord, what: &str, hint: String| {
+        Err(Failure::words(Exit::Refused, format!("run {} of bottle {bottle} lives{what}", record.run)).hint(hint))
+    };
+    if let (true, Some(record)) = (rm, same_bottle().next()) {
+        return refused(record, ", and `--rm` would remove its state", "wait for its end, or leave `--rm` out".into());
+    }
+    match same_bottle().find(|record| record.workdir == request.workdir) {
+        Some(record) if !another => refused(
+            record,
+            " in this directory",
+            format!(
+                "`carboy attach {0}` looks in, `carboy exec {0} -- COMMAND` runs one more command there; `--another` starts \
+                 another run that shares its home",
+                record.run
+            ),
+        ),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Why the program did not start, and how to show it to the bottle.
-fn not_started(program: &str, code: u8, palette: Palette) -> String {
+pub fn not_started(program: &str, code: u8, palette: Palette) -> String {
     let name = printable(program);
     let (error, hint) = (palette.bad("error:"), palette.strong("hint:"));
     if code != NOT_FOUND {
@@ -93,7 +183,7 @@ fn only_root(user: Option<&str>) -> Result<(), Failure> {
 }
 
 /// A bottle that could not be made in a directory of somebody else: that is the reason, and nothing that `doctor` knows.
-fn not_ones_own(error: RunError, workdir: &Path) -> Failure {
+pub fn not_ones_own(error: RunError, workdir: &Path) -> Failure {
     use rustix::fs::Access;
     let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     if let (RunError::Launch(_), Err(e)) = (&error, rustix::fs::access(workdir, all)) {
@@ -118,12 +208,16 @@ fn meant_the_bottle(failure: Failure, args: &RunArgs, environment: &Environment)
     }
 }
 
-fn request(args: RunArgs, environment: Environment) -> Result<RunRequest, Failure> {
+pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<RunRequest, Failure> {
     let places = environment.places.clone();
     let manifest_request = Request { agent: args.agent.clone(), bottles: args.bottles.clone(), places };
     let answer = if args.trust { trust::Answer::Yes } else { trust::Answer::Ask };
-    let effective = trust::load(&manifest_request, &environment.home, answer)
+    let mut effective = trust::load(&manifest_request, &environment.home, answer)
         .map_err(|failure| meant_the_bottle(failure, &args, &environment))?;
+    crate::ports::add_flags(&args, &environment, &mut effective)?;
+    if args.overlay {
+        effective.workspace = carboy_manifest::Workspace::Overlay;
+    }
     for warning in effective.warnings.iter() {
         eprintln!("{warning}");
     }
@@ -138,30 +232,48 @@ fn request(args: RunArgs, environment: Environment) -> Result<RunRequest, Failur
         None => None,
     };
     let env_set = variables(&effective, &env)?;
-    let terminal = !args.no_tty && terminal::is_interactive();
-    let (rows, cols) = terminal::window();
-    let stdio = if terminal { StdioMode::Terminal { rows, cols } } else { StdioMode::Pipes };
+    let task = task::of(args.task.as_deref())?;
+    let (stdio, first) = streams(place, args.no_tty);
+    let keep = if args.no_output { Keep::Nothing } else { Keep::Output };
     let audit_key = environment.audit_key()?;
-    Ok(RunRequest {
+    let request = RunRequest {
         home: environment.home,
         places: environment.places,
         effective,
         command: args.command,
+        task,
         workdir,
         env_set,
         env,
         binds,
         host_ids,
         stdio,
-        terminal: terminal.then(|| std::env::var("TERM").unwrap_or_else(|_| "xterm".into())),
+        terminal: (stdio != StdioMode::Pipes).then(|| std::env::var("TERM").unwrap_or_else(|_| "xterm".into())),
         lookup: environment.lookup,
         files: Arc::new(DiskFiles),
+        learning: if args.learn { Learning::On } else { Learning::Off },
         audit_key,
         tell: Arc::new(|text| {
             // The terminal may be raw: a carriage return brings the cursor back.
             eprint!("\r\ncarboy: {}\r\n", text.replace('\n', "\r\n"));
         }),
-    })
+        streaming: match place {
+            Place::Here => Streaming::Direct,
+            Place::Apart(_) => Streaming::Session { first, keep, started_at: terminal::name() },
+        },
+    };
+    may_start(&request, args.another, args.rm)?;
+    Ok(request)
+}
+
+/// How the program's streams are connected, and who looks on at the start.
+fn streams(place: Place, no_tty: bool) -> (StdioMode, First) {
+    let terminal = |(rows, cols)| StdioMode::Terminal { rows, cols };
+    match place {
+        Place::Apart(Some(window)) => (terminal(window), First::Awaited),
+        Place::Apart(None) if !no_tty => (terminal(NOBODYS_WINDOW), First::Nobody),
+        Place::Apart(None) | Place::Here => (StdioMode::Pipes, First::Nobody),
+    }
 }
 
 /// The provider's and the bottle's variables. M18: a `?` variable is asked for, or given with `--env`.
@@ -182,7 +294,7 @@ fn variables(effective: &Effective, flags: &[(String, String)]) -> Result<BTreeM
     Ok(values)
 }
 
-fn variable(spec: &str) -> Result<(String, String), Failure> {
+pub fn variable(spec: &str) -> Result<(String, String), Failure> {
     let (name, value) = match spec.split_once('=') {
         Some((name, value)) => (name, value.to_owned()),
         None => {
@@ -224,131 +336,6 @@ fn bind(spec: &str, cwd: &Path) -> Result<Bind, Failure> {
     Ok(Bind { source, target, access })
 }
 
-/// The signals that concern a run; `None` is one that stays ignored.
-struct Heard {
-    resized: Option<Signal>,
-    interrupt: Option<Signal>,
-    terminate: Option<Signal>,
-    hangup: Option<Signal>,
-}
-
-impl Heard {
-    fn from_now_on() -> Heard {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let hear = |kind| {
-            let heard = !ignored(&status, kind);
-            heard.then(|| signal(kind).expect("a signal handler can be set for every signal named here"))
-        };
-        Heard {
-            resized: hear(SignalKind::window_change()),
-            interrupt: hear(SignalKind::interrupt()),
-            terminate: hear(SignalKind::terminate()),
-            hangup: hear(SignalKind::hangup()),
-        }
-    }
-}
-
-async fn pass_signals(mut heard: Heard, control: Control) {
-    let mut asked = false;
-    loop {
-        tokio::select! {
-            () = next(&mut heard.resized) => {
-                let (rows, cols) = terminal::window();
-                control.resize(rows, cols);
-            }
-            // In raw mode Ctrl-C is a byte that the bottle's own terminal turns into a signal; this one comes from pipes.
-            () = next(&mut heard.interrupt) => {
-                if asked { control.kill() } else { control.signal(rustix::process::Signal::INT.as_raw()) }
-                asked = true;
-            }
-            () = next(&mut heard.terminate) => {
-                if asked { control.kill() } else { control.stop() }
-                asked = true;
-            }
-            () = next(&mut heard.hangup) => control.stop(),
-        }
-    }
-}
-
-/// Was carboy started with this signal ignored? `nohup` and a script's `&` mean that it stays so.
-fn ignored(status: &str, kind: SignalKind) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
-    mask & 1 << (kind.as_raw_value() - 1) != 0
-}
-
-async fn next(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
-    }
-}
-
-/// Where `--summary-json` goes. The place may lie in the workspace, so the file there at the end may be the bottle's:
-/// a link to `~/.bashrc`, or a named pipe that nobody reads. It is replaced, never opened.
-enum SummaryTo {
-    StandardError,
-    /// A device or a pipe of the person's (`/dev/fd/63`).
-    Open(PathBuf, std::fs::File),
-    File {
-        path: PathBuf,
-        directory: OwnedFd,
-        name: OsString,
-    },
-}
-
-impl SummaryTo {
-    fn open(path: &Path) -> Result<SummaryTo, Failure> {
-        if path == Path::new("-") {
-            return Ok(SummaryTo::StandardError);
-        }
-        let usage = |e: std::io::Error| Failure::words(Exit::Usage, format!("--summary-json {}: {e}", path.display()));
-        let is_file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file() || meta.is_dir());
-        if path.exists() && !is_file {
-            // Without waiting: a named pipe without a reader is an error and not a wait for one.
-            let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| usage(e.into()))?;
-            rustix::io::ioctl_fionbio(&file, false).map_err(|e| usage(e.into()))?;
-            return Ok(SummaryTo::Open(path.to_owned(), file.into()));
-        }
-        let path = std::path::absolute(path).map_err(usage)?;
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(usage(std::io::ErrorKind::IsADirectory.into()));
-        };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(parent, flags, Mode::empty()).map_err(|e| usage(e.into()))?;
-        Ok(SummaryTo::File { name: name.to_owned(), path, directory })
-    }
-
-    fn write(self, summary: &Summary) -> Result<(), Failure> {
-        let mut text = serde_json::to_string(summary).map_err(|e| Failure::new(Exit::Failed, &e))?;
-        text.push('\n');
-        let (path, written) = match self {
-            SummaryTo::StandardError => {
-                eprint!("{text}");
-                return Ok(());
-            }
-            SummaryTo::Open(path, mut file) => (path, file.write_all(text.as_bytes())),
-            SummaryTo::File { path, directory, name } => (path, replace(&directory, &name, text.as_bytes())),
-        };
-        written
-            .map_err(|e| Failure::words(Exit::Failed, format!("cannot write the summary to {}: {e}", path.display())))
-    }
-}
-
-/// Puts a new file under this name in one step, whatever has the name now.
-fn replace(directory: &OwnedFd, name: &OsStr, content: &[u8]) -> std::io::Result<()> {
-    let draft = format!(".carboy-summary-{}", std::process::id());
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = std::fs::File::from(rustix::fs::openat(directory, &draft, flags, Mode::from_raw_mode(0o644))?);
-    let renamed = file.write_all(content).and_then(|()| Ok(rustix::fs::renameat(directory, &draft, directory, name)?));
-    if renamed.is_err() {
-        // Of no use any more.
-        let _ = rustix::fs::unlinkat(directory, &draft, rustix::fs::AtFlags::empty());
-    }
-    renamed
-}
-
 /// The summary for people.
 pub fn render(summary: &Summary, palette: Palette) -> String {
     use std::fmt::Write as _;
@@ -376,21 +363,21 @@ pub fn render(summary: &Summary, palette: Palette) -> String {
         report::bytes(summary.bytes_in)
     );
     for refused in &summary.refusals {
-        let _ = writeln!(out, "  refused    {} × {}: {}", refused.count, palette.bad(refused.reason), refused.what);
+        let _ = writeln!(out, "  refused    {} × {}: {}", refused.count, palette.bad(&refused.reason), refused.what);
         for example in &refused.examples {
             let _ = writeln!(out, "             {}", printable(&example.detail_or_host()));
-            if let Some(allow) = &example.allow {
-                let _ = writeln!(
-                    out,
-                    "               {} {}",
-                    palette.faint("to allow:"),
-                    palette.strong(&printable(allow))
-                );
-            }
+            let (label, command) = match &example.allow {
+                Some(allow) => ("to allow:", allow.clone()),
+                None => ("explained:", format!("carboy explain {}", example.id)),
+            };
+            let _ = writeln!(out, "               {} {}", palette.faint(label), palette.strong(&printable(&command)));
         }
         if refused.examples.iter().all(|e| e.allow.is_none()) {
             let _ = writeln!(out, "               {} {}", palette.faint("next:"), refused.next);
         }
+    }
+    for port in &summary.ports {
+        let _ = writeln!(out, "  {:<10} {}", port.key, report::port(port));
     }
     for found in &summary.findings {
         let _ = writeln!(out, "  found      {} × {}", found.count, palette.warn(&printable(&found.rule)));
@@ -398,7 +385,18 @@ pub fn render(summary: &Summary, palette: Palette) -> String {
     for changed in &summary.quarantined {
         let _ = writeln!(out, "  put back   {}", palette.warn(&printable(changed)));
     }
+    for (i, found) in summary.noticed.iter().enumerate() {
+        let label = if i == 0 { "beware" } else { "" };
+        let _ = writeln!(out, "  {label:<10} {}", palette.warn(&printable(found)));
+    }
+    if let Some(workspace) = &summary.overlay {
+        let look = palette.strong(&format!("carboy bottle diff {}", summary.bottle));
+        let _ = writeln!(out, "  overlay    changes of {} wait: {look}", printable(workspace));
+    }
     let _ = writeln!(out, "  log        carboy logs {}", summary.run);
+    if let Some(proposed) = &summary.proposed {
+        out.push_str(&report::proposed(proposed, palette));
+    }
     out
 }
 
@@ -407,61 +405,21 @@ pub fn failure(error: RunError) -> Failure {
     match &error {
         RunError::Manifest(diagnostics) => Failure::diagnostics(Exit::Config, diagnostics),
         RunError::Show(_) | RunError::SecretInside { .. } => Failure::new(Exit::Refused, &error),
+        RunError::Port(_) => Failure::new(Exit::Config, &error),
+        RunError::Workspace(WorkspaceError::Busy { .. } | WorkspaceError::LayerInUse { .. }) => {
+            Failure::new(Exit::Refused, &error)
+        }
+        RunError::Workspace(_) => Failure::new(Exit::Failed, &error),
         RunError::Launch(_) => {
             Failure::new(Exit::HostNotCapable, &error).hint("`carboy doctor` says what this machine can give")
         }
         RunError::Vault(_) | RunError::Secret(_) => Failure::new(Exit::Config, &error),
-        RunError::Home(_) | RunError::Authority(_) | RunError::Audit(_) | RunError::System { .. } => {
+        RunError::Image(ImageError::Refused { .. }) => Failure::new(Exit::Refused, &error),
+        RunError::Image(ImageError::Interrupted) => Failure::new(Exit::Failed, &error),
+        RunError::Image(_) => Failure::new(Exit::Config, &error),
+        RunError::Seed(_)
+        | RunError::Home(_) | RunError::Authority(_) | RunError::Audit(_) | RunError::System { .. } => {
             Failure::new(Exit::Failed, &error)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn summary() -> Summary {
-        Summary {
-            run: "r-1".into(),
-            bottle: "b".into(),
-            ended: Ended::Code(0),
-            duration_ms: 1,
-            tier: "T1".into(),
-            requests: 0,
-            bytes_out: 0,
-            bytes_in: 0,
-            refusals: vec![],
-            findings: vec![],
-            quarantined: vec![],
-            audit_head: String::new(),
-        }
-    }
-
-    #[test]
-    fn a_link_or_a_pipe_that_the_bottle_left_in_the_summarys_place_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let (victim, at) = (dir.path().join("bashrc"), dir.path().join("reports"));
-        std::fs::write(&victim, "mine").unwrap();
-        std::fs::create_dir(&at).unwrap();
-        let path = at.join("summary.json");
-        for leave in ["link", "pipe"] {
-            let to = SummaryTo::open(&path).ok().unwrap();
-            let _ = std::fs::remove_file(&path);
-            match leave {
-                "link" => std::os::unix::fs::symlink(&victim, &path).unwrap(),
-                _ => rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap(),
-            }
-            to.write(&summary()).ok().unwrap();
-            assert_eq!(std::fs::read_to_string(&victim).unwrap(), "mine");
-            assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
-        }
-        // A directory that was exchanged for a link does not lead elsewhere.
-        let to = SummaryTo::open(&path).ok().unwrap();
-        let elsewhere = tempfile::tempdir().unwrap();
-        std::fs::rename(&at, dir.path().join("moved")).unwrap();
-        std::os::unix::fs::symlink(elsewhere.path(), &at).unwrap();
-        to.write(&summary()).ok().unwrap();
-        assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 }

@@ -1,25 +1,30 @@
-//! `carboy ps`, `logs` and `stop`: runs that live, and what they did.
+//! `carboy ps` and `stop`: runs that live, and those that have ended and are kept.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use carboy_control::log::{self, Query};
-use carboy_control::registry::{self, Answer, Question};
+use carboy_control::registry::{self, Answer, Question, RunRecord};
 use carboy_control::supervisor::STOP_GRACE;
 use carboy_core::ports::Clock;
 
-use crate::args::{JsonFlag, LogsArgs, StopArgs};
-use crate::audit::failed;
+use crate::args::{PsArgs, StopArgs};
 use crate::environment::Environment;
-use crate::print;
 use crate::report::{self, Exit, Failure, Palette, printable};
+use crate::{print, watching};
+
+/// How long `stop` waits for an end: the grace, and what it takes to put everything in order.
+const STOP_WAIT_MAX: Duration = Duration::from_secs(STOP_GRACE.as_secs() + 10);
 
 fn live(environment: &Environment) -> Result<Vec<Answer>, Failure> {
     registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))
 }
 
 /// Lists runs that live.
-pub fn ps(args: &JsonFlag, environment: &Environment) -> Result<u8, Failure> {
+pub fn ps(args: &PsArgs, environment: &Environment) -> Result<u8, Failure> {
     let runs = live(environment)?;
+    if args.all {
+        return all(&runs, args.json, environment);
+    }
     if args.json {
         let text = serde_json::to_string(&runs).map_err(|e| Failure::new(Exit::Failed, &e))?;
         return print(format!("{text}\n").as_bytes());
@@ -50,39 +55,55 @@ pub fn ps(args: &JsonFlag, environment: &Environment) -> Result<u8, Failure> {
             report::bytes(run.bytes_in),
             printable(&run.record.command.join(" ")),
         );
+        for port in &run.ports {
+            let _ = writeln!(out, "{:<11} {}", "", palette.faint(&format!("{} {}", port.key, report::port(port))));
+        }
     }
     print(out.as_bytes())
 }
 
-/// Shows what a run asked for.
-pub fn logs(args: &LogsArgs, environment: &Environment) -> Result<u8, Failure> {
-    let path = environment.home.audit_log();
-    let query = match &args.target {
-        Some(target) if target.starts_with("r-") => Query { run: Some(target.clone()), ..Query::default() },
-        Some(target) => Query { bottle: Some(target.clone()), ..Query::default() },
-        None => {
-            let starts = Query { event_type: Some("run".into()), limit: Some(1), ..Query::default() };
-            let last = log::query(&path, &starts).map_err(failed)?.entries.pop();
-            let run = last.and_then(|entry| entry.text("run").map(str::to_owned));
-            Query {
-                run: Some(run.ok_or_else(|| Failure::words(Exit::Found, "no run is in the log yet"))?),
-                ..Query::default()
-            }
-        }
+/// Lists runs that live and those that are kept.
+fn all(live: &[Answer], json: bool, environment: &Environment) -> Result<u8, Failure> {
+    let past = carboy_control::runs::past(&environment.home);
+    if json {
+        let object = serde_json::json!({ "live": live, "ended": past });
+        return print(format!("{object}\n").as_bytes());
+    }
+    if live.is_empty() && past.is_empty() {
+        eprintln!("nothing runs, and nothing has run yet");
+        return Ok(0);
+    }
+    let palette = Palette::stdout();
+    let now = carboy_control::clock::SystemClock.now_ms();
+    let mut out = palette.strong(&format!(
+        "{:<11} {:<16} {:<10} {:>5} {:<19} {:>12}  {}\n",
+        "RUN", "BOTTLE", "STATE", "CODE", "STARTED", "TOOK", "COMMAND"
+    ));
+    let mut row = |record: &RunRecord, state: &str, code: &str, took: &str| {
+        let started = report::local_time(record.started_ms, now);
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "{:<11} {:<16} {state:<10} {code:>5} {started:<19} {took:>12}  {}",
+            record.run,
+            record.bottle,
+            printable(&record.command.join(" ")),
+        );
     };
-    let mut answer = log::query(&path, &query).map_err(failed)?;
-    if answer.entries.is_empty() {
-        let target = args.target.as_deref().unwrap_or_default();
-        return Err(Failure::words(Exit::Found, format!("the log has nothing of `{target}`"))
-            .hint("`carboy ps` lists runs that live, `carboy audit query --type run` all of them"));
-    }
-    if args.refused {
-        answer.entries.retain(|entry| !matches!(entry.text("result"), Some("allowed" | "done")));
-        if answer.entries.is_empty() {
-            eprintln!("nothing was refused");
+    for ended in &past {
+        match &ended.summary {
+            Some(summary) => {
+                let code = summary.ended.shell_code().to_string();
+                row(&ended.record, "ended", &code, &report::duration(summary.duration_ms));
+            }
+            None => row(&ended.record, "lost", "-", "-"),
         }
     }
-    crate::audit::show(&answer.entries, args.json)
+    for run in live {
+        let took = report::duration(now.saturating_sub(run.record.started_ms));
+        row(&run.record, &run.state, "-", &took);
+    }
+    print(out.as_bytes())
 }
 
 /// Ends runs.
@@ -104,14 +125,24 @@ pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
     }
     let question = if args.kill { Question::Kill } else { Question::Stop };
     for run in &runs {
-        registry::ask(&run.record, question).map_err(|e| Failure::new(Exit::Failed, &e))?;
-        let how = match question {
-            Question::Kill => "is being killed".to_owned(),
-            Question::Stop | Question::Status => {
-                format!("was asked to end; what is left after {} s is killed", STOP_GRACE.as_secs())
-            }
+        registry::ask(&run.record, &question).map_err(watching::failed)?;
+        let how = if args.kill {
+            "is being killed".to_owned()
+        } else {
+            format!("was asked to end; what is left after {} s is killed", STOP_GRACE.as_secs())
         };
         eprintln!("{} of bottle {} {how}", run.record.run, run.record.bottle);
     }
-    Ok(0)
+    if args.no_wait {
+        return Ok(0);
+    }
+    let mut code = 0;
+    for run in &runs {
+        // The grace of each runs from the moment it was asked: together they take hardly longer than one.
+        if !watching::has_ended_within(&run.record, STOP_WAIT_MAX) {
+            eprintln!("{} has not ended within {} s; `carboy stop --kill {0}`", run.record.run, STOP_WAIT_MAX.as_secs());
+            code = Exit::Found as u8;
+        }
+    }
+    Ok(code)
 }

@@ -1,16 +1,18 @@
-//! The person's terminal, joined to the program's streams in the bottle.
+//! The person's terminal: questions, raw mode, its window. And this process's pipes, joined to a program's.
 //!
 //! ```text
-//! pseudo-terminal:  stdin ──► master      pipes:  stdin ──► program's stdin
-//!                   stdout ◄── master             stdout/stderr ◄── program's
+//! stdin ──► program's stdin      stdout/stderr ◄── program's
 //! ```
 //!
 //! Raw mode is left again whatever happens, also on a panic. *Must never* hand a descriptor of the host into the
 //! bottle: everything is copied.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -22,6 +24,15 @@ const COPY_BYTES: usize = 64 * 1024;
 /// Is there a person at both ends?
 pub fn is_interactive() -> bool {
     rustix::termios::isatty(std::io::stdin()) && rustix::termios::isatty(std::io::stdout())
+}
+
+/// The path of this process's terminal, when standard error is one.
+pub fn name() -> Option<PathBuf> {
+    if !rustix::termios::isatty(std::io::stderr()) {
+        return None;
+    }
+    let name = rustix::termios::ttyname(std::io::stderr(), Vec::new()).ok()?;
+    Some(PathBuf::from(OsStr::from_bytes(name.as_bytes())))
 }
 
 /// Rows and columns of the window; 24 × 80 where the terminal does not say.
@@ -88,26 +99,9 @@ impl Drop for RawMode {
 pub struct Relay {
     outputs: Vec<JoinHandle<()>>,
     input_stop: OwnedFd,
-    _raw: Option<RawMode>,
 }
 
 impl Relay {
-    /// Joins the terminal to a pseudo-terminal's master.
-    pub fn terminal(master: OwnedFd) -> std::io::Result<Relay> {
-        let raw = RawMode::enter()?;
-        let input = File::from(master.try_clone()?);
-        let (input_stop, stopped) = rustix::pipe::pipe()?.into_stop_pair();
-        std::thread::spawn(move || copy_input(input, &stopped));
-        let outputs = vec![std::thread::spawn(move || {
-            let mut master = File::from(master);
-            if let Copied::NobodyReads = copy(&mut master, std::io::stdout()) {
-                // The window has gone and its hang-up is on the way: the program is not blocked until then.
-                to_nowhere(&mut master);
-            }
-        })];
-        Ok(Relay { outputs, input_stop, _raw: Some(raw) })
-    }
-
     /// Joins the standard streams to three pipes.
     pub fn pipes(stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> std::io::Result<Relay> {
         let (input_stop, stopped) = rustix::pipe::pipe()?.into_stop_pair();
@@ -120,10 +114,10 @@ impl Relay {
                 copy(&mut File::from(stderr), std::io::stderr());
             }),
         ];
-        Ok(Relay { outputs, input_stop, _raw: None })
+        Ok(Relay { outputs, input_stop })
     }
 
-    /// Waits until the program's output is copied to its end, then gives the terminal back.
+    /// Waits until the program's output is copied to its end.
     pub fn finish(self) {
         drop(self.input_stop);
         for output in self.outputs {
@@ -144,35 +138,22 @@ impl IntoStopPair for (OwnedFd, OwnedFd) {
     }
 }
 
-/// Why copying ended.
-enum Copied {
-    /// The source has ended.
-    All,
-    /// Our own output's reader has gone (`| head`).
-    NobodyReads,
-}
-
-/// Copies until one side ends. A pseudo-terminal whose last user has gone says EIO, which is its end of file. A pipe
-/// is to be closed when nobody reads: the program then meets SIGPIPE, as it would without a bottle around it.
-fn copy(from: &mut File, mut to: impl Write) -> Copied {
+/// Copies until one side ends. The pipe is closed when nobody reads (`| head`): the program then meets SIGPIPE, as it
+/// would without a bottle around it.
+fn copy(from: &mut File, mut to: impl Write) {
     let mut buffer = vec![0; COPY_BYTES];
     loop {
         match from.read(&mut buffer) {
-            Ok(0) => return Copied::All,
+            Ok(0) => return,
             Ok(n) => {
                 if to.write_all(&buffer[..n]).and_then(|()| to.flush()).is_err() {
-                    return Copied::NobodyReads;
+                    return;
                 }
             }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return Copied::All,
+            Err(_) => return,
         }
     }
-}
-
-fn to_nowhere(from: &mut File) {
-    let mut buffer = vec![0; COPY_BYTES];
-    while matches!(from.read(&mut buffer), Ok(n) if n > 0) {}
 }
 
 /// Copies standard input until it ends or the run does. The wait is a poll, so that no read of the terminal is

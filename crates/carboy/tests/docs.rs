@@ -27,24 +27,31 @@ fn the_page_of_refusals_lists_every_reason() {
     // H7
     let mut page = String::from(
         "# Refusals\n\nEvery reason for which carboy refuses something. The code is stable: it stands in the answer to the agent \
-         (`x-carboy-reason`, and in the body), in the log (`details.reason`) and in the summary of a run. The answer also carries an id, \
-         `d-` and eight hex digits, under which the log has the refusal.\n\nThe status is the one that an ordinary client gets; a client of a \
-         model that would retry or hide the text gets 400 for a final refusal (see `carboy-wire`, `denial::status`). A refused name is not \
-         answered by HTTP but by NXDOMAIN, with an extended error (RFC 8914) where the query allows one.\n\n\
-         | code | status | decided by | what happened | the agent can | the operator can |\n|---|---|---|---|---|---|\n",
+         (`x-carboy-reason`, and in the body), in the log (`details.reason`) and in the summary of a run. Beside it stands an id, \
+         `x-` and six characters: `carboy explain ID` says what was asked, which part of which route did not fit, how it would be decided \
+         now, and what would allow it; `carboy allow ID` opens exactly that. [allowing.md](allowing.md) is about both.\n\nThe status is the \
+         one that an ordinary client gets; a client of a model that would retry or hide the text gets 400 for a final refusal (see \
+         `carboy-wire`, `denial::status`). A refused name is not answered by HTTP but by NXDOMAIN, with an extended error (RFC 8914) where the \
+         query allows one.\n",
     );
     for reason in Reason::ALL {
         page.push_str(&format!(
-            "| `{}` | {} | {:?} | {} | {} | {} |\n",
+            "\n## {}\n\n{}. Status {}, decided by {:?}.\n\n* The agent can: {}.\n* The operator can: {}.\n",
             reason.code(),
+            first_capital(reason.what()),
             reason.http_status(),
             reason.layer(),
-            reason.what(),
             reason.agent_step(),
             reason.operator_step()
         ));
     }
     compare("docs/refusals.md", &page);
+}
+
+/// A clause as a sentence's beginning.
+fn first_capital(clause: &str) -> String {
+    let mut chars = clause.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
 #[test]
@@ -103,6 +110,7 @@ fn the_help_of_every_command_is_the_reference() {
         "run",
         "ps",
         "logs",
+        "explain",
         "allow",
         "stop",
         "audit",
@@ -110,6 +118,7 @@ fn the_help_of_every_command_is_the_reference() {
         "audit tail",
         "audit query",
         "check",
+        "uninstall",
     ];
     for command in commands {
         let mut arguments: Vec<&str> = command.split_whitespace().collect();

@@ -32,11 +32,12 @@ fn help_of_run_has_every_flag_and_exit_code() {
 
 #[test]
 fn help_of_every_other_command() {
-    let commands: [&[&str]; 15] = [
+    let commands: [&[&str]; 17] = [
         &["tour"],
         &["doctor"],
         &["ps"],
         &["logs"],
+        &["explain"],
         &["allow"],
         &["stop"],
         &["audit"],
@@ -48,6 +49,7 @@ fn help_of_every_other_command() {
         &["check"],
         &["completions"],
         &["man"],
+        &["uninstall"],
     ];
     let all: Vec<String> =
         commands.iter().map(|command| format!("$ carboy {} --help\n{}", command.join(" "), help(command))).collect();

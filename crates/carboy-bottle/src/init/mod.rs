@@ -2,18 +2,21 @@
 //!
 //! ```text
 //! adopt descriptors → network → root file system → Ready ─▶ supervisor: "Start" ─▶ fork + exec the program
-//!                     (sockets out)  (privileges dropped)                          reap until it ends
+//!                     (sockets out)  (privileges dropped)                          watch until it ends
 //! ```
 //!
 //! *Architecture invariants:* init is single-threaded; it holds no secret, no descriptor of the host but the control
 //! socket, and after `confine` no privilege. It cannot be traced or read from inside (not dumpable).
 
 mod confine;
+mod connect;
+mod image;
 mod netlink;
 mod network;
 mod nft;
 mod program;
 mod root;
+mod watch;
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -60,7 +63,7 @@ fn run(numbers: &[i32]) -> i32 {
     let [control, spec, mounts @ ..] = numbers else { return 2 };
     let (Some(control), Some(spec)) = (process::adopt(*control), process::adopt(*spec)) else { return 2 };
     match set_up(&control, spec, mounts) {
-        Ok(ready) => program::supervise(&control, ready),
+        Ok(ready) => watch::supervise(&control, ready),
         Err(error) => {
             let errno = error.source.raw_os_error();
             let step = if errno.is_some() { error.step } else { format!("{}: {}", error.step, error.source) };
@@ -84,7 +87,7 @@ fn set_up(control: &OwnedFd, spec: OwnedFd, inherited: &[i32]) -> Result<Ready, 
     let (spec, contents) = step("read the bottle's description", read_spec(spec))?;
     let inherited = inherited.iter().map(|number| (*number, process::adopt(*number))).collect();
 
-    let captured = network::set_up(spec.capture.into(), &spec.route_ports)?;
+    let captured = network::set_up(spec.capture.into(), &spec.route_ports, &spec.inside_ports)?;
     let sockets: Vec<BorrowedFd<'_>> = captured.sockets.iter().map(AsFd::as_fd).collect();
     let t1 = captured.tier == carboy_core::plan::CaptureTier::T1;
     let message = FromInit::Sockets { t1, sockets: captured.roles };

@@ -30,7 +30,7 @@ pub struct Captured {
 
 /// Sets everything up, before the root file system changes (it writes below the host's `/proc/sys/net`, which
 /// is the caller's own network namespace there).
-pub fn set_up(policy: CapturePolicy, route_ports: &[u16]) -> Result<Captured, SetupError> {
+pub fn set_up(policy: CapturePolicy, route_ports: &[u16], inside_ports: &[u16]) -> Result<Captured, SetupError> {
     let families = bring_up()?;
     step("allow low ports inside", std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"))?;
     let tier = match policy {
@@ -58,7 +58,16 @@ pub fn set_up(policy: CapturePolicy, route_ports: &[u16]) -> Result<Captured, Se
         }
     };
     ports.push((DNS_PORT, SocketRole::Dns));
-    open_sockets(tier, &families, &ports)
+    let mut captured = open_sockets(tier, &families, &ports)?;
+    for port in inside_ports {
+        for family in &families {
+            let opened = listener(SocketAddr::new(loopback(*family), *port));
+            let step_name = format!("listen on the bottle's own port {port} for `forward: {port}`");
+            captured.sockets.push(step(&step_name, opened)?);
+            captured.roles.push(Socket { role: SocketRole::Inside(*port), v6: *family == Family::V6 });
+        }
+    }
+    Ok(captured)
 }
 
 fn open_sockets(tier: CaptureTier, families: &[Family], ports: &[(u16, SocketRole)]) -> Result<Captured, SetupError> {
@@ -66,7 +75,7 @@ fn open_sockets(tier: CaptureTier, families: &[Family], ports: &[(u16, SocketRol
     for family in families {
         for (port, role) in ports {
             let opened = match role {
-                SocketRole::Redirected | SocketRole::Port(_) => listener(*family, *port),
+                SocketRole::Redirected | SocketRole::Port(_) | SocketRole::Inside(_) => listener(everywhere(*family, *port)),
                 SocketRole::Dns => dns_socket(*family, *port),
             };
             captured.sockets.push(step("open the capture sockets", opened)?);
@@ -133,10 +142,18 @@ fn everywhere(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(address, port)
 }
 
+fn loopback(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    }
+}
+
 // Neither SO_REUSEADDR nor SO_REUSEPORT is ever set: a process inside could share the port and take connections.
-fn listener(family: Family, port: u16) -> io::Result<OwnedFd> {
+fn listener(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
     let socket = unbound(family, SocketType::STREAM)?;
-    bind(&socket, &everywhere(family, port))?;
+    bind(&socket, &address)?;
     listen(&socket, BACKLOG)?;
     Ok(socket)
 }

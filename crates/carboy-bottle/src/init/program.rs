@@ -1,21 +1,23 @@
-//! The program: its standard streams, its start, and the wait for its end.
+//! A program inside, the first or a further one: its standard streams and its start.
+//!
+//! *Must never* give one more than another: both go through [`start`], in a process that has already given everything up.
 
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitOptions, setsid};
+use rustix::process::{Pid, setsid};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::{Ready, SetupError, step};
+use super::{SetupError, step};
 use crate::sys::process::{self, Forked};
-use crate::wire::{self, FromInit, InitSpec, Stdio, ToInit};
+use crate::wire::{InitSpec, Stdio};
 
 /// The inside ends.
 pub enum Streams {
@@ -56,82 +58,57 @@ pub fn streams(mode: Stdio) -> Result<(Streams, Vec<OwnedFd>), SetupError> {
     }
 }
 
-/// Waits for the word, starts the program, reaps until it ends. Gives init's own exit code; when init goes, the
-/// kernel kills whatever the program left behind.
-pub fn supervise(control: &OwnedFd, ready: Ready) -> i32 {
-    let Ok(signals) = process::child_signals() else { return 1 };
-    loop {
-        match wire::receive::<ToInit>(control) {
-            Ok(Some((ToInit::Start, _))) => break,
-            Ok(Some((ToInit::Signal(_), _))) => {}
-            Ok(None) | Err(_) => return 1,
-        }
-    }
-    let program = match start(&ready.spec, &ready.streams) {
-        Ok(program) => program,
-        Err(error) => {
-            let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            let _ = wire::send(control, &FromInit::NotStarted { errno }, &[]);
-            return 1;
-        }
-    };
-    drop(ready);
-    reap_until(control, &signals, program)
+/// What is executed, and where.
+pub struct Program<'a> {
+    /// Program and arguments.
+    pub command: &'a [String],
+    /// Its whole environment.
+    pub env: &'a [(String, String)],
+    /// Where it starts.
+    pub workdir: &'a Path,
 }
 
-fn reap_until(control: &OwnedFd, signals: &OwnedFd, program: Pid) -> i32 {
-    loop {
-        let mut watched = [PollFd::new(control, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
-        if poll(&mut watched, None).is_err() {
-            continue;
+/// A process between its fork and its exec.
+pub struct Starting {
+    /// The process; its own session and group leader as soon as it has executed.
+    pub pid: Pid,
+    failed: OwnedFd,
+}
+
+impl Starting {
+    /// `None` while it has neither executed nor failed. Never waits: a program inside could stop the process here.
+    pub fn settled(&self) -> Option<io::Result<()>> {
+        let mut errno = [0_u8; 4];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.failed, &mut errno)) {
+            Ok(4) => Some(Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))),
+            // The exec closed the other end, or the process was killed before it: then its end tells.
+            Ok(_) => Some(Ok(())),
+            Err(Errno::AGAIN) => None,
+            Err(error) => Some(Err(error.into())),
         }
-        let (asked, ended) = (!watched[0].revents().is_empty(), !watched[1].revents().is_empty());
-        if ended {
-            let mut drained = [0_u8; 1024];
-            let _ = rustix::io::read(signals, &mut drained);
-            while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-                if pid == program {
-                    let (code, signal) = (status.exit_status(), status.terminating_signal());
-                    let _ = wire::send(control, &FromInit::Exited { code, signal }, &[]);
-                    return 0;
-                }
-            }
-        }
-        if asked {
-            match wire::receive::<ToInit>(control) {
-                Ok(Some((ToInit::Signal(signal), _))) => {
-                    let _ = process::kill(-program.as_raw_nonzero().get(), signal);
-                }
-                Ok(Some((ToInit::Start, _))) => {}
-                // The supervisor is gone: so is the bottle.
-                Ok(None) | Err(_) => return 1,
-            }
-        }
+    }
+
+    /// Becomes readable when [`Starting::settled`] has something to say.
+    pub fn news(&self) -> &OwnedFd {
+        &self.failed
     }
 }
 
-fn start(spec: &InitSpec, streams: &Streams) -> io::Result<Pid> {
-    let (failed, failing) = pipe_with(PipeFlags::CLOEXEC)?;
+/// Forks; the child confines itself to what the program may use and executes it.
+pub fn start(spec: &InitSpec, program: &Program<'_>, streams: &Streams) -> io::Result<Starting> {
+    let (failed, failing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     match process::fork()? {
         Forked::Child => {
-            let Err(error) = become_program(spec, streams);
+            let Err(error) = become_program(spec, program, streams);
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             let _ = rustix::io::write(&failing, &errno.to_ne_bytes());
             process::exit_now(127)
         }
-        Forked::Parent(pid) => {
-            drop(failing);
-            let mut errno = [0_u8; 4];
-            match rustix::io::retry_on_intr(|| rustix::io::read(&failed, &mut errno)) {
-                Ok(4) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
-                Ok(_) => Ok(pid),
-                Err(error) => Err(error.into()),
-            }
-        }
+        Forked::Parent(pid) => Ok(Starting { pid, failed }),
     }
 }
 
-fn become_program(spec: &InitSpec, streams: &Streams) -> io::Result<Infallible> {
+fn become_program(spec: &InitSpec, program: &Program<'_>, streams: &Streams) -> io::Result<Infallible> {
     setsid()?;
     match streams {
         Streams::Terminal(slave) => {
@@ -153,9 +130,9 @@ fn become_program(spec: &InitSpec, streams: &Streams) -> io::Result<Infallible> 
     if let Some(bytes) = spec.data_bytes_max {
         process::limit(libc::RLIMIT_DATA, bytes)?;
     }
-    std::env::set_current_dir(&spec.workdir)?;
+    std::env::set_current_dir(program.workdir)?;
     process::reset_signals();
-    exec_on_path(spec)
+    exec_on_path(program)
 }
 
 fn text(value: &str) -> io::Result<CString> {
@@ -163,14 +140,14 @@ fn text(value: &str) -> io::Result<CString> {
 }
 
 /// As `execvpe`: the first that can be executed; a file without a known format is given to the shell.
-fn exec_on_path(spec: &InitSpec) -> io::Result<Infallible> {
-    let program = spec.command.first().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-    let arguments = spec.command.iter().map(|a| text(a)).collect::<io::Result<Vec<_>>>()?;
-    let environment = spec.env.iter().map(|(k, v)| text(&format!("{k}={v}"))).collect::<io::Result<Vec<_>>>()?;
+fn exec_on_path(wanted: &Program<'_>) -> io::Result<Infallible> {
+    let program = wanted.command.first().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+    let arguments = wanted.command.iter().map(|a| text(a)).collect::<io::Result<Vec<_>>>()?;
+    let environment = wanted.env.iter().map(|(k, v)| text(&format!("{k}={v}"))).collect::<io::Result<Vec<_>>>()?;
     let candidates: Vec<PathBuf> = if program.contains('/') {
         vec![PathBuf::from(program)]
     } else {
-        let path = spec.env.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value.as_str());
+        let path = wanted.env.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value.as_str());
         let path = path.unwrap_or("/usr/local/bin:/usr/bin:/bin");
         path.split(':').filter(|d| d.starts_with('/')).map(|d| PathBuf::from(d).join(program)).collect()
     };

@@ -19,11 +19,25 @@ use rustix::mount::{
 use super::{SetupError, step};
 use crate::etc;
 use crate::sys::mount::{Depth, MountChange, NODEV, NOEXEC, NOSUID, Private, RDONLY, change};
-use crate::wire::{Guard, InitSpec, Mount, Origin};
+use crate::wire::{Guard, InitSpec, Origin};
 
 /// Where the new root is attached while it is built.
 const ATTACH: [&str; 3] = ["/tmp", "/mnt", "/var"];
 const STAGING: &str = ".carboy-staging";
+/// Where an overlay's parts stand while it is made; an attached mount is what every kernel takes as a layer.
+const LAYERS: &str = ".carboy-layers";
+/// No index, no redirects and no metadata-only copies: a layer then outlives changes of the directory below it, and each
+/// of its files is whole.
+const OVERLAY: [(&str, &str); 8] = [
+    ("lowerdir", ".carboy-layers/lower"),
+    ("upperdir", ".carboy-layers/layer/upper"),
+    ("workdir", ".carboy-layers/layer/work"),
+    ("userxattr", ""),
+    ("index", "off"),
+    ("xino", "off"),
+    ("metacopy", "off"),
+    ("redirect_dir", "nofollow"),
+];
 
 /// Read-only trees of the host.
 const SYSTEM: [&str; 2] = ["/usr", "/opt"];
@@ -62,14 +76,25 @@ pub fn build(
     // All sources are taken before the new root covers one of them.
     let mut sources = Vec::with_capacity(spec.mounts.len());
     for mount in &spec.mounts {
-        let source = source(mount, &mut inherited);
+        let source = source(&mount.origin, mount.writable, &mut inherited);
         sources.push(step(&format!("take {} for the bottle", mount.target.display()), source)?);
     }
+    let image = spec.image.as_ref().map(|origin| source(origin, false, &mut inherited)).transpose();
+    let image = step("take the image for the bottle", image)?;
     let root = Root::new()?;
-    root.system()?;
+    match &image {
+        None => root.system()?,
+        Some(Source::Tree(tree)) => super::image::compose(&root, tree, spec)?,
+        Some(Source::Layers { .. }) => return step("take the image for the bottle", Err(Errno::INVAL)),
+    }
+    root.own_directories()?;
     root.devices()?;
     root.proc()?;
     for (mount, source) in spec.mounts.iter().zip(&sources) {
+        let source = match source {
+            Source::Tree(tree) => tree,
+            Source::Layers { lower, layer } => &root.overlay(&mount.target, lower, layer)?,
+        };
         let placed = if mount.directory {
             root.directory(&mount.target).and_then(|at| attach(source, &at))
         } else {
@@ -94,7 +119,7 @@ fn tree(path: impl rustix::path::Arg, set: u64) -> io::Result<OwnedFd> {
 }
 
 /// The same from a descriptor.
-fn tree_at(place: BorrowedFd<'_>, set: u64) -> io::Result<OwnedFd> {
+pub(super) fn tree_at(place: BorrowedFd<'_>, set: u64) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
@@ -104,8 +129,26 @@ fn tree_at(place: BorrowedFd<'_>, set: u64) -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
-fn source(mount: &Mount, inherited: &mut BTreeMap<i32, Option<OwnedFd>>) -> io::Result<OwnedFd> {
-    match &mount.origin {
+/// What is mounted.
+enum Source {
+    /// A tree of the host's.
+    Tree(OwnedFd),
+    /// The parts of an overlay.
+    Layers { lower: OwnedFd, layer: OwnedFd },
+}
+
+fn source(origin: &Origin, writable: bool, inherited: &mut BTreeMap<i32, Option<OwnedFd>>) -> io::Result<Source> {
+    Ok(match origin {
+        Origin::Layers { lower, layer } => {
+            Source::Layers { lower: taken(lower, true, inherited)?, layer: taken(layer, true, inherited)? }
+        }
+        Origin::Inherited(_) | Origin::Path { .. } => Source::Tree(taken(origin, writable, inherited)?),
+    })
+}
+
+fn taken(origin: &Origin, writable: bool, inherited: &mut BTreeMap<i32, Option<OwnedFd>>) -> io::Result<OwnedFd> {
+    match origin {
+        Origin::Layers { .. } => Err(io::Error::other("an overlay is no layer of another")),
         Origin::Inherited(number) => inherited
             .remove(number)
             .flatten()
@@ -117,13 +160,13 @@ fn source(mount: &Mount, inherited: &mut BTreeMap<i32, Option<OwnedFd>>) -> io::
             if (stat.st_dev, stat.st_ino) != (*device, *inode) {
                 return Err(io::Error::other("the path was exchanged while the bottle was made"));
             }
-            let set = NOSUID | NODEV | if mount.writable { 0 } else { RDONLY };
+            let set = NOSUID | NODEV | if writable { 0 } else { RDONLY };
             tree_at(place.as_fd(), set)
         }
     }
 }
 
-fn attach(mount: &OwnedFd, at: &OwnedFd) -> io::Result<()> {
+pub(super) fn attach(mount: &OwnedFd, at: &OwnedFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, "", at, "", flags)?)
 }
@@ -153,8 +196,8 @@ fn open_place(parent: &OwnedFd, name: &Path) -> io::Result<(OwnedFd, FileType)> 
     if kind == FileType::Symlink { Err(Errno::LOOP.into()) } else { Ok((place, kind)) }
 }
 
-struct Root {
-    fd: OwnedFd,
+pub(super) struct Root {
+    pub(super) fd: OwnedFd,
 }
 
 impl Root {
@@ -167,7 +210,7 @@ impl Root {
     }
 
     /// Opens a directory inside, making what is missing of it, through no link.
-    fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
+    pub(super) fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
         let mut at = self.fd.try_clone()?;
         for component in path.components() {
             let name = match component {
@@ -192,7 +235,7 @@ impl Root {
     }
 
     /// Opens a file inside as a place to mount on, making an empty one when it is missing, through no link.
-    fn file(&self, path: &Path) -> io::Result<OwnedFd> {
+    pub(super) fn file(&self, path: &Path) -> io::Result<OwnedFd> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL.into()) };
         let parent = self.directory(parent)?;
         let name = Path::new(name);
@@ -205,6 +248,34 @@ impl Root {
             Ok((_, FileType::Directory)) => Err(Errno::ISDIR.into()),
             other => Ok(other?.0),
         }
+    }
+
+    /// Lays a layer over a host directory. The two parts are gone from the tree when it is done: the overlay keeps
+    /// copies of its own, which nobody can name.
+    fn overlay(&self, target: &Path, lower: &OwnedFd, layer: &OwnedFd) -> Result<OwnedFd, SetupError> {
+        let places = [("lower", lower), ("layer", layer)];
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        let made = (|| {
+            for (name, mount) in places {
+                attach(mount, &self.directory(&Path::new("/").join(LAYERS).join(name))?)?;
+            }
+            // The options name them relative to here: a path of the host's may hold what the options cannot.
+            rustix::process::fchdir(&self.fd)?;
+            instance("overlay", &OVERLAY, attributes)
+        })();
+        let wanted = format!(
+            "lay an overlay over {} (`carboy doctor` says what it needs; `workspace: direct` does without)",
+            target.display()
+        );
+        let overlay = step(&wanted, made)?;
+        let gone = places.iter().try_for_each(|(name, _)| -> io::Result<()> {
+            let place = format!("{LAYERS}/{name}");
+            unmount(&place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+            Ok(rustix::fs::unlinkat(&self.fd, place, rustix::fs::AtFlags::REMOVEDIR)?)
+        });
+        step("put the layers away", gone)?;
+        step("put the layers away", rustix::fs::unlinkat(&self.fd, LAYERS, rustix::fs::AtFlags::REMOVEDIR))?;
+        Ok(overlay)
     }
 
     fn link(&self, target: &str, path: &str) -> Result<(), SetupError> {
@@ -237,6 +308,11 @@ impl Root {
         for path in etc::shared() {
             self.host_path(&path)?;
         }
+        Ok(())
+    }
+
+    /// What every bottle has, whatever its system is.
+    fn own_directories(&self) -> Result<(), SetupError> {
         for path in ["/home", "/run", "/var", "/etc", "/mnt"] {
             step("make the directory tree", self.directory(Path::new(path)))?;
         }
@@ -332,12 +408,21 @@ impl Root {
         }
     }
 
+    /// The shell of the bottle's one user, by what the system inside has.
+    fn shell(&self) -> &'static str {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        match openat2(&self.fd, "/bin/bash", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Ok(_) => "/bin/bash",
+            Err(_) => "/bin/sh",
+        }
+    }
+
     /// Generated files: written to a file system of their own, each mounted read-only at its place.
     fn generated(&self, spec: &InitSpec, contents: &[Vec<u8>]) -> Result<(), SetupError> {
         let staging_path = Path::new("/").join(STAGING);
         let staging = step("make the generated files", tmpfs("0755"))?;
         step("make the generated files", self.directory(&staging_path).and_then(|at| attach(&staging, &at)))?;
-        let own = etc::generated(&spec.host_name, &spec.git_overlooks);
+        let own = etc::generated(&spec.host_name, &spec.git_overlooks, self.shell());
         let own = own.iter().map(|(path, content)| (Path::new(*path), content.as_bytes()));
         let given = spec.files.iter().zip(contents).map(|((path, _), content)| (path.as_path(), content.as_slice()));
         // Later mounts cover earlier ones, so that a given file wins over carboy's own.

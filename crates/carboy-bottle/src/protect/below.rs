@@ -25,7 +25,7 @@ pub(crate) fn open_with(root: &OwnedFd, below: &Path, flags: OFlags, resolve: Re
     Ok(openat2(root, below, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
 }
 
-pub(super) fn open_directory(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open_directory(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
     if below.as_os_str().is_empty() {
         return root.try_clone();
     }
@@ -37,7 +37,7 @@ pub(super) fn holds_directory(root: &OwnedFd, below: &Path) -> bool {
     split(below).and_then(|(parent, _)| open_directory(root, parent)).is_ok()
 }
 
-pub(super) fn split(below: &Path) -> io::Result<(&Path, &Path)> {
+pub(crate) fn split(below: &Path) -> io::Result<(&Path, &Path)> {
     match (below.parent(), below.file_name()) {
         (Some(parent), Some(name)) => Ok((parent, Path::new(name))),
         _ => Err(Errno::INVAL.into()),
@@ -77,7 +77,7 @@ pub(super) fn remove_stub(root: &Path, below: &Path, directory: bool, cleaned: &
     }
 }
 
-pub(super) fn read_config(root: &OwnedFd, below: &Path) -> io::Result<Option<String>> {
+pub(crate) fn read_config(root: &OwnedFd, below: &Path) -> io::Result<Option<String>> {
     let file = match open_below(root, below, OFlags::RDONLY | OFlags::NONBLOCK) {
         Ok(file) => File::from(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -93,7 +93,7 @@ pub(super) fn read_config(root: &OwnedFd, below: &Path) -> io::Result<Option<Str
 }
 
 /// In place, so that owner and mode stay.
-pub(super) fn write_config(root: &OwnedFd, below: &Path, content: &str) -> io::Result<()> {
+pub(crate) fn write_config(root: &OwnedFd, below: &Path, content: &str) -> io::Result<()> {
     let file = match open_below(root, below, OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let (parent, name) = split(below)?;

@@ -73,6 +73,29 @@ const STEERING: &[Steering] = &[
     Steering { directory: ".gemini", children: &[("settings.json", Kind::File)], when_absent: Absent::Stub },
 ];
 
+/// Does a path of a workspace steer agents or editors of the host, at any depth? Git's own files are told apart elsewhere:
+/// much of them is to change. Letters' case does not matter: there are file systems for which it does not.
+pub fn steers(below: &Path, directory: bool) -> bool {
+    let names: Vec<&[u8]> = below.components().map(|c| std::os::unix::ffi::OsStrExt::as_bytes(c.as_os_str())).collect();
+    let is = |name: Option<&&[u8]>, known: &str| name.is_some_and(|name| name.eq_ignore_ascii_case(known.as_bytes()));
+    let listed = STEERING.iter().filter(|steering| steering.directory != ".git");
+    (0..names.len()).any(|at| {
+        listed.clone().any(|steering| {
+            let child = if steering.directory.is_empty() {
+                at
+            } else if !is(names.get(at), steering.directory) {
+                return false;
+            } else if at + 1 == names.len() {
+                // What is no directory could lead to one that holds the same files.
+                return !directory;
+            } else {
+                at + 1
+            };
+            steering.children.iter().any(|(name, _)| is(names.get(child), name))
+        })
+    })
+}
+
 /// Goes through one writable bind.
 pub(super) struct Guarding<'a> {
     pub(super) journal: &'a Journal,

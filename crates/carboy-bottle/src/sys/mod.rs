@@ -8,5 +8,7 @@
 
 pub mod datagram;
 pub mod mount;
+pub mod names;
 pub mod process;
 pub mod spawn;
+pub mod time;

@@ -19,6 +19,8 @@ pub struct InitImage {
     pub null: OwnedFd,
     /// The uid and gid inside.
     pub inside: (u32, u32),
+    /// Control groups that the child enters by writing `0` to each.
+    pub doors: Vec<OwnedFd>,
     /// Drop supplementary groups (possible for root alone; an ordinary user's `setgroups` is denied).
     pub groups: Groups,
     /// The child waits for a byte here: its id maps are written by then.
@@ -27,6 +29,27 @@ pub struct InitImage {
     pub opener: RawFd,
     /// The child's complaint: one byte for the step, four for errno.
     pub complaint: OwnedFd,
+    /// What init has to be able to do before it gives everything up.
+    pub set_up: SetUp,
+}
+
+/// See [`InitImage::set_up`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetUp {
+    /// Mounts and network.
+    Plain,
+    /// Overlays as well. The kernel works on a layer with the rights of whoever mounted it, within the bottle's user
+    /// namespace: it has to write to a work directory that nobody may enter, and to set modes and owners there.
+    Overlay,
+}
+
+impl SetUp {
+    fn capabilities(self) -> &'static [u32] {
+        match self {
+            SetUp::Plain => &SETUP_CAPABILITIES,
+            SetUp::Overlay => &OVERLAY_CAPABILITIES,
+        }
+    }
 }
 
 /// Supplementary groups of the child.
@@ -39,7 +62,7 @@ pub enum Groups {
 }
 
 /// The steps between clone and exec, as they are named in an error.
-pub const STEPS: [&str; 9] = [
+pub const STEPS: [&str; 10] = [
     "set the parent-death signal",
     "wait for the id maps",
     "drop supplementary groups",
@@ -49,6 +72,7 @@ pub const STEPS: [&str; 9] = [
     "close inherited descriptors",
     "keep the control descriptors",
     "start the bottle's init (the carboy binary must be executable by every user: chmod 755)",
+    "enter the bottle's cgroup",
 ];
 
 /// A process just cloned.
@@ -69,6 +93,8 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
 
 /// Capabilities that init keeps until the bottle stands: mounts, network, dropping the bounding set.
 const SETUP_CAPABILITIES: [u32; 3] = [8 /* SETPCAP */, 12 /* NET_ADMIN */, 21 /* SYS_ADMIN */];
+/// The same with CHOWN, DAC_OVERRIDE and FOWNER.
+const OVERLAY_CAPABILITIES: [u32; 6] = [0, 1, 3, 8, 12, 21];
 
 /// Clones into new namespaces of every kind and execs the image there.
 pub fn clone_init(image: &InitImage) -> io::Result<Cloned> {
@@ -158,6 +184,9 @@ unsafe fn child_steps(
         if read != 1 {
             return Err(1);
         }
+        for door in &image.doors {
+            done(9, libc::syscall(libc::SYS_write, door.as_raw_fd(), c"0".as_ptr(), 1))?;
+        }
         if image.groups == Groups::Drop {
             done(2, libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()))?;
         }
@@ -165,7 +194,7 @@ unsafe fn child_steps(
         done(3, libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
         done(5, keep_capabilities_over_setuid())?;
         done(4, libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
-        done(5, raise_ambient())?;
+        done(5, raise_ambient(image.set_up.capabilities()))?;
         // After the change of ids, which clears it.
         done(0, libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
         for stream in 0..3 {
@@ -208,10 +237,10 @@ struct CapabilityData {
 }
 
 /// Puts the set-up capabilities, and no other, into every set that survives the exec.
-unsafe fn raise_ambient() -> libc::c_long {
+unsafe fn raise_ambient(capabilities: &[u32]) -> libc::c_long {
     let header = CapabilityHeader { version: 0x2008_0522, pid: 0 };
     let mut low = 0_u32;
-    for capability in SETUP_CAPABILITIES {
+    for capability in capabilities {
         low |= 1 << capability;
     }
     let data = [
@@ -224,7 +253,7 @@ unsafe fn raise_ambient() -> libc::c_long {
         if set < 0 {
             return set;
         }
-        for capability in SETUP_CAPABILITIES {
+        for &capability in capabilities {
             let raised =
                 libc::syscall(libc::SYS_prctl, libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0);
             if raised < 0 {
@@ -251,10 +280,12 @@ mod tests {
             keep: vec![],
             null: file("/dev/null"),
             inside: (1000, 1000),
+            doors: Vec::new(),
             groups: Groups::Inherited,
             gate,
             opener: opener.as_raw_fd(),
             complaint,
+            set_up: SetUp::Plain,
         };
         let cloned = clone_init(&image).unwrap();
         // What the kernel does when the parent ends, the signal apart: that may come too early for the child.

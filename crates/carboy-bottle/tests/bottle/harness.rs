@@ -53,13 +53,16 @@ impl Sketch {
             run: RunId::parse(&run).unwrap(),
             command: command.iter().map(|s| (*s).to_owned()).collect(),
             env,
+            root: Default::default(),
             workdir: workspace.clone(),
             home: root.join("home"),
             binds: vec![Bind { source: workspace.clone(), target: workspace.clone(), access: Access::ReadWrite }],
+            overlays: vec![],
             files: vec![],
             limits: Limits::default(),
             capture: CapturePolicy::RequireT1,
             route_ports: vec![],
+            inside_ports: vec![],
             stdio: StdioMode::Pipes,
             host_ids: None,
         };
@@ -69,6 +72,12 @@ impl Sketch {
 
     pub fn shell(script: &str) -> Sketch {
         Sketch::new(&["sh", "-c", script])
+    }
+
+    /// Another command for the same directories, as a run of its own.
+    pub fn again(&mut self, script: &str) {
+        self.spec.command = ["sh", "-c", script].map(str::to_owned).to_vec();
+        self.spec.run = RunId::parse(&format!("{}-2", self.spec.run)).unwrap();
     }
 
     pub fn launch(&self) -> Result<Bottle, LaunchError> {

@@ -7,9 +7,13 @@
 
 mod confinement;
 mod ending;
+mod exec;
 mod files;
 mod harness;
+mod image;
+mod inside_ports;
 mod network;
+mod overlay;
 mod start;
 mod streams;
 
@@ -25,9 +29,13 @@ fn main() {
     trials.extend(start::trials());
     trials.extend(network::trials());
     trials.extend(files::trials());
+    trials.extend(overlay::trials());
+    trials.extend(image::trials());
     trials.extend(confinement::trials());
     trials.extend(streams::trials());
     trials.extend(ending::trials());
+    trials.extend(exec::trials());
+    trials.extend(inside_ports::trials());
     trials.extend(harness::as_ordinary_user());
     let conclusion = libtest_mimic::run(&arguments, trials);
     harness::tell_left_out();

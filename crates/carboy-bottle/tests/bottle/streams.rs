@@ -111,16 +111,16 @@ fn terminal(command: &[&str]) -> Result<(Bottle, Screen), Failed> {
 }
 
 /// Everything that was shown, with a bound on how long to wait for more.
-struct Screen {
-    master: OwnedFd,
+pub struct Screen {
+    pub master: OwnedFd,
     shown: mpsc::Receiver<Vec<u8>>,
-    seen: String,
+    pub seen: String,
     /// Its directories live as long as the screen.
     sketch: Option<Sketch>,
 }
 
 impl Screen {
-    fn of(master: OwnedFd) -> Screen {
+    pub fn of(master: OwnedFd) -> Screen {
         let (tell, shown) = mpsc::channel();
         let mut from = File::from(master.try_clone().unwrap());
         std::thread::spawn(move || {
@@ -134,7 +134,7 @@ impl Screen {
         Screen { master, shown, seen: String::new(), sketch: None }
     }
 
-    fn until(&mut self, text: &str) -> Outcome {
+    pub fn until(&mut self, text: &str) -> Outcome {
         let end = Instant::now() + Duration::from_secs(10);
         while !self.seen.contains(text) {
             match self.shown.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -146,7 +146,7 @@ impl Screen {
     }
 
     /// A foreground job has no event that the terminal's other side could wait for.
-    fn pause(&self) {
+    pub fn pause(&self) {
         std::thread::sleep(Duration::from_millis(200));
     }
 }

@@ -1,18 +1,21 @@
 //! What acts on a run that lives: its control socket and the person's signals.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use carboy_bottle::Bottle;
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::plan::CaptureTier;
 use carboy_core::ports::AuditSink;
-use carboy_egress::{Gateway, GatewayStats};
+use carboy_egress::{Gateway, GatewayStats, Port};
 use carboy_store::audit::AuditLog;
 use tokio::sync::Notify;
 
-use crate::registry::{Answer, Question, Respond, RunRecord};
+use super::exec;
+use crate::grants::Grants;
+use crate::registry::{Answer, Conversation, Question, Respond, RunRecord};
+use crate::session::{Look, Session};
 
 /// How long a program may take to end after it was asked to.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -27,6 +30,14 @@ pub(super) struct Shared {
     pub(super) stopping: AtomicBool,
     pub(super) stop_asked: Notify,
     pub(super) tier: CaptureTier,
+    pub(super) grants: Arc<Grants>,
+    pub(super) ports: Vec<Arc<Port>>,
+    /// Set before the control socket is opened.
+    pub(super) session: OnceLock<Arc<Session>>,
+    /// Commands that are executed beside the program.
+    pub(super) execs: AtomicUsize,
+    /// Itself, for conversations that outlive a question.
+    pub(super) itself: Weak<Shared>,
 }
 
 /// Acts on a run from signal handlers.
@@ -43,6 +54,11 @@ impl Control {
     /// Passes a signal to the program's process group.
     pub fn signal(&self, signal: i32) {
         let _ = self.0.bottle.signal(signal);
+    }
+
+    /// The run's session.
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.0.session.get().cloned()
     }
 
     /// Asks the program to end; what is left after [`STOP_GRACE`] is killed.
@@ -69,16 +85,57 @@ impl Shared {
     }
 
     fn note(&self, action: &'static str) {
-        let event = Event::new(EventType::Operator, self.subject.clone(), action, Outcome::Done);
+        self.write_down(Event::new(EventType::Operator, self.subject.clone(), action, Outcome::Done));
+    }
+
+    fn write_down(&self, event: Event) {
         // A run is ended also when that cannot be written down: the end event will fail and say so.
         let _ = self.audit.append(event);
+    }
+
+    fn attach(&self, look: Look) -> Result<Option<Conversation>, String> {
+        let session = self.session.get().cloned().ok_or("the run is only just being made; try again")?;
+        session.may_attach(look).map_err(|e| e.to_string())?;
+        if look != Look::Wait {
+            self.note("attach");
+        }
+        Ok(Some(Box::new(move |stream| {
+            // Refused only when another one came in the same moment; the closed socket says so.
+            let _ = session.attach(stream, look);
+        })))
     }
 }
 
 impl Respond for Shared {
-    fn respond(&self, question: Question) -> Answer {
+    fn converse(&self, question: &Question) -> Result<Option<Conversation>, String> {
         match question {
-            Question::Status => {}
+            Question::Attach { rows, cols } => self.attach(Look::Terminal { rows: *rows, cols: *cols }),
+            Question::Watch => self.attach(Look::Output),
+            Question::Wait => self.attach(Look::Wait),
+            Question::Exec(asked) => {
+                let program = asked.command.first().ok_or("no command")?;
+                let event = Event::new(EventType::Operator, self.subject.clone(), "exec", Outcome::Done)
+                    .with("program", program.clone())
+                    .with("arguments", asked.command.len() as u64 - 1);
+                self.write_down(event);
+                let (asked, itself) = (asked.clone(), self.itself.upgrade().ok_or("the run is ending")?);
+                Ok(Some(Box::new(move |stream| {
+                    itself.execs.fetch_add(1, Ordering::AcqRel);
+                    exec::carry_on(&itself.bottle, asked, stream);
+                    itself.execs.fetch_sub(1, Ordering::AcqRel);
+                })))
+            }
+            // Done here and not in the answer, so that a no is the answer.
+            Question::Grant(asked) => self.grants.grant(asked).map(|_| None).map_err(|e| e.to_string()),
+            Question::Revoke { id } => self.grants.revoke(id).map(|()| None).map_err(|e| e.to_string()),
+            Question::Status | Question::Stop | Question::Kill => Ok(None),
+        }
+    }
+
+    fn respond(&self, question: &Question) -> Answer {
+        match question {
+            Question::Status | Question::Attach { .. } | Question::Watch | Question::Wait | Question::Exec(_) => {}
+            Question::Grant(_) | Question::Revoke { .. } => {}
             Question::Stop => {
                 self.note("stop");
                 self.ask_to_stop();
@@ -98,6 +155,8 @@ impl Respond for Shared {
             bytes_out: stats.bytes_out,
             bytes_in: stats.bytes_in,
             tier: format!("{:?}", self.tier),
+            grants: self.grants.list(),
+            ports: crate::ports::reports(&self.ports),
         }
     }
 }

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use carboy_bottle::LaunchError;
 use carboy_core::ids::{RunId, SecretName};
-use carboy_core::plan::{Access, Bind, BottleSpec, GeneratedFile};
+use carboy_core::plan::{Access, Bind, BottleSpec, GeneratedFile, RootSource};
 use carboy_core::route::RouteSet;
-use carboy_manifest::Effective;
+use carboy_manifest::{Effective, providers};
 
 use super::{RunError, RunRequest};
 use crate::home::private_dir;
+use crate::seed;
 use crate::inside::{EnvironmentParts, HostPlaces, environment};
+use crate::workspace::Held;
 
 /// Everything that is known of the bottle before it is made.
 pub(super) fn bottle_spec(
@@ -20,6 +22,8 @@ pub(super) fn bottle_spec(
     run: &RunId,
     ca_pem: &str,
     injected: &[SecretName],
+    held: &Held,
+    root: RootSource,
 ) -> Result<BottleSpec, RunError> {
     let effective = &request.effective;
     let places = HostPlaces { user_home: request.places.home.clone(), carboy_home: request.home.root().to_owned() };
@@ -27,17 +31,22 @@ pub(super) fn bottle_spec(
     let mut binds = effective.binds.clone();
     binds.extend(request.binds.iter().cloned());
     real_sources(&mut binds, &request.workdir, &places)?;
-    binds.insert(
-        0,
-        Bind { source: request.workdir.clone(), target: request.workdir.clone(), access: Access::ReadWrite },
-    );
-    let provider = &effective.provider;
-    let command = match (&request.command[..], &provider.command) {
-        ([], Some(program)) => [std::slice::from_ref(program), &provider.args].concat(),
-        // A built-in provider is the program of its name (M19); every other one has a command.
-        ([], None) => [std::slice::from_ref(&provider.name), &provider.args].concat(),
-        (command, _) => command.to_vec(),
+    let written = [&request.workdir].into_iter().chain(&held.repository);
+    for (at, path) in written.filter(|_| held.overlays.is_empty()).enumerate() {
+        binds.insert(at, Bind { source: path.clone(), target: path.clone(), access: Access::ReadWrite });
+    }
+    for shown in held.overlays.iter().map(|o| &o.source).chain(&held.repository) {
+        places.check_bind(shown)?;
+    }
+    let command = match &request.command[..] {
+        [] => providers::command(&effective.provider, &request.task),
+        command => command.to_vec(),
     };
+    let (provider, withheld) = match seed::is_wanted(&effective.provider, &command) {
+        true => seed::environment(effective),
+        false => Default::default(),
+    };
+    let injected: Vec<SecretName> = injected.iter().filter(|name| !withheld.contains(name)).cloned().collect();
     let home = request.home.state(&effective.bottle).join("home");
     // Each on the way: whoever may write to one of them could put another directory in the home's place.
     for dir in [request.home.root().join("state"), request.home.state(&effective.bottle), home.clone()] {
@@ -53,17 +62,21 @@ pub(super) fn bottle_spec(
             host: &host,
             terminal: request.terminal.clone(),
             trust: carboy_egress::trust_env(),
-            injected,
+            provider,
+            injected: &injected,
             manifest: &request.env_set,
             flags: &request.env,
         }),
         workdir: request.workdir.clone(),
         home,
         binds,
-        files: generated_files(effective, ca_pem),
+        overlays: held.overlays.clone(),
+        files: generated_files(effective, ca_pem, &root),
+        root,
         limits: effective.limits,
         capture: effective.settings.capture.value,
         route_ports: effective.routes.ports(),
+        inside_ports: crate::ports::inside_ports(effective),
         stdio: request.stdio,
         host_ids: request.host_ids.or(effective.settings.bottle_uid.value.map(|id| (id, id))),
     })
@@ -85,11 +98,15 @@ fn real_sources(binds: &mut [Bind], workdir: &Path, places: &HostPlaces) -> Resu
     Ok(())
 }
 
-/// Certificates over those bundles that the host has, and the git identity.
-fn generated_files(effective: &Effective, ca_pem: &str) -> Vec<GeneratedFile> {
+/// Certificates over those bundles that the system inside has, and the git identity.
+fn generated_files(effective: &Effective, ca_pem: &str, root: &RootSource) -> Vec<GeneratedFile> {
     let trust = carboy_egress::trust_files(ca_pem).into_iter();
+    let there = |path: &Path| match root {
+        RootSource::Host => path.exists(),
+        RootSource::Directory(root) => crate::image::holds(root, path),
+    };
     let mut files: Vec<_> = trust
-        .filter(|(path, _)| path.starts_with("/etc/carboy") || path.exists())
+        .filter(|(path, _)| path.starts_with("/etc/carboy") || there(path))
         .map(|(path, content)| GeneratedFile { path, content })
         .collect();
     // M20, read by the system-wide file: the program may still write a ~/.gitconfig of its own.

@@ -139,6 +139,7 @@ fn run_request(request: &TourRequest, home: Home, workdir: PathBuf) -> Result<Ru
         places,
         effective,
         command: vec![PROGRAM_INSIDE.into(), "tour-agent".into()],
+        task: Default::default(),
         workdir,
         env_set: BTreeMap::new(),
         env: Vec::new(),
@@ -150,6 +151,8 @@ fn run_request(request: &TourRequest, home: Home, workdir: PathBuf) -> Result<Ru
         files: Arc::new(DiskFiles),
         audit_key: ChainKey::Plain,
         tell: Arc::new(|_| {}),
+        streaming: crate::session::Streaming::Direct,
+        learning: Default::default(),
     })
 }
 

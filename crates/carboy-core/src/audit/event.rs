@@ -49,6 +49,8 @@ pub enum EventType {
     Policy,
     /// An operator did something.
     Operator,
+    /// A connection through a published or forwarded port was opened, closed or refused.
+    Port,
 }
 
 /// Whom an event concerns. Absent parts are left out of the entry.

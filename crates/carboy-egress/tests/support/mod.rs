@@ -336,6 +336,7 @@ impl Bench {
         let secrets = Arc::new(Secrets { values: [(secret_name(), value)].into(), refreshed: AtomicUsize::new(0) });
         let ca_pem = ca.ca_pem().to_owned();
         let gateway = Gateway::new(GatewayConfig {
+            learning: carboy_egress::Learning::Off,
             subject: Subject::default(),
             routes: RouteSet::new(routes, 1),
             upstreams,

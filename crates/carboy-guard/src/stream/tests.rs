@@ -80,6 +80,30 @@ fn a_pause_lets_no_more_than_a_few_characters_of_a_secret_go() {
 }
 
 #[test]
+fn a_stream_that_pauses_behind_a_whole_secret_is_stopped_there() {
+    let text = format!("key: {SECRET}");
+    // A gzip stream whose end has not come: everything but its last block's and its check sum's bytes.
+    let packed = gzip(format!("{}{SECRET}", "row ".repeat(50)).as_bytes());
+    for whole in [text.as_bytes(), &packed[..packed.len() - 9]] {
+        let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
+        let mut out = Vec::new();
+        let stopped = scanner.push(whole, &mut out).and_then(|()| scanner.pause(&mut out));
+        assert_eq!(stopped.unwrap_err().finding.rule, "known_secret:API_KEY");
+        assert!(b"key: ".starts_with(&out[..]) || packed.starts_with(&out), "{out:?}");
+        assert!(scanner.pause(&mut out).is_err());
+    }
+    // Without one it goes on, wherever it pauses.
+    let clean = gzip(&b"row ".repeat(200));
+    let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
+    let mut out = Vec::new();
+    for byte in &clean {
+        scanner.push(&[*byte], &mut out).and_then(|()| scanner.pause(&mut out)).unwrap();
+    }
+    scanner.finish(&mut out).unwrap();
+    assert_eq!(out, clean);
+}
+
+#[test]
 fn d6_d8_a_known_secret_stops_the_stream_and_nothing_of_it_has_left() {
     let body = format!("hello {SECRET} bye");
     for cut in 1..body.len() {

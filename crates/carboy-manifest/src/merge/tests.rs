@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use carboy_core::ids::BottleName;
 use proptest::prelude::*;
 
@@ -61,8 +63,11 @@ fn yaml(clears: Clears) -> impl Strategy<Value = String> {
         one_of(&["", "supervise: true", "supervise: false"]),
         one_of(&["", "agent_provider: codex", "agent_provider: {name: mine, command: c}", "workspace: direct"]),
         one_of(repos),
+        one_of(&["", "publish: [1, \"2:1\", \"0.0.0.0:1:3\"]", "publish: [\"1:9\", 4]"]),
+        map("forward", &["1: \"127.0.0.1:1\"", "2: /run/two.sock", "3: \"[::1]:3\""]),
+        one_of(&["", "image: /i/a", "image: {archive: /i/b}\nbackend: namespaces", "backend: namespaces"]),
     );
-    parts.prop_map(|(a, b, c, d, e, f, g, h)| [a, b, c, d, e, f, g, h].concat())
+    parts.prop_map(|(a, b, c, d, e, f, g, h, i, j, k)| [a, b, c, d, e, f, g, h, i, j, k].concat())
 }
 
 fn way() -> impl Strategy<Value = Way> {
@@ -127,6 +132,22 @@ proptest! {
             let own = b.binds.iter().find(|own| own.value.target == bind.value.target);
             prop_assert!(own.is_none_or(|own| own == bind));
         }
+        prop_assert_eq!(&both.image, &b.image.clone().or(a.image.clone()));
+        prop_assert_eq!(&both.backend, &b.backend.clone().or(a.backend.clone()));
+        for publish in &both.publish {
+            let own = b.publish.iter().find(|own| own.value.listen == publish.value.listen);
+            prop_assert!(own.is_none_or(|own| own == publish));
+        }
+        for forward in &both.forward {
+            let own = b.forward.iter().find(|own| own.value.inside == forward.value.inside);
+            prop_assert!(own.is_none_or(|own| own == forward));
+        }
+        let listens = |part: &Part| part.publish.iter().map(|said| said.value.listen).collect::<BTreeSet<_>>();
+        prop_assert_eq!(listens(&both), &listens(&a) | &listens(&b));
+        prop_assert_eq!(both.publish.len(), listens(&both).len());
+        let inside = |part: &Part| part.forward.iter().map(|said| said.value.inside).collect::<BTreeSet<_>>();
+        prop_assert_eq!(inside(&both), &inside(&a) | &inside(&b));
+        prop_assert_eq!(both.forward.len(), inside(&both).len());
     }
 
     // M30: no bottle of a run is given more than one that runs with it has.
@@ -232,6 +253,29 @@ fn rule_of(key: &str, way: Way) -> Rule {
         }
         "workspace" => {
             let file = both("workspace: direct", "workspace: direct").workspace.unwrap().place.file;
+            assert_eq!(file.to_str(), Some("two"));
+            Rule::LaterWins
+        }
+        "publish" => {
+            let all = both("publish: [1, \"2:9\"]", "publish: [\"1:8\", 3]").publish;
+            let all = all.iter().map(|said| format!("{}>{}", said.value.listen.port(), said.value.inside)).collect();
+            assert_eq!(words(all), "1>8 2>9 3>3");
+            Rule::LaterWinsPerListener
+        }
+        "forward" => {
+            let all = both("forward: {1: /a, 2: /b}", "forward: {1: /c, 3: /d}").forward;
+            let all = all.iter().map(|said| format!("{}>{:?}", said.value.inside, said.value.to)).collect();
+            assert_eq!(words(all), "1>Unix(\"/c\") 2>Unix(\"/b\") 3>Unix(\"/d\")");
+            Rule::LaterWinsPerPort
+        }
+        "image" => {
+            let image = both("image: /i/a", "image: {archive: /i/b}").image.unwrap().value;
+            assert_eq!(format!("{image:?}"), "Archive(\"/i/b\")");
+            assert!(both("image: /i/a", "").image.is_some());
+            Rule::LaterWins
+        }
+        "backend" => {
+            let file = both("backend: namespaces", "backend: namespaces").backend.unwrap().place.file;
             assert_eq!(file.to_str(), Some("two"));
             Rule::LaterWins
         }

@@ -109,6 +109,22 @@ pub enum Item {
         /// JSON text.
         arguments: String,
     },
+    /// A call of a tool whose input is free text, such as a script.
+    CustomToolCall {
+        /// `ctc_…`
+        id: String,
+        /// How far.
+        status: Status,
+        /// `call_…`, which the result will name.
+        call_id: String,
+        /// The tool's name.
+        name: String,
+        /// The group of tools that it is in.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+        /// The text.
+        input: String,
+    },
 }
 
 /// A part of a message.

@@ -48,8 +48,10 @@ fn fetch_not_allowed(person: Person) {
     let ran = world.run(&["git", "clone", "-q", "https://code.example/repo.git", "work"]).expect_code(128);
     assert!(ran.refused("git_fetch_not_allowed") >= 1, "{:?}", ran.summary);
     // The summary says how to open it, and that works.
-    let allow = "carboy allow code.example --bottle test --git-fetch";
-    assert!(ran.stderr.contains(allow), "{}", ran.stderr);
+    let all = ran.summary["refusals"].as_array().unwrap();
+    let one = all.iter().find(|one| one["reason"] == "git_fetch_not_allowed").unwrap();
+    let allow = one["examples"][0]["allow"].as_str().unwrap();
+    assert!(allow.starts_with("carboy allow x-") && ran.stderr.contains(allow), "{}", ran.stderr);
     let allowed = world.carboy(&allow.split(' ').skip(1).collect::<Vec<_>>()).output().unwrap();
     assert!(allowed.status.success(), "{}", String::from_utf8_lossy(&allowed.stderr));
     world.run(&["git", "clone", "-q", "https://code.example/repo.git", "work"]).expect_code(0);

@@ -16,14 +16,23 @@ mod escape_names;
 mod escape_network;
 mod escape_scan;
 mod git;
+mod guides;
 mod host;
+mod ports;
+mod providers;
+mod hostile;
 mod http2;
+mod image;
 mod run;
 mod runs;
+mod seeing;
 mod streams;
 mod terminal;
 mod tier2;
 mod trust;
+mod unattended;
+mod uninstall;
+mod workspace;
 mod world;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -60,13 +69,22 @@ fn main() {
         clients::cases(),
         bodies::cases(),
         git::cases(),
+        workspace::cases(),
         streams::cases(),
         terminal::cases(),
         tier2::cases(),
         trust::cases(),
+        unattended::cases(),
+        hostile::cases(),
         runs::cases(),
+        seeing::cases(),
+        ports::cases(),
+        providers::cases(),
+        uninstall::cases(),
+        guides::cases(),
         cli::cases(),
         audit::cases(),
+        image::cases(),
         escape_network::cases(),
         escape_names::cases(),
         escape_scan::cases(),

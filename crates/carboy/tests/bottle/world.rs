@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{PermissionsExt, lchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
@@ -26,6 +26,18 @@ pub const RUN_WAIT_MAX: Duration = Duration::from_secs(120);
 pub const REAL_KEY: &str = "sk-ant-api03-real-0123456789abcdefghijklmnopqrstuvwxyz-REAL";
 /// OpenAI's.
 pub const REAL_OPENAI_KEY: &str = "sk-proj-real-0123456789abcdefghijklmnopqrstuvwxyz-REAL";
+/// Google's.
+pub const REAL_GEMINI_KEY: &str = "AIza-real-0123456789abcdefghijklmnopqrstuvw-REAL";
+/// Names that are all reached at the provider.
+const PROVIDER_NAMES: [&str; 7] = [
+    "api.anthropic.com",
+    "api.openai.com",
+    "chatgpt.com",
+    "generativelanguage.googleapis.com",
+    "notes.example",
+    "git.example",
+    "a.wild.example",
+];
 /// A secret of the host that must never get out, and that no route injects.
 pub const CANARY: &str = "canary-7d1f0c9e5b3a4826-never-outside";
 
@@ -111,14 +123,20 @@ pub fn clean_up() {
 impl World {
     /// A world with the standard bottle `test` (see [`World::bottle`]).
     pub fn new(person: Person) -> World {
+        World::configured(person, |_| {})
+    }
+
+    /// The same with a provider that was told more.
+    pub fn configured(person: Person, tell: impl FnOnce(&mut Config)) -> World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let names = ["api.anthropic.com", "api.openai.com", "notes.example", "git.example", "a.wild.example"];
-        let config = Config {
+        let mut config = Config {
             anthropic_key: REAL_KEY.into(),
             openai_key: REAL_OPENAI_KEY.into(),
-            names: names.map(String::from).to_vec(),
+            gemini_key: REAL_GEMINI_KEY.into(),
+            names: PROVIDER_NAMES.map(String::from).to_vec(),
             ..Config::default()
         };
+        tell(&mut config);
         let provider = runtime.block_on(Simulator::start(config)).unwrap();
         let canary = runtime.block_on(Origin::start(IpAddr::from([127, 0, 0, 1]))).unwrap();
         let dir = tempfile::Builder::new().prefix("carboy-test-").tempdir().unwrap().keep();
@@ -144,7 +162,7 @@ impl World {
     /// Writes `settings.yml`: every name of the provider's is reached at the provider; `more` is added at the end.
     pub fn settings(&self, more: &str) {
         let mut text = String::from("upstreams:\n");
-        for host in ["api.anthropic.com", "api.openai.com", "notes.example", "git.example", "a.wild.example"] {
+        for host in PROVIDER_NAMES {
             text.push_str(&format!(
                 "  {host}: {{address: \"{}\", tls: true, ca: \"{}/home/provider.pem\"}}\n",
                 self.provider.tls_addr,
@@ -197,6 +215,7 @@ impl World {
             ("LANG", "C.UTF-8"),
             ("ANTHROPIC_API_KEY", REAL_KEY),
             ("OPENAI_API_KEY", REAL_OPENAI_KEY),
+            ("GEMINI_API_KEY", REAL_GEMINI_KEY),
             ("HOST_CANARY", CANARY),
         ]);
         command.env("HOME", self.dir.join("user")).env("CARBOY_HOME", self.dir.join("home"));
@@ -233,7 +252,8 @@ impl World {
         let summary = self.fresh_summary();
         let log_before = self.log().len();
         let bind = format!("{}:/carboy-test/carboy", binary().display());
-        let arguments = ["run", "--bottle", "test", "--summary-json", summary.to_str().unwrap(), "--bind", &bind];
+        let arguments =
+            ["run", "--another", "--bottle", "test", "--summary-json", summary.to_str().unwrap(), "--bind", &bind];
         let mut command = self.carboy(&arguments);
         command.args(["--", "/carboy-test/carboy", "tour-agent"]).stdin(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -347,8 +367,12 @@ pub fn reason(report: &Report) -> Option<&str> {
 fn own_tree(path: &Path, uid: u32, gid: u32) {
     // A file may go while we walk: a run under way removes its socket.
     // Never through a link: some tests plant links that lead out.
-    let _ = lchown(path, Some(uid), Some(gid));
-    let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+    let meta = fs::symlink_metadata(path);
+    let is_dir = meta.as_ref().is_ok_and(|meta| meta.is_dir());
+    // Only where it is another's: the change time of every other file stays as it is.
+    if meta.is_ok_and(|meta| (meta.uid(), meta.gid()) != (uid, gid)) {
+        let _ = lchown(path, Some(uid), Some(gid));
+    }
     for entry in fs::read_dir(path).into_iter().flatten().flatten().filter(|_| is_dir) {
         own_tree(&entry.path(), uid, gid);
     }

@@ -1,0 +1,294 @@
+//! Calling a person who is not there: the bell, the desktop, a webhook.
+//!
+//! ```text
+//! program rings, nobody looks on ─► waiting ┐
+//! refusals of the last minute ────► storm   ├─► bell (who is attached, or the terminal it was started at)
+//! the end ────────────────────────► end     ┘   notify-send, webhook: one after the other, beside the run
+//! ```
+//!
+//! *Must never* hold up a run, send a text that was not made short and plain, or say what a message or a file held.
+
+use std::collections::VecDeque;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use carboy_core::audit::{Event, EventType, Outcome, Subject};
+use carboy_core::ports::{AuditSink, Clock};
+use carboy_core::secret::SecretText;
+use carboy_core::upstream::Upstreams;
+use carboy_egress::{Gateway, post_webhook};
+use carboy_manifest::settings::Notify;
+use carboy_store::audit::AuditLog;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::clock::SystemClock;
+use crate::registry::RunRecord;
+use crate::session::Session;
+use crate::session::escapes::{Call, short};
+use crate::summary::Ended;
+use crate::vault::Lookup;
+
+/// Refusals within [`STORM_WINDOW`] that are a storm.
+pub const STORM_REFUSALS_MIN: u64 = 20;
+/// Over which refusals are counted.
+pub const STORM_WINDOW: Duration = Duration::from_secs(60);
+/// A storm is told at most this often.
+pub const STORM_EVERY: Duration = Duration::from_secs(600);
+/// A program that waits is told of at most this often.
+pub const WAITING_EVERY: Duration = Duration::from_secs(60);
+/// Messages that wait to be sent; what comes above it is dropped.
+const MESSAGES_MAX: usize = 16;
+/// How often the refusals are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// Longest run of `notify-send`.
+const DESKTOP_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long the end of a run waits for its messages to be sent.
+pub const END_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// What a person is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Waiting,
+    Storm,
+    End,
+}
+
+impl What {
+    fn code(self) -> &'static str {
+        match self {
+            What::Waiting => "waiting",
+            What::Storm => "storm",
+            What::End => "end",
+        }
+    }
+}
+
+struct Message {
+    what: What,
+    text: String,
+    at_ms: u64,
+}
+
+/// What it is made of.
+pub struct Notifying {
+    /// The settings.
+    pub settings: Notify,
+    /// The webhook's token.
+    pub token: Option<Arc<SecretText>>,
+    /// Where hosts are really reached.
+    pub upstreams: Upstreams,
+    /// Whom it is about.
+    pub record: RunRecord,
+    /// The terminal it was started at.
+    pub started_at: Option<PathBuf>,
+    /// Environment of the host.
+    pub lookup: Arc<dyn Lookup>,
+    /// Where a failure is written down, once.
+    pub audit: Arc<AuditLog>,
+    /// As whom.
+    pub subject: Subject,
+}
+
+/// See the module.
+pub struct Notifier {
+    queue: mpsc::Sender<Message>,
+    sender: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    waited: Mutex<Option<Instant>>,
+    bell: bool,
+    started_at: Option<PathBuf>,
+}
+
+impl Notifier {
+    /// Begins to listen for something to say.
+    pub fn open(parts: Notifying) -> Arc<Notifier> {
+        let (queue, messages) = mpsc::channel(MESSAGES_MAX);
+        let (bell, started_at) = (parts.settings.bell, parts.started_at.clone());
+        let sender = tokio::spawn(send_all(parts, messages));
+        Arc::new(Notifier { queue, sender: Mutex::new(Some(sender)), waited: Mutex::new(None), bell, started_at })
+    }
+
+    /// The program called its person. Who looks on has heard it already.
+    pub fn called(&self, call: &Call, viewers: usize) {
+        if viewers > 0 {
+            return;
+        }
+        {
+            let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+            if waited.is_some_and(|at| at.elapsed() < WAITING_EVERY) {
+                return;
+            }
+            *waited = Some(Instant::now());
+        }
+        let text = match call {
+            Call::Bell => "waits for you".to_owned(),
+            Call::Words(words) => format!("says: {}", short(words)),
+        };
+        self.ring();
+        self.say(What::Waiting, text);
+    }
+
+    /// Counts refusals and tells of storms, until it is aborted.
+    pub async fn watch(self: Arc<Self>, gateway: Arc<Gateway>, session: Arc<Session>) {
+        let mut storms = Storms::default();
+        loop {
+            tokio::time::sleep(COUNT_EVERY).await;
+            let total = gateway.stats().refusals.values().map(|refusal| refusal.count).sum();
+            if let Some(count) = storms.counted(total, Instant::now()) {
+                let text = format!("{count} requests were refused within a minute");
+                if session.viewers() > 0 {
+                    session.tell(&text);
+                } else {
+                    self.ring();
+                }
+                self.say(What::Storm, text);
+            }
+        }
+    }
+
+    /// Tells the end and waits, [`END_WAIT_MAX`] at most, until everything has been sent.
+    pub async fn ended(&self, ended: Ended, duration_ms: u64, refusals: u64, viewers: usize) {
+        let how = match ended {
+            Ended::Code(code) => format!("ended with code {code}"),
+            Ended::Signal(signal) => format!("was ended by signal {signal}"),
+            Ended::NotStarted(_) => "was not started".to_owned(),
+        };
+        if viewers == 0 {
+            self.ring();
+        }
+        self.say(What::End, format!("{how} after {} s; {refusals} refused", duration_ms / 1000));
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(sender) = sender {
+            // The end is the sender's last message, and ends it.
+            let _ = tokio::time::timeout(END_WAIT_MAX, sender).await;
+        }
+    }
+
+    fn say(&self, what: What, text: String) {
+        // A queue that is full has more to say already than anybody wants to hear.
+        let _ = self.queue.try_send(Message { what, text, at_ms: SystemClock.now_ms() });
+    }
+
+    fn ring(&self) {
+        if let (true, Some(terminal)) = (self.bell, &self.started_at) {
+            // It may have gone long ago.
+            let _ = ring(terminal);
+        }
+    }
+}
+
+/// One byte to a terminal of our own, without waiting for it. Another window of the same person may have its name by now.
+fn ring(terminal: &Path) -> std::io::Result<()> {
+    use rustix::fs::OFlags;
+    let flags = OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let open = std::fs::OpenOptions::new().write(true).custom_flags(flags.bits() as i32).open(terminal)?;
+    let meta = open.metadata()?;
+    if meta.file_type().is_char_device() && meta.uid() == rustix::process::getuid().as_raw() {
+        std::io::Write::write_all(&mut &open, b"\x07")?;
+    }
+    Ok(())
+}
+
+/// When refusals become a storm.
+#[derive(Default)]
+struct Storms {
+    counts: VecDeque<(Instant, u64)>,
+    told: Option<Instant>,
+}
+
+impl Storms {
+    /// Takes the number of all refusals so far; gives how many there were in the window, when that is to be told.
+    fn counted(&mut self, total: u64, now: Instant) -> Option<u64> {
+        while self.counts.front().is_some_and(|(at, _)| now.duration_since(*at) > STORM_WINDOW) {
+            self.counts.pop_front();
+        }
+        let before = self.counts.front().map_or(0, |(_, count)| *count);
+        self.counts.push_back((now, total));
+        let recent = total.saturating_sub(before);
+        let quiet = self.told.is_some_and(|at| now.duration_since(at) < STORM_EVERY);
+        if recent < STORM_REFUSALS_MIN || quiet {
+            return None;
+        }
+        self.told = Some(now);
+        Some(recent)
+    }
+}
+
+async fn send_all(parts: Notifying, mut messages: mpsc::Receiver<Message>) {
+    let mut complained = false;
+    while let Some(message) = messages.recv().await {
+        if let Err(why) = send(&parts, &message).await
+            && !complained
+        {
+            complained = true;
+            let event = Event::new(EventType::Operator, parts.subject.clone(), "notify", Outcome::Failed);
+            // Without the log nothing passes anyway; the gateway refuses on its own.
+            let _ = parts.audit.append(event.with("why", short(&why)));
+        }
+        if message.what == What::End {
+            return;
+        }
+    }
+}
+
+async fn send(parts: &Notifying, message: &Message) -> Result<(), String> {
+    let mut failed = Ok(());
+    if let Some(webhook) = &parts.settings.webhook {
+        let json = json!({
+            "event": message.what.code(), "run": parts.record.run, "bottle": parts.record.bottle,
+            "agent": parts.record.agent, "text": message.text, "at": message.at_ms,
+        });
+        let token = parts.token.as_deref();
+        let posted = post_webhook(&parts.upstreams, &webhook.url, token, json.to_string().into_bytes()).await;
+        failed = posted.map_err(|e| e.to_string());
+    }
+    if parts.settings.desktop {
+        failed = failed.and(on_the_desktop(parts, message).await);
+    }
+    failed
+}
+
+async fn on_the_desktop(parts: &Notifying, message: &Message) -> Result<(), String> {
+    let has = |name: &str| parts.lookup.variable(name).is_some_and(|value| !value.is_empty());
+    if !(has("DISPLAY") || has("WAYLAND_DISPLAY") || has("DBUS_SESSION_BUS_ADDRESS")) {
+        return Err("no desktop is there to show a notice on".into());
+    }
+    let title = format!("carboy: {}", parts.record.agent.as_ref().unwrap_or(&parts.record.bottle));
+    // A notice's body may be read as markup.
+    let text = format!("{} {}", parts.record.run, message.text);
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let argv: Vec<String> = ["notify-send", "--app-name=carboy", "--", &title, &text].map(String::from).to_vec();
+    let lookup = parts.lookup.clone();
+    let sent = tokio::task::spawn_blocking(move || lookup.command(&argv, DESKTOP_WAIT_MAX)).await;
+    sent.map_err(|e| e.to_string())?.map(drop).map_err(|why| format!("notify-send {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_is_told_once_in_ten_minutes_and_a_slow_trickle_is_none() {
+        let (mut storms, start) = (Storms::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        // Nine a minute for an hour.
+        assert!((0..3600).all(|s| storms.counted(s * 9 / 60, at(s)).is_none()));
+        let base = 3600 * 9 / 60;
+        assert_eq!(storms.counted(base + STORM_REFUSALS_MIN, at(3601)).map(|n| n >= STORM_REFUSALS_MIN), Some(true));
+        assert_eq!(storms.counted(base + 500, at(3700)), None, "told already");
+        assert!(storms.counted(base + 1000, at(4300)).is_some());
+        assert!(storms.counts.len() <= 62, "it remembers a minute");
+    }
+
+    #[test]
+    fn only_a_terminal_is_rung() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "mine").unwrap();
+        ring(&file).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+        assert!(ring(&dir.path().join("gone")).is_err());
+    }
+}

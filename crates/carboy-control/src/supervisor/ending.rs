@@ -1,0 +1,153 @@
+//! The end of a run: everything in order, written down, and told to whoever waits for it.
+//!
+//! ```text
+//! bottle gone ─► output drained ─► gateway shut ─► end event in the log ─► summary kept ─► everybody told
+//! ```
+//!
+//! *Must never* tell an end that is not in the log.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use carboy_bottle::{ExitOutcome, ExitReport};
+use carboy_core::audit::{Event, EventType, Outcome};
+use carboy_core::ports::{AuditSink, Clock};
+
+use super::control::{Shared, refusals};
+use super::{RunError, Running};
+use crate::clock::SystemClock;
+use crate::propose::propose;
+use crate::registry::Registration;
+use crate::runs;
+use crate::session::{End, Session};
+use crate::summary::{Ended, Found, Refused, Summary};
+
+/// Longest wait at the end for the outcome of requests that were under way; longer than the gateway's own grace.
+const SETTLE_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How long the clients of commands beside the program may take to hear of the end.
+const EXECS_WAIT_MAX: Duration = Duration::from_secs(1);
+
+impl Running {
+    /// Waits for the end, tells it to whoever waits for it too, and says what happened.
+    pub async fn wait(self) -> Result<Summary, RunError> {
+        let (ended, farewell) = self.ended().await;
+        farewell.say(&ended).await;
+        ended
+    }
+
+    /// Waits for the end and says what happened, and gives what tells it to everybody else.
+    pub async fn ended(mut self) -> (Result<Summary, RunError>, Farewell) {
+        let ended = self.to_the_end().await;
+        (ended, Farewell { session: self.session, shared: self.shared, registration: self.registration })
+    }
+
+    async fn to_the_end(&mut self) -> Result<Summary, RunError> {
+        let watcher = self.shared.bottle.watcher();
+        let report = tokio::task::spawn_blocking(move || watcher.wait())
+            .await
+            .map_err(|e| RunError::System { what: "wait for the bottle", source: std::io::Error::other(e) })?;
+        self.gateway.shutdown();
+        let session = self.session.clone();
+        // A panic in there has been reported already; the run ends all the same.
+        let _ = tokio::task::spawn_blocking(move || session.drained()).await;
+        // What the program left in the middle of is written down before the end is.
+        self.gateway.settled(SETTLE_WAIT_MAX).await;
+        for task in &self.tasks {
+            task.abort();
+        }
+        let ended_ms = SystemClock.now_ms();
+        let stats = self.gateway.stats();
+        let ended = ended(report.outcome);
+        let quarantined = quarantined(&report);
+        let noticed = self.noticed.found().await;
+        let duration_ms = ended_ms.saturating_sub(self.started_ms);
+        self.notifier.ended(ended, duration_ms, refusals(&stats), self.session.viewers()).await;
+        let event = Event::new(EventType::Run, self.shared.subject.clone(), "end", Outcome::Done)
+            .with("exit_code", u64::from(ended.shell_code()))
+            .with("duration_ms", ended_ms.saturating_sub(self.started_ms))
+            .with("requests", stats.requests)
+            .with("refusals", refusals(&stats))
+            .with("quarantined", quarantined.clone())
+            .with("noticed", noticed.len() as u64);
+        self.audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))?;
+        let audit = self.audit.clone();
+        let closed = tokio::task::spawn_blocking(move || audit.close()).await;
+        closed
+            .map_err(|e| RunError::System { what: "close the log", source: std::io::Error::other(e) })?
+            .map_err(|e| RunError::Audit(e.to_string()))?;
+        let head = self.audit.head();
+        let summary = Summary {
+            run: self.shared.record.run.clone(),
+            bottle: self.shared.record.bottle.clone(),
+            ended,
+            duration_ms: ended_ms.saturating_sub(self.started_ms),
+            tier: format!("{:?}", self.shared.tier),
+            requests: stats.requests,
+            bytes_out: stats.bytes_out,
+            bytes_in: stats.bytes_in,
+            refusals: Refused::of(&stats),
+            findings: stats.findings.into_iter().map(|(rule, count)| Found { rule, count }).collect(),
+            quarantined,
+            noticed,
+            ports: crate::ports::reports(&self.shared.ports),
+            proposed: match self.gateway.learned() {
+                Some(learned) => {
+                    let record = &self.shared.record;
+                    Some(propose(&learned).keep(&self.run_dir, &record.bottle, &record.run)?)
+                }
+                None => None,
+            },
+            overlay: self.held.as_ref().and_then(|held| Some(held.overlays.first()?.source.display().to_string())),
+            audit_head: format!("{}:{}", head.seq, head.hash),
+        };
+        runs::end(&self.run_dir, &summary)?;
+        Ok(summary)
+    }
+}
+
+/// What is left of a run whose program has ended: those who wait for the end.
+pub struct Farewell {
+    session: Arc<Session>,
+    shared: Arc<Shared>,
+    registration: Registration,
+}
+
+impl Farewell {
+    /// Tells the end and waits until it has been heard.
+    pub async fn say(self, ended: &Result<Summary, RunError>) {
+        let end = match ended {
+            Ok(summary) => End::Run(Box::new(summary.clone())),
+            Err(error) => End::Failed { message: error.to_string() },
+        };
+        // From here on it is one that has ended: whoever hears of the end finds no record of a living run.
+        drop(self.registration);
+        // A panic in there has been reported; nobody waits for anything but the end.
+        let session = self.session;
+        let _ = tokio::task::spawn_blocking(move || session.close(&end)).await;
+        // Commands beside the program ended with it; each tells its client, if that one listens.
+        let deadline = Instant::now() + EXECS_WAIT_MAX;
+        while self.shared.execs.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn ended(outcome: ExitOutcome) -> Ended {
+    let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
+    match outcome {
+        ExitOutcome::Code(code) => Ended::Code(byte(code)),
+        ExitOutcome::Signal(signal) => Ended::Signal(byte(signal)),
+        ExitOutcome::NotStarted(_) => Ended::NotStarted(byte(outcome.shell_code())),
+        ExitOutcome::Killed => Ended::Signal(9),
+    }
+}
+
+fn quarantined(report: &ExitReport) -> Vec<String> {
+    let cleaned = &report.cleaned;
+    let back = cleaned
+        .quarantined
+        .iter()
+        .map(|q| format!("{}: {} ({}, kept in {})", q.path.display(), q.change, q.id, q.kept_at.display()));
+    back.chain(cleaned.failed.iter().map(|what| format!("could not be put in order: {what}"))).collect()
+}

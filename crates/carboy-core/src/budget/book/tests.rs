@@ -1,0 +1,182 @@
+//! A reservation's life, and the laws that hold whatever happens to thousands of them.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::budget::{Caching, CapKind};
+
+fn meter() -> MeterName {
+    MeterName::parse("anthropic").unwrap()
+}
+
+fn cap(scope: Scope, tokens: u64, window: Window) -> Cap {
+    let amount = Amount::tokens(tokens).unwrap();
+    Cap { scope, kind: CapKind::Ceiling, amount, count: Count::Raw, window }
+}
+
+fn admission(id: u128, owner: u64, caps: &[Cap], input: u64, output: u64, at_ms: u64) -> Admission {
+    Admission {
+        id: ReservationId(id),
+        owner,
+        meter: meter(),
+        chain: vec![Scope::Bottle("b".into()), Scope::Host],
+        caps: caps.to_vec(),
+        worst: Worst { input, caching: Caching::Possible, output, output_min: 10, answers: 1 },
+        waiting: 0,
+        at_ms,
+    }
+}
+
+fn cost(input: u64, output: u64) -> Settlement {
+    Settlement { usage: Usage { input, output, ..Usage::default() }, estimated: false }
+}
+
+#[test]
+fn a_reservation_is_held_sent_and_settled_once() {
+    let host = [cap(Scope::Host, 10_000, Window::Lifetime)];
+    let (mut book, id) = (Book::default(), ReservationId(1));
+    let (decision, row) = book.admit(&admission(1, 7, &host, 100, 500, 0));
+    assert_eq!((decision, row.is_some()), (Decision::Admit { output: 500 }, true));
+    // Asked again, as a client that lost the answer would.
+    assert_eq!(book.admit(&admission(1, 7, &host, 100, 500, 0)), (Decision::Admit { output: 500 }, None));
+    assert_eq!(book.standing(&host[0], &meter(), 0).held, Amount::tokens(664).unwrap());
+    assert_eq!(book.settle(id, &cost(100, 20)), Err(BookError::NotSent));
+    book.dispatch(id).unwrap();
+    assert_eq!(book.release(id), Err(BookError::Sent));
+    book.settle(id, &cost(100, 20)).unwrap();
+    assert_eq!(book.settle(id, &cost(100, 20)), Err(BookError::Unknown));
+    let standing = book.standing(&host[0], &meter(), 0);
+    assert_eq!((standing.spent, standing.held), (Amount::tokens(120).unwrap(), Amount::ZERO));
+    assert_eq!(book.total(&Scope::Bottle("b".into()), &meter()).raw, Amount::tokens(120).unwrap());
+}
+
+#[test]
+fn an_owner_that_is_gone_is_charged_for_what_it_may_have_sent() {
+    let host = [cap(Scope::Host, 100_000, Window::Lifetime)];
+    let mut book = Book::default();
+    for id in 1..=3 {
+        book.admit(&admission(id, if id == 3 { 8 } else { 7 }, &host, 100, 500, 0));
+    }
+    book.dispatch(ReservationId(1)).unwrap();
+    assert_eq!(book.owner_gone(7).len(), 2);
+    let standing = book.standing(&host[0], &meter(), 0);
+    assert_eq!((standing.spent, standing.held), (Amount::tokens(664).unwrap(), Amount::tokens(664).unwrap()));
+}
+
+#[test]
+fn more_than_was_held_is_charged_in_full_and_told() {
+    let mut book = Book::default();
+    book.admit(&admission(1, 7, &[], 100, 500, 0));
+    book.dispatch(ReservationId(1)).unwrap();
+    let Ok(Row::Spent(spent)) = book.settle(ReservationId(1), &cost(100, 5000)) else { panic!() };
+    assert_eq!((spent.charged.raw, spent.overrun.raw), (Amount::tokens(5100).unwrap(), Amount::tokens(4436).unwrap()));
+    book.admit(&admission(2, 7, &[], 1, 1, 0));
+    book.dispatch(ReservationId(2)).unwrap();
+    assert_eq!(book.settle(ReservationId(2), &cost(u64::MAX, 1)), Err(BookError::Absurd));
+}
+
+#[test]
+fn a_hold_counts_in_the_window_of_its_admission() {
+    let hour = [cap(Scope::Host, 1_000, Window::Rolling { ms: 3_600_000 })];
+    let (mut book, start) = (Book::default(), 10 * 3_600_000);
+    book.admit(&admission(1, 7, &hour, 100, 500, start));
+    book.dispatch(ReservationId(1)).unwrap();
+    assert_eq!(book.admit(&admission(2, 7, &hour, 300, 500, start)).0, Decision::Wait { by: 0 });
+    // Settled two hours later, it is spent in its own hour, and nothing of it binds the present one.
+    let later = start + 2 * 3_600_000;
+    book.settle(ReservationId(1), &cost(100, 400)).unwrap();
+    assert_eq!(book.standing(&hour[0], &meter(), later).spent, Amount::ZERO);
+    assert_eq!(book.standing(&hour[0], &meter(), start + 3_000_000).spent, Amount::tokens(500).unwrap());
+    assert_eq!(book.admit(&admission(3, 7, &hour, 100, 500, later)).0, Decision::Admit { output: 500 });
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Admit { input: u64, output: u64, owner: u64 },
+    Dispatch(usize),
+    Settle(usize, u64),
+    Release(usize),
+    Gone(u64),
+    Later(u64),
+    Recap(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..3000_u64, 1..20_000_u64, 0..3_u64).prop_map(|(input, output, owner)| Step::Admit { input, output, owner }),
+        3 => any::<usize>().prop_map(Step::Dispatch),
+        3 => (any::<usize>(), 0..=100_u64).prop_map(|(which, part)| Step::Settle(which, part)),
+        1 => any::<usize>().prop_map(Step::Release),
+        1 => (0..3_u64).prop_map(Step::Gone),
+        1 => (1..100_u64).prop_map(|minutes| Step::Later(minutes * GRAIN_MS)),
+        1 => (1000..100_000_u64).prop_map(Step::Recap),
+    ]
+}
+
+proptest! {
+    // I1, I3, I4, and that the rows rebuild the book: C15
+    #[test]
+    fn whatever_happens_the_book_stays_within_its_caps_and_its_rows_rebuild_it(steps in prop::collection::vec(step(), 1..120)) {
+        let mut caps = vec![
+            cap(Scope::Host, 50_000, Window::Lifetime),
+            Cap { count: Count::Weighted, ..cap(Scope::Bottle("b".into()), 30_000, Window::Rolling { ms: 30 * GRAIN_MS }) },
+        ];
+        let (mut book, mut rows, mut now, mut next) = (Book::default(), Vec::new(), 100 * GRAIN_MS, 0_u128);
+        let mut truth = Amount::ZERO;
+        for step in steps {
+            let pick = |which: usize, book: &Book| {
+                let all: Vec<Reservation> = book.reservations().cloned().collect();
+                (!all.is_empty()).then(|| all[which % all.len()].clone())
+            };
+            match step {
+                Step::Admit { input, output, owner } => {
+                    next += 1;
+                    let before: Vec<Standing> = caps.iter().map(|c| book.standing(c, &meter(), now)).collect();
+                    let (decision, row) = book.admit(&admission(next, owner, &caps, input, output, now));
+                    rows.extend(row);
+                    if let Decision::Admit { .. } = decision {
+                        for (cap, before) in caps.iter().zip(before) {
+                            let after = book.standing(cap, &meter(), now);
+                            // A cap that was lowered below what is spent admits nothing; else all stays within it.
+                            prop_assert!(after.spent.plus(after.held).unwrap() <= after.cap, "{before:?} {after:?}");
+                        }
+                    }
+                }
+                Step::Dispatch(which) => rows.extend(pick(which, &book).and_then(|r| book.dispatch(r.id).ok())),
+                Step::Settle(which, part) => {
+                    if let Some(r) = pick(which, &book) && r.stage == Stage::Dispatched {
+                        let real = cost(0, r.output * part / 100);
+                        rows.push(book.settle(r.id, &real).unwrap());
+                        truth = truth.plus(Both::of(&real.usage).unwrap().raw).unwrap();
+                    }
+                }
+                Step::Release(which) => {
+                    if let Some(r) = pick(which, &book) {
+                        let released = book.release(r.id);
+                        prop_assert_eq!(released.is_ok(), r.stage == Stage::Open);
+                        rows.extend(released.ok());
+                    }
+                }
+                Step::Gone(owner) => {
+                    for row in book.owner_gone(owner) {
+                        if let Row::Spent(spent) = &row {
+                            truth = truth.plus(spent.charged.raw).unwrap();
+                        }
+                        rows.push(row);
+                    }
+                }
+                Step::Later(ms) => now += ms,
+                Step::Recap(tokens) => caps[0].amount = Amount::tokens(tokens).unwrap(),
+            }
+            prop_assert_eq!(book.total(&Scope::Host, &meter()).raw, truth);
+        }
+        for owner in 0..3 {
+            rows.extend(book.owner_gone(owner));
+        }
+        prop_assert_eq!(book.reservations().count(), 0);
+        let mut rebuilt = Book::default();
+        rows.iter().for_each(|row| rebuilt.apply(row));
+        prop_assert_eq!(&rebuilt.spent, &book.spent);
+        prop_assert_eq!(&rebuilt.total, &book.total);
+    }
+}

@@ -1,0 +1,117 @@
+//! The `data` of server-sent events, passed on as it comes and never collected (WHATWG HTML, "Server-sent events").
+
+/// Longest field name that matters (`data`), with its colon and the space after it.
+const HEAD_BYTES_MAX: usize = 8;
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// A part of a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Piece<'a> {
+    /// A part of an event's data; the line feed between two `data` lines is white space to JSON and left out.
+    Data(&'a [u8]),
+    /// `data: [DONE]`
+    Done,
+    /// The blank line.
+    EventEnds,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The field's name is being read.
+    Head,
+    /// In the value of a `data` line, at its beginning (`[DONE]` is told from JSON there).
+    Value,
+    Data,
+    /// In a line that does not matter.
+    Skip,
+}
+
+#[derive(Debug)]
+pub(super) struct Lines {
+    place: Place,
+    head: Vec<u8>,
+    after_cr: bool,
+    at_start: bool,
+}
+
+impl Lines {
+    pub(super) fn new() -> Lines {
+        Lines { place: Place::Head, head: Vec::new(), after_cr: false, at_start: true }
+    }
+
+    pub(super) fn feed(&mut self, mut bytes: &[u8], mut hear: impl FnMut(Piece<'_>)) {
+        while let Some((&byte, next)) = bytes.split_first() {
+            if std::mem::take(&mut self.after_cr) && byte == b'\n' {
+                bytes = next;
+                continue;
+            }
+            if matches!(byte, b'\r' | b'\n') {
+                self.after_cr = byte == b'\r';
+                self.line_ends(&mut hear);
+                bytes = next;
+                continue;
+            }
+            let end = bytes.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(bytes.len());
+            let (part, rest) = bytes.split_at(end);
+            self.part(part, &mut hear);
+            bytes = rest;
+        }
+    }
+
+    fn part(&mut self, mut part: &[u8], hear: &mut impl FnMut(Piece<'_>)) {
+        while let Some((&byte, next)) = part.split_first() {
+            match self.place {
+                Place::Head => {
+                    self.head.push(byte);
+                    part = next;
+                    if byte == b':' {
+                        self.place = if self.name() == b"data:" { Place::Value } else { Place::Skip };
+                        self.head.clear();
+                    } else if self.head.len() > HEAD_BYTES_MAX {
+                        self.place = Place::Skip;
+                    }
+                }
+                Place::Value => {
+                    // One space after the colon is not part of the value; more of them are white space to JSON.
+                    let mark = b"[DONE]";
+                    if byte == b' ' && self.head.is_empty() {
+                        part = next;
+                    } else if self.head.len() < mark.len() && mark[self.head.len()] == byte {
+                        self.head.push(byte);
+                        part = next;
+                    } else {
+                        let head = std::mem::take(&mut self.head);
+                        hear(Piece::Data(&head));
+                        self.place = Place::Data;
+                    }
+                }
+                Place::Data => {
+                    hear(Piece::Data(part));
+                    return;
+                }
+                Place::Skip => return,
+            }
+        }
+    }
+
+    /// What was read of the line; a mark may stand before the first one.
+    fn name(&self) -> &[u8] {
+        match self.head.strip_prefix(BOM) {
+            Some(name) if self.at_start => name,
+            Some(_) | None => &self.head,
+        }
+    }
+
+    fn line_ends(&mut self, hear: &mut impl FnMut(Piece<'_>)) {
+        match self.place {
+            Place::Head if self.name().is_empty() => hear(Piece::EventEnds),
+            Place::Value if self.head == b"[DONE]" => hear(Piece::Done),
+            Place::Value => hear(Piece::Data(&self.head)),
+            Place::Data => hear(Piece::Data(b"\n")),
+            Place::Head | Place::Skip => {}
+        }
+        self.place = Place::Head;
+        self.head.clear();
+        self.at_start = false;
+    }
+}

@@ -1,0 +1,120 @@
+//! `carboy logs`: what a run asked for, as it asks, and what its program printed.
+//!
+//! *Must never* let a program's output act on the person's terminal.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use carboy_control::log::{self, Query};
+use carboy_control::registry;
+use carboy_control::session::{escapes, kept};
+use carboy_core::audit::Entry;
+use carboy_core::ids::{BottleName, RunId};
+
+use crate::args::LogsArgs;
+use crate::audit::failed;
+use crate::environment::Environment;
+use crate::print;
+use crate::report::{Exit, Failure};
+
+/// Until a follower looks again.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+
+/// Shows what a run did.
+pub fn logs(args: &LogsArgs, environment: &Environment) -> Result<u8, Failure> {
+    if args.output {
+        return output(args.target.as_deref(), environment);
+    }
+    let path = environment.home.audit_log();
+    if args.follow {
+        return follow(args, environment);
+    }
+    let query = match &args.target {
+        Some(target) if target.starts_with("r-") => Query { run: Some(target.clone()), ..Query::default() },
+        Some(target) => Query { bottle: Some(target.clone()), ..Query::default() },
+        None => {
+            let starts = Query { event_type: Some("run".into()), limit: Some(1), ..Query::default() };
+            let last = log::query(&path, &starts).map_err(failed)?.entries.pop();
+            let run = last.and_then(|entry| entry.text("run").map(str::to_owned));
+            Query {
+                run: Some(run.ok_or_else(|| Failure::words(Exit::Found, "no run is in the log yet"))?),
+                ..Query::default()
+            }
+        }
+    };
+    let mut answer = log::query(&path, &query).map_err(failed)?;
+    if answer.entries.is_empty() {
+        let target = args.target.as_deref().unwrap_or_default();
+        return Err(Failure::words(Exit::Found, format!("the log has nothing of `{target}`"))
+            .hint("`carboy ps` lists runs that live, `carboy audit query --type run` all of them"));
+    }
+    if args.refused {
+        answer.entries.retain(is_refusal);
+        if answer.entries.is_empty() {
+            eprintln!("nothing was refused");
+        }
+    }
+    crate::audit::show(&answer.entries, args.json)
+}
+
+/// Does it go out as `--refused` shows it?
+fn is_refusal(entry: &Entry) -> bool {
+    !matches!(entry.text("result"), Some("allowed" | "done"))
+}
+
+/// The run of this name, or the latest of the bottle of this name, or the latest of all: live or ended.
+fn run_of(target: Option<&str>, environment: &Environment) -> Result<(BottleName, RunId), Failure> {
+    let live = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
+    let past = carboy_control::runs::past(&environment.home).into_iter().map(|past| past.record);
+    let fits = |name: &str| target.is_none_or(|target| target == name);
+    let latest = past
+        .chain(live.into_iter().map(|live| live.record))
+        .filter(|record| fits(&record.run) || fits(&record.bottle))
+        .max_by_key(|record| record.started_ms);
+    let names =
+        latest.and_then(|record| Some((BottleName::parse(&record.bottle).ok()?, RunId::parse(&record.run).ok()?)));
+    names.ok_or_else(|| {
+        let what = target.map_or("no run is known yet".to_owned(), |t| format!("no run or bottle `{t}` is known"));
+        Failure::words(Exit::Found, what).hint("`carboy ps -a` lists those that are")
+    })
+}
+
+/// What the program printed. A terminal gets text alone; a pipe gets the bytes.
+fn output(target: Option<&str>, environment: &Environment) -> Result<u8, Failure> {
+    let (bottle, run) = run_of(target, environment)?;
+    let bytes = kept::read(&environment.home.run_dir(&bottle, &run)).map_err(|e| {
+        let why = Failure::words(Exit::Found, format!("nothing that run {run} printed is kept: {e}"));
+        why.hint("output is kept of runs at a terminal and of detached ones, unless `--no-output` was given")
+    })?;
+    if std::io::stdout().is_terminal() { print(escapes::plain(&bytes).as_bytes()) } else { print(&bytes) }
+}
+
+/// Shows what comes until the run ends.
+fn follow(args: &LogsArgs, environment: &Environment) -> Result<u8, Failure> {
+    let (_, run) = run_of(args.target.as_deref(), environment)?;
+    let lives = || environment.home.run_record(&run).exists();
+    // From here on; what was there before is read first, and told apart by its number.
+    let path = environment.home.audit_log();
+    let mut coming = log::follow(&path, 0).map_err(failed)?;
+    let query = Query { run: Some(run.to_string()), ..Query::default() };
+    let mut seen = 0;
+    let mut shown = |entries: Vec<Entry>| {
+        let fresh = entries.into_iter().filter(|entry| {
+            let seq = entry.seq().unwrap_or(0);
+            let is_new = seq > seen && entry.text("run") == Some(run.as_str());
+            seen = seen.max(seq);
+            is_new && (!args.refused || is_refusal(entry))
+        });
+        crate::audit::show(&fresh.collect::<Vec<_>>(), args.json)
+    };
+    shown(log::query(&path, &query).map_err(failed)?.entries)?;
+    loop {
+        // Asked before the last look: what is written before the end is seen after it.
+        let goes_on = lives();
+        shown(coming.poll().map_err(failed)?)?;
+        if !goes_on {
+            return Ok(0);
+        }
+        std::thread::sleep(FOLLOW_EVERY);
+    }
+}
