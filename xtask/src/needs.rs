@@ -29,6 +29,8 @@ const NEEDS: &[Need] = &[
     Need { check: &["tmux", "-V"], package: "tmux" },
     Need { check: &["wget", "--version"], package: "wget" },
     Need { check: &["vim", "--version"], package: "vim" },
+    Need { check: &["sh", "-c", "ldd /bin/busybox 2>&1 | grep -q 'not a dynamic'"], package: "busybox-static" },
+    Need { check: &["buildah", "--version"], package: "buildah" },
     Need { check: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb"], package: "postgresql" },
     Need { check: &["zsh", "--version"], package: "zsh" },
     Need { check: &["fish", "--version"], package: "fish" },

@@ -91,7 +91,8 @@ impl Look<'_> {
         }
         let mut bytes = Vec::new();
         file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
+        // An empty one starts nothing; the stubs of a run are such.
+        (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn names(&self, below: &Path) -> Vec<(PathBuf, FileType)> {
@@ -321,6 +322,8 @@ mod tests {
         let root = dir.path().canonicalize().unwrap();
         write(&root, ".git/config", "[core]\n\tfilemode = true\n[remote \"o\"]\n\turl = https://git.example/x\n");
         write(&root, "src/main.rs", "fn main() {}");
+        // As the stubs of a run.
+        write(&root, ".mcp.json", "");
         std::os::unix::fs::symlink("main.rs", root.join("src/lib.rs")).unwrap();
         assert_eq!(noticed(&root), []);
     }

@@ -73,7 +73,9 @@ impl ManifestFiles for DiskFiles {
         for (what, meta) in [("it", of_file), ("its directory", of_dir)] {
             if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
                 let (owner, mode) = (meta.uid(), meta.mode() & 0o777);
-                let why = format!("{what} belongs to uid {owner} with mode {mode:o}, so others than root can have written it");
+                let why = format!(
+                    "{what} belongs to uid {owner} with mode {mode:o}, so others than root can have written it"
+                );
                 return Err(FileError::Unreadable(why));
             }
         }

@@ -190,7 +190,7 @@ fn of_routes(reason: Reason) -> bool {
 }
 
 fn allow(refusal: &Refusal, now: &Now) -> Allow {
-    if let Now::Allowed { route } = now {
+    if let (Now::Allowed { route }, true) = (now, refusal.findings.is_empty()) {
         return Allow::Nothing(format!("route {route} allows it by now; asking again is enough"));
     }
     let by = |more: &str, route: &NewRoute| {

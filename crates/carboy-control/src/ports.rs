@@ -229,9 +229,9 @@ fn listen(publish: &Publish, joining: &Joining<'_>) -> Result<TcpListener, PortE
     if taken {
         return Err(PortError::Gateways { listen, inside, tier: joining.tier });
     }
-    HostListener::bind(listen).and_then(served).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => PortError::InUse { listen, inside },
-        _ => PortError::Listen { listen, inside, source },
+    HostListener::bind(listen).and_then(served).map_err(|source| {
+        let in_use = source.kind() == io::ErrorKind::AddrInUse;
+        if in_use { PortError::InUse { listen, inside } } else { PortError::Listen { listen, inside, source } }
     })
 }
 
@@ -252,9 +252,9 @@ fn resolved(forward: &Forward, joining: &Joining<'_>) -> Result<Forward, PortErr
     let Service::Unix(path) = &forward.to else { return Ok(forward.clone()) };
     let failed = |why: String| PortError::Service { inside: forward.inside, path: path.clone(), why };
     // A service that is started later has no socket yet; its directory has to be there.
-    let real = path.canonicalize().or_else(|error| match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => Ok(parent.canonicalize()?.join(name)),
-        _ => Err(error),
+    let real = path.canonicalize().or_else(|error| {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(error) };
+        if error.kind() == io::ErrorKind::NotFound { Ok(parent.canonicalize()?.join(name)) } else { Err(error) }
     });
     let real = real.map_err(|error| failed(error.to_string()))?;
     if let Some(why) = refused_socket(&real, joining.user_home, joining.carboy_home) {

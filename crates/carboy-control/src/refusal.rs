@@ -146,6 +146,10 @@ impl Refusal {
     /// # Errors
     /// In words for the operator.
     pub fn route(&self, opening: &Opening) -> Result<NewRoute, NoRoute> {
+        // Whatever it was refused for: something was found in it.
+        if !self.findings.is_empty() {
+            return Err(NoRoute::Leak);
+        }
         match self.reason {
             Reason::HostNotAllowed
             | Reason::NameNotAllowed
@@ -192,7 +196,7 @@ pub struct Opening {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoute {
     /// A secret was on its way out.
-    #[error("a secret of this run was on its way out; nothing should open that")]
+    #[error("a secret, or what looks like one, was on its way out; nothing should open that")]
     Leak,
     /// No route would change it.
     #[error("no route opens this: {}", .0.operator_step())]

@@ -197,7 +197,17 @@ impl Answer {
     /// For a run that does not answer: nothing but its record is known.
     fn silent(record: RunRecord) -> Answer {
         let (state, tier) = ("silent".into(), "-".into());
-        Answer { record, state, requests: 0, refusals: 0, bytes_out: 0, bytes_in: 0, tier, ports: vec![], grants: vec![] }
+        Answer {
+            record,
+            state,
+            requests: 0,
+            refusals: 0,
+            bytes_out: 0,
+            bytes_in: 0,
+            tier,
+            ports: vec![],
+            grants: vec![],
+        }
     }
 }
 

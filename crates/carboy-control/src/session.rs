@@ -212,7 +212,9 @@ impl Session {
                 (Some(master.try_clone()?), vec![(Kind::Output, master)])
             }
             // Standard input is dropped, which is its end.
-            Some(Stdio::Pipes { stdin: _, stdout, stderr }) => (None, vec![(Kind::Output, stdout), (Kind::Error, stderr)]),
+            Some(Stdio::Pipes { stdin: _, stdout, stderr }) => {
+                (None, vec![(Kind::Output, stdout), (Kind::Error, stderr)])
+            }
         };
         let session = Arc::new(Session {
             inner: Mutex::new(Inner {

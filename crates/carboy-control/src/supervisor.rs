@@ -17,9 +17,10 @@ mod exec;
 mod noticing;
 mod seal;
 mod secrets;
+mod streams;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -43,10 +44,10 @@ use crate::image::{self, ImageError};
 use crate::inside::ShowError;
 use crate::ports::{Joining, PortError, Ports};
 use crate::registry::{Registration, RunRecord};
-use crate::notify::{Notifier, Notifying};
+use crate::notify::Notifier;
 use crate::reload;
 use crate::runs;
-use crate::session::{First, Keep, Parts, Session, Streaming};
+use crate::session::{Session, Streaming};
 use crate::seed::{self, SeedError};
 use crate::vault::{Lookup, Vault, VaultError};
 use crate::workspace::{self, Held, RunOf, WorkspaceError};
@@ -56,7 +57,8 @@ use noticing::Noticing;
 use seal::{bottle_spec, injected_secrets};
 use secrets::{detectors, look_for_renewed, no_secret_inside, undumpable};
 
-pub use carboy_egress::Learning;
+pub use carboy_egress::Learning;use streams::{notifier, session, teller};
+
 pub use control::{Control, STOP_GRACE};
 pub use ending::Farewell;
 
@@ -94,6 +96,8 @@ pub struct RunRequest {
     pub audit_key: ChainKey,
     /// Tells the person something while the program goes on; a session tells those who are attached.
     pub tell: Tell,
+    /// Tells the person what takes long before there is a program; nobody has made the terminal raw yet.
+    pub progress: Tell,
     /// Who holds the program's streams.
     pub streaming: Streaming,
     /// Whether refusals are kept for a proposal.
@@ -339,7 +343,7 @@ fn image_job(request: &RunRequest, image: Image) -> image::Job {
         home: request.home.clone(),
         user_home: request.places.home.clone(),
         lookup: request.lookup.clone(),
-        tell: request.tell.clone(),
+        tell: request.progress.clone(),
         stop: Arc::default(),
     }
 }
@@ -351,85 +355,6 @@ async fn make(home: &Home, spec: BottleSpec) -> Result<(BottleSpec, Bottle), Run
     let made =
         made.await.map_err(|e| RunError::System { what: "launch the bottle", source: std::io::Error::other(e) })?;
     Ok(made?)
-}
-
-/// The session of the run: it has the program's streams, unless the caller takes them.
-fn session(
-    streaming: &Streaming,
-    mode: StdioMode,
-    shared: &Arc<Shared>,
-    notifier: &Arc<Notifier>,
-    stdio: &mut Option<Stdio>,
-    run_dir: &Path,
-) -> Result<Arc<Session>, RunError> {
-    let (streams, first, keep_in) = match streaming {
-        Streaming::Direct => (None, First::Nobody, None),
-        Streaming::Session { first, keep: Keep::Output, .. } => (stdio.take(), *first, Some(run_dir.to_owned())),
-        Streaming::Session { first, keep: Keep::Nothing, .. } => (stdio.take(), *first, None),
-    };
-    let size = match mode {
-        StdioMode::Terminal { rows, cols } => (rows, cols),
-        StdioMode::Pipes => (0, 0),
-    };
-    let bottle = Arc::downgrade(shared);
-    let resize = move |rows, cols| {
-        if let Some(shared) = bottle.upgrade() {
-            // A bottle that has just ended has no terminal to tell.
-            let _ = shared.bottle.resize(rows, cols);
-        }
-    };
-    let bottle = Arc::downgrade(shared);
-    let signal = move |signal| {
-        if let Some(shared) = bottle.upgrade() {
-            let _ = shared.bottle.signal(signal);
-        }
-    };
-    let (caller, notifier) = (Arc::downgrade(shared), notifier.clone());
-    let hear = move |call| {
-        let session = caller.upgrade().and_then(|shared| shared.session.get().cloned());
-        notifier.called(&call, session.map_or(0, |session| session.viewers()));
-    };
-    let parts = Parts {
-        signal: Box::new(signal),
-        stdio: streams, first, keep_in, resize: Box::new(resize), hear: Box::new(hear), size };
-    Session::open(parts).map_err(|source| RunError::System { what: "hold the program's streams", source })
-}
-
-/// What calls the person when nobody is there.
-fn notifier(
-    request: &RunRequest,
-    record: &RunRecord,
-    vault: &Vault,
-    audit: &Arc<AuditLog>,
-    subject: &Subject,
-) -> Arc<Notifier> {
-    let settings = request.effective.settings.notify.value.clone();
-    let started_at = match &request.streaming {
-        Streaming::Direct => None,
-        Streaming::Session { started_at, .. } => started_at.clone(),
-    };
-    let token = settings.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
-    Notifier::open(Notifying {
-        token: token.and_then(|name| vault.current(name)),
-        settings,
-        upstreams: request.effective.settings.upstreams.clone(),
-        record: record.clone(),
-        started_at,
-        lookup: request.lookup.clone(),
-        audit: audit.clone(),
-        subject: subject.clone(),
-    })
-}
-
-/// Who hears what carboy has to say while the program goes on.
-fn teller(streaming: &Streaming, direct: &Tell, session: &Arc<Session>) -> Tell {
-    match streaming {
-        Streaming::Direct => direct.clone(),
-        Streaming::Session { .. } => {
-            let session = session.clone();
-            Arc::new(move |text| session.tell(text))
-        }
-    }
 }
 
 fn subject(request: &RunRequest, spec: &BottleSpec, run: &RunId) -> Subject {

@@ -394,7 +394,7 @@ fn take_out(upper: &Root, directory: &Rel, waiting: &std::collections::BTreeSet<
             let rel = directory.join(&name);
             if !waiting.contains(&rel) {
                 remove::remove(&fd, &name)?;
-            } else if stamp.kind == Kind::Directory && !upper.is_opaque(&rel)? {
+            } else if stamp.kind == Kind::Directory && matches!(upper.is_opaque(&rel), Ok(false)) {
                 // One that hides what is below stays whole: with a part of it gone the rest would not be there inside.
                 directories.push(rel);
             }

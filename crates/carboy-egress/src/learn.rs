@@ -174,12 +174,19 @@ pub(crate) async fn look(
     exchange.unrouted();
     exchange.missed(&misfits);
     let flaw = match rehearsed {
-        Ok(Ok(())) => asked.is_none().then_some(Reason::RequestNotAllowed),
-        Ok(Err(flaw)) => Some(flaw.reason),
-        Err(_) => Some(Reason::LimitReached),
+        Ok(Ok(())) => None,
+        Ok(Err(flaw)) => Some(flaw),
+        Err(_) => Some(Denial::new(Reason::LimitReached, format!("not read within {REHEARSAL_TIME_MAX:?}"))),
     };
-    exchange.learn(denial.reason, flaw, asked);
-    Err(denial)
+    let unfit = asked.is_none().then_some(Reason::RequestNotAllowed);
+    exchange.learn(denial.reason, flaw.as_ref().map(|flaw| flaw.reason).or(unfit), asked);
+    match flaw {
+        // A secret on its way out is the graver reason, and one that nobody is offered to open.
+        Some(flaw) if matches!(flaw.reason, Reason::SecretKnown | Reason::SecretPattern) => {
+            Err(Denial { rule: denial.rule, ..flaw })
+        }
+        Some(_) | None => Err(denial),
+    }
 }
 
 /// The law's own words about the request, when it has any against it, and what of the nearest route did not fit.

@@ -293,7 +293,7 @@ struct Behind {
 }
 
 impl Behind {
-    /// The bytes before this index of a window, at most [`ESCAPE_BYTES_MAX`]; `self` is of the window before.
+    /// The bytes before this index of a window, at most [`ESCAPE_BYTES_MAX`]; `self` is of an earlier place.
     fn before(&self, window: &Window<'_>, index: usize) -> Behind {
         let mut all = [0; 2 * ESCAPE_BYTES_MAX];
         let mut len = 0;
@@ -301,19 +301,22 @@ impl Behind {
             all[len..len + bytes.len()].copy_from_slice(bytes);
             len += bytes.len();
         };
-        let near = &window.data[index.saturating_sub(ESCAPE_BYTES_MAX)..index];
-        if near.len() == index {
-            match window.before {
-                Some(_) if self.at == window.base => push(self.as_slice()),
-                Some(byte) => push(&[byte]),
-                None => {}
+        // What is known of bytes that have left the window joins what still stands in it.
+        let from = match self.at.checked_sub(window.base) {
+            Some(gap) if gap <= index as u64 => {
+                push(self.as_slice());
+                gap as usize
             }
-        }
-        push(near);
-        let from = len.saturating_sub(ESCAPE_BYTES_MAX);
+            Some(_) | None => {
+                push(window.before.as_slice());
+                0
+            }
+        };
+        push(&window.data[from.max(index.saturating_sub(ESCAPE_BYTES_MAX))..index]);
+        let first = len.saturating_sub(ESCAPE_BYTES_MAX);
         let mut bytes = [0; ESCAPE_BYTES_MAX];
-        bytes[..len - from].copy_from_slice(&all[from..len]);
-        Behind { at: window.base + index as u64, bytes, len: len - from }
+        bytes[..len - first].copy_from_slice(&all[first..len]);
+        Behind { at: window.base + index as u64, bytes, len: len - first }
     }
 
     fn as_slice(&self) -> &[u8] {

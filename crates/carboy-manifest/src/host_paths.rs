@@ -47,6 +47,13 @@ const NEVER_IN_HOME: &[&str] = &[
     ".password-store",
     ".local/share/keyrings",
     ".vault-token",
+    // Of agents and package managers: their logins, so that neither these nor what holds them are bound.
+    ".claude/.credentials.json",
+    ".codex/auth.json",
+    ".gemini/oauth_creds.json",
+    ".local/share/opencode/auth.json",
+    ".cargo/credentials",
+    ".cargo/credentials.toml",
     ".bot-bottle",
 ];
 
@@ -67,6 +74,12 @@ pub fn expand(text: &str, home: &Path) -> Option<PathBuf> {
     // `components()` drops inner `.` silently, and what is written should be what is meant.
     let dots = text.split('/').any(|part| part == "." || part == "..");
     (path.components().all(plain) && !dots && !text.contains('\0')).then(|| path.components().collect())
+}
+
+/// M36: what no bind shows, for a person to read: `~` is the user's home. carboy's own home is another one.
+pub fn never_visible() -> impl Iterator<Item = String> {
+    let of_home = NEVER_IN_HOME.iter().map(|below| format!("~/{below}"));
+    of_home.chain(NEVER_OF_HOST.iter().map(|path| (*path).to_owned()))
 }
 
 /// Why this host path is never made visible; `None` when it may be. `source` is absolute.
@@ -194,6 +207,12 @@ mod tests {
             assert!(!refused(text), "{text}");
         }
         let of_root = |text: &str| refused_source(Path::new(text), Path::new("/root"), Path::new("/root/.carboy"));
+        for text in ["/home/u/.codex", "/home/u/.claude", "/home/u/.cargo", "/home/u/.local/share"] {
+            assert!(refused(text), "{text}");
+        }
+        for text in ["/home/u/.claude/local/node_modules", "/home/u/.local/bin"] {
+            assert!(!refused(text), "{text}");
+        }
         assert!(of_root("/root/.cargo/bin").is_none() && of_root("/root/.ssh").is_some() && of_root("/root").is_some());
     }
 }

@@ -303,6 +303,7 @@ enabled = false
 [features]
 api_key_model_discovery = false
 apps = false
+enable_request_compression = false
 in_app_updates = false
 plugins = false
 

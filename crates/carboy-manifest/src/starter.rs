@@ -169,7 +169,10 @@ pub struct Starter {
 pub fn bottle(starter: &Starter) -> String {
     let mut out = Block::default();
     out.line("---");
-    out.comment(&format!("The bottle `{}`: what a program in it may reach, see and use. Everything else", starter.name));
+    out.comment(&format!(
+        "The bottle `{}`: what a program in it may reach, see and use. Everything else",
+        starter.name
+    ));
     out.comment("is refused, told and logged. Written by `carboy init`; it is yours to change. `carboy check`");
     out.comment("reads it back; docs/manifest.md has every key.");
     out.blank();
@@ -198,7 +201,9 @@ pub fn bottle(starter: &Starter) -> String {
     out.line("---");
     match starter.program {
         Some(_) => out.line("The text below the second line of dashes is for people; carboy does not read it."),
-        None => out.line(&format!("A bottle without an agent, for trying things: `carboy run --bottle {}`.", starter.name)),
+        None => {
+            out.line(&format!("A bottle without an agent, for trying things: `carboy run --bottle {}`.", starter.name))
+        }
     }
     out.done()
 }
@@ -240,7 +245,10 @@ fn presets(out: &mut Block, starter: &Starter) {
         out.line("presets:");
     }
     if let Some((preset, secret)) = model {
-        out.comment_in("  ", "The model. The key is added outside, the program never holds it; a token-shaped text on its");
+        out.comment_in(
+            "  ",
+            "The model. The key is added outside, the program never holds it; a token-shaped text on its",
+        );
         out.comment_in("  ", "way out is masked, so that a fixture in a test does not end a night's run.");
         out.line(&format!("  - {preset}: {{token_env: {secret}}}"));
     }
@@ -307,7 +315,11 @@ pub fn agent(starter: &Starter) -> Option<String> {
     let program = starter.program?;
     let mut out = Block::default();
     out.line("---");
-    out.comment(&format!("The agent `{}`, which runs {}. Written by `carboy init`; it is yours to change.", starter.name, program.name()));
+    out.comment(&format!(
+        "The agent `{}`, which runs {}. Written by `carboy init`; it is yours to change.",
+        starter.name,
+        program.name()
+    ));
     out.comment("What it may reach stands in its bottle.");
     out.line(&format!("bottle: {}", starter.name));
     out.line("---");

@@ -39,6 +39,8 @@ pub struct EffectiveView {
     pub routes: Vec<RouteView>,
     /// Host paths that are visible.
     pub binds: Vec<BindView>,
+    /// M36: host paths that no bind shows, `~` for the user's home.
+    pub never_visible: Vec<String>,
     /// Bounds.
     pub limits: LimitsView,
     /// Who commits.
@@ -272,6 +274,7 @@ impl Effective {
             env: env.collect(),
             routes: self.route_views(),
             binds: binds.collect(),
+            never_visible: crate::host_paths::never_visible().collect(),
             limits: LimitsView {
                 memory_bytes_max: sourced(self.limits.memory_bytes_max, &origins.limits.memory),
                 processes_max: sourced(self.limits.processes_max, &origins.limits.processes),

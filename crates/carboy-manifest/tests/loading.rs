@@ -210,7 +210,20 @@ fn an_agent_file_selects_and_never_widens() {
         let errors = load_trusted(&home, &request(Some("a"), &[])).err();
         errors.map(|errors| codes(&errors)).unwrap_or_default()
     };
-    for yaml in ["env: {}", "egress: {routes: []}", "binds: {}", "agent_provider: codex", "git-gate: {repos: {}}"] {
+    for yaml in [
+        "env: {}",
+        "egress: {routes: []}",
+        "binds: {}",
+        "agent_provider: codex",
+        "git-gate: {repos: {}}",
+        "publish: [80]",
+        "forward: {80: \"127.0.0.1:80\"}",
+        "image: /i/x",
+        "backend: namespaces",
+        "workspace: overlay",
+        "extends: dev",
+        "presets: [github-read]",
+    ] {
         assert_eq!(of(yaml), [Code::BottleKeyInAgent], "{yaml}");
     }
     for yaml in [
@@ -255,7 +268,7 @@ fn files_of_the_tool_before_are_pointed_at() {
     let errors = Manifest::load(&files(&both), &at_home).err().unwrap();
     let hint = errors.iter().next().unwrap();
     assert_eq!(hint.message, "found `/home/u/bot-bottle.json` of your home, which carboy does not read");
-    assert!(hint.fix.contains("`carboy check`"), "{hint}");
+    assert!(hint.fix.contains("`carboy init --from bot-bottle`"), "{hint}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The command line: one definition for parsing, `--help`, completions and the man page.
 
 mod bottle;
+mod watching;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::client::DetachKey;
 pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
+pub use watching::{AttachArgs, ExecArgs, PsArgs, SuperviseArgs, WaitArgs};
 
 /// Runs AI agents behind one door: sealed, scanned, credentialed from outside, logged.
 #[derive(Debug, Parser)]
@@ -250,71 +252,6 @@ pub struct RunArgs {
     /// Program and arguments
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Exit codes: the program's own when it ends; 0 after the detach key; 1 no such run lives; 71 the run was lost."
-)]
-pub struct AttachArgs {
-    /// Run or bottle
-    pub target: String,
-    /// Key that leaves: ctrl-X, or `none`
-    #[arg(long, value_name = "KEY", default_value = "ctrl-]")]
-    pub detach_key: DetachKey,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    override_usage = "carboy exec [OPTIONS] <RUN|BOTTLE> -- COMMAND…",
-    after_help = "Exit codes: the command's own; 128+N when signal N ended it; 1 no such run lives; 71 the run was lost; \
-                  126 and 127 the command cannot be run or found."
-)]
-pub struct ExecArgs {
-    /// Run or bottle
-    pub target: String,
-    /// Environment variable for the command: NAME=VALUE, or NAME to pass this shell's value
-    #[arg(long = "env", short = 'e', value_name = "NAME[=VALUE]")]
-    pub env: Vec<String>,
-    /// Working directory inside [default: the run's]
-    #[arg(long, short = 'w', value_name = "DIR")]
-    pub workdir: Option<PathBuf>,
-    /// Never use a pseudo-terminal
-    #[arg(long)]
-    pub no_tty: bool,
-    /// Program and arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct PsArgs {
-    /// Also runs that have ended and are kept, with their exit codes
-    #[arg(long, short = 'a')]
-    pub all: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Exit codes: the run's own (of several, the first that is not 0); 1 no such run is known; 71 a run was lost: \
-                  its supervisor was killed before it could say how the program ended."
-)]
-pub struct WaitArgs {
-    /// Runs, or bottles for their latest runs
-    #[arg(required = true, value_name = "RUN|BOTTLE")]
-    pub targets: Vec<String>,
-    /// Print each run's summary as a JSON line
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct SuperviseArgs {
-    /// The number of a channel that was inherited
-    pub channel: i32,
 }
 
 #[derive(Debug, Args)]

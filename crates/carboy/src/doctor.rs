@@ -71,7 +71,8 @@ fn render_agents(agents: &[InstalledAgent], palette: Palette) -> String {
             Ok(inside) => {
                 let binds: Vec<String> =
                     inside.binds.iter().map(|bind| printable(&bind.source.display().to_string())).collect();
-                let shows = if binds.is_empty() { String::new() } else { format!("; a bottle is shown {}", binds.join(", ")) };
+                let shows =
+                    if binds.is_empty() { String::new() } else { format!("; a bottle is shown {}", binds.join(", ")) };
                 (palette.good("ok  "), format!("{version}, {path}{shows}"))
             }
             Err(why) => (palette.warn("weak"), format!("{version}, {path}: {}", printable(why))),

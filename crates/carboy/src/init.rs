@@ -106,12 +106,7 @@ struct FileReport {
     content: Option<String>,
 }
 
-fn as_json(
-    args: &InitArgs,
-    environment: &Environment,
-    choice: &Choice,
-    drafts: &Drafts,
-) -> Result<u8, Failure> {
+fn as_json(args: &InitArgs, environment: &Environment, choice: &Choice, drafts: &Drafts) -> Result<u8, Failure> {
     let replaces = drafts.all.iter().any(|draft| draft.action == Action::Replace);
     let writes = !args.dry_run && (args.force || !replaces);
     if writes {
@@ -152,7 +147,9 @@ fn commands(choice: &Choice) -> Vec<(String, &'static str)> {
     let name = &choice.starter.name;
     let mut commands = vec![(format!("carboy check --bottle {name}"), "what it may reach, see and use")];
     match choice.starter.program {
-        None => commands.push((format!("carboy run --bottle {name}"), "a shell in the bottle; `-- COMMAND` for another")),
+        None => {
+            commands.push((format!("carboy run --bottle {name}"), "a shell in the bottle; `-- COMMAND` for another"))
+        }
         Some(_) => {
             commands.push((format!("carboy run {name}"), "in this terminal"));
             commands.push((format!("carboy run -d {name} --task \"…\""), "unattended; `carboy logs` tells of it"));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use carboy_control::bottle::Stdio;
 use carboy_control::disk::DiskFiles;
-use carboy_control::image::ImageError;
 use carboy_control::home::Home;
+use carboy_control::image::ImageError;
 use carboy_control::registry::{self, RunRecord};
 use carboy_control::session::{First, Keep, Streaming};
 use carboy_control::summary::{Ended, Summary};
@@ -42,7 +42,11 @@ const NOBODYS_WINDOW: (u16, u16) = (24, 80);
 
 /// Runs and gives the exit code.
 pub async fn run(args: RunArgs, environment: Environment) -> Result<u8, Failure> {
-    if args.detach || (!args.no_tty && terminal::is_interactive()) { apart::run(&args).await } else { here(args, environment).await }
+    if args.detach || (!args.no_tty && terminal::is_interactive()) {
+        apart::run(&args).await
+    } else {
+        here(args, environment).await
+    }
 }
 
 /// A run between this process's own pipes.
@@ -257,6 +261,7 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
             // The terminal may be raw: a carriage return brings the cursor back.
             eprint!("\r\ncarboy: {}\r\n", text.replace('\n', "\r\n"));
         }),
+        progress: Arc::new(|text| eprintln!("carboy: {text}")),
         streaming: match place {
             Place::Here => Streaming::Direct,
             Place::Apart(_) => Streaming::Session { first, keep, started_at: terminal::name() },
@@ -418,8 +423,9 @@ pub fn failure(error: RunError) -> Failure {
         RunError::Image(ImageError::Interrupted) => Failure::new(Exit::Failed, &error),
         RunError::Image(_) => Failure::new(Exit::Config, &error),
         RunError::Seed(_)
-        | RunError::Home(_) | RunError::Authority(_) | RunError::Audit(_) | RunError::System { .. } => {
-            Failure::new(Exit::Failed, &error)
-        }
+        | RunError::Home(_)
+        | RunError::Authority(_)
+        | RunError::Audit(_)
+        | RunError::System { .. } => Failure::new(Exit::Failed, &error),
     }
 }

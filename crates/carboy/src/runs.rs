@@ -140,7 +140,11 @@ pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
     for run in &runs {
         // The grace of each runs from the moment it was asked: together they take hardly longer than one.
         if !watching::has_ended_within(&run.record, STOP_WAIT_MAX) {
-            eprintln!("{} has not ended within {} s; `carboy stop --kill {0}`", run.record.run, STOP_WAIT_MAX.as_secs());
+            eprintln!(
+                "{} has not ended within {} s; `carboy stop --kill {0}`",
+                run.record.run,
+                STOP_WAIT_MAX.as_secs()
+            );
             code = Exit::Found as u8;
         }
     }

@@ -32,10 +32,13 @@ fn help_of_run_has_every_flag_and_exit_code() {
 
 #[test]
 fn help_of_every_other_command() {
-    let commands: [&[&str]; 17] = [
+    let commands: [&[&str]; 29] = [
         &["tour"],
         &["doctor"],
+        &["attach"],
+        &["exec"],
         &["ps"],
+        &["wait"],
         &["logs"],
         &["explain"],
         &["allow"],
@@ -46,6 +49,15 @@ fn help_of_every_other_command() {
         &["audit", "query"],
         &["audit", "path"],
         &["audit", "keygen"],
+        &["bottle"],
+        &["bottle", "ls"],
+        &["bottle", "show"],
+        &["bottle", "diff"],
+        &["bottle", "apply"],
+        &["bottle", "undo"],
+        &["bottle", "quarantine"],
+        &["bottle", "du"],
+        &["bottle", "rm"],
         &["check"],
         &["completions"],
         &["man"],

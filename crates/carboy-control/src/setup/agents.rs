@@ -104,7 +104,10 @@ fn inside(host: &Surroundings, program: Program, path: &Path, real: &Path) -> Re
         Kind::Script(name) if name == "node" => of_node(node(host, path, real)?),
         Kind::Script(name) if matches!(name.as_str(), "sh" | "bash") && host.is_visible(real) => Inside::default(),
         Kind::Script(name) => {
-            return Err(format!("{} is a script of `{name}`, which starts something that is not known", path.display()));
+            return Err(format!(
+                "{} is a script of `{name}`, which starts something that is not known",
+                path.display()
+            ));
         }
         Kind::Other => return Err(format!("{} is no program that can be read", path.display())),
     };

@@ -140,8 +140,16 @@ impl Proposal {
                 true
             }
             Standing::Loopback(ip) => {
-                let next = format!("`forward: {{{}: \"{}\"}}` brings it into the bottle", address.port, SocketAddr::new(ip, address.port));
-                self.notes.push(format!("{}: {} is this machine, which no route opens; {next}", manager.name(), address.host));
+                let next = format!(
+                    "`forward: {{{}: \"{}\"}}` brings it into the bottle",
+                    address.port,
+                    SocketAddr::new(ip, address.port)
+                );
+                self.notes.push(format!(
+                    "{}: {} is this machine, which no route opens; {next}",
+                    manager.name(),
+                    address.host
+                ));
                 return;
             }
             Standing::Special(ip) => {
@@ -182,7 +190,8 @@ impl Proposal {
 /// One more host; what is below another that is there already is not said again.
 fn add_spec(hosts: &mut Vec<String>, spec: String) {
     // `r.example:443/x` and `r.example/x` are the same.
-    let covers = |wide: &str, narrow: &str| wide == narrow || narrow.strip_prefix(wide).is_some_and(|r| r.starts_with('/'));
+    let covers =
+        |wide: &str, narrow: &str| wide == narrow || narrow.strip_prefix(wide).is_some_and(|r| r.starts_with('/'));
     if hosts.iter().any(|known| covers(known, &spec)) {
         return;
     }

@@ -104,7 +104,10 @@ fn npm_says_its_registry_and_a_token_stays_where_it_is() {
     // M38
     let home = FakeHome::new();
     home.program("bin/npm", "[ \"$3\" = registry ] && echo https://u:npm_secret@r.example/npm/");
-    home.write("home/.npmrc", "registry=https://r.example/npm/\n@acme:registry=https://acme.example/\n//r.example/:_authToken=npm_secret\n");
+    home.write(
+        "home/.npmrc",
+        "registry=https://r.example/npm/\n@acme:registry=https://acme.example/\n//r.example/:_authToken=npm_secret\n",
+    );
     home.write("work/.npmrc", "registry=https://evil.example/?\n");
     let found = configured(&home.host, Manager::Npm).unwrap();
     let hosts: Vec<_> = found.registries.iter().map(|r| (r.address.host.as_str(), r.whose)).collect();
@@ -149,7 +152,10 @@ fn cargo_says_its_registries_and_the_index_says_where_downloads_are() {
     let found = configured(&home.host, Manager::Cargo).unwrap();
     assert_eq!(found.binds[0].target.as_deref(), Some("~/.cargo/config.toml"));
     // A token keeps the file out.
-    home.write("home/.cargo/config.toml", &format!("{config}[registries.acme]\nindex = \"https://git.example/x\"\ntoken = \"cio-secret\"\n"));
+    home.write(
+        "home/.cargo/config.toml",
+        &format!("{config}[registries.acme]\nindex = \"https://git.example/x\"\ntoken = \"cio-secret\"\n"),
+    );
     let found = configured(&home.host, Manager::Cargo).unwrap();
     assert!(found.binds.is_empty() && !format!("{found:?}").contains("cio-secret"));
     let told = |words: &str| found.notes.iter().any(|note| note.contains(words));
@@ -173,7 +179,10 @@ fn cargo_that_has_read_no_index_yet_is_made_to_read_it_in_a_directory_of_its_own
 fn go_is_asked_for_its_proxy_and_direct_is_left_out() {
     // M38
     let home = FakeHome::new();
-    home.program("bin/go", "[ \"$2\" = GOPROXY ] && echo 'https://p.example/go|https://q.example,direct' && echo sum.example");
+    home.program(
+        "bin/go",
+        "[ \"$2\" = GOPROXY ] && echo 'https://p.example/go|https://q.example,direct' && echo sum.example",
+    );
     let found = configured(&home.host, Manager::Go).unwrap();
     let hosts: Vec<&str> = found.registries.iter().map(|registry| registry.address.host.as_str()).collect();
     assert_eq!(hosts, ["p.example", "q.example", "sum.example"]);
@@ -184,7 +193,8 @@ fn go_is_asked_for_its_proxy_and_direct_is_left_out() {
 fn pip_uses_what_is_configured_or_what_it_brings_along() {
     // M38
     let mut home = FakeHome::new();
-    let built_in = "if [ \"$2\" = -c ]; then echo https://own.example/simple; echo files.example; else cat \"$HOME/list\"; fi";
+    let built_in =
+        "if [ \"$2\" = -c ]; then echo https://own.example/simple; echo files.example; else cat \"$HOME/list\"; fi";
     home.system_on_path();
     home.program("bin/python3", built_in);
     let hosts = |home: &FakeHome| -> Vec<String> {
@@ -197,7 +207,10 @@ fn pip_uses_what_is_configured_or_what_it_brings_along() {
     assert_eq!(hosts(&home), ["mirror.example"]);
     let found = configured(&home.host, Manager::Pip).unwrap();
     let env: Vec<_> = found.env.iter().map(|v| (v.name.as_str(), v.value.as_str())).collect();
-    assert_eq!(env[..2], [("PIP_INDEX_URL", "http://mirror.example:8081/simple"), ("PIP_TRUSTED_HOST", "mirror.example")]);
+    assert_eq!(
+        env[..2],
+        [("PIP_INDEX_URL", "http://mirror.example:8081/simple"), ("PIP_TRUSTED_HOST", "mirror.example")]
+    );
 }
 
 #[test]
@@ -225,7 +238,11 @@ fn a_project_uses_what_its_files_name_and_nothing_of_it_is_followed() {
     let project = look(&home.host);
     assert_eq!(project.managers, [(Manager::Npm, "web/package.json".into()), (Manager::Cargo, "Cargo.toml".into())]);
     assert!(project.github);
-    for (url, is) in [("https://github.com/a/b", true), ("https://github.com.evil.example/a", false), ("https://evil.example/github.com/", false)] {
+    for (url, is) in [
+        ("https://github.com/a/b", true),
+        ("https://github.com.evil.example/a", false),
+        ("https://evil.example/github.com/", false),
+    ] {
         home.write("work/.git/config", &format!("url = {url}\n"));
         assert_eq!(look(&home.host).github, is, "{url}");
     }
@@ -245,7 +262,10 @@ fn a_toolchain_of_a_home_is_shown_at_its_own_path_and_a_whole_home_never() {
     let script = format!("case \"$1\" in --print) echo {};; *) echo 'rustc 1.90.0 (abc)';; esac", root.display());
     home.program("bin/rustc", &script);
     let found = toolchains::of_manager(&home.host, Manager::Cargo).unwrap();
-    assert_eq!((found.name.as_str(), &found.binds[0].source, found.binds[0].target.as_deref()), ("rustc 1.90.0", &root, None));
+    assert_eq!(
+        (found.name.as_str(), &found.binds[0].source, found.binds[0].target.as_deref()),
+        ("rustc 1.90.0", &root, None)
+    );
     let path = path_variable(&found.path).unwrap();
     assert!(path.value.starts_with(&format!("{}/bin:/home/agent/.local/bin:", root.display())), "{}", path.value);
     home.program("bin/rustc", &script.replace(root.to_str().unwrap(), home.host.home.to_str().unwrap()));

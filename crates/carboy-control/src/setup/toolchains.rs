@@ -102,8 +102,7 @@ fn root_of(program: &Path) -> Option<PathBuf> {
 fn at(host: &Surroundings, program: &Path, name: &str, root: &Path) -> Toolchain {
     let name: String = name.chars().filter(|c| !c.is_control()).collect();
     let real = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-    let mut found =
-        Toolchain { name: name.clone(), root: root.to_owned(), binds: vec![], path: vec![], refused: None };
+    let mut found = Toolchain { name: name.clone(), root: root.to_owned(), binds: vec![], path: vec![], refused: None };
     let bin = root.join("bin");
     if host.is_visible(&real) {
         let by_name = LOOKED_UP.iter().any(|dir| program.parent() == Some(Path::new(dir)));

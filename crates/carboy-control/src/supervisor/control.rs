@@ -1,7 +1,7 @@
 //! What acts on a run that lives: its control socket and the person's signals.
 
-use std::sync::{Arc, OnceLock, Weak};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use carboy_bottle::Bottle;

@@ -77,13 +77,8 @@ fn follow(mut exec: Exec, stream: &UnixStream) -> End {
     }
     let outcome = std::thread::scope(|scope| {
         for (kind, source) in sources {
-            let (exec, ended, turn) = (&exec, &ended, &turn);
-            scope.spawn(move || {
-                if copy(&source, kind, stream, turn, ended).is_err() {
-                    // Nobody reads any more.
-                    let _ = exec.signal(rustix::process::Signal::KILL.as_raw());
-                }
-            });
+            let (ended, turn) = (&ended, &turn);
+            scope.spawn(move || copy(&source, kind, stream, turn, ended));
         }
         let outcome = exec.wait();
         ended.store(true, Ordering::Release);
@@ -97,31 +92,27 @@ fn failed(exec: &Exec, error: &std::io::Error) -> End {
     End::Failed { message: format!("the command was started and could not be followed: {error}") }
 }
 
-/// Until the stream ends, or is quiet after the command's end. An error is the client's.
-fn copy(
-    source: &OwnedFd,
-    kind: Kind,
-    stream: &UnixStream,
-    turn: &Mutex<()>,
-    ended: &AtomicBool,
-) -> std::io::Result<()> {
+/// Until the stream ends, or is quiet after the command's end. When nobody reads any more the output goes nowhere: the
+/// command is being hung up, and may have something to say about it before it ends.
+fn copy(source: &OwnedFd, kind: Kind, stream: &UnixStream, turn: &Mutex<()>, ended: &AtomicBool) {
     let mut buffer = vec![0; PIECE_BYTES];
+    let mut is_read = true;
     loop {
         match poll(&mut [PollFd::new(source, PollFlags::IN)], Some(&QUIET)) {
-            Ok(0) if ended.load(Ordering::Acquire) => return Ok(()),
+            Ok(0) if ended.load(Ordering::Acquire) => return,
             Ok(0) | Err(rustix::io::Errno::INTR) => continue,
             Ok(_) => {}
-            Err(_) => return Ok(()),
+            Err(_) => return,
         }
         match rustix::io::read(source, &mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(n) => {
+            Ok(0) => return,
+            Ok(n) if is_read => {
                 // One frame at a time.
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-                frames::write(stream, kind, &buffer[..n])?;
+                is_read = frames::write(stream, kind, &buffer[..n]).is_ok();
             }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return Ok(()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
         }
     }
 }

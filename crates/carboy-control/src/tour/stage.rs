@@ -151,6 +151,7 @@ fn run_request(request: &TourRequest, home: Home, workdir: PathBuf) -> Result<Ru
         files: Arc::new(DiskFiles),
         audit_key: ChainKey::Plain,
         tell: Arc::new(|_| {}),
+        progress: Arc::new(|_| {}),
         streaming: crate::session::Streaming::Direct,
         learning: Default::default(),
     })

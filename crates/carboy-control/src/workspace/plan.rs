@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use super::change::{Change, Changes, What, changes};
 use super::index::{Index, Known};
-use super::steering::{Judged, Merged, leads_out, repository_of};
+use super::steering::{Judged, Merged, is_git_index, leads_out, repository_of};
 use super::tree::{Kind, Rel, Root, Stamp};
-use super::{Layer, WorkspaceError};
+use super::{Layer, Part, WorkspaceError};
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -115,13 +115,13 @@ pub fn plan(layer: &Layer, wanted: &Wanted) -> Result<Plan, WorkspaceError> {
         if !is_wanted(&change, &wanted.paths) {
             continue;
         }
-        let why = conflict(&change, index.as_ref());
+        let why = conflict(&change, index.as_ref()).filter(|_| !is_git_index(&change.path));
         match why.filter(|_| wanted.conflicts == Conflicts::Keep) {
             Some(why) => plan.left.push(Left { path: change.path, why, sort: LeftSort::Conflict }),
             None => chosen.push(change),
         }
     }
-    chosen = hold_repositories_together(chosen, &mut plan.left);
+    chosen = hold_repositories_together(chosen, &mut plan.left, &layer.record.part);
     for change in chosen {
         let released = wanted.steering == Steering::Apply || wanted.paths.contains(&change.path);
         plan.sort(change, &merged, released);
@@ -198,11 +198,11 @@ fn is_same_kind(change: &Change, was: &Stamp) -> bool {
 
 /// Half of a commit is worse than none: where one of git's own files was overtaken, the others wait with it. Objects do
 /// not: they are named by their content.
-fn hold_repositories_together(chosen: Vec<Change>, left: &mut Vec<Left>) -> Vec<Change> {
+fn hold_repositories_together(chosen: Vec<Change>, left: &mut Vec<Left>, part: &Part) -> Vec<Change> {
     let overtaken: BTreeSet<Rel> =
-        left.iter().filter(|l| l.sort == LeftSort::Conflict).filter_map(|l| repository_of(&l.path)).collect();
+        left.iter().filter(|l| l.sort == LeftSort::Conflict).filter_map(|l| repository_of(&l.path, part)).collect();
     let (waits, goes): (Vec<Change>, Vec<Change>) =
-        chosen.into_iter().partition(|c| repository_of(&c.path).is_some_and(|git| overtaken.contains(&git)));
+        chosen.into_iter().partition(|c| repository_of(&c.path, part).is_some_and(|git| overtaken.contains(&git)));
     left.extend(waits.into_iter().map(|change| Left {
         path: change.path,
         why: "the host changed this repository since the run began".into(),

@@ -9,6 +9,7 @@ use std::path::{Component, Path};
 
 use carboy_bottle::{audit_git_config, audit_new_git_config, steers};
 
+use super::Part;
 use super::change::{Change, What};
 use super::tree::{Kind, Rel, Root, shown};
 
@@ -196,9 +197,22 @@ fn is_hook(name: &[u8]) -> bool {
     !name.ends_with(b".sample")
 }
 
-/// The directory of the repository that a path is part of, its objects apart: git's own files change together.
-pub fn repository_of(path: &Rel) -> Option<Rel> {
+/// Is it git's list of what is staged? Every `git status` writes it anew, so that a new version of it says nothing.
+pub fn is_git_index(path: &Rel) -> bool {
     let names: Vec<&[u8]> = path.names().collect();
+    match &names[..] {
+        [.., above, name] if *name == b"index" && above.eq_ignore_ascii_case(b".git") => true,
+        [.., group, _, name] => *name == b"index" && matches!(*group, b"worktrees" | b"modules"),
+        _ => false,
+    }
+}
+
+/// The directory of the repository that a path is part of, its objects apart: git's own files change together.
+pub fn repository_of(path: &Rel, part: &Part) -> Option<Rel> {
+    let names: Vec<&[u8]> = path.names().collect();
+    if matches!(part, Part::RepositoryOf(_)) {
+        return names.first().filter(|name| **name != b"objects").map(|_| Rel::root());
+    }
     let at = names.iter().position(|name| name.eq_ignore_ascii_case(b".git"))?;
     let below = names.get(at + 1)?;
     if *below == b"objects" {

@@ -12,6 +12,7 @@ use super::apply::{Hands, copy_sparse, give, hash_of, hex, make_directory, times
 use super::index::{Index, Known};
 use super::journal::{Journal, Snapshot, Step, bare};
 use super::plan::{Conflicts, Left, LeftSort};
+use super::steering::is_git_index;
 use super::remove::{remove, set_directory_mode, set_mode};
 use super::tree::{Kind, Rel, Root, c_name, stamp_at};
 use super::{Layer, WorkspaceError};
@@ -118,7 +119,7 @@ fn back(hands: &Hands, journal: &Journal, step: &Step, conflicts: Conflicts) -> 
     if is(&step.before) && (!mode_only || modes(&step.before)) {
         return Ok(Back::Nothing);
     }
-    if !is(&step.after) && conflicts == Conflicts::Keep {
+    if !is(&step.after) && conflicts == Conflicts::Keep && !is_git_index(&step.path) {
         return Err(io::Error::other("changed on the host since it was applied"));
     }
     match &step.before {

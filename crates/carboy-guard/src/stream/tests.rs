@@ -285,6 +285,21 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+#[test]
+fn a_token_behind_an_escape_of_json_or_of_a_form_is_one_at_any_cut() {
+    for before in ["a\\n", "\\r", "b\\t", "\\u000a", "x%0A", "\n"] {
+        let body = format!("{{\"text\":\"line{before}{GITHUB}\"}}");
+        for cut in 1..body.len() {
+            let (_, findings) = scan(Mode::Redact, body.as_bytes(), cut);
+            assert_eq!(findings.len(), 1, "{before} in pieces of {cut}");
+        }
+    }
+    for word in ["n", "an", "u000a", "0A", "\\x"] {
+        let body = format!("{word}{GITHUB}");
+        assert!(scan(Mode::Redact, body.as_bytes(), 1).1.is_empty(), "{word}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]

@@ -123,7 +123,10 @@ mod tests {
         vec![
             secret("A", SecretFrom::Env("OTHER".into())),
             secret("B", SecretFrom::File("/h/.carboy/secrets/B".into())),
-            secret("C", SecretFrom::JsonFile { path: "/h/.x/auth.json".into(), pointer: "/tokens/access_token".into() }),
+            secret(
+                "C",
+                SecretFrom::JsonFile { path: "/h/.x/auth.json".into(), pointer: "/tokens/access_token".into() },
+            ),
             secret("D", SecretFrom::Command(vec!["pass".into(), "show".into(), "a \"b\": #c".into()])),
             NewEntry::upstream("registry.example", "10.0.0.7:443".parse().unwrap(), Tls::Yes, ""),
             NewEntry::upstream("registry.example:80", "[fd00::7]:80".parse().unwrap(), Tls::No, ""),

@@ -1,7 +1,7 @@
 use super::*;
+use crate::CheckReport;
 use crate::files::{MapFiles, Places};
 use crate::load::{Manifest, Request};
-use crate::CheckReport;
 
 fn places() -> Places {
     Places { carboy_home: "/home/u/.carboy".into(), home: "/home/u".into(), cwd: "/work".into() }

@@ -42,8 +42,7 @@ impl Block {
 
 /// A comment in one line whatever the text holds: a newline in it would begin a key.
 pub(super) fn commented(indent: &str, text: &str) -> String {
-    let plain: String =
-        text.chars().take(COMMENT_CHARS_MAX).map(|c| if is_plain(c) { c } else { '?' }).collect();
+    let plain: String = text.chars().take(COMMENT_CHARS_MAX).map(|c| if is_plain(c) { c } else { '?' }).collect();
     format!("{indent}# {plain}")
 }
 

@@ -76,7 +76,12 @@ impl Answers {
     }
 
     /// One of several, by number or by name; the usual one when nobody is asked.
-    pub fn one_of<'c, T>(&self, question: &str, choices: &'c [(&str, T, String)], usual: usize) -> Result<&'c T, Failure> {
+    pub fn one_of<'c, T>(
+        &self,
+        question: &str,
+        choices: &'c [(&str, T, String)],
+        usual: usize,
+    ) -> Result<&'c T, Failure> {
         if self.asks() {
             eprintln!("{question}");
             for (number, (name, _, what)) in choices.iter().enumerate() {

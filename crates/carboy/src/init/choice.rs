@@ -53,7 +53,8 @@ pub fn choose(args: &InitArgs, environment: &Environment, answers: &Answers) -> 
     let mut binds = binds_of(inside, &opened.chosen);
     binds.extend(args.binds.iter().map(|spec| bind(spec, environment)).collect::<Result<Vec<_>, _>>()?);
     let of_agent = inside.map(|inside| inside.path.clone()).unwrap_or_default();
-    let dirs: Vec<PathBuf> = of_agent.into_iter().chain(opened.chosen.iter().flat_map(|one| one.path.clone())).collect();
+    let dirs: Vec<PathBuf> =
+        of_agent.into_iter().chain(opened.chosen.iter().flat_map(|one| one.path.clone())).collect();
     let mut env: Vec<VariableLine> = path_variable(&dirs).into_iter().collect();
     env.extend(opened.chosen.iter().flat_map(|one| one.env.clone()));
     let pins = opened.chosen.iter().flat_map(|one| &one.pinned).map(|pin| pin.entry());
@@ -135,7 +136,11 @@ fn told(program: Program, agent: Option<&InstalledAgent>, answers: &Answers, not
         }
         Some(InstalledAgent { path, version, inside: Ok(_), .. }) if answers.asks() => {
             let version = version.as_deref().unwrap_or_default();
-            eprintln!("{name}: {} {}", crate::report::printable(&path.display().to_string()), crate::report::printable(version));
+            eprintln!(
+                "{name}: {} {}",
+                crate::report::printable(&path.display().to_string()),
+                crate::report::printable(version)
+            );
         }
         Some(InstalledAgent { inside: Ok(_), .. }) => {}
     }

@@ -118,7 +118,10 @@ pub fn secret_file(places: &Places, name: &str) -> PathBuf {
 fn there(path: &Path) -> Result<Option<String>, Failure> {
     let failed = |e: FileError| Failure::words(Exit::Failed, format!("{}: {e}", path.display()));
     let bytes = DiskFiles.read(path, FILE_BYTES_MAX).map_err(failed)?;
-    bytes.map(String::from_utf8).transpose().map_err(|e| Failure::words(Exit::Config, format!("{}: {e}", path.display())))
+    bytes
+        .map(String::from_utf8)
+        .transpose()
+        .map_err(|e| Failure::words(Exit::Config, format!("{}: {e}", path.display())))
 }
 
 impl Drafts {
@@ -193,7 +196,9 @@ impl ManifestFiles for Drafted {
     fn list(&self, dir: &Path) -> Result<Vec<String>, FileError> {
         let mut names = DiskFiles.list(dir)?;
         for path in self.0.keys().filter(|path| path.parent() == Some(dir)) {
-            if let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|n| !names.iter().any(|k| k == n)) {
+            if let Some(name) =
+                path.file_name().and_then(|name| name.to_str()).filter(|n| !names.iter().any(|k| k == n))
+            {
                 names.push(name.to_owned());
             }
         }

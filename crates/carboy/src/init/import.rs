@@ -6,8 +6,8 @@ use carboy_control::disk::DiskFiles;
 use carboy_manifest::import::{NoteKind, bot_bottle};
 use serde_json::json;
 
-use super::drafts::{Action, Drafts, draft};
 use super::difference;
+use super::drafts::{Action, Drafts, draft};
 use crate::args::InitArgs;
 use crate::environment::Environment;
 use crate::print;

@@ -160,7 +160,9 @@ fn described(login: Login) -> (&'static str, Login, String) {
         Login::ClaudeSubscription => {
             ("subscription", login, "a Claude subscription, by a token of `claude setup-token`".into())
         }
-        Login::ChatGptSubscription => ("subscription", login, "a ChatGPT subscription, as `codex login` keeps it".into()),
+        Login::ChatGptSubscription => {
+            ("subscription", login, "a ChatGPT subscription, as `codex login` keeps it".into())
+        }
         Login::ApiKey(vendor) => (vendor.preset(), login, format!("an API key, {}", vendor.key_name())),
         Login::None => ("none", login, String::new()),
     }
@@ -191,10 +193,14 @@ fn key_of(desk: &Desk<'_>, login: Login, name: &str, notes: &mut Vec<String>) ->
     }
     if login == Login::ChatGptSubscription {
         let file = found::codex(desk.host).ok_or_else(|| {
-            Failure::words(Exit::Usage, "no ChatGPT subscription is set up here").hint("run `codex login`, then this again")
+            Failure::words(Exit::Usage, "no ChatGPT subscription is set up here")
+                .hint("run `codex login`, then this again")
         })?;
         if file.open_to_others {
-            notes.push(format!("others can read {0}, and no run takes it like that: `chmod 600 {0}`", file.path.display()));
+            notes.push(format!(
+                "others can read {0}, and no run takes it like that: `chmod 600 {0}`",
+                file.path.display()
+            ));
         }
         let pointer = found::CODEX_POINTER.to_owned();
         return Ok(Key::From(SecretFrom::JsonFile { path: file.path, pointer }));
@@ -238,7 +244,9 @@ fn asked_key(desk: &Desk<'_>, login: Login, name: &str, notes: &mut Vec<String>)
         }
         Way::Typed => {
             if login == Login::ClaudeSubscription {
-                eprintln!("  `claude setup-token`, in another terminal, prints a token that begins with {CLAUDE_TOKEN_BEGINS}.");
+                eprintln!(
+                    "  `claude setup-token`, in another terminal, prints a token that begins with {CLAUDE_TOKEN_BEGINS}."
+                );
             }
             loop {
                 match checked(desk.answers.secret(&format!("  {name} (not shown): "))?) {
@@ -275,16 +283,15 @@ fn given_key(desk: &Desk<'_>, text: &str, name: &str, notes: &mut Vec<String>) -
         ("file", "") | ("command", "") => Err(bad("it names nothing")),
         ("file", path) => {
             let places = &desk.environment.places;
-            let path = expand(path, &places.home).or_else(|| expand(&places.cwd.join(path).to_string_lossy(), &places.home));
+            let path =
+                expand(path, &places.home).or_else(|| expand(&places.cwd.join(path).to_string_lossy(), &places.home));
             let path = path.ok_or_else(|| bad("that is no path"))?;
             if !Path::new(&path).is_file() {
                 notes.push(format!("there is no file {} yet; a run needs it, readable by you alone", path.display()));
             }
             Ok(Key::From(SecretFrom::File(path)))
         }
-        ("command", words) => {
-            Ok(Key::From(SecretFrom::Command(words.split_whitespace().map(str::to_owned).collect())))
-        }
+        ("command", words) => Ok(Key::From(SecretFrom::Command(words.split_whitespace().map(str::to_owned).collect()))),
         ("stdin", "") => {
             let mut text = String::new();
             let read = std::io::stdin().take(KEY_BYTES_MAX as u64 + 1).read_to_string(&mut text);

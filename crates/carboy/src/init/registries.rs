@@ -3,9 +3,9 @@
 use carboy_control::setup::project::{Project, look};
 use carboy_control::setup::propose::{GITHUB_READ, Proposal};
 use carboy_control::setup::registries::Manager;
+use carboy_core::host::Host;
 use carboy_manifest::Settings;
 use carboy_manifest::starter::PresetLine;
-use carboy_core::host::Host;
 
 use super::answers::{Answers, Usual};
 use super::login::Desk;
@@ -143,10 +143,13 @@ fn settled(
             continue;
         }
         let (host, ip) = (&pin.host, pin.address);
-        let question = format!("{host} is at {ip}, which no route opens by itself. Add it to `upstreams` of settings.yml?");
+        let question =
+            format!("{host} is at {ip}, which no route opens by itself. Add it to `upstreams` of settings.yml?");
         if answers.yes_or_no(&question, Usual::Yes)? {
             if !answers.asks() {
-                notes.push(format!("{host} is at {ip}, which no route opens by itself: settings.yml names it under `upstreams`"));
+                notes.push(format!(
+                    "{host} is at {ip}, which no route opens by itself: settings.yml names it under `upstreams`"
+                ));
             }
             pinned.push(pin);
         }

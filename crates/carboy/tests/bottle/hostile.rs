@@ -113,15 +113,20 @@ fn planted(person: Person) {
     let ran = world.sh(&script);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert_eq!(guarded.map(read), before, "{}", ran.stderr);
-    assert_eq!(read(".git/config"), config);
+    // An empty heading may be left of a setting that was taken out.
+    let left = String::from_utf8(read(".git/config").unwrap()).unwrap().replace("[alias]\n", "");
+    assert_eq!(Some(left.into_bytes()), config);
     assert!(!world.project.join(".vscode/tasks.json").exists());
     let quarantined = ran.summary["quarantined"].to_string();
     for part in ["core.pager", "alias.st", "core.fsmonitor", "new/.git/hooks"] {
         assert!(quarantined.contains(part), "{part}: {quarantined}");
     }
     // A git command in what the program made runs nothing.
-    let status = std::process::Command::new("git").arg("-C").arg(world.project.join("new")).arg("status").output();
-    assert!(status.unwrap().status.success());
+    let mut git = std::process::Command::new("git");
+    // Root looks at what another user's bottle made.
+    git.args(["-c", "safe.directory=*", "-C"]).arg(world.project.join("new")).arg("status");
+    let status = git.output().unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
     assert!(!Path::new(&alarm).exists(), "the host ran what was planted");
     world.assert_nothing_escaped();
 }

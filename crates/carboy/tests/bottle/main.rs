@@ -23,6 +23,7 @@ mod providers;
 mod hostile;
 mod http2;
 mod image;
+mod init;
 mod run;
 mod runs;
 mod seeing;
@@ -85,6 +86,7 @@ fn main() {
         cli::cases(),
         audit::cases(),
         image::cases(),
+        init::cases(),
         escape_network::cases(),
         escape_names::cases(),
         escape_scan::cases(),

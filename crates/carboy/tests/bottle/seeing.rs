@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use carboy_sim::probe::{Order, Report};
 use serde_json::Value;
 
+use crate::terminal::Screen;
 use crate::world::{Agent, CANARY, Person, REAL_KEY, Ran, World, reason};
 use crate::{Case, case, case_with};
 
@@ -32,6 +33,7 @@ pub fn cases() -> Vec<Case> {
         case("E2 a refusal is opened for a while, survives a reload, expires, and is in the log", for_a_while),
         case("E2 a grant that is revoked closes the stream that it had opened", revoked),
         case("a refusal is opened for good, as narrow as it was, and for the next run too", for_good),
+        case_with("at a terminal allow asks, and only a yes opens", &["tmux"], asked),
         case("names, addresses and connections have ids as well, and repeats keep theirs", other_ids),
         case("what nothing should open is opened by nothing", never),
         case_with("a run that learns dials nothing new, and what it proposes lets the next one work", &["curl"], learn),
@@ -223,6 +225,21 @@ fn for_good(person: Person) {
     agent.finish().expect_code(0);
 }
 
+fn asked(person: Person) {
+    let allow = ["allow", "notes.example", "-b", "test", "--path", "/echo", "--method", "GET"];
+    for (answer, end, opened) in [("n", "nothing was changed", false), ("y", "now allows notes.example", true)] {
+        let world = World::new(person);
+        world.bottle(NARROW);
+        let screen = Screen::open(&world, &allow);
+        let shown = screen.see("Open it? [y/N]");
+        assert!(shown.contains("opens GET /echo and below") && shown.contains("+    - host:"), "{shown}");
+        screen.line(answer);
+        screen.see(end);
+        let file = std::fs::read_to_string(world.dir.join("home/bottles/test.md")).unwrap();
+        assert_eq!(file.contains("value: \"/echo\""), opened, "{file}");
+    }
+}
+
 fn other_ids(person: Person) {
     let world = World::new(person);
     world.bottle(NARROW);
@@ -379,6 +396,14 @@ fn learn_from_the_hostile(person: Person) {
     for host in ["notes.example", "git.example", "a.wild.example", "plain.example", "169.254", "openai", "telemetry"] {
         assert!(!text.lines().any(|line| !line.starts_with('#') && line.contains(host)), "{host} is in {text}");
         assert!(proposed["remarks"].to_string().contains(host), "{host} is not told: {proposed}");
+    }
+    // Nor is a leak opened by its id.
+    let leaks = ran.entries.iter().filter(|e| e.detail("findings").is_some());
+    let leaks: Vec<&str> = leaks.filter_map(|e| e.detail("refusal")?.as_str()).collect();
+    assert_eq!(leaks.len(), 4, "{:#?}", ran.entries);
+    for leak in leaks {
+        assert_eq!(refused(&world, &["allow", leak]).0, Some(77), "{leak}");
+        assert!(!ran.stderr.contains(&format!("carboy allow {leak}")), "{}", ran.stderr);
     }
     for hidden in [REAL_KEY, &token, "evil.example", CANARY] {
         assert!(!text.contains(hidden) && !ran.stderr.contains(hidden), "{hidden}");

@@ -102,7 +102,7 @@ fn project(world: &World) {
 }
 
 const WORK: &str = "set -e; git config user.name a; git config user.email a@example.org; \
-    git checkout -q -b topic; printf 'one\\n2\\nthree\\n' > README; git commit -qam second; git mv old new; \
+    git checkout -q -b topic; printf 'one\\n2\\nthree\\n' > README; git commit -qam second; mv old new; git add -A; \
     git commit -qm moved; git checkout -q main; git commit -q --allow-empty -m other; git checkout -q topic; \
     git rebase -q main; rm -r node_modules/pkg1; rm -r node_modules/pkg2; mkdir node_modules/pkg2; \
     echo new > node_modules/pkg2/index.js; mv node_modules/pkg3 node_modules/renamed; \
@@ -148,13 +148,10 @@ fn whole_way(person: Person) {
     assert_eq!(fs::read_to_string(world.project.join("node_modules/pkg2/index.js")).unwrap(), "new\n");
     assert!(!world.project.join("node_modules/pkg1").exists() && !world.project.join("node_modules/pkg2/package.json").exists());
     good(&world, &["bottle", "undo", "test", "--yes"]);
-    // `git status` has written its index anew, which the undo leaves alone only where nobody did.
-    let (mut now, mut then) = (picture(&world.project), before);
-    for tree in [&mut now, &mut then] {
-        tree.remove(Path::new(".git/index"));
-    }
-    let differ: Vec<_> = now.iter().filter(|(path, node)| then.get(*path) != Some(node)).map(|(path, _)| path).collect();
-    assert_eq!((differ, now.len()), (vec![], then.len()));
+    // Although `git status` has written its index anew meanwhile.
+    let now = picture(&world.project);
+    let differ: Vec<_> = now.iter().filter(|(path, node)| before.get(*path) != Some(node)).map(|(path, _)| path).collect();
+    assert_eq!((differ, now.len()), (vec![], before.len()));
 }
 
 fn hostile(person: Person) {
@@ -180,7 +177,11 @@ fn hostile(person: Person) {
         let shown = [output.stdout, output.stderr].concat();
         assert!(!shown.iter().any(|b| matches!(b, 0x1b | 0x07)) && std::str::from_utf8(&shown).is_ok(), "{arguments:?}");
         let text = String::from_utf8(shown).unwrap();
-        for name in ["new\\nline", "bad\\xffutf", "larger than 4 GiB", "a device, a pipe or a socket"] {
+        for name in ["larger than 4 GiB", "a device, a pipe or a socket"] {
+            assert!(text.contains(name), "{arguments:?}: {name} in {text}");
+        }
+        // An apply lists the first two hundred.
+        for name in ["new\\nline", "bad\\xffutf"].iter().filter(|_| arguments[1] == "diff") {
             assert!(text.contains(name), "{arguments:?}: {name} in {text}");
         }
     }
@@ -191,7 +192,7 @@ fn hostile(person: Person) {
     let at = |path: &str| world.project.join(path);
     assert_eq!(fs::read_to_string(home.join(".bashrc")).unwrap(), "mine\n");
     assert_eq!(fs::read_link(at("rc")).unwrap(), home.join(".bashrc"));
-    assert_eq!(fs::metadata(at("suid")).unwrap().permissions().mode() & 0o7777, 0o755);
+    assert_eq!(fs::metadata(at("suid")).unwrap().permissions().mode() & 0o7000, 0);
     assert_eq!((fs::read_to_string(at("dir")).unwrap(), fs::read_to_string(at("file/in")).unwrap()), ("f\n".into(), "in\n".into()));
     assert!(fs::symlink_metadata(at("pipe")).is_err() && fs::symlink_metadata(at("huge")).is_err());
     let sparse = fs::metadata(at("sparse")).unwrap();

@@ -308,6 +308,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // A run that was started apart outlives a test that stopped in the middle.
+        if fs::read_dir(self.dir.join("home/run")).is_ok_and(|mut runs| runs.next().is_some()) {
+            let _ = self.carboy(&["stop", "--all", "--kill"]).output();
+        }
         if std::thread::panicking() {
             eprintln!("kept for a look: {}", self.dir.display());
         } else {

@@ -103,14 +103,19 @@ mod tests {
         assert_eq!(of("https://r.example/"), is("r.example", "https://r.example", false));
         assert_eq!(of("sparse+https://R.example/a/b/"), is("r.example/a/b", "https://r.example/a/b", false));
         assert_eq!(of("http://r.example/npm"), is("r.example:80/npm", "http://r.example/npm", false));
-        assert_eq!(
-            of("https://u:p@r.example:8443/x?t=1"),
-            is("r.example:8443/x", "https://r.example:8443/x", true)
-        );
+        assert_eq!(of("https://u:p@r.example:8443/x?t=1"), is("r.example:8443/x", "https://r.example:8443/x", true));
         assert_eq!(of("https://[fd00::7]:8443/x"), is("[fd00::7]:8443/x", "https://[fd00::7]:8443/x", false));
-        for url in ["", "r.example", "file:///x", "git+ssh://r.example/x", "https://", "https://a b/", "https://r:0/",
-            "https://r.example/a b", "https://r.example/../x"]
-        {
+        for url in [
+            "",
+            "r.example",
+            "file:///x",
+            "git+ssh://r.example/x",
+            "https://",
+            "https://a b/",
+            "https://r:0/",
+            "https://r.example/a b",
+            "https://r.example/../x",
+        ] {
             assert_eq!(of(url), None, "{url}");
         }
     }

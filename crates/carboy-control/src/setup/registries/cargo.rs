@@ -15,8 +15,7 @@ const REPLACEMENTS_MAX: usize = 8;
 /// Keys of `config.toml` that hold a credential or say how one is got.
 const CREDENTIAL_KEYS: &[&str] = &["token", "secret-key", "password"];
 /// A crate that needs one other: resolving it makes cargo read its index.
-const ASKING: &str =
-    "[package]\nname = \"asking\"\nversion = \"0.0.0\"\nedition = \"2021\"\n[dependencies]\nlibc = \"*\"\n[workspace]\n";
+const ASKING: &str = "[package]\nname = \"asking\"\nversion = \"0.0.0\"\nedition = \"2021\"\n[dependencies]\nlibc = \"*\"\n[workspace]\n";
 
 /// What stands in for crates.io.
 enum Replacement {
@@ -40,7 +39,9 @@ pub(super) fn configured(host: &Surroundings) -> Option<Configured> {
     match replacement(&config) {
         Replacement::Index(index) => add_index(&mut found, &index, "source replacement of your cargo", &cache),
         Replacement::Local => {
-            found.notes.push("cargo: crates.io is replaced by a directory of this host: bind it if it is needed".into());
+            found
+                .notes
+                .push("cargo: crates.io is replaced by a directory of this host: bind it if it is needed".into());
         }
         Replacement::Nothing => default_index(host, &mut found, &cargo, &cache),
     }
@@ -165,7 +166,9 @@ fn bind_config(found: &mut Configured, config: &Value, file: &Path) {
     }
     if holds_credential(config) {
         let next = "move it to credentials.toml, and `carboy init` can show the rest of the file to the bottle";
-        found.notes.push(format!("cargo: {} holds a credential, so it is not shown to the bottle; {next}", file.display()));
+        found
+            .notes
+            .push(format!("cargo: {} holds a credential, so it is not shown to the bottle; {next}", file.display()));
         return;
     }
     found.binds.push(BindLine {

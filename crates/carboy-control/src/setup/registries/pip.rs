@@ -56,7 +56,11 @@ pub(super) fn configured(host: &Surroundings) -> Option<Configured> {
         let hosts: Vec<String> = plain.into_iter().map(|address| address.host).collect();
         found.variable("PIP_TRUSTED_HOST", hosts.join(" "), "pip takes a plain http index from these alone");
     }
-    found.variable("PIP_DISABLE_PIP_VERSION_CHECK", "1".into(), "pip in a bottle is the host's: it is not updated there");
+    found.variable(
+        "PIP_DISABLE_PIP_VERSION_CHECK",
+        "1".into(),
+        "pip in a bottle is the host's: it is not updated there",
+    );
     of_project(host, &mut found);
     Some(found)
 }
