@@ -123,7 +123,8 @@ impl Owner {
 
 /// Opens `name` in `directory` and nothing that it leads to.
 fn open_beneath(directory: BorrowedFd<'_>, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let resolve =
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let mut tries = 0;
     loop {
         tries += 1;
@@ -195,7 +196,11 @@ fn replace(directory: BorrowedFd<'_>, name: &str, content: &[u8], owner: Owner) 
         // The draft is ours and of no use any more.
         let _ = rustix::fs::unlinkat(directory, &draft, AtFlags::empty());
         let is_directory = matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::DirectoryNotEmpty);
-        return Err(if is_directory { std::io::Error::other("a directory stands in its place; remove it") } else { error });
+        return Err(if is_directory {
+            std::io::Error::other("a directory stands in its place; remove it")
+        } else {
+            error
+        });
     }
     Ok(())
 }
@@ -326,7 +331,8 @@ mod tests {
             let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims.to_string());
             account(&logins, &One(format!("e30.{claims}.signature")))
         };
-        let named = |id: &str| serde_json::json!({OPENAI_CLAIMS: {"chatgpt_account_id": id, "chatgpt_plan_type": "pro"}});
+        let named =
+            |id: &str| serde_json::json!({OPENAI_CLAIMS: {"chatgpt_account_id": id, "chatgpt_plan_type": "pro"}});
         assert_eq!(of(named("a-1")), Some(ChatGptAccount { id: "a-1".into(), plan: "pro".into() }));
         assert_eq!(of(named("a\n1")), None);
         assert_eq!(of(named(&"a".repeat(200))), None);

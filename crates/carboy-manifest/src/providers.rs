@@ -61,8 +61,7 @@ pub enum BuiltIn {
 
 impl BuiltIn {
     /// All, in the order in which they are told.
-    pub const ALL: [BuiltIn; 5] =
-        [BuiltIn::Claude, BuiltIn::Codex, BuiltIn::Gemini, BuiltIn::OpenCode, BuiltIn::Shell];
+    pub const ALL: [BuiltIn; 5] = [BuiltIn::Claude, BuiltIn::Codex, BuiltIn::Gemini, BuiltIn::OpenCode, BuiltIn::Shell];
 
     /// Its name in `agent_provider`.
     pub fn name(self) -> &'static str {

@@ -65,6 +65,7 @@ fn a_model_s_preset_speaks_to_the_model_and_to_nothing_beside_it() {
         ("[openai]", "api.openai.com", "/v1/responses", "/v1/files", "OPENAI_API_KEY"),
         ("[openai]", "api.openai.com", "/v1/chat/completions", "/v1/fine_tuning/jobs", "OPENAI_API_KEY"),
         ("[gemini]", gemini, model, "/v1beta/files", "GEMINI_API_KEY"),
+        ("[chatgpt]", "chatgpt.com", "/backend-api/codex/responses", "/backend-api/conversation", "CHATGPT_ACCESS_TOKEN"),
     ] {
         let loaded = load(presets);
         assert!(asks(&loaded, host, 443, "POST", yes) && !asks(&loaded, host, 443, "POST", no), "{presets}");
@@ -73,6 +74,22 @@ fn a_model_s_preset_speaks_to_the_model_and_to_nothing_beside_it() {
         let route = loaded.routes.iter().next().expect("a route");
         assert!(route.meter.is_some() && route.dlp.outbound_on_match == OnMatch::Redact);
     }
+}
+
+#[test]
+fn of_what_shares_the_model_s_host_only_what_a_program_cannot_do_without_is_let_through() {
+    // M37
+    let anthropic = load("[anthropic]");
+    let gets = |path: &str| asks(&anthropic, "api.anthropic.com", 443, "GET", path);
+    assert!(gets("/api/claude_code/settings") && gets("/api/claude_code/policy_limits") && gets("/v1/models"));
+    assert!(asks(&anthropic, "api.anthropic.com", 443, "HEAD", "/") && !gets("/"));
+    for reports in ["/api/event_logging/v2/batch", "/api/claude_code/metrics", "/api/claude_cli/bootstrap", "/api/eval/sdk-x"] {
+        assert!(!gets(reports) && !asks(&anthropic, "api.anthropic.com", 443, "POST", reports), "{reports}");
+    }
+    let chatgpt = load("[chatgpt]");
+    let gets = |path: &str| asks(&chatgpt, "chatgpt.com", 443, "GET", path);
+    assert!(gets("/backend-api/codex/models") && gets("/backend-api/wham/accounts/check"));
+    assert!(!gets("/backend-api/plugins/export/curated") && !gets("/backend-api/conversations"));
 }
 
 #[test]

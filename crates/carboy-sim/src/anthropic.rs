@@ -68,8 +68,8 @@ fn prompt(request: &Map<String, Value>) -> Prompt {
     let mut prompt = Prompt::default();
     // A client may close with words of its own under the role `system`: they are nobody's turn.
     let messages = request.get("messages").and_then(Value::as_array);
-    let turns = messages.into_iter().flatten().filter(|message| message.get("role") != Some(&json!("system")));
-    let last = turns.last();
+    let mut turns = messages.into_iter().flatten().filter(|message| message.get("role") != Some(&json!("system")));
+    let last = turns.next_back();
     gather(last.and_then(|last| last.get("content")), &mut prompt);
     let tools = request.get("tools").and_then(Value::as_array).into_iter().flatten();
     prompt.tools = tools.filter_map(|tool| Some(tool.get("name")?.as_str()?.to_owned())).collect();

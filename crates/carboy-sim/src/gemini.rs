@@ -158,7 +158,10 @@ mod tests {
 
     #[test]
     fn the_path_names_model_and_method() {
-        assert_eq!(call("/v1beta/models/gemini-2.5-flash:streamGenerateContent"), Some(("gemini-2.5-flash", Verb::Stream)));
+        assert_eq!(
+            call("/v1beta/models/gemini-2.5-flash:streamGenerateContent"),
+            Some(("gemini-2.5-flash", Verb::Stream))
+        );
         assert_eq!(call("/v1/models/m:countTokens"), Some(("m", Verb::Count)));
         assert_eq!(call("/v1beta/models/m:embedContent"), None);
         assert_eq!(call("/v1beta/models"), None);

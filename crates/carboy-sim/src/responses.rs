@@ -156,7 +156,7 @@ fn items(answer: &Answer, request: &Map<String, Value>, serial: u64) -> Vec<Item
             namespace: group_of(request, &tool.name),
             input: text.clone(),
         },
-        _ => Item::FunctionCall {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => Item::FunctionCall {
             id: format!("fc_sim_{serial:08}"),
             status: Status::Completed,
             call_id,
@@ -240,7 +240,8 @@ fn item_events(events: &mut Vec<(StreamEvent, u64)>, output_index: usize, item: 
         }
         Item::CustomToolCall { name, input, .. } => {
             // Whole at once: clients take the input from the item when it is done.
-            events.push((StreamEvent::ItemAdded { output_index, item: item.clone() }, (name.len() + input.len()) as u64));
+            events
+                .push((StreamEvent::ItemAdded { output_index, item: item.clone() }, (name.len() + input.len()) as u64));
         }
     }
     events.push((StreamEvent::ItemDone { output_index, item }, 0));

@@ -55,7 +55,9 @@ pub fn where_it_is(program: &str, workspace: &Path) -> Vec<String> {
         etc: "/etc".into(),
     };
     let Some(found) = agents::find(&host, known) else {
-        return vec![format!("`{name}` was not found on this host either; install it, or set `command` of `agent_provider`")];
+        return vec![format!(
+            "`{name}` was not found on this host either; install it, or set `command` of `agent_provider`"
+        )];
     };
     let place = printable(&found.path.display().to_string());
     match found.inside {

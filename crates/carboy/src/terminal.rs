@@ -48,11 +48,12 @@ pub fn ask(question: &str) -> std::io::Result<String> {
     if !rustix::termios::isatty(std::io::stdin()) {
         return Err(std::io::ErrorKind::NotConnected.into());
     }
-    eprint!("{question}");
     let before = tcgetattr(std::io::stdin())?;
     let mut silent = before.clone();
     silent.local_modes.remove(rustix::termios::LocalModes::ECHO);
     tcsetattr(std::io::stdin(), OptionalActions::Flush, &silent)?;
+    // Only now: whoever sees the question may type at once, and nothing of it is shown.
+    eprint!("{question}");
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
     tcsetattr(std::io::stdin(), OptionalActions::Flush, &before)?;

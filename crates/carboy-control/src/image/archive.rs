@@ -129,13 +129,14 @@ impl<'f> Contents<'f> {
             if contents.system && contents.members.len() >= MEMBERS_MAX {
                 break;
             }
-            let member = match header.entry_type() {
-                tar::EntryType::Regular => Member::File { at: entry.raw_file_position(), length: entry.size() },
-                tar::EntryType::Symlink | tar::EntryType::Link => {
-                    let target = header.link_name_bytes().unwrap_or_default();
-                    Member::Link(String::from_utf8_lossy(&target).into_owned())
-                }
-                _ => continue,
+            let kind = header.entry_type();
+            let member = if kind.is_file() {
+                Member::File { at: entry.raw_file_position(), length: entry.size() }
+            } else if kind.is_symlink() || kind.is_hard_link() {
+                let target = header.link_name_bytes().unwrap_or_default();
+                Member::Link(String::from_utf8_lossy(&target).into_owned())
+            } else {
+                continue;
             };
             contents.members.insert(name, member);
             if contents.members.len() > MEMBERS_MAX {

@@ -86,20 +86,21 @@ impl Tree {
                 .entries_left
                 .checked_sub(1)
                 .ok_or_else(|| format!("the image has more than {} entries", self.entries_max))?;
-            match entry.header().entry_type() {
-                EntryType::GNULongName => extended.path = Some(text(&mut entry, PATH_BYTES_MAX)?),
-                EntryType::GNULongLink => extended.link = Some(text(&mut entry, PATH_BYTES_MAX)?),
-                EntryType::XHeader => pax(&mut entry, &mut extended)?,
-                EntryType::XGlobalHeader => {}
-                _ => {
-                    let header = entry.header().clone();
-                    let extended = std::mem::take(&mut extended);
-                    let path = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
-                    let link = extended.link.or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
-                    let shown = String::from_utf8_lossy(&path).escape_debug().to_string();
-                    let Some(path) = inside(&path).map_err(|what| format!("entry `{shown}` {what}"))? else { continue };
-                    self.entry(&path, &header, link, &mut entry).map_err(|what| format!("entry `{shown}` {what}"))?;
-                }
+            let kind = entry.header().entry_type();
+            if kind.is_gnu_longname() {
+                extended.path = Some(text(&mut entry, PATH_BYTES_MAX)?);
+            } else if kind.is_gnu_longlink() {
+                extended.link = Some(text(&mut entry, PATH_BYTES_MAX)?);
+            } else if kind.is_pax_local_extensions() {
+                pax(&mut entry, &mut extended)?;
+            } else if !kind.is_pax_global_extensions() {
+                let header = entry.header().clone();
+                let extended = std::mem::take(&mut extended);
+                let path = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
+                let link = extended.link.or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
+                let shown = String::from_utf8_lossy(&path).escape_debug().to_string();
+                let Some(path) = inside(&path).map_err(|what| format!("entry `{shown}` {what}"))? else { continue };
+                self.entry(&path, &header, link, &mut entry).map_err(|what| format!("entry `{shown}` {what}"))?;
             }
         }
         Ok(())
@@ -122,20 +123,20 @@ impl Tree {
             return Ok(());
         }
         let at = self.parent(parent).map_err(words)?;
-        match kind {
-            EntryType::Directory => self.directory(&at, name, path)?,
-            EntryType::Regular | EntryType::Continuous => {
-                self.replaced(&at, name).map_err(words)?;
-                file(&at, name, header, content).map_err(words)?;
-            }
-            EntryType::Symlink => {
-                let target = link.filter(|target| !target.is_empty() && !target.contains(&0));
-                let target = target.ok_or("is a link to nothing")?;
-                self.replaced(&at, name).map_err(words)?;
-                symlinkat(OsStr::from_bytes(&target), &at, name).map_err(|e| words(e.into()))?;
-            }
-            EntryType::Link => self.hard_link(&at, name, path, link)?,
-            other => return Err(format!("is of kind {:?}, which images do not have", char::from(other.as_byte()))),
+        if kind.is_dir() {
+            self.directory(&at, name, path)?;
+        } else if kind.is_file() || kind.is_contiguous() {
+            self.replaced(&at, name).map_err(words)?;
+            file(&at, name, header, content).map_err(words)?;
+        } else if kind.is_symlink() {
+            let target = link.filter(|target| !target.is_empty() && !target.contains(&0));
+            let target = target.ok_or("is a link to nothing")?;
+            self.replaced(&at, name).map_err(words)?;
+            symlinkat(OsStr::from_bytes(&target), &at, name).map_err(|e| words(e.into()))?;
+        } else if kind.is_hard_link() {
+            self.hard_link(&at, name, path, link)?;
+        } else {
+            return Err(format!("is of kind {:?}, which images do not have", char::from(kind.as_byte())));
         }
         self.last = Some((parent.to_owned(), at));
         self.own.insert(path.to_owned());

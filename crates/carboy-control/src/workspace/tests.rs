@@ -5,13 +5,16 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use carboy_core::ids::{BottleName, RunId};
 use proptest::prelude::*;
 
 use super::apply::apply;
 use super::change::What;
 use super::plan::{Conflicts, LeftSort, Steering, Wanted, plan};
+use super::tree::Rel;
 use super::undo::undo;
 use super::*;
+use crate::home::Home;
 
 /// A workspace, a home, and the layer of bottle `b` over it.
 struct Trial {

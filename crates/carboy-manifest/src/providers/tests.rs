@@ -91,7 +91,8 @@ fn a_fake_stands_where_the_program_looks_for_a_key_whatever_the_secret_is_called
 fn a_login_is_what_a_model_s_route_adds() {
     let route = |host: &str, meter: &str, secret: Option<&str>| {
         let secret = secret.map(|name| SecretName::parse(name).unwrap());
-        let auth = secret.map(|secret| RouteAuth { header: "authorization".into(), scheme: AuthScheme::Bearer, secret });
+        let auth =
+            secret.map(|secret| RouteAuth { header: "authorization".into(), scheme: AuthScheme::Bearer, secret });
         let meter = MeterName::parse(meter).ok();
         Route { auth, meter, ..Route::plain(1, HostPattern::parse(host).unwrap()) }
     };
@@ -141,11 +142,17 @@ fn codex_finds_a_login_of_the_right_shape_with_nothing_real_but_the_account() {
 fn what_an_earlier_run_left_is_kept_and_ours_is_set_again() {
     // E10
     let json = |there: &str| {
-        let how = How::Json { ours: json!({"a": true, "l": ["k"], "p": {"w": {"t": true}}}), first: json!({"theme": "dark"}) };
+        let how = How::Json {
+            ours: json!({"a": true, "l": ["k"], "p": {"w": {"t": true}}}),
+            first: json!({"theme": "dark"}),
+        };
         Seed { path: "x", how }.content(Some(there)).map(|text| serde_json::from_str::<Value>(&text).unwrap())
     };
     let want = json!({"a": true, "l": ["j", "k"], "p": {"o": 1, "w": {"n": 2, "t": true}}, "theme": "light", "z": 3});
-    assert_eq!(json(r#"{"a":false,"l":["j"],"p":{"o":1,"w":{"n":2,"t":false}},"theme":"light","z":3}"#), Some(want.clone()));
+    assert_eq!(
+        json(r#"{"a":false,"l":["j"],"p":{"o":1,"w":{"n":2,"t":false}},"theme":"light","z":3}"#),
+        Some(want.clone())
+    );
     assert_eq!(json(&want.to_string()), None);
     // What cannot be read gives way.
     let fresh = json!({"a": true, "l": ["k"], "p": {"w": {"t": true}}, "theme": "dark"});

@@ -139,10 +139,10 @@ pub fn read_proposal(run: &RunId, environment: &Environment) -> Result<(String, 
             .hint("`carboy run --learn …` makes one when something was refused"));
     };
     let failed = |what: String| Failure::words(Exit::Config, format!("{}: {what}", file.display()));
-    let bytes = read_private(&file).map_err(|e| Failure::new(Exit::Failed, &e))?.unwrap_or_default();
-    if bytes.len() as u64 > FILE_BYTES_MAX as u64 {
+    if std::fs::symlink_metadata(&file).is_ok_and(|meta| meta.len() > FILE_BYTES_MAX) {
         return Err(failed(format!("longer than {FILE_BYTES_MAX} bytes")));
     }
+    let bytes = read_private(&file).map_err(|e| Failure::new(Exit::Failed, &e))?.unwrap_or_default();
     let text = String::from_utf8(bytes).map_err(|e| failed(e.to_string()))?;
     let routes = alone::read(&text).map_err(|e| Failure::diagnostics(Exit::Config, &e))?;
     let by_hand = |route: &Route| failed(format!("route {} says more than a proposal can", route.id));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use carboy_control::setup::agents::{self, InstalledAgent};
 use carboy_control::setup::project::git_user;
-use carboy_control::setup::propose::{binds_of, path_variable};
+use carboy_control::setup::propose::{Pinned, binds_of, path_variable};
 use carboy_core::ids::BottleName;
 use carboy_core::secret::SecretText;
 use carboy_manifest::edit::settings::NewEntry;
@@ -57,9 +57,15 @@ pub fn choose(args: &InitArgs, environment: &Environment, answers: &Answers) -> 
         of_agent.into_iter().chain(opened.chosen.iter().flat_map(|one| one.path.clone())).collect();
     let mut env: Vec<VariableLine> = path_variable(&dirs).into_iter().collect();
     env.extend(opened.chosen.iter().flat_map(|one| one.env.clone()));
-    let pins = opened.chosen.iter().flat_map(|one| &one.pinned).map(|pin| pin.entry());
+    // One mirror may serve several tools.
+    let mut pins: Vec<&Pinned> = Vec::new();
+    for pin in opened.chosen.iter().flat_map(|one| &one.pinned) {
+        if !pins.iter().any(|known| (&known.host, known.port) == (&pin.host, pin.port)) {
+            pins.push(pin);
+        }
+    }
     Ok(Choice {
-        settings: entry.into_iter().chain(pins).collect(),
+        settings: entry.into_iter().chain(pins.into_iter().map(Pinned::entry)).collect(),
         starter: Starter {
             name,
             program,

@@ -127,7 +127,12 @@ fn settled(
 ) -> Result<Proposal, Failure> {
     let answers = desk.answers;
     if !hosts.is_empty() {
-        return Ok(Proposal { lines: of_hosts(&proposal.preset, hosts).lines, asked_by_project: vec![], ..proposal });
+        return Ok(Proposal {
+            lines: of_hosts(&proposal.preset, hosts).lines,
+            asked_by_project: vec![],
+            pinned: vec![],
+            ..proposal
+        });
     }
     let mut kept = Vec::new();
     for line in std::mem::take(&mut proposal.lines) {

@@ -30,6 +30,7 @@ mod seeing;
 mod streams;
 mod terminal;
 mod tier2;
+mod tonight;
 mod trust;
 mod unattended;
 mod uninstall;
@@ -74,6 +75,7 @@ fn main() {
         streams::cases(),
         terminal::cases(),
         tier2::cases(),
+        tonight::cases(),
         trust::cases(),
         unattended::cases(),
         hostile::cases(),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::clients::client;
 use crate::terminal::Screen;
-use crate::world::{Person, REAL_GEMINI_KEY, REAL_KEY, REAL_OPENAI_KEY, Ran, World};
+use crate::world::{Person, REAL_GEMINI_KEY, REAL_KEY, REAL_OPENAI_KEY, Ran, World, reason};
 use crate::{Case, case, case_with};
 
 /// In every fake.
@@ -32,12 +32,33 @@ pub fn cases() -> Vec<Case> {
         case_with("M37 E9 codex does a task with its tools, and knows of it the next time", codex(), codex_task),
         case_with("M37 gemini does a task with its tools", needs(&["bin/gemini"], &["node"]), gemini_task),
         case_with("M37 opencode does a task with its tools", needs(&["bin/opencode"], &[]), opencode_task),
-        case_with("M37 claude in a terminal asks nothing before its prompt", needs(&["bin/claude"], &["tmux"]), claude_terminal),
-        case_with("M37 codex in a terminal asks nothing before its prompt", needs(&["bin/codex"], &["tmux", "node"]), codex_terminal),
-        case_with("M37 gemini in a terminal asks nothing before its prompt", needs(&["bin/gemini"], &["tmux", "node"]), gemini_terminal),
+        case_with(
+            "M37 claude in a terminal asks nothing before its prompt",
+            needs(&["bin/claude"], &["tmux"]),
+            claude_terminal,
+        ),
+        case_with(
+            "M37 codex in a terminal asks nothing before its prompt",
+            needs(&["bin/codex"], &["tmux", "node"]),
+            codex_terminal,
+        ),
+        case_with(
+            "M37 gemini in a terminal asks nothing before its prompt",
+            needs(&["bin/gemini"], &["tmux", "node"]),
+            gemini_terminal,
+        ),
         case_with("M35 claude with a subscription's token holds a fake of it", claude(), claude_subscription),
-        case_with("M35 codex with a ChatGPT login holds a fake of it and names the real account", codex(), chatgpt_subscription),
-        case_with("M37 what claude reports to its maker on the model's host is refused, and it works", claude(), telemetry),
+        case_with(
+            "M35 codex with a ChatGPT login holds a fake of it and names the real account",
+            codex(),
+            chatgpt_subscription,
+        ),
+        case_with(
+            "M37 what claude reports to its maker on the model's host is refused, and it works",
+            claude(),
+            telemetry,
+        ),
+        case("a WebSocket is refused with 426, so that its client goes on with requests", web_socket),
         case("M36 a home that an earlier run made a trap of is made ready again", trap),
         case("M19 a provider of the manifest's own gets the task as its last argument", own_provider),
         case("a task comes from the command line, a file or standard input", tasks),
@@ -66,7 +87,7 @@ fn with_provider(world: &World, name: &str, presets: &str) {
     let program = client(&format!("bin/{name}"));
     world.bottle(&format!("agent_provider: {{name: {name}, command: {program}}}\npresets: {presets}\n"));
     world.write("home/agents/night.md", &format!("---\nbottle: test\n---\n{PROMPT}\n"));
-    world.write("project/fixtures.txt", &fixtures().join("\n"));
+    world.write("project/fixtures.txt", &(fixtures().join("\n") + "\n"));
 }
 
 fn script(tool: &str, input: Value) -> Script {
@@ -139,7 +160,8 @@ fn assert_remembers(world: &World, command: &[&str], path: &str, credential: (&s
     let before = world.provider.received().len();
     world.run_with(&["night"], command).expect_code(0);
     let requests = model_requests(world, path, credential);
-    let remembered = requests.iter().any(|request| body(request).contains("sow the seeds") && body(request).contains("greet me"));
+    let remembered =
+        requests.iter().any(|request| body(request).contains("sow the seeds") && body(request).contains("greet me"));
     assert!(world.provider.received().len() > before && remembered, "the earlier run was forgotten");
 }
 
@@ -229,7 +251,7 @@ fn claude_subscription(person: Person) {
     assert_does_its_task(&world, "/v1/messages", ("authorization", &format!("Bearer {CLAUDE_TOKEN}")));
     // Claude Code keeps the variable from its tools; a shell sees it.
     let shown = world.sh("echo $CLAUDE_CODE_OAUTH_TOKEN, $ANTHROPIC_API_KEY").stdout;
-    assert_eq!(shown, "carboy-placeholder-claude-code-oauth-token, \n");
+    assert_eq!(shown, "carboy-placeholder-claude-code-oauth-token,\n");
     let asked = model_requests(&world, "/v1/messages", ("authorization", &format!("Bearer {CLAUDE_TOKEN}")));
     assert!(asked.iter().all(|request| request.header("anthropic-beta").is_some_and(|beta| beta.contains("oauth-"))));
 }
@@ -285,6 +307,18 @@ fn telemetry(person: Person) {
     assert_eq!(ran.summary["refusals"], json!([]), "{:?}", ran.entries);
 }
 
+fn web_socket(person: Person) {
+    let world = World::new(person);
+    let mut agent = world.agent();
+    let upgrade = |to: &'static str| [("connection", "upgrade"), ("upgrade", to), ("sec-websocket-version", "13")];
+    for (to, status) in [("websocket", 426), ("WebSocket", 426), ("irc", 400)] {
+        let report = agent.http("GET", "https://api.openai.com/v1/responses", &upgrade(to), b"");
+        assert_eq!((report.status, reason(&report)), (Some(status), Some("protocol_refused")), "{to}: {report:?}");
+        assert!(report.body.contains("protocol_refused") && !report.headers.contains_key("upgrade"), "{report:?}");
+    }
+    agent.finish().expect_code(0);
+}
+
 fn trap(person: Person) {
     // The program is a script: what is looked at here is the home.
     let world = World::new(person);
@@ -334,7 +368,11 @@ fn tasks(person: Person) {
     world.write("input", "echo from standard input\n");
     command.stdin(fs::File::open(world.dir.join("input")).unwrap());
     assert_eq!(String::from_utf8_lossy(&command.output().unwrap().stdout), "from standard input\n");
-    for (spec, says) in [("", "nothing to do"), ("@gone.txt", "gone.txt: No such file"), (&*"x".repeat(102_401), "larger than 102400 bytes")] {
+    for (spec, says) in [
+        ("", "nothing to do"),
+        ("@gone.txt", "gone.txt: No such file"),
+        (&*"x".repeat(102_401), "larger than 102400 bytes"),
+    ] {
         let output = world.carboy(&["run", "--bottle", "test", "--task", spec]).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && stderr.contains(says), "{stderr}");

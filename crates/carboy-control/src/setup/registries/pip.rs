@@ -33,11 +33,8 @@ pub(super) fn configured(host: &Surroundings) -> Option<Configured> {
         plain.extend(Some(address.clone()).filter(|address| address.scheme == Scheme::Http));
     }
     let own_index = own.first().and_then(|url| super::Address::parse(url));
-    match (&configured, &own_index) {
-        (None, Some(index)) => {
-            found.add(&index.url(), "the index of the installed pip", Whose::Person);
-        }
-        (Some(_), _) | (None, None) => {}
+    if let (None, Some(index)) = (&configured, &own_index) {
+        found.add(&index.url(), "the index of the installed pip", Whose::Person);
     }
     // Its index hands out addresses on a host of their own.
     let uses_own = configured.as_ref().or(own_index.as_ref()).map(|index| &index.host);
