@@ -208,10 +208,10 @@ impl Look<'_> {
             }
             for (name, kind) in &names {
                 let path = below.join(name);
-                match kind {
-                    FileType::Symlink => self.link(&path),
-                    FileType::Directory if name != Path::new("objects") => waiting.push_back(path),
-                    _ => {}
+                if *kind == FileType::Symlink {
+                    self.link(&path);
+                } else if *kind == FileType::Directory && name != Path::new("objects") {
+                    waiting.push_back(path);
                 }
             }
         }

@@ -191,11 +191,9 @@ fn aside(root: &std::os::fd::OwnedFd, below: &Path) -> io::Result<Shown> {
                 Ok(_) | Err(_) => Shown::Other(format!("a binary file of {} bytes", stat.st_size)),
             })
         }
-        FileType::Fifo
-        | FileType::Socket
-        | FileType::CharacterDevice
-        | FileType::BlockDevice
-        | FileType::Unknown => Ok(Shown::Other("a pipe, a socket or a device".into())),
+        FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice | FileType::Unknown => {
+            Ok(Shown::Other("a pipe, a socket or a device".into()))
+        }
     }
 }
 

@@ -246,11 +246,9 @@ pub fn open(record: &RunRecord, question: &Question) -> Result<(Answer, Blocking
         stream.write_all(&line)?;
         // Byte by byte: what follows the line belongs to the conversation.
         let mut answer = Vec::new();
-        for byte in (&stream).take(MESSAGE_BYTES_MAX).bytes() {
-            match byte? {
-                b'\n' => break,
-                byte => answer.push(byte),
-            }
+        let (mut rest, mut byte) = ((&stream).take(MESSAGE_BYTES_MAX), [0]);
+        while rest.read(&mut byte)? == 1 && byte != [b'\n'] {
+            answer.extend(byte);
         }
         let opened = serde_json::from_slice(&answer)?;
         stream.set_read_timeout(None)?;

@@ -231,3 +231,41 @@ async fn a_rule_sees_the_last_turn_and_the_tools_on_offer() {
     let got: Value = post(sim.addr, "/v1/messages", &ANTHROPIC, body.to_string()).await.json();
     assert_eq!(got["content"][0]["text"], "seen");
 }
+
+#[tokio::test]
+async fn gemini_answers_in_its_own_shape_and_calls_functions() {
+    let sim = sim_with_tool().await;
+    let key = [("x-goog-api-key", "AIza-sim-real-key")];
+    let ask = |text: &str| {
+        json!({"contents": [{"role": "user", "parts": [{"text": text}]}],
+               "tools": [{"functionDeclarations": [{"name": "get_weather"}]}]})
+        .to_string()
+    };
+    let got = post(sim.addr, "/v1beta/models/g:generateContent", &key, ask("weather")).await.json();
+    let parts = &got["candidates"][0]["content"]["parts"];
+    assert_eq!((&parts[0]["text"], &parts[1]["functionCall"]["name"]), (&json!("Looking."), &json!("get_weather")));
+    let result = json!({"functionResponse": {"name": "get_weather", "response": {"output": "12 °C"}}});
+    let again = json!({"contents": [{"role": "user", "parts": [result]}]}).to_string();
+    let got = post(sim.addr, "/v1beta/models/g:streamGenerateContent?alt=sse", &key, again).await;
+    assert!(got.text().contains("12 ") && got.text().contains("\"finishReason\":\"STOP\""), "{}", got.text());
+    let wrong = post(sim.addr, "/v1beta/models/g:generateContent", &[("x-goog-api-key", "x")], ask("hi")).await;
+    assert_eq!((wrong.status.into(), &wrong.json()["error"]["status"]), (401_u16, &json!("UNAUTHENTICATED")));
+}
+
+#[tokio::test]
+async fn a_subscription_is_served_for_its_own_account_and_calls_tools_of_free_text() {
+    let script = Script::default().on("hi", Reply::tool("exec", json!("text(1)")));
+    let sim = Simulator::start(Config { script, ..Config::default() }).await.unwrap();
+    let own = [("authorization", "Bearer sim-real-chatgpt-token"), ("chatgpt-account-id", "sim-account")];
+    let group = json!({"type": "namespace", "name": "functions", "tools": [{"type": "custom", "name": "exec"}]});
+    let body = json!({"model": "m", "input": [{"type": "additional_tools", "tools": [group]},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}]});
+    let got = post(sim.addr, "/backend-api/codex/responses", &own, body.to_string()).await.json();
+    let call = &got["output"][0];
+    assert_eq!((&call["type"], &call["namespace"]), (&json!("custom_tool_call"), &json!("functions")));
+    assert_eq!(call["input"], "text(1)");
+    let accounts = get(sim.addr, "/backend-api/wham/accounts/check", &own).await.json();
+    assert_eq!(accounts["default_account_id"], "sim-account");
+    let other = [own[0], ("chatgpt-account-id", "another")];
+    assert_eq!(u16::from(get(sim.addr, "/backend-api/wham/accounts/check", &other).await.status), 401);
+}

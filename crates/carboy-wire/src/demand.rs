@@ -309,11 +309,13 @@ impl Reader {
             "previous_response_id" | "conversation" if value != Scalar::Null => self.beyond(Beyond::EarlierContext),
             "conversation.id" => self.beyond(Beyond::EarlierContext),
             "messages[].content[].type" | "input[].content[].type" | "input[].type" => self.kind_of_content(value),
-            "tools[].type" => {
-                if !matches!(value, Scalar::Text("function" | "custom" | "local_shell" | "shell" | "apply_patch", _)) {
-                    self.beyond(Beyond::ProviderTool);
-                }
-            }
+            // Of these the client runs the tool; the provider runs every other kind.
+            "tools[].type"
+                if matches!(
+                    value,
+                    Scalar::Text("function" | "custom" | "local_shell" | "shell" | "apply_patch", _)
+                ) => {}
+            "tools[].type" => self.beyond(Beyond::ProviderTool),
             _ if path.starts_with("web_search_options") => self.beyond(Beyond::ProviderTool),
             _ => {}
         }

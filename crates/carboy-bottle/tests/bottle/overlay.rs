@@ -11,21 +11,24 @@ use crate::harness::{Sketch, is_root, needs, trial};
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        trial("E10 an overlay is written, removed from and replaced in, and the directory below stays as it is", || {
-            let script = "set -e; cat old/file; echo new > old/file; rm gone; rm -r tree; mkdir tree; echo x > tree/x; \
+        trial(
+            "E10 an overlay is written, removed from and replaced in, and the directory below stays as it is",
+            || {
+                let script = "set -e; cat old/file; echo new > old/file; rm gone; rm -r tree; mkdir tree; echo x > tree/x; \
                           echo made > made; mv old/other old/moved; chmod 600 mode; ln -s made link; stat -c %u:%g . made; ls";
-            let (sketch, layer) = overlaid(script);
-            sketch.run()?.expect_output("was\n1000:1000\n1000:1000\nlink\nmade\nmode\nold\ntree")?;
-            assert_eq!(fs::read_to_string(sketch.workspace.join("old/file"))?, "was\n");
-            assert_eq!(fs::read_to_string(sketch.workspace.join("tree/deep"))?, "deep\n");
-            assert_eq!(fs::metadata(sketch.workspace.join("mode"))?.permissions().mode() & 0o777, 0o644);
-            assert!(sketch.workspace.join("gone").exists() && !sketch.workspace.join("made").exists());
-            assert_eq!(fs::read_to_string(layer.join("upper/made"))?, "made\n");
-            assert!(fs::symlink_metadata(layer.join("upper/gone"))?.file_type().is_char_device());
-            // Owned as the state is, so that the operator's own tools read it.
-            assert_eq!(fs::metadata(layer.join("upper/made"))?.uid(), fs::metadata(&layer)?.uid());
-            Ok(())
-        }),
+                let (sketch, layer) = overlaid(script);
+                sketch.run()?.expect_output("was\n1000:1000\n1000:1000\nlink\nmade\nmode\nold\ntree")?;
+                assert_eq!(fs::read_to_string(sketch.workspace.join("old/file"))?, "was\n");
+                assert_eq!(fs::read_to_string(sketch.workspace.join("tree/deep"))?, "deep\n");
+                assert_eq!(fs::metadata(sketch.workspace.join("mode"))?.permissions().mode() & 0o777, 0o644);
+                assert!(sketch.workspace.join("gone").exists() && !sketch.workspace.join("made").exists());
+                assert_eq!(fs::read_to_string(layer.join("upper/made"))?, "made\n");
+                assert!(fs::symlink_metadata(layer.join("upper/gone"))?.file_type().is_char_device());
+                // Owned as the state is, so that the operator's own tools read it.
+                assert_eq!(fs::metadata(layer.join("upper/made"))?.uid(), fs::metadata(&layer)?.uid());
+                Ok(())
+            },
+        ),
         trial("E10 a second run sees what the first one changed, and an edit of the directory below", || {
             let (mut sketch, _layer) = overlaid("echo one > made; rm gone");
             sketch.run()?.expect_code(0)?;
@@ -49,30 +52,37 @@ pub fn trials() -> Vec<Trial> {
             assert_eq!(lines.last(), Some(&"1"), "{} {}", ran.stdout, ran.stderr);
             Ok(())
         }),
-        needs("git", trial("E10 git works in an overlay and the repository below stays as it is", || {
-            let (mut sketch, _layer) = overlaid("true");
-            let git = |arguments: &[&str]| {
-                let who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"];
-                let mut command = std::process::Command::new("git");
-                command.args(who).args(arguments).current_dir(&sketch.workspace).env("GIT_CONFIG_GLOBAL", "/dev/null");
-                let done = command.output().unwrap();
-                assert!(done.status.success(), "{arguments:?} {}", String::from_utf8_lossy(&done.stderr));
-            };
-            git(&["init", "-q"]);
-            git(&["add", "mode"]);
-            git(&["commit", "-q", "-m", "first"]);
-            let head = fs::read(sketch.workspace.join(".git/logs/HEAD"))?;
-            sketch.again(
+        needs(
+            "git",
+            trial("E10 git works in an overlay and the repository below stays as it is", || {
+                let (mut sketch, _layer) = overlaid("true");
+                let git = |arguments: &[&str]| {
+                    let who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"];
+                    let mut command = std::process::Command::new("git");
+                    command
+                        .args(who)
+                        .args(arguments)
+                        .current_dir(&sketch.workspace)
+                        .env("GIT_CONFIG_GLOBAL", "/dev/null");
+                    let done = command.output().unwrap();
+                    assert!(done.status.success(), "{arguments:?} {}", String::from_utf8_lossy(&done.stderr));
+                };
+                git(&["init", "-q"]);
+                git(&["add", "mode"]);
+                git(&["commit", "-q", "-m", "first"]);
+                let head = fs::read(sketch.workspace.join(".git/logs/HEAD"))?;
+                sketch.again(
                 "set -e; git config user.name a; git config user.email a@example.org; git checkout -q -b topic; \
                  echo 2 > mode; git commit -qam second; git checkout -q main; git commit -q --allow-empty -m third; \
                  git rebase -q topic; git log --format=%s; git remote add o https://a.example/x; git gc -q; git fsck 2>&1",
             );
-            let ran = sketch.run()?;
-            ran.expect_output("third\nsecond\nfirst")?;
-            assert_eq!(fs::read(sketch.workspace.join(".git/logs/HEAD"))?, head);
-            assert_eq!(ran.report.cleaned, Default::default());
-            Ok(())
-        })),
+                let ran = sketch.run()?;
+                ran.expect_output("third\nsecond\nfirst")?;
+                assert_eq!(fs::read(sketch.workspace.join(".git/logs/HEAD"))?, head);
+                assert_eq!(ran.report.cleaned, Default::default());
+                Ok(())
+            }),
+        ),
         trial("an ordinary user's overlay of another group's directory is refused with what to do", || {
             if is_root() {
                 return Ok(());

@@ -38,11 +38,11 @@ impl Running {
 
     /// Waits for the end and says what happened, and gives what tells it to everybody else.
     pub async fn ended(mut self) -> (Result<Summary, RunError>, Farewell) {
-        let ended = self.to_the_end().await;
+        let ended = self.come_to_the_end().await;
         (ended, Farewell { session: self.session, shared: self.shared, registration: self.registration })
     }
 
-    async fn to_the_end(&mut self) -> Result<Summary, RunError> {
+    async fn come_to_the_end(&mut self) -> Result<Summary, RunError> {
         let watcher = self.shared.bottle.watcher();
         let report = tokio::task::spawn_blocking(move || watcher.wait())
             .await

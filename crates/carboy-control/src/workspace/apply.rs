@@ -15,8 +15,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, chownat, futimens, mkdirat, openat,
-    renameat, renameat_with, symlinkat, unlinkat,
+    AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, chownat, futimens, mkdirat, openat, renameat,
+    renameat_with, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -72,6 +72,7 @@ pub fn apply(layer: &Layer, plan: Plan, id: &str) -> Result<Outcome, WorkspaceEr
     for (_, action) in &ready {
         hands.open_up(&action.change);
     }
+    let opened = hands.open_parents(ready.iter().map(|(_, action)| &action.change.path));
     let mut index = Index::read(&layer.index()).map_err(failed("read the start index"))?;
     for (n, action) in &ready {
         match hands.change(action, *n) {
@@ -82,6 +83,7 @@ pub fn apply(layer: &Layer, plan: Plan, id: &str) -> Result<Outcome, WorkspaceEr
             Err(why) => outcome.left.push(left(action.change.path.clone(), why.to_string())),
         }
     }
+    hands.restore(&opened);
     // From the deepest up, or a directory that forbids it could not be reached any more.
     for (_, action) in ready.iter().rev() {
         hands.close(&action.change);
@@ -217,6 +219,38 @@ impl Hands {
         }
     }
 
+    /// Directories that forbid their owner to write, as package caches are, are opened for as long as it takes; what they
+    /// were comes back by [`Hands::restore`].
+    pub(super) fn open_parents<'a>(&self, paths: impl Iterator<Item = &'a Rel>) -> Vec<(Rel, u32)> {
+        let parents: std::collections::BTreeSet<Rel> = paths.flat_map(Rel::ancestors).collect();
+        let mut opened = Vec::new();
+        // From the top down, or the deeper ones could not be reached.
+        for rel in parents {
+            if let Ok(Some(stamp)) = self.host.stamp(&rel)
+                && stamp.kind == Kind::Directory
+                && stamp.mode & 0o700 != 0o700
+                && let Ok(place) = self.host.place(&rel)
+                && set_mode(&place, stamp.mode | 0o700).is_ok()
+            {
+                opened.push((rel, stamp.mode));
+            }
+        }
+        opened
+    }
+
+    /// See [`Hands::open_parents`]. One that is gone, or has other permissions by now, is left alone.
+    pub(super) fn restore(&self, opened: &[(Rel, u32)]) {
+        for (rel, mode) in opened.iter().rev() {
+            if let Ok(Some(stamp)) = self.host.stamp(rel)
+                && stamp.kind == Kind::Directory
+                && stamp.mode == mode | 0o700
+                && let Ok(place) = self.host.place(rel)
+            {
+                let _ = set_mode(&place, *mode);
+            }
+        }
+    }
+
     /// Directories get their own permissions when everything is in them.
     fn close(&self, change: &Change) {
         let wanted = change.layer.filter(|s| s.kind == Kind::Directory);
@@ -300,9 +334,7 @@ impl Hands {
             other => other?,
         }
         match stamp_at(parent, temporary.as_bytes())? {
-            Some(out) if is_the_kept_one(&out, expected) => {
-                Ok(unlinkat(parent, temporary, AtFlags::empty())?)
-            }
+            Some(out) if is_the_kept_one(&out, expected) => Ok(unlinkat(parent, temporary, AtFlags::empty())?),
             Some(_) | None => {
                 renameat_with(parent, temporary, parent, name.as_c_str(), RenameFlags::EXCHANGE)?;
                 Err(overtaken())
@@ -311,13 +343,7 @@ impl Hands {
     }
 
     /// Takes a name away. What had it must be what was kept.
-    pub(super) fn take_out(
-        &self,
-        parent: &OwnedFd,
-        name: &[u8],
-        expected: Option<&Stamp>,
-        n: u64,
-    ) -> io::Result<()> {
+    pub(super) fn take_out(&self, parent: &OwnedFd, name: &[u8], expected: Option<&Stamp>, n: u64) -> io::Result<()> {
         let name = c_name(name)?;
         let Some(expected) = expected else { return Err(overtaken()) };
         if expected.kind == Kind::Directory {
@@ -329,9 +355,7 @@ impl Hands {
         let temporary = self.temporary(n);
         renameat_with(parent, name.as_c_str(), parent, temporary.as_str(), RenameFlags::NOREPLACE)?;
         match stamp_at(parent, temporary.as_bytes())? {
-            Some(out) if is_the_kept_one(&out, expected) => {
-                Ok(unlinkat(parent, temporary.as_str(), AtFlags::empty())?)
-            }
+            Some(out) if is_the_kept_one(&out, expected) => Ok(unlinkat(parent, temporary.as_str(), AtFlags::empty())?),
             Some(_) | None => {
                 renameat_with(parent, temporary.as_str(), parent, name.as_c_str(), RenameFlags::NOREPLACE)?;
                 Err(overtaken())

@@ -247,7 +247,9 @@ impl Walk<'_> {
                     _ => false,
                 }
             }
-            (Kind::Link, Kind::Link) => matches!((self.upper.link(path), self.host.link(path)), (Ok(a), Ok(b)) if a == b),
+            (Kind::Link, Kind::Link) => {
+                matches!((self.upper.link(path), self.host.link(path)), (Ok(a), Ok(b)) if a == b)
+            }
             _ => false,
         };
         if !same {

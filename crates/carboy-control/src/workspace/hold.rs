@@ -91,7 +91,11 @@ impl Held {
         };
         if flock(&file, how).is_err() {
             let who = live_run(home, run.bottle);
-            return Err(WorkspaceError::LayerInUse { bottle: run.bottle.clone(), who, workspace: directory.to_owned() });
+            return Err(WorkspaceError::LayerInUse {
+                bottle: run.bottle.clone(),
+                who,
+                workspace: directory.to_owned(),
+            });
         }
         self._locks.push(file);
         match run.mode {
@@ -182,8 +186,11 @@ fn settle(layer: &mut Layer) -> Result<(), WorkspaceError> {
     let found = plan::pending(layer)?;
     let (upper, _) = layer.roots()?;
     if !found.truncated {
-        let waiting: BTreeSet<Rel> =
-            found.list.into_iter().flat_map(|c| c.path.ancestors().chain([c.path.clone()]).collect::<Vec<_>>()).collect();
+        let waiting: BTreeSet<Rel> = found
+            .list
+            .into_iter()
+            .flat_map(|c| c.path.ancestors().chain([c.path.clone()]).collect::<Vec<_>>())
+            .collect();
         take_out(&upper, &Rel::root(), &waiting).map_err(|e| failed(layer, e))?;
         layer.record.settled = last.clone();
     }

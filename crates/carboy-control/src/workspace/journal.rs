@@ -199,11 +199,5 @@ pub fn applied(applies: &Path) -> io::Result<Applied> {
 
 /// What stands there, without its content.
 pub fn bare(stamp: &Stamp) -> Snapshot {
-    Snapshot {
-        kind: stamp.kind,
-        mode: stamp.mode,
-        content: String::new(),
-        mtime: stamp.mtime,
-        owner: stamp.owner,
-    }
+    Snapshot { kind: stamp.kind, mode: stamp.mode, content: String::new(), mtime: stamp.mtime, owner: stamp.owner }
 }

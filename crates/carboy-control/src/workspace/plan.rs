@@ -183,7 +183,9 @@ fn conflict(change: &Change, index: Option<&Index>) -> Option<String> {
         (Some(stamp), Known::Stood(was)) if still(stamp, &was) => None,
         (Some(_), Known::Stood(_)) => Some("changed on the host since the run began".into()),
         (Some(_), Known::Nothing) => Some("made on the host since the run began".into()),
-        (Some(_), Known::Unknown) => Some("not in the start index, so that nobody knows whether the host changed it".into()),
+        (Some(_), Known::Unknown) => {
+            Some("not in the start index, so that nobody knows whether the host changed it".into())
+        }
         (None, Known::Stood(was)) if change.what != What::Unusable && is_same_kind(change, &was) => {
             Some("deleted on the host since the run began".into())
         }

@@ -107,7 +107,9 @@ impl Merged<'_> {
         });
         let armed = self.host.list(&directory.join(b"hooks")).is_ok_and(|names| names.iter().any(|(n, _)| is_hook(n)));
         if dirty || armed {
-            return Judged::Held("it makes a git repository of settings or hooks that are in the workspace already".into());
+            return Judged::Held(
+                "it makes a git repository of settings or hooks that are in the workspace already".into(),
+            );
         }
         Judged::Free
     }
@@ -167,7 +169,8 @@ impl Merged<'_> {
                 Component::Normal(name) => {
                     let name = std::os::unix::ffi::OsStrExt::as_bytes(name);
                     at = at.join(name);
-                    let link = |root: &Root| !matches!(root.stamp(&at), Ok(s) if s.is_none_or(|s| s.kind != Kind::Link));
+                    let link =
+                        |root: &Root| !matches!(root.stamp(&at), Ok(s) if s.is_none_or(|s| s.kind != Kind::Link));
                     // Objects are not searched for repositories.
                     if name == b"objects" || link(self.upper) || link(self.host) {
                         return false;

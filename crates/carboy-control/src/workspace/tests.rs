@@ -310,7 +310,10 @@ fn no_special_file_no_set_uid_bit_and_no_write_through_a_link() {
     fs::set_permissions(trial.upper("tool"), fs::Permissions::from_mode(0o6755)).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, trial.upper("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     let planned = trial.plan(&Wanted::default());
-    assert_eq!(planned.left.iter().map(|l| (l.path.shown(), l.sort)).collect::<Vec<_>>(), [("pipe".into(), LeftSort::Unusable)]);
+    assert_eq!(
+        planned.left.iter().map(|l| (l.path.shown(), l.sort)).collect::<Vec<_>>(),
+        [("pipe".into(), LeftSort::Unusable)]
+    );
     assert_eq!(planned.leading_out, [(rel("up"), "../../../..".to_owned())]);
     let outcome = apply(&trial.layer, planned, "1").unwrap();
     assert!(outcome.left.is_empty(), "{outcome:?}");
@@ -345,10 +348,7 @@ fn a_repository_that_the_host_moved_on_in_waits_as_a_whole_and_its_objects_do_no
     let mut left: Vec<_> = planned.left.iter().map(|l| l.path.shown()).collect();
     left.sort();
     assert_eq!(left, [".git/index", ".git/refs/heads/main"]);
-    assert_eq!(
-        planned.actions.iter().map(|a| a.change.path.shown()).collect::<Vec<_>>(),
-        [".git/objects/ab", "file"]
-    );
+    assert_eq!(planned.actions.iter().map(|a| a.change.path.shown()).collect::<Vec<_>>(), [".git/objects/ab", "file"]);
 }
 
 #[test]
@@ -370,7 +370,10 @@ fn the_next_run_sees_the_host_where_everything_was_applied_and_the_base_where_it
     assert!(!trial.layer.upper().join("applied").exists() && !trial.layer.upper().join("d").exists());
     assert!(trial.layer.upper().join("waiting").exists());
     let planned = trial.plan(&Wanted::default());
-    assert_eq!(planned.left.iter().map(|l| (l.path.shown(), l.sort)).collect::<Vec<_>>(), [("waiting".into(), LeftSort::Conflict)]);
+    assert_eq!(
+        planned.left.iter().map(|l| (l.path.shown(), l.sort)).collect::<Vec<_>>(),
+        [("waiting".into(), LeftSort::Conflict)]
+    );
     assert!(planned.actions.is_empty());
 }
 

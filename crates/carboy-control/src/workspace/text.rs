@@ -222,10 +222,7 @@ mod tests {
     fn a_difference_has_its_lines_and_none_that_moves_the_cursor() {
         let compared = compare("a\nb\nc\n", "a\nB\u{1b}[2J\nc\nd");
         assert_eq!((compared.added, compared.removed), (2, 1));
-        assert_eq!(
-            compared.text,
-            "@@ -1,3 +1,4 @@\n a\n-b\n+B\\u{1b}[2J\n c\n+d\n\\ no newline at the end\n"
-        );
+        assert_eq!(compared.text, "@@ -1,3 +1,4 @@\n a\n-b\n+B\\u{1b}[2J\n c\n+d\n\\ no newline at the end\n");
         assert_eq!(compare("x", "x"), Compared::default());
         assert!(as_text(b"a\0b".to_vec()).is_none());
     }

@@ -35,9 +35,9 @@ impl Rel {
             match component {
                 std::path::Component::Normal(name) => rel = rel.join(name.as_bytes()),
                 std::path::Component::CurDir => {}
-                std::path::Component::ParentDir
-                | std::path::Component::RootDir
-                | std::path::Component::Prefix(_) => return None,
+                std::path::Component::ParentDir | std::path::Component::RootDir | std::path::Component::Prefix(_) => {
+                    return None;
+                }
             }
         }
         (!rel.is_root()).then_some(rel)
@@ -244,8 +244,7 @@ pub struct Root {
     path: PathBuf,
 }
 
-const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 impl Root {
     /// Opens a directory by its real path; one that leads through a link is refused.
@@ -284,7 +283,9 @@ impl Root {
     pub fn stamp(&self, rel: &Rel) -> io::Result<Option<Stamp>> {
         match self.beneath(rel, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(fd) => Ok(Some(Stamp::of(&rustix::fs::fstat(fd)?))),
-            Err(error) if matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOENT | Errno::NOTDIR)) => {
+            Err(error)
+                if matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOENT | Errno::NOTDIR)) =>
+            {
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -376,7 +377,10 @@ mod tests {
         for text in ["../x", "a/../b", "/etc", "a//b", "%2e%2e/x", "a%00", "%4"] {
             assert_eq!(Rel::decoded(text), None, "{text}");
         }
-        assert_eq!((Rel::parse(Path::new("./a/b/")).unwrap().shown(), Rel::parse(Path::new("../a"))), ("a/b".into(), None));
+        assert_eq!(
+            (Rel::parse(Path::new("./a/b/")).unwrap().shown(), Rel::parse(Path::new("../a"))),
+            ("a/b".into(), None)
+        );
     }
 
     #[test]

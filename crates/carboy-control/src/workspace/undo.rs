@@ -12,8 +12,8 @@ use super::apply::{Hands, copy_sparse, give, hash_of, hex, make_directory, times
 use super::index::{Index, Known};
 use super::journal::{Journal, Snapshot, Step, bare};
 use super::plan::{Conflicts, Left, LeftSort};
-use super::steering::is_git_index;
 use super::remove::{remove, set_directory_mode, set_mode};
+use super::steering::is_git_index;
 use super::tree::{Kind, Rel, Root, c_name, stamp_at};
 use super::{Layer, WorkspaceError};
 
@@ -40,18 +40,18 @@ pub fn undo(layer: &Layer, conflicts: Conflicts) -> Result<Option<Undone>, Works
     for step in &journal.steps {
         open_up(&hands, step);
     }
+    let opened = hands.open_parents(journal.steps.iter().map(|step| &step.path));
     let mut undone = Undone { apply: journal.id.clone(), ..Undone::default() };
     for step in journal.steps.iter().rev() {
         match back(&hands, &journal, step, conflicts) {
             Ok(Back::Done) => undone.done.push(step.path.clone()),
             Ok(Back::Nothing) => {}
-            Err(error) => undone.left.push(Left {
-                path: step.path.clone(),
-                why: error.to_string(),
-                sort: LeftSort::Conflict,
-            }),
+            Err(error) => {
+                undone.left.push(Left { path: step.path.clone(), why: error.to_string(), sort: LeftSort::Conflict })
+            }
         }
     }
+    hands.restore(&opened);
     let mut closing: Vec<&Step> = journal.steps.iter().collect();
     closing.sort_by(|a, b| b.path.cmp(&a.path));
     for step in closing {
@@ -134,6 +134,8 @@ fn chmod(parent: &OwnedFd, name: &[u8], step: &Step) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = openat(parent, c_name(name)?.as_c_str(), flags, Mode::empty())?;
     match &step.before {
+        // Its own permissions come when everything is in it again: see `close`.
+        Some(before) if before.kind == Kind::Directory => set_mode(&place, before.mode | 0o700),
         Some(before) if before.kind != Kind::Link => set_mode(&place, before.mode),
         Some(_) | None => Ok(()),
     }

@@ -72,8 +72,10 @@ pub struct DiffArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 all that was to be applied is; 1 something the host changed as well was left; 77 a run of \
-                        the bottle lives, or nobody agreed.")]
+#[command(
+    after_help = "Exit codes: 0 all that was to be applied is; 1 something the host changed as well was left; 77 a run of \
+                        the bottle lives, or nobody agreed."
+)]
 pub struct ApplyArgs {
     /// Bottle
     #[arg(value_parser = bottle)]
@@ -101,7 +103,9 @@ pub struct ApplyArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 done; 1 something the host changed since was left; 77 a run of the bottle lives, or nobody agreed.")]
+#[command(
+    after_help = "Exit codes: 0 done; 1 something the host changed since was left; 77 a run of the bottle lives, or nobody agreed."
+)]
 pub struct UndoArgs {
     /// Bottle
     #[arg(value_parser = bottle)]

@@ -89,7 +89,8 @@ fn direct(layer: &Layer, paths: &[Rel]) -> Result<Vec<Look>, Failure> {
         eprintln!("the directory is too large to be known whole: there may be more");
     }
     let wanted = |look: &Look| {
-        paths.is_empty() || paths.iter().any(|p| look.path == p.shown() || look.path.starts_with(&format!("{}/", p.shown())))
+        paths.is_empty()
+            || paths.iter().any(|p| look.path == p.shown() || look.path.starts_with(&format!("{}/", p.shown())))
     };
     Ok(looks.into_iter().filter(wanted).collect())
 }
@@ -101,7 +102,8 @@ fn rendered(looks: &[Look], args: &DiffArgs, overlay: bool) -> String {
         if args.name_only {
             let _ = writeln!(out, "{}", printable(&look.path));
         } else if args.stat || !overlay {
-            let counts = if look.diff.is_some() { format!("  +{} -{}", look.added, look.removed) } else { String::new() };
+            let counts =
+                if look.diff.is_some() { format!("  +{} -{}", look.added, look.removed) } else { String::new() };
             let note = look.note.as_ref().map_or(String::new(), |note| format!("  ({})", printable(note)));
             let _ = writeln!(out, "{:<9} {}{counts}{note}", word(look), printable(&look.path));
         } else {
@@ -146,7 +148,8 @@ pub(super) fn whole(out: &mut String, look: &Look, palette: Palette) {
     }
     out.push('\n');
     let (before, after) = (look.before.as_ref(), look.after.as_ref());
-    for (sign, target) in [('-', before.and_then(|s| s.target.as_ref())), ('+', after.and_then(|s| s.target.as_ref()))] {
+    for (sign, target) in [('-', before.and_then(|s| s.target.as_ref())), ('+', after.and_then(|s| s.target.as_ref()))]
+    {
         if let Some(target) = target {
             let _ = writeln!(out, "{sign}→ {}", printable(target));
         }

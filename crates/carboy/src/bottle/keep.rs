@@ -27,9 +27,10 @@ pub(super) fn ls(args: &LsArgs, environment: &Environment) -> Result<u8, Failure
     out.push('\n');
     for bottle in &all {
         let size = if args.size { format!("{:>10}  ", report::bytes(bytes(bottle))) } else { String::new() };
-        let (run, when) = bottle.last_run.as_ref().map_or(("-", "-".to_owned()), |last| {
-            (last.run.as_str(), report::local_time(last.started_ms, now))
-        });
+        let (run, when) = bottle
+            .last_run
+            .as_ref()
+            .map_or(("-", "-".to_owned()), |last| (last.run.as_str(), report::local_time(last.started_ms, now)));
         let live = if bottle.live.is_empty() { String::new() } else { format!("  {}", palette.good("lives")) };
         let bare = if bottle.file.is_none() { palette.faint("  (no file)") } else { String::new() };
         // Writing to a String cannot fail.

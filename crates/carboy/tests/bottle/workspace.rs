@@ -19,15 +19,30 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub fn cases() -> Vec<Case> {
     vec![
-        case_with("E10 git and a package tree work in an overlay; diff, apply and undo bring it over and back", &["git"], whole_way),
+        case_with(
+            "E10 git and a package tree work in an overlay; diff, apply and undo bring it over and back",
+            &["git"],
+            whole_way,
+        ),
         case("E10 a hostile layer is shown safely, and applying it changes nothing but the workspace", hostile),
         case("E10 steering files and git settings of a layer are held back, shown, and applied when named", steering),
         case("E10 while a run lives its layer is not applied, taken back, removed or shared", busy),
         case("E10 an apply that is killed in the middle is finished by the next one and undone as one", killed),
-        case("E10 state is kept per bottle and directory, and `workspace: overlay` in the file is as good as the flag", kept),
-        case_with("a git worktree works in both modes and its repository is kept apart in an overlay", &["git"], worktree),
+        case(
+            "E10 state is kept per bottle and directory, and `workspace: overlay` in the file is as good as the flag",
+            kept,
+        ),
+        case_with(
+            "a git worktree works in both modes and its repository is kept apart in an overlay",
+            &["git"],
+            worktree,
+        ),
         case("in direct mode diff names what changed, and undo says what can take it back", direct),
-        case_with("B51 what was taken out of a workspace is listed, shown as a difference and put back", &["git"], quarantine),
+        case_with(
+            "B51 what was taken out of a workspace is listed, shown as a difference and put back",
+            &["git"],
+            quarantine,
+        ),
         case("bottle ls, show, du and rm count and remove a hostile state, and only that", keep),
         case("doctor says whether overlays work here", doctor),
     ]
@@ -117,20 +132,29 @@ fn whole_way(person: Person) {
     assert_eq!(picture(&world.project), before, "the workspace changed before anything was applied");
     assert!(ran.stderr.contains("carboy bottle diff test"), "{}", ran.stderr);
     // The next run goes on where this one ended.
-    let again = overlay(&world, "git log -1 --format=%s; cat node_modules/pkg2/index.js; ls node_modules/pkg1").expect_code(2);
+    let again =
+        overlay(&world, "git log -1 --format=%s; cat node_modules/pkg2/index.js; ls node_modules/pkg1").expect_code(2);
     assert_eq!(again.stdout, "moved\nnew\n");
 
     let diff = good(&world, &["bottle", "diff", "test", "README"]);
     assert!(diff.contains("--- a/README\n+++ b/README\n@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n"), "{diff}");
     let names = good(&world, &["bottle", "diff", "test", "--name-only", "node_modules"]);
     let names: Vec<&str> = names.lines().collect();
-    for name in ["node_modules/pkg1/index.js", "node_modules/pkg2/package.json", "node_modules/renamed/index.js", "node_modules/pkg5/index.js"] {
+    for name in [
+        "node_modules/pkg1/index.js",
+        "node_modules/pkg2/package.json",
+        "node_modules/renamed/index.js",
+        "node_modules/pkg5/index.js",
+    ] {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
     assert!(!names.contains(&"node_modules/pkg6/index.js"));
     let listed = json(&world, &["bottle", "diff", "test", "--json"]);
     let of = |path: &str| listed[0]["changes"].as_array().unwrap().iter().find(|c| c["path"] == path).unwrap().clone();
-    assert_eq!((of("node_modules/pkg5/index.js")["what"].as_str(), of("old/name")["what"].as_str()), (Some("mode"), Some("deleted")));
+    assert_eq!(
+        (of("node_modules/pkg5/index.js")["what"].as_str(), of("old/name")["what"].as_str()),
+        (Some("mode"), Some("deleted"))
+    );
     assert_eq!(of("node_modules/pkg4/link")["after"]["target"], "../renamed");
 
     good(&world, &["bottle", "apply", "test", "--dry-run"]);
@@ -146,11 +170,15 @@ fn whole_way(person: Person) {
     assert_eq!(git(&world.project, &["status", "--short"]), "");
     git(&world.project, &["fsck", "--strict"]);
     assert_eq!(fs::read_to_string(world.project.join("node_modules/pkg2/index.js")).unwrap(), "new\n");
-    assert!(!world.project.join("node_modules/pkg1").exists() && !world.project.join("node_modules/pkg2/package.json").exists());
+    assert!(
+        !world.project.join("node_modules/pkg1").exists()
+            && !world.project.join("node_modules/pkg2/package.json").exists()
+    );
     good(&world, &["bottle", "undo", "test", "--yes"]);
     // Although `git status` has written its index anew meanwhile.
     let now = picture(&world.project);
-    let differ: Vec<_> = now.iter().filter(|(path, node)| before.get(*path) != Some(node)).map(|(path, _)| path).collect();
+    let differ: Vec<_> =
+        now.iter().filter(|(path, node)| before.get(*path) != Some(node)).map(|(path, _)| path).collect();
     assert_eq!((differ, now.len()), (vec![], before.len()));
 }
 
@@ -175,7 +203,10 @@ fn hostile(person: Person) {
     for arguments in [&["bottle", "diff", "test"][..], &["bottle", "apply", "test", "--dry-run"]] {
         let output = carboy(&world, arguments);
         let shown = [output.stdout, output.stderr].concat();
-        assert!(!shown.iter().any(|b| matches!(b, 0x1b | 0x07)) && std::str::from_utf8(&shown).is_ok(), "{arguments:?}");
+        assert!(
+            !shown.iter().any(|b| matches!(b, 0x1b | 0x07)) && std::str::from_utf8(&shown).is_ok(),
+            "{arguments:?}"
+        );
         let text = String::from_utf8(shown).unwrap();
         for name in ["larger than 4 GiB", "a device, a pipe or a socket"] {
             assert!(text.contains(name), "{arguments:?}: {name} in {text}");
@@ -187,13 +218,20 @@ fn hostile(person: Person) {
     }
     let applied = json(&world, &["bottle", "apply", "test", "--yes", "--json"]);
     let left: Vec<&str> = applied[0]["left"].as_array().unwrap().iter().map(|l| l["path"].as_str().unwrap()).collect();
-    let closed = if person == Person::Me && crate::world::is_root() { &["huge", "pipe"][..] } else { &["closed", "huge", "pipe"] };
+    let closed = if person == Person::Me && crate::world::is_root() {
+        &["huge", "pipe"][..]
+    } else {
+        &["closed", "huge", "pipe"]
+    };
     assert_eq!(left, closed, "{applied}");
     let at = |path: &str| world.project.join(path);
     assert_eq!(fs::read_to_string(home.join(".bashrc")).unwrap(), "mine\n");
     assert_eq!(fs::read_link(at("rc")).unwrap(), home.join(".bashrc"));
     assert_eq!(fs::metadata(at("suid")).unwrap().permissions().mode() & 0o7000, 0);
-    assert_eq!((fs::read_to_string(at("dir")).unwrap(), fs::read_to_string(at("file/in")).unwrap()), ("f\n".into(), "in\n".into()));
+    assert_eq!(
+        (fs::read_to_string(at("dir")).unwrap(), fs::read_to_string(at("file/in")).unwrap()),
+        ("f\n".into(), "in\n".into())
+    );
     assert!(fs::symlink_metadata(at("pipe")).is_err() && fs::symlink_metadata(at("huge")).is_err());
     let sparse = fs::metadata(at("sparse")).unwrap();
     assert!(std::os::unix::fs::MetadataExt::blocks(&sparse) < 1000, "a hole of the bottle's must stay one");
@@ -299,7 +337,8 @@ fn killed(person: Person) {
     child.kill().unwrap();
     child.wait().unwrap();
     let half = picture(&world.project);
-    let done = (0..FILES).filter(|n| half.get(Path::new(&format!("f{n}"))).is_some_and(|f| f.1.starts_with(b"after"))).count();
+    let done =
+        (0..FILES).filter(|n| half.get(Path::new(&format!("f{n}"))).is_some_and(|f| f.1.starts_with(b"after"))).count();
     assert!(0 < done && done < FILES, "{done}");
     // Each file is the old one or the new one, whole.
     for (path, (_, content)) in &half {
@@ -311,7 +350,9 @@ fn killed(person: Person) {
     for n in 0..FILES {
         assert_eq!(fs::read_to_string(world.project.join(format!("f{n}"))).unwrap(), format!("after{n}\n"));
     }
-    assert!(fs::read_dir(&world.project).unwrap().all(|e| !e.unwrap().file_name().to_string_lossy().starts_with(".carboy")));
+    assert!(
+        fs::read_dir(&world.project).unwrap().all(|e| !e.unwrap().file_name().to_string_lossy().starts_with(".carboy"))
+    );
     good(&world, &["bottle", "undo", "test", "--yes"]);
     assert_eq!(picture(&world.project), before);
 }
@@ -438,7 +479,8 @@ fn keep(person: Person) {
     let shown = json(&world, &["bottle", "show", "test", "--json"]);
     let home = shown["parts"].as_array().unwrap().iter().find(|p| p["what"] == "its home").unwrap();
     assert!(home["size"]["bytes"].as_u64().unwrap() > 3_000_000, "{home}");
-    for arguments in [&["bottle", "ls"][..], &["bottle", "show", "test"], &["bottle", "du"], &["bottle", "du", "test"]] {
+    for arguments in [&["bottle", "ls"][..], &["bottle", "show", "test"], &["bottle", "du"], &["bottle", "du", "test"]]
+    {
         assert!(good(&world, arguments).contains("test"), "{arguments:?}");
     }
     assert_eq!(carboy(&world, &["bottle", "rm", "test"]).status.code(), Some(77));
