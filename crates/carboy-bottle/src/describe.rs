@@ -373,11 +373,10 @@ fn check(spec: &BottleSpec) -> Result<(), LaunchError> {
             return Err(LaunchError::Path { path: path.clone() });
         }
     }
-    let bounded = [("binds", spec.binds.len() + spec.overlays.len(), BINDS_MAX), (
-        "ports of routes and of `forward:`",
-        spec.route_ports.len() + spec.inside_ports.len(),
-        ROUTE_PORTS_MAX,
-    )];
+    let bounded = [
+        ("binds", spec.binds.len() + spec.overlays.len(), BINDS_MAX),
+        ("ports of routes and of `forward:`", spec.route_ports.len() + spec.inside_ports.len(), ROUTE_PORTS_MAX),
+    ];
     for (what, given, max) in bounded {
         if given > max {
             return Err(LaunchError::TooMany { what, given, max });
@@ -420,8 +419,7 @@ fn detached(
     idmaps: &mut Idmaps,
 ) -> Result<OwnedFd, LaunchError> {
     let failed = |error: io::Error| LaunchError::Source { path: place.path.clone(), source: error };
-    let mut flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if reach == Reach::Below {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }

@@ -40,9 +40,9 @@ pub use launch::{Bottle, ExitOutcome, ExitReport, Holds, InitProgram, LaunchErro
 pub use noticed::{NOTICED_MAX, Noticed, notice};
 pub use probe::{Finding, HostReport, Standing, Topic, probe};
 pub use protect::{Cleaned, Quarantined, steers};
-pub use sys::time::{LocalTime, local_time};
 pub use sockets::{CapturedSockets, CapturedTcp, DnsSocket, TcpKind};
 pub use sys::names::load_no_name_service;
+pub use sys::time::{LocalTime, local_time};
 
 /// The uid and gid inside: not 0, because agent programs refuse to run as root.
 pub const INSIDE_ID: u32 = 1000;

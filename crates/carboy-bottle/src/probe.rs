@@ -297,11 +297,18 @@ fn idmapped() -> Finding {
 
 fn overlay(scratch: &Path) -> Finding {
     match try_bottle(scratch, Trial::Overlay) {
-        Ok(_) => finding(Topic::Overlay, Standing::Good, "`workspace: overlay` works: changes wait until applied", None),
+        Ok(_) => {
+            finding(Topic::Overlay, Standing::Good, "`workspace: overlay` works: changes wait until applied", None)
+        }
         Err(error) => {
             let fix = "use a kernel from 5.11 on (as root from 5.19), put CARBOY_HOME on a file system with user extended \
                        attributes (ext4, xfs, btrfs, tmpfs from 6.6), or leave `workspace: direct`";
-            finding(Topic::Overlay, Standing::Weaker, format!("no `workspace: overlay` here: {error}"), Some(fix.into()))
+            finding(
+                Topic::Overlay,
+                Standing::Weaker,
+                format!("no `workspace: overlay` here: {error}"),
+                Some(fix.into()),
+            )
         }
     }
 }

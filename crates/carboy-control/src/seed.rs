@@ -266,7 +266,7 @@ mod tests {
                 "pipe" => rustix::fs::mknodat(rustix::fs::CWD, &at, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap(),
                 _ => {
                     std::fs::write(&at, "{}").unwrap();
-                    std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0)).unwrap();
+                    std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o0)).unwrap();
                 }
             }
             plant(home.path(), &json("x.json")).unwrap();

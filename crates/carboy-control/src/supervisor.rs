@@ -21,8 +21,8 @@ mod streams;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, OnceLock};
 
 use carboy_bottle::{Bottle, CapturedSockets, LaunchError, LaunchOptions, Stdio, TcpKind};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
@@ -42,13 +42,13 @@ use crate::grants::Grants;
 use crate::home::{Home, HomeError};
 use crate::image::{self, ImageError};
 use crate::inside::ShowError;
+use crate::notify::Notifier;
 use crate::ports::{Joining, PortError, Ports};
 use crate::registry::{Registration, RunRecord};
-use crate::notify::Notifier;
 use crate::reload;
 use crate::runs;
-use crate::session::{Session, Streaming};
 use crate::seed::{self, SeedError};
+use crate::session::{Session, Streaming};
 use crate::vault::{Lookup, Vault, VaultError};
 use crate::workspace::{self, Held, RunOf, WorkspaceError};
 
@@ -57,7 +57,8 @@ use noticing::Noticing;
 use seal::{bottle_spec, injected_secrets};
 use secrets::{detectors, look_for_renewed, no_secret_inside, undumpable};
 
-pub use carboy_egress::Learning;use streams::{notifier, session, teller};
+pub use carboy_egress::Learning;
+use streams::{notifier, session, teller};
 
 pub use control::{Control, STOP_GRACE};
 pub use ending::Farewell;
@@ -334,7 +335,21 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     }
     tasks.push(tokio::spawn(notifier.clone().watch(gateway.clone(), session.clone())));
     tasks.push(tokio::spawn(stop_when_asked(shared.clone())));
-    Ok(Running { shared, stdio, gateway, audit, started_ms, tasks, session, notifier, _ports: ports, run_dir, noticed, registration, held: None })
+    Ok(Running {
+        shared,
+        stdio,
+        gateway,
+        audit,
+        started_ms,
+        tasks,
+        session,
+        notifier,
+        _ports: ports,
+        run_dir,
+        noticed,
+        registration,
+        held: None,
+    })
 }
 
 fn image_job(request: &RunRequest, image: Image) -> image::Job {

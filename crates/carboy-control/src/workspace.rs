@@ -209,7 +209,8 @@ impl Layer {
     }
 
     fn write_record(&self) -> Result<(), WorkspaceError> {
-        let text = serde_json::to_vec_pretty(&self.record).map_err(|e| self.failed("write the layer's record", e.into()))?;
+        let text =
+            serde_json::to_vec_pretty(&self.record).map_err(|e| self.failed("write the layer's record", e.into()))?;
         Ok(write_private(&self.directory.join("layer.json"), &text)?)
     }
 }

@@ -464,8 +464,8 @@ mod path;
 mod why;
 
 pub use path::normal_path;
-pub use why::{GitUse, Misfit, Nearest, git_use};
 use path::{Readings, percent_decoded};
+pub use why::{GitUse, Misfit, Nearest, git_use};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum GitOperation {

@@ -135,7 +135,8 @@ mod tests {
         assert!(pool.address(&name("2.w.example"), &routes, Learning::Off).is_ok());
         assert_eq!(pool.address(&name("3.w.example"), &routes, Learning::Off), Err(NoAddress::PoolFull));
         assert!(
-            pool.address(&name("1.w.example"), &routes, Learning::Off).is_ok() && pool.address(&name("a.example"), &routes, Learning::Off).is_ok()
+            pool.address(&name("1.w.example"), &routes, Learning::Off).is_ok()
+                && pool.address(&name("a.example"), &routes, Learning::Off).is_ok()
         );
     }
 }

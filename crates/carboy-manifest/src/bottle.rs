@@ -15,6 +15,7 @@ use crate::image::Backend;
 use crate::limits::LimitsPart;
 use crate::origin::Said;
 use crate::presets::Preset;
+use crate::provider::{EnvValue, Provider};
 use crate::providers::BuiltIn;
 use crate::schema::{Scope, find};
 use crate::yaml::{Entry, Node, Value};
@@ -22,38 +23,6 @@ use crate::{agent, egress, host_paths, image, keys, limits, ports, presets};
 
 /// Most variables of a bottle.
 pub const ENV_MAX: usize = 500;
-
-/// The provider of a bottle that names none.
-pub const PROVIDER_DEFAULT: &str = "claude";
-
-/// M17, M18: what a variable is set to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EnvValue {
-    /// This text.
-    Set(String),
-    /// What the operator answers to this message at launch; not stored.
-    Prompt(String),
-}
-
-/// M19: which agent program runs in the bottle when no command is given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Provider {
-    /// A built-in one ([`BuiltIn`]), or any other name together with a command.
-    pub name: String,
-    /// Program to start; `None` leaves it to the built-in provider.
-    pub command: Option<String>,
-    /// Arguments before those of the command line.
-    pub args: Vec<String>,
-    /// Variables of its own, below the bottle's `env`.
-    pub env: BTreeMap<String, EnvValue>,
-}
-
-impl Default for Provider {
-    fn default() -> Self {
-        Provider { name: PROVIDER_DEFAULT.to_owned(), command: None, args: Vec::new(), env: BTreeMap::new() }
-    }
-}
 
 /// `workspace`: how the working directory is given in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
@@ -263,7 +232,12 @@ fn provider_is_startable(scope: &mut Scope<'_>, read: &Provider, entries: &[Entr
             scope.owner,
             excerpt(&read.name)
         );
-        scope.error(at, Code::BadValue, message, format!("use {}, or add `command: PROGRAM`", listed(BuiltIn::ALL.map(BuiltIn::name))));
+        scope.error(
+            at,
+            Code::BadValue,
+            message,
+            format!("use {}, or add `command: PROGRAM`", listed(BuiltIn::ALL.map(BuiltIn::name))),
+        );
     }
     if let (Some(command), Some(node)) = (&read.command, find(entries, "command"))
         && (command.is_empty() || command.contains(' '))

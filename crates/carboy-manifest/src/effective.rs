@@ -8,11 +8,12 @@ use carboy_core::plan::{Bind, Forward, Image, Limits, Publish};
 use carboy_core::route::RouteSet;
 
 use crate::agent::RepositoryAgent;
-use crate::bottle::{EnvValue, Provider, Workspace};
+use crate::bottle::Workspace;
 use crate::diagnostic::Diagnostics;
 use crate::git::{GitRepo, GitUser};
 use crate::image::Backend;
 use crate::origin::Sourced;
+use crate::provider::{EnvValue, Provider};
 use crate::settings::{SecretFrom, Settings};
 use crate::whole::Origins;
 

@@ -102,7 +102,10 @@ pub fn refused_source(source: &Path, home: &Path, carboy_home: &Path) -> Option<
 /// Why what lies here is never given to a bottle by any other way either; `None` when it may be.
 pub(crate) fn keeps_credentials(path: &Path, home: &Path) -> Option<String> {
     let of_home = NEVER_IN_HOME.iter().map(|below| home.join(below));
-    of_home.into_iter().find(|never| path.starts_with(never)).map(|never| format!("{} keeps credentials", never.display()))
+    of_home
+        .into_iter()
+        .find(|never| path.starts_with(never))
+        .map(|never| format!("{} keeps credentials", never.display()))
 }
 
 /// `binds`: a map from host path to `TARGET`, `TARGET:ro`, `TARGET:rw`, `ro` or `rw`.

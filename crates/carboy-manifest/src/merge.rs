@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 
-
 use crate::bottle::Part;
 use crate::git::{GitGate, RepoPart};
 use crate::limits::LimitsPart;

@@ -235,7 +235,8 @@ pub fn publish_flag(text: &str) -> Result<Publish, String> {
 /// `--forward SPEC`, spelled `PORT:SERVICE`, refused for the same reasons as an entry of `forward:`.
 pub fn forward_flag(text: &str, home: &Path, carboy_home: &Path) -> Result<Forward, String> {
     let wrong = |why: &str| format!("--forward {}: {why}", excerpt(text));
-    let usage = || wrong("write the port inside, a colon and the service, as in 5432:127.0.0.1:5432 or 6379:/run/redis.sock");
+    let usage =
+        || wrong("write the port inside, a colon and the service, as in 5432:127.0.0.1:5432 or 6379:/run/redis.sock");
     let (inside, service) = text.split_once(':').ok_or_else(usage)?;
     let inside = port(inside).ok_or_else(usage)?;
     if service.starts_with('/') || service.starts_with("~/") {
@@ -308,8 +309,16 @@ mod tests {
         assert_eq!(to("5432:127.0.0.1:15432"), Ok((5432, Service::Tcp("127.0.0.1:15432".parse().unwrap()))));
         assert_eq!(to("5432:[::1]:15432"), Ok((5432, Service::Tcp("[::1]:15432".parse().unwrap()))));
         assert_eq!(to("6379:~/r.sock"), Ok((6379, Service::Unix("/home/u/r.sock".into()))));
-        for text in ["5432", "5432:", "0:127.0.0.1:1", "5432:localhost:5432", "5432:r.sock", "1:/var/run/docker.sock",
-            "1:/a/../run/docker.sock", "1:169.254.169.254:80"] {
+        for text in [
+            "5432",
+            "5432:",
+            "0:127.0.0.1:1",
+            "5432:localhost:5432",
+            "5432:r.sock",
+            "1:/var/run/docker.sock",
+            "1:/a/../run/docker.sock",
+            "1:169.254.169.254:80",
+        ] {
             assert!(forward(text).is_err(), "{text}");
         }
         assert_eq!(publish_flag("8080:3000").unwrap().inside, 3000);

@@ -18,7 +18,7 @@ use carboy_core::ids::SecretName;
 use carboy_core::route::{Route, RouteSet};
 use serde_json::{Value, json};
 
-use crate::bottle::Provider;
+use crate::provider::Provider;
 use seed::{How, Seed};
 
 /// Longest task in bytes: one argument of a program is at most 128 KiB (execve(2)).

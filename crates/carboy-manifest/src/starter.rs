@@ -98,7 +98,7 @@ impl Login {
     pub fn secret(self) -> Option<&'static str> {
         match self {
             Login::ClaudeSubscription => Some("CLAUDE_CODE_OAUTH_TOKEN"),
-            Login::ChatGptSubscription => Some("CODEX_ACCESS_TOKEN"),
+            Login::ChatGptSubscription => Some("CHATGPT_ACCESS_TOKEN"),
             Login::ApiKey(vendor) => Some(vendor.key_name()),
             Login::None => None,
         }
@@ -186,10 +186,6 @@ pub fn bottle(starter: &Starter) -> String {
         }
     }
     presets(&mut out, starter);
-    if starter.login == Login::ChatGptSubscription {
-        out.blank();
-        out.text(CHATGPT);
-    }
     binds(&mut out, starter);
     env(&mut out, starter);
     if let Some((name, email)) = &starter.git_user {
@@ -208,30 +204,12 @@ pub fn bottle(starter: &Starter) -> String {
     out.done()
 }
 
-/// What Codex asks of a ChatGPT subscription.
-const CHATGPT: &str = "\
-# The model, by the subscription that `codex login` has set up. The token is added outside; `codex` inside holds a
-# fake one. A token-shaped text on its way out is masked, so that a fixture in a test does not end a night's run.
-egress:
-  routes:
-    - host: chatgpt.com
-      ports: [443]
-      meter: openai
-      auth_scheme: Bearer
-      token_env: CODEX_ACCESS_TOKEN
-      dlp: {outbound_on_match: redact}
-      matches:
-        - methods: [POST]
-          paths: [/backend-api/codex/responses]
-        - methods: [GET]
-          paths: [/backend-api/codex/models]
-";
-
 fn presets(out: &mut Block, starter: &Starter) {
     let model = match starter.login {
         Login::ClaudeSubscription => Some(("anthropic", "CLAUDE_CODE_OAUTH_TOKEN")),
         Login::ApiKey(vendor) => Some((vendor.preset(), vendor.key_name())),
-        Login::ChatGptSubscription | Login::None => None,
+        Login::ChatGptSubscription => Some(("chatgpt", "CHATGPT_ACCESS_TOKEN")),
+        Login::None => None,
     };
     if model.is_none() && starter.presets.is_empty() && starter.offered.is_empty() {
         return;

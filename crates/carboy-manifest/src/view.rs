@@ -11,11 +11,12 @@ use carboy_core::upstream::Transport;
 use serde::Serialize;
 
 use crate::agent::RepositoryAgent;
-use crate::bottle::{EnvValue, Provider, Workspace};
+use crate::bottle::Workspace;
 use crate::effective::Effective;
 use crate::git::GitRepo;
 use crate::image::Backend;
 use crate::origin::{Origin, Sourced};
+use crate::provider::{EnvValue, Provider};
 use crate::settings::{Notify, SecretFrom};
 use crate::whole::RouteOrigin;
 

@@ -8,7 +8,7 @@ use carboy_core::plan::{Bind, Forward, Image, Limits, Publish};
 use carboy_core::route::Route;
 use serde::Serialize;
 
-use crate::bottle::{ENV_MAX, EnvValue, Part, Provider, Workspace};
+use crate::bottle::{ENV_MAX, Part, Workspace};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, excerpt};
 use crate::egress::{ROUTES_MAX, hides};
 use crate::git::{GitRepo, RepoPart, UserPart};
@@ -16,6 +16,7 @@ use crate::image::Backend;
 use crate::limits::LimitsPart;
 use crate::origin::{Origin, Place, Said, Sourced};
 use crate::ports;
+use crate::provider::{EnvValue, Provider};
 
 /// Where each value of a run was said; lists stand in the order of the values themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]

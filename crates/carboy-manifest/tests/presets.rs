@@ -65,7 +65,13 @@ fn a_model_s_preset_speaks_to_the_model_and_to_nothing_beside_it() {
         ("[openai]", "api.openai.com", "/v1/responses", "/v1/files", "OPENAI_API_KEY"),
         ("[openai]", "api.openai.com", "/v1/chat/completions", "/v1/fine_tuning/jobs", "OPENAI_API_KEY"),
         ("[gemini]", gemini, model, "/v1beta/files", "GEMINI_API_KEY"),
-        ("[chatgpt]", "chatgpt.com", "/backend-api/codex/responses", "/backend-api/conversation", "CHATGPT_ACCESS_TOKEN"),
+        (
+            "[chatgpt]",
+            "chatgpt.com",
+            "/backend-api/codex/responses",
+            "/backend-api/conversation",
+            "CHATGPT_ACCESS_TOKEN",
+        ),
     ] {
         let loaded = load(presets);
         assert!(asks(&loaded, host, 443, "POST", yes) && !asks(&loaded, host, 443, "POST", no), "{presets}");
@@ -83,7 +89,9 @@ fn of_what_shares_the_model_s_host_only_what_a_program_cannot_do_without_is_let_
     let gets = |path: &str| asks(&anthropic, "api.anthropic.com", 443, "GET", path);
     assert!(gets("/api/claude_code/settings") && gets("/api/claude_code/policy_limits") && gets("/v1/models"));
     assert!(asks(&anthropic, "api.anthropic.com", 443, "HEAD", "/") && !gets("/"));
-    for reports in ["/api/event_logging/v2/batch", "/api/claude_code/metrics", "/api/claude_cli/bootstrap", "/api/eval/sdk-x"] {
+    for reports in
+        ["/api/event_logging/v2/batch", "/api/claude_code/metrics", "/api/claude_cli/bootstrap", "/api/eval/sdk-x"]
+    {
         assert!(!gets(reports) && !asks(&anthropic, "api.anthropic.com", 443, "POST", reports), "{reports}");
     }
     let chatgpt = load("[chatgpt]");

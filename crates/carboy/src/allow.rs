@@ -132,7 +132,8 @@ fn no_route(id: &RefusalId, why: &NoRoute) -> Failure {
 
 /// What a run that learned proposes.
 fn proposal(run: &RunId, args: &AllowArgs, environment: &Environment) -> Result<u8, Failure> {
-    let narrowed = [!args.path.is_empty(), !args.method.is_empty(), !args.port.is_empty(), args.private, args.git_fetch];
+    let narrowed =
+        [!args.path.is_empty(), !args.method.is_empty(), !args.port.is_empty(), args.private, args.git_fetch];
     if args.duration.is_some() || narrowed.contains(&true) {
         return Err(Failure::words(Exit::Usage, "a proposal is applied as it stands, and for good")
             .hint("edit the file that the run's summary names, then say `carboy allow RUN`"));

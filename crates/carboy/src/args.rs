@@ -452,8 +452,10 @@ pub struct CheckArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Bottles, agents and settings stay unless --all is given. The program itself is not removed; the command that \
-                        does it is printed.")]
+#[command(
+    after_help = "Bottles, agents and settings stay unless --all is given. The program itself is not removed; the command that \
+                        does it is printed."
+)]
 pub struct UninstallArgs {
     /// Show what would go, and remove nothing
     #[arg(long)]

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 
+use carboy_control::ports::PortReport;
 use carboy_control::propose::Proposed;
 use carboy_core::audit::Entry;
 use carboy_core::ports::Clock;
-use carboy_control::ports::PortReport;
 use carboy_core::verdict::Reason;
 
 /// How a command ended when it did not do what was asked. The codes are documented in `carboy run --help`.

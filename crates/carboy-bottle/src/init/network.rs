@@ -75,7 +75,9 @@ fn open_sockets(tier: CaptureTier, families: &[Family], ports: &[(u16, SocketRol
     for family in families {
         for (port, role) in ports {
             let opened = match role {
-                SocketRole::Redirected | SocketRole::Port(_) | SocketRole::Inside(_) => listener(everywhere(*family, *port)),
+                SocketRole::Redirected | SocketRole::Port(_) | SocketRole::Inside(_) => {
+                    listener(everywhere(*family, *port))
+                }
                 SocketRole::Dns => dns_socket(*family, *port),
             };
             captured.sockets.push(step("open the capture sockets", opened)?);

@@ -12,8 +12,8 @@ use carboy_manifest::{Effective, providers};
 
 use super::{RunError, RunRequest};
 use crate::home::private_dir;
-use crate::seed;
 use crate::inside::{EnvironmentParts, HostPlaces, environment};
+use crate::seed;
 use crate::workspace::Held;
 
 /// Everything that is known of the bottle before it is made.

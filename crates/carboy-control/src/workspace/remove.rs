@@ -203,7 +203,7 @@ mod tests {
             at = next;
         }
         mkdirat(&at, "closed", Mode::empty()).unwrap();
-        std::fs::set_permissions(path.join("bad"), std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(path.join("bad"), std::fs::Permissions::from_mode(0o000)).unwrap();
         let parent = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
         remove(&parent, b"bad").unwrap();
         remove(&parent, b"bad").unwrap();

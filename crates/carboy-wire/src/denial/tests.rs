@@ -56,7 +56,12 @@ fn every_format_shows_code_id_and_both_next_steps() {
         for format in FORMATS.map(Some).into_iter().chain([None]) {
             let body = parsed(&sample(*reason), format);
             let message = body["error"]["message"].as_str().unwrap();
-            for part in [reason.what(), reason.agent_step(), &reason.operator_step_for(&id()), &format!("[carboy explain {}]", id())] {
+            for part in [
+                reason.what(),
+                reason.agent_step(),
+                &reason.operator_step_for(&id()),
+                &format!("[carboy explain {}]", id()),
+            ] {
                 assert!(message.contains(part), "{reason}: {message}");
             }
             assert_eq!(body["carboy"]["code"], reason.code());

@@ -188,7 +188,10 @@ fn chatgpt(person: Person) {
     assert!(bottle.contains("host: chatgpt.com") && !bottle.contains("eyJreal") && !settings.contains("eyJreal"));
     let checked = ok(world.carboy(&["check", "codex", "--json"]).output().unwrap());
     let report: Value = serde_json::from_slice(&checked.stdout).unwrap();
-    assert_eq!(report["effective"]["secrets"].as_object().unwrap().keys().collect::<Vec<_>>(), ["CODEX_ACCESS_TOKEN"]);
+    assert_eq!(
+        report["effective"]["secrets"].as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["CHATGPT_ACCESS_TOKEN"]
+    );
 }
 
 fn asked(person: Person) {

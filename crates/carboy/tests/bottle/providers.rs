@@ -120,11 +120,11 @@ fn model_requests(world: &World, path: &str, credential: (&str, &str)) -> Vec<Re
 }
 
 /// No file below holds any of the real credentials.
-fn assert_no_real_key(dir: &Path, world: &World) {
+fn assert_no_real_key(dir: &Path) {
     for entry in fs::read_dir(dir).unwrap().flatten() {
         let kind = entry.file_type().unwrap();
         if kind.is_dir() {
-            assert_no_real_key(&entry.path(), world);
+            assert_no_real_key(&entry.path());
         } else if kind.is_file() {
             let bytes = fs::read(entry.path()).unwrap();
             for key in [REAL_KEY, REAL_OPENAI_KEY, REAL_GEMINI_KEY, CLAUDE_TOKEN, &chatgpt_token()] {
@@ -151,8 +151,8 @@ fn assert_does_its_task(world: &World, path: &str, credential: (&str, &str)) {
     assert!(requests.iter().any(|request| body(request).contains(PROMPT)), "the agent file's text did not arrive");
     let found = ran.summary["findings"].as_array().unwrap();
     assert!(!found.is_empty(), "the fixtures were not noticed: {}", ran.summary);
-    assert_no_real_key(&world.dir.join("home/state"), world);
-    assert_no_real_key(&world.project, world);
+    assert_no_real_key(&world.dir.join("home/state"));
+    assert_no_real_key(&world.project);
 }
 
 /// The next run, told to go on, says what the one before was asked.
@@ -286,8 +286,8 @@ fn chatgpt_subscription(person: Person) {
     assert!(ran.stdout.contains("It is done, said the simulated gardener."), "{}\n{}", ran.stdout, ran.stderr);
     let asked = model_requests(&world, "/backend-api/codex/responses", ("authorization", &bearer));
     assert!(asked.len() >= 2 && asked.iter().all(|r| r.header("chatgpt-account-id") == Some("account-4711")));
-    assert_no_real_key(&world.dir.join("home/state"), &world);
-    assert_no_real_key(&world.project, &world);
+    assert_no_real_key(&world.dir.join("home/state"));
+    assert_no_real_key(&world.project);
     let inside: Value = serde_json::from_slice(&fs::read(home(&world).join(".codex/auth.json")).unwrap()).unwrap();
     assert_eq!(inside["tokens"]["account_id"], "account-4711");
 }
