@@ -110,7 +110,7 @@ impl Scan<'_> {
         self.ids.contains(id) && (!id.starts_with('T') || T_ROWS_IN.iter().any(|place| self.file.starts_with(place)))
     }
 
-    /// The rows at the start of a text: `B1`, `B1, B2`, `B1–B9, B11: why`, `B28 a secret in a name`.
+    /// The rows at the start of a text: `B1`, `B1 B2`, `B1, B2`, `B1–B9, B11: why`, `B28 a secret in a name`.
     fn rows(&self, text: &str) -> Vec<String> {
         let (mut rows, mut rest): (Vec<String>, &str) = (Vec::new(), text);
         while let Some((first, after)) = id(rest) {
@@ -125,7 +125,8 @@ impl Scan<'_> {
                     rest = after;
                 }
             }
-            match [", ", " and ", " + ", "/"].iter().find_map(|comma| rest.strip_prefix(*comma)) {
+            let listed = [", ", " and ", " + ", "/"].iter().find_map(|comma| rest.strip_prefix(*comma));
+            match listed.or_else(|| rest.strip_prefix(' ').filter(|next| id(next).is_some())) {
                 Some(next) => rest = next,
                 None => break,
             }

@@ -114,7 +114,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    // I1, I3, I4, and that the rows rebuild the book: C15
+    // I1, I3, I4, and that the rows rebuild the book.
     #[test]
     fn whatever_happens_the_book_stays_within_its_caps_and_its_rows_rebuild_it(steps in prop::collection::vec(step(), 1..120)) {
         let mut caps = vec![
