@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use carboy_core::ids::{BottleName, RunId};
@@ -165,6 +166,11 @@ fn try_bottle(scratch: &Path, trial: Trial) -> Result<CaptureTier, LaunchError> 
         bottle.wait();
         tier.ok_or(LaunchError::InitDied)
     });
+    // The kernel's own directory in a layer is closed to everybody, its owner too.
+    let closed = directory.join("layer/work/work");
+    if trial == Trial::Overlay && closed.exists() {
+        fs::set_permissions(closed, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    }
     fs::remove_dir_all(&directory).map_err(failed)?;
     tier
 }

@@ -82,9 +82,9 @@ fn a_pause_lets_no_more_than_a_few_characters_of_a_secret_go() {
 #[test]
 fn a_stream_that_pauses_behind_a_whole_secret_is_stopped_there() {
     let text = format!("key: {SECRET}");
-    // A gzip stream whose end has not come: everything but its last block's and its check sum's bytes.
+    // A gzip stream whose end has not come: everything but its check sum and length.
     let packed = gzip(format!("{}{SECRET}", "row ".repeat(50)).as_bytes());
-    for whole in [text.as_bytes(), &packed[..packed.len() - 9]] {
+    for whole in [text.as_bytes(), &packed[..packed.len() - 8]] {
         let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
         let mut out = Vec::new();
         let stopped = scanner.push(whole, &mut out).and_then(|()| scanner.pause(&mut out));

@@ -96,7 +96,7 @@ fn websocket(person: Person) {
                   -H 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==' https://notes.example/echo";
     let ran = world.sh(script).expect_code(0);
     assert!(
-        ran.stdout.contains("HTTP/1.1 400") && ran.stdout.contains("x-carboy-reason: protocol_refused"),
+        ran.stdout.contains("HTTP/1.1 426") && ran.stdout.contains("x-carboy-reason: protocol_refused"),
         "{}",
         ran.stdout
     );

@@ -328,7 +328,7 @@ fn no_litter(person: Person) {
     assert_eq!(list("home/run"), Vec::<String>::new());
     assert_eq!(list("home"), ["agents", "audit", "bottles", "ca", "provider.pem", "run", "settings.yml", "state"]);
     assert_eq!(list("home/state"), ["stubs.lock", "test"]);
-    assert_eq!(list("home/state/test"), ["home", "runs"]);
+    assert_eq!(list("home/state/test"), ["home", "lock", "runs", "workspace"]);
     assert_eq!(list("home/audit"), ["audit.jsonl"]);
     assert!(!std::path::Path::new("/tmp/inside").exists());
     let groups =
