@@ -32,25 +32,8 @@ if [ -z "$python" ]; then
     say "no Python 3.12 here: the newest mitmproxy that this one can run is taken instead of $MITMPROXY"
 fi
 
-missing=
-for command in bwrap socat rg npm; do
-    command -v "$command" >/dev/null 2>&1 || case $command in
-        bwrap) missing="$missing bubblewrap" ;;
-        rg) missing="$missing ripgrep" ;;
-        *) missing="$missing $command" ;;
-    esac
-done
-"$python" -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
-if [ -n "$missing" ]; then
-    if [ "$(id -u)" -ne 0 ]; then
-        say "missing:$missing; run: sudo apt-get install --no-install-recommends -y$missing"
-        exit 1
-    fi
-    say "installing$missing"
-    DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
-    # shellcheck disable=SC2086  # a list of package names
-    DEBIAN_FRONTEND=noninteractive apt-get install -q --no-install-recommends -y $missing >&2
-fi
+. "$(dirname "$0")/packages.sh"
+need_packages bwrap socat rg npm
 
 wanted="sandbox-runtime $SANDBOX_RUNTIME
 node $NODE"

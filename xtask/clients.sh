@@ -26,24 +26,8 @@ say() { printf '%s\n' "clients: $*" >&2; }
 # could not be shown to a bottle by binding /usr alone.
 python=/usr/bin/python3
 
-missing=
-for command in curl git node npm; do
-    command -v "$command" >/dev/null 2>&1 || case $command in
-        node) missing="$missing nodejs" ;;
-        *) missing="$missing $command" ;;
-    esac
-done
-"$python" -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
-if [ -n "$missing" ]; then
-    if [ "$(id -u)" -ne 0 ]; then
-        say "missing:$missing; run: sudo apt-get install --no-install-recommends -y$missing"
-        exit 1
-    fi
-    say "installing$missing"
-    DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
-    # shellcheck disable=SC2086  # a list of package names
-    DEBIAN_FRONTEND=noninteractive apt-get install -q --no-install-recommends -y $missing >&2
-fi
+. "$(dirname "$0")/packages.sh"
+need_packages curl git node npm
 
 mkdir -p "$dir/bin"
 wanted="claude $CLAUDE

@@ -151,32 +151,9 @@ impl Refusal {
             return Err(NoRoute::Leak);
         }
         match self.reason {
-            Reason::HostNotAllowed
-            | Reason::NameNotAllowed
-            | Reason::PortNotAllowed
-            | Reason::RequestNotAllowed
-            | Reason::GitFetchNotAllowed
-            | Reason::AddressNotAllowed => self.asked.route(opening),
             Reason::SecretKnown => Err(NoRoute::Leak),
-            Reason::DnsQueryRefused
-            | Reason::AddressNotPublic
-            | Reason::NameMismatch
-            | Reason::TlsRefused
-            | Reason::HostInvalid
-            | Reason::GitPushNotAllowed
-            | Reason::SecretPattern
-            | Reason::Injection
-            | Reason::BodyTooLarge
-            | Reason::BodyUndecodable
-            | Reason::ProtocolRefused
-            | Reason::LimitReached
-            | Reason::PlainTextCredential
-            | Reason::SecretMissing
-            | Reason::UpstreamUnreachable
-            | Reason::UpstreamCertificate
-            | Reason::UpstreamFailed
-            | Reason::AuditUnavailable
-            | Reason::Stopping => Err(NoRoute::NotARoutes(self.reason)),
+            reason if reason.is_of_routes() => self.asked.route(opening),
+            reason => Err(NoRoute::NotARoutes(reason)),
         }
     }
 }

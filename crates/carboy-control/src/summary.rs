@@ -147,36 +147,9 @@ impl Refused {
 /// metadata address) or where the refusal is none of the routes'.
 fn allow_command(reason: Reason, host: &str, id: &RefusalId) -> Option<String> {
     let host = Host::parse(host).ok()?;
-    match reason {
-        Reason::HostNotAllowed
-        | Reason::NameNotAllowed
-        | Reason::PortNotAllowed
-        | Reason::RequestNotAllowed
-        | Reason::GitFetchNotAllowed
-        | Reason::AddressNotAllowed => match host.as_ip() {
-            Some(ip) if !is_public(ip) => None,
-            Some(_) | None => Some(format!("carboy allow {id}")),
-        },
-        Reason::DnsQueryRefused
-        | Reason::AddressNotPublic
-        | Reason::NameMismatch
-        | Reason::TlsRefused
-        | Reason::HostInvalid
-        | Reason::GitPushNotAllowed
-        | Reason::SecretKnown
-        | Reason::SecretPattern
-        | Reason::Injection
-        | Reason::BodyTooLarge
-        | Reason::BodyUndecodable
-        | Reason::ProtocolRefused
-        | Reason::LimitReached
-        | Reason::PlainTextCredential
-        | Reason::SecretMissing
-        | Reason::UpstreamUnreachable
-        | Reason::UpstreamCertificate
-        | Reason::UpstreamFailed
-        | Reason::AuditUnavailable
-        | Reason::Stopping => None,
+    match host.as_ip() {
+        Some(ip) if !is_public(ip) => None,
+        Some(_) | None => reason.is_of_routes().then(|| format!("carboy allow {id}")),
     }
 }
 

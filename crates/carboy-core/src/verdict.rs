@@ -268,6 +268,40 @@ impl fmt::Display for Reason {
     }
 }
 
+impl Reason {
+    /// Could a route of the operator's let it through? What leaks, is malformed or failed upstream is opened by nothing.
+    pub fn is_of_routes(self) -> bool {
+        match self {
+            Reason::HostNotAllowed
+            | Reason::NameNotAllowed
+            | Reason::PortNotAllowed
+            | Reason::RequestNotAllowed
+            | Reason::GitFetchNotAllowed
+            | Reason::AddressNotAllowed => true,
+            Reason::DnsQueryRefused
+            | Reason::AddressNotPublic
+            | Reason::NameMismatch
+            | Reason::TlsRefused
+            | Reason::HostInvalid
+            | Reason::GitPushNotAllowed
+            | Reason::SecretKnown
+            | Reason::SecretPattern
+            | Reason::Injection
+            | Reason::BodyTooLarge
+            | Reason::BodyUndecodable
+            | Reason::ProtocolRefused
+            | Reason::LimitReached
+            | Reason::PlainTextCredential
+            | Reason::SecretMissing
+            | Reason::UpstreamUnreachable
+            | Reason::UpstreamCertificate
+            | Reason::UpstreamFailed
+            | Reason::AuditUnavailable
+            | Reason::Stopping => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

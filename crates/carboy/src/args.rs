@@ -1,16 +1,17 @@
 //! The command line: one definition for parsing, `--help`, completions and the man page.
 
+mod audit;
 mod bottle;
 mod watching;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use carboy_core::verdict::Reason;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::client::DetachKey;
 
+pub use audit::{AuditCommand, QueryArgs};
 pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
@@ -372,73 +373,6 @@ pub struct StopArgs {
     pub no_wait: bool,
 }
 
-#[derive(Debug, Subcommand)]
-pub enum AuditCommand {
-    /// Check the chain: VALID or TAMPERED with the first bad entry
-    Verify {
-        /// Log to check [default: this user's]
-        file: Option<PathBuf>,
-        /// A head noted down elsewhere, SEQ:HASH, to find a cut tail or an older copy
-        #[arg(long, value_name = "SEQ:HASH")]
-        head: Option<String>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// The last entries
-    Tail {
-        /// How many
-        #[arg(short = 'n', long, default_value_t = 20)]
-        lines: usize,
-        /// Wait for more
-        #[arg(short = 'f', long)]
-        follow: bool,
-        /// Print the entries as JSON lines
-        #[arg(long)]
-        json: bool,
-    },
-    /// Entries that fit
-    Query(QueryArgs),
-    /// Where the log is
-    Path,
-    /// Print a fresh key for AUDIT_INTEGRITY_KEY
-    Keygen,
-}
-
-#[derive(Debug, Args)]
-pub struct QueryArgs {
-    /// Kind of entry
-    #[arg(long = "type", value_name = "KIND", value_parser = ["run", "egress", "dns", "security", "policy", "operator"])]
-    pub event_type: Option<String>,
-    /// Outcome
-    #[arg(long, value_parser = ["allowed", "denied", "redacted", "warned", "blocked", "done", "failed"])]
-    pub result: Option<String>,
-    /// Reason code of a refusal, as in docs/refusals.md
-    #[arg(long, value_name = "CODE", value_parser = reason_code)]
-    pub reason: Option<String>,
-    /// Bottle
-    #[arg(long)]
-    pub bottle: Option<String>,
-    /// Run
-    #[arg(long)]
-    pub run: Option<String>,
-    /// Host that was asked for, or looked up
-    #[arg(long)]
-    pub host: Option<String>,
-    /// From this time on (RFC 3339, as in the log)
-    #[arg(long, value_name = "TIME")]
-    pub since: Option<String>,
-    /// Up to this time
-    #[arg(long, value_name = "TIME")]
-    pub until: Option<String>,
-    /// At most so many
-    #[arg(long, default_value_t = 1000)]
-    pub limit: usize,
-    /// Print the entries as JSON lines
-    #[arg(long)]
-    pub json: bool,
-}
-
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Show what this agent would run with
@@ -487,14 +421,6 @@ pub enum Shell {
     Fish,
     Elvish,
     Powershell,
-}
-
-/// A reason that carboy knows: a misspelt one fits nothing, and silence would read as "never refused".
-fn reason_code(text: &str) -> Result<String, String> {
-    match Reason::from_code(text) {
-        Some(_) => Ok(text.to_owned()),
-        None => Err("no such reason; docs/refusals.md lists them".into()),
-    }
 }
 
 /// The command without what is nobody's business, for completions and the man page.

@@ -185,7 +185,11 @@ fn chatgpt(person: Person) {
     let settings = read(&world, "home/settings.yml");
     assert!(settings.contains("{file: \"~/.codex/auth.json\", pointer: \"/tokens/access_token\"}"), "{settings}");
     let bottle = read(&world, "home/bottles/codex.md");
-    assert!(bottle.contains("- chatgpt: {token_env: CHATGPT_ACCESS_TOKEN}") && !bottle.contains("eyJreal") && !settings.contains("eyJreal"));
+    assert!(
+        bottle.contains("- chatgpt: {token_env: CHATGPT_ACCESS_TOKEN}")
+            && !bottle.contains("eyJreal")
+            && !settings.contains("eyJreal")
+    );
     let checked = ok(world.carboy(&["check", "codex", "--json"]).output().unwrap());
     let report: Value = serde_json::from_slice(&checked.stdout).unwrap();
     assert_eq!(
