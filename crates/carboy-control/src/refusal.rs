@@ -150,10 +150,12 @@ impl Refusal {
         if !self.findings.is_empty() {
             return Err(NoRoute::Leak);
         }
-        match self.reason {
-            Reason::SecretKnown => Err(NoRoute::Leak),
-            reason if reason.is_of_routes() => self.asked.route(opening),
-            reason => Err(NoRoute::NotARoutes(reason)),
+        if self.reason.is_of_routes() {
+            self.asked.route(opening)
+        } else if self.reason == Reason::SecretKnown {
+            Err(NoRoute::Leak)
+        } else {
+            Err(NoRoute::NotARoutes(self.reason))
         }
     }
 }
