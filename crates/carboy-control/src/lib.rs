@@ -15,6 +15,7 @@ pub mod host_user;
 pub mod image;
 pub mod inside;
 mod notify;
+pub mod operator;
 pub mod ports;
 pub mod propose;
 pub mod refusal;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_control::home::Home;
+use carboy_control::operator;
 use carboy_control::setup::Surroundings;
 use carboy_control::vault::Lookup;
-use carboy_core::audit::ChainKey;
+use carboy_core::audit::{ChainKey, Event};
 use carboy_manifest::Places;
 
 use crate::report::{Exit, Failure};
@@ -63,6 +64,13 @@ impl Environment {
             environment: std::env::vars_os().collect(),
             etc: PathBuf::from("/etc"),
         }
+    }
+
+    /// Writes down what the operator decided, before it is done.
+    pub fn write_down(&self, decision: Event) -> Result<(), Failure> {
+        operator::write_down(&self.home, self.audit_key()?, decision).map_err(|e| {
+            Failure::new(Exit::Failed, &e).hint("`carboy audit verify` says what is the matter with the log")
+        })
     }
 
     /// The key of the log's chain: `AUDIT_INTEGRITY_KEY`, or none.

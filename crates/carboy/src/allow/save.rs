@@ -2,6 +2,7 @@
 
 use carboy_control::disk::DiskFiles;
 use carboy_control::home::{read_private, write_private};
+use carboy_control::operator::decision;
 use carboy_control::propose::FILE;
 use carboy_control::summary::Summary;
 use carboy_core::ids::{BottleName, RouteId, RunId};
@@ -64,6 +65,9 @@ pub fn save(bottle: &str, routes: &[NewRoute], how: How, environment: &Environme
     // A link into somebody's own collection stays a link: the file behind it is what changes.
     let path = &change.path;
     let file = path.canonicalize().map_err(|e| Failure::words(Exit::Failed, format!("{}: {e}", path.display())))?;
+    let hosts_allowed: Vec<String> = routes.iter().map(|route| route.host.clone()).collect();
+    let decision = decision(bottle, "allow").with("file", path.display().to_string()).with("hosts", hosts_allowed);
+    environment.write_down(decision)?;
     write_private(&file, change.after.as_bytes()).map_err(|e| Failure::new(Exit::Failed, &e))?;
     eprintln!("{} now allows {hosts}; runs that live take it over within a second", path.display());
     Ok(0)

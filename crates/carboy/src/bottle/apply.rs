@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use carboy_control::operator::decision;
 use carboy_control::workspace::apply::{Outcome, apply as bring};
 use carboy_control::workspace::plan::{Conflicts, Left, LeftSort, Plan, Steering, Wanted, plan};
 use carboy_control::workspace::steering::{Judged, Merged};
@@ -50,6 +51,14 @@ pub(super) fn apply(args: &ApplyArgs, environment: &Environment) -> Result<u8, F
         return ended(args, plans.into_iter().map(|(layer, plan)| planned(layer, plan)).collect());
     }
     agreed(args.yes, &format!("Apply {count} changes?"))?;
+    for (layer, plan) in &plans {
+        let decision = decision(args.name.as_str(), "bottle_apply")
+            .with("workspace", layer.record.workspace.display().to_string())
+            .with("changes", plan.actions.len() as u64)
+            .with("steering", args.steering)
+            .with("force", args.force);
+        environment.write_down(decision)?;
+    }
     let id = carboy_control::clock::SystemClock.now_ms().to_string();
     let mut done = Vec::new();
     for (layer, plan) in plans {
@@ -165,8 +174,10 @@ pub(super) fn undo(args: &UndoArgs, environment: &Environment) -> Result<u8, Fai
         ids.map(|mut ids| ids.pop()).map_err(|e| Failure::words(Exit::Failed, format!("{}: {e}", place(layer))))
     };
     let lasts = layers.iter().map(last).collect::<Result<Vec<_>, _>>()?;
-    let Some(newest) = lasts.iter().flatten().max().cloned() else { return throw_away(args, &layers) };
+    let Some(newest) = lasts.iter().flatten().max().cloned() else { return throw_away(args, &layers, environment) };
     agreed(args.yes, &format!("Take the last apply to {} back?", place(&layers[0])))?;
+    let workspace = layers[0].record.workspace.display().to_string();
+    environment.write_down(decision(args.name.as_str(), "bottle_undo").with("workspace", workspace))?;
     let conflicts = if args.force { Conflicts::Overwrite } else { Conflicts::Keep };
     let mut all: Vec<Undone> = Vec::new();
     for (layer, last) in layers.iter().zip(lasts) {
@@ -187,12 +198,14 @@ pub(super) fn undo(args: &UndoArgs, environment: &Environment) -> Result<u8, Fai
 }
 
 /// Nothing was applied: what there is to undo is the layer itself.
-fn throw_away(args: &UndoArgs, layers: &[Layer]) -> Result<u8, Failure> {
+fn throw_away(args: &UndoArgs, layers: &[Layer], environment: &Environment) -> Result<u8, Failure> {
     if let Some(layer) = layers.iter().find(|layer| !layer.is_overlay()) {
         return Err(direct(args.name.as_str(), layer, "undo"));
     }
     let question = format!("Nothing was applied. Throw away all changes kept for {}?", place(&layers[0]));
     agreed(args.yes, &question)?;
+    let workspace = layers[0].record.workspace.display().to_string();
+    environment.write_down(decision(args.name.as_str(), "bottle_discard").with("workspace", workspace))?;
     for layer in layers {
         discard(layer).map_err(failed)?;
         eprintln!("the changes kept for {} are gone", place(layer));

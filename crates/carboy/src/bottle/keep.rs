@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use carboy_control::bottles::{self, Bottle, Measure};
+use carboy_control::operator::decision;
 use carboy_core::ports::Clock;
 
 use super::{agreed, failed, json};
@@ -123,6 +124,7 @@ pub(super) fn rm(args: &RmArgs, environment: &Environment) -> Result<u8, Failure
     // Before anybody is asked: it would be for nothing.
     drop(carboy_control::workspace::alone(&environment.home, &args.name).map_err(failed)?);
     agreed(args.yes, &question)?;
+    environment.write_down(decision(args.name.as_str(), "bottle_rm"))?;
     bottles::remove(&environment.home, &args.name).map_err(failed)?;
     eprintln!("what bottle {} kept is gone", args.name);
     if args.json { json(&serde_json::json!({ "removed": bytes(&bottle) })) } else { Ok(0) }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use carboy_control::bottles::kept::{Entry, Shown};
 use carboy_control::bottles::{look, put_back, quarantine_of, quarantined};
+use carboy_control::operator::decision;
 use carboy_control::workspace::text::compare;
 use carboy_core::ids::BottleName;
 use carboy_core::ports::Clock;
@@ -26,6 +27,8 @@ pub(super) fn quarantine(args: &QuarantineArgs, environment: &Environment) -> Re
             let mut entry = one(&args.name, id, environment)?;
             show(args, &entry, environment)?;
             agreed(*yes, &format!("Put it back to {}?", printable(&entry.path().display().to_string())))?;
+            let path = entry.path().display().to_string();
+            environment.write_down(decision(args.name.as_str(), "quarantine_restore").with("path", path))?;
             put_back(&environment.home, &args.name, &mut entry).map_err(|e| Failure::new(Exit::Refused, &e))?;
             eprintln!("{} is back", printable(&entry.path().display().to_string()));
             Ok(0)

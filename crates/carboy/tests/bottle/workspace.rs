@@ -175,6 +175,9 @@ fn whole_way(person: Person) {
             && !world.project.join("node_modules/pkg2/package.json").exists()
     );
     good(&world, &["bottle", "undo", "test", "--yes"]);
+    let decided: Vec<String> = world.log().iter().filter_map(|entry| entry.text("action").map(str::to_owned)).collect();
+    let count = |action: &str| decided.iter().filter(|done| *done == action).count();
+    assert_eq!((count("bottle_apply"), count("bottle_undo")), (1, 1), "{decided:?}");
     // Although `git status` has written its index anew meanwhile.
     let now = picture(&world.project);
     let differ: Vec<_> =
