@@ -5,6 +5,7 @@
 //! of `remote.*.url` and `.fetch` stay, every other one is taken out (B51).
 
 use std::fmt::Write;
+use std::path::Path;
 
 /// The outcome of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,13 +17,14 @@ pub struct ConfigAudit {
 }
 
 /// Compares a repository's settings before and after a run. A text that cannot be understood is replaced as a whole.
-pub fn audit_git_config(before: &str, after: &str) -> ConfigAudit {
-    audit(before, after, stays)
+/// `workspace` is where repositories may be that its remotes name by a path.
+pub fn audit_git_config(workspace: &Path, before: &str, after: &str) -> ConfigAudit {
+    audit(before, after, |entry| stays(workspace, entry))
 }
 
 /// The same for a repository that was made during the run: what `git init` writes stays as well.
-pub fn audit_new_git_config(after: &str) -> ConfigAudit {
-    audit("", after, |entry| stays(entry) || made_by_init(entry))
+pub fn audit_new_git_config(workspace: &Path, after: &str) -> ConfigAudit {
+    audit("", after, |entry| stays(workspace, entry) || made_by_init(entry))
 }
 
 /// One setting: `section[.subsection].key = value`, section and key in lower case.
@@ -45,16 +47,39 @@ enum Piece {
     Other(String),
 }
 
-fn stays(entry: &Entry) -> bool {
+fn stays(workspace: &Path, entry: &Entry) -> bool {
     match (entry.section.as_str(), entry.key.as_str()) {
         ("branch", "merge" | "rebase" | "description") => entry.subsection.is_some(),
-        // `ext::` and the like name a program to run; a branch's remote may be a URL itself.
-        ("branch", "remote" | "pushremote") | ("remote", "url" | "pushurl") => {
-            entry.subsection.is_some() && !entry.value.contains("::")
+        // A branch's remote is a name, or a URL itself.
+        ("branch", "remote" | "pushremote") => {
+            let is_name = !entry.value.contains(['/', ':', '\\']) && !entry.value.starts_with('-');
+            entry.subsection.is_some() && (is_name || is_harmless(workspace, &entry.value))
         }
+        ("remote", "url" | "pushurl") => entry.subsection.is_some() && is_harmless(workspace, &entry.value),
         ("remote", "fetch") => entry.subsection.is_some(),
         _ => false,
     }
+}
+
+/// Over the network, or in the workspace, whose hooks are looked at. `ext::` and the like name a program to run, and a
+/// push to any other path runs the hooks of whatever was put there.
+fn is_harmless(workspace: &Path, url: &str) -> bool {
+    if url.contains("::") || url.starts_with('-') {
+        return false;
+    }
+    if let Some((scheme, _)) = url.split_once("://") {
+        return matches!(
+            scheme.to_ascii_lowercase().as_str(),
+            "https" | "http" | "ssh" | "git" | "git+ssh" | "ssh+git"
+        );
+    }
+    // `user@host:path`: for git a path has no colon before its first slash.
+    let host = url.split('/').next().unwrap_or_default();
+    if host.contains(':') {
+        return true;
+    }
+    let path = Path::new(url);
+    path.starts_with(workspace) && path.components().all(|part| part != std::path::Component::ParentDir)
 }
 
 fn made_by_init(entry: &Entry) -> bool {
@@ -329,12 +354,44 @@ fn character(text: &str) -> (Option<char>, &str) {
 mod tests {
     use super::*;
 
+    const WORKSPACE: &str = "/src/project";
+
+    fn compared(before: &str, after: &str) -> ConfigAudit {
+        audit_git_config(Path::new(WORKSPACE), before, after)
+    }
+
+    fn made(after: &str) -> ConfigAudit {
+        audit_new_git_config(Path::new(WORKSPACE), after)
+    }
+
+    #[test]
+    fn a_remote_stays_when_it_is_over_the_network_or_in_the_workspace() {
+        let kept = |url: &str| made(&format!("[remote \"o\"]\n\turl = {url}\n")).quarantined.is_empty();
+        for fine in ["https://h/x", "ssh://git@h/x", "git@h:team/x.git", "h:x", "/src/project/lib", "/src/project"] {
+            assert!(kept(fine), "{fine}");
+        }
+        for bad in [
+            "/home/me/x",
+            "../x",
+            "./x",
+            "file:///src/project/x",
+            "ext::sh -c id",
+            "-x",
+            "/src/project/../x",
+            "foo://h/x",
+        ] {
+            assert!(!kept(bad), "{bad}");
+        }
+        let branch = |remote: &str| made(&format!("[branch \"m\"]\n\tremote = {remote}\n")).quarantined.is_empty();
+        assert!(branch("origin") && branch(".") && branch("git@h:x") && !branch("/home/me/x") && !branch("../x"));
+    }
+
     const BEFORE: &str = "[core]\n\tbare = false\n[remote \"origin\"]\n\turl = https://a.example/r\n";
 
     #[test]
     fn a_new_branch_and_remote_stay() {
         let after = format!("{BEFORE}[branch \"x\"]\n\tremote = origin\n\tmerge = refs/heads/x\n");
-        assert_eq!(audit_git_config(BEFORE, &after), ConfigAudit { kept: after, quarantined: vec![] });
+        assert_eq!(compared(BEFORE, &after), ConfigAudit { kept: after, quarantined: vec![] });
     }
 
     #[test]
@@ -356,7 +413,7 @@ mod tests {
             "[branch \"b\"] [core] fsmonitor = evil\n",
         ];
         for added in added {
-            let audited = audit_git_config(BEFORE, &format!("{BEFORE}{added}"));
+            let audited = compared(BEFORE, &format!("{BEFORE}{added}"));
             assert_eq!(audited.quarantined.len(), 1, "{added}");
             assert!(!audited.kept.contains("evil"), "{added}: {}", audited.kept);
             assert!(audited.kept.contains("https://a.example/r"), "{added}");
@@ -368,7 +425,7 @@ mod tests {
         // B51: for git the comment ends with its line, backslash or not.
         let hidden = "[remote \"o\"]\n\turl = https://a.example # c \\\n[core] fsmonitor = evil\n";
         for hidden in [hidden.to_owned(), hidden.replace('\n', "\r\n"), hidden.replace('#', ";")] {
-            let audited = audit_git_config(BEFORE, &format!("{BEFORE}{hidden}"));
+            let audited = compared(BEFORE, &format!("{BEFORE}{hidden}"));
             assert_eq!(audited.quarantined, ["added core.fsmonitor = evil"], "{hidden:?}");
             assert!(!audited.kept.contains("evil"));
         }
@@ -377,8 +434,8 @@ mod tests {
     #[test]
     fn a_megabyte_of_continued_lines_takes_no_time_and_quotes_end_with_their_line() {
         let long = format!("[alias]\n\ta = {}x\n", "\\\n".repeat(500_000));
-        assert_eq!(audit_git_config("", &long).quarantined, ["added alias.a = x"]);
-        let open = audit_git_config(BEFORE, &format!("{BEFORE}[branch \"b\"]\n\tmerge = \"x\n"));
+        assert_eq!(compared("", &long).quarantined, ["added alias.a = x"]);
+        let open = compared(BEFORE, &format!("{BEFORE}[branch \"b\"]\n\tmerge = \"x\n"));
         assert_eq!(open.kept, BEFORE);
     }
 
@@ -393,21 +450,21 @@ mod tests {
     #[test]
     fn what_was_removed_is_put_back() {
         let before = "[core]\n\thooksPath = /dev/null\n";
-        let audited = audit_git_config(before, "");
+        let audited = compared(before, "");
         assert_eq!(audited.quarantined, ["removed core.hookspath = /dev/null"]);
         assert!(parse(&audited.kept).unwrap().iter().filter_map(Piece::setting).any(|e| e.key == "hookspath"));
     }
 
     #[test]
     fn a_text_that_cannot_be_read_is_replaced() {
-        let audited = audit_git_config(BEFORE, "[core\nfsmonitor = evil");
+        let audited = compared(BEFORE, "[core\nfsmonitor = evil");
         assert_eq!(audited.kept, BEFORE);
         assert_eq!(audited.quarantined.len(), 1);
     }
 
     #[test]
     fn a_new_repository_keeps_what_init_wrote() {
-        let audited = audit_new_git_config("[core]\n\tbare = false\n\thooksPath = x\n");
+        let audited = made("[core]\n\tbare = false\n\thooksPath = x\n");
         assert_eq!(audited.quarantined, ["added core.hookspath = x"]);
         assert_eq!(audited.kept, "[core]\n\tbare = false\n");
     }

@@ -1,7 +1,10 @@
 //! Processes on the host's side: a secret's command, and carboy itself started apart from its terminal. Not sandboxed, so
 //! a command comes from the operator's settings alone, never from a bottle or a checked-out repository.
 //!
-//! *Must never* go through a shell: arguments are passed as they are.
+//! *Must never* go through a shell: arguments are passed as they are. *Must never* start a program by its name alone, or in
+//! the directory that somebody is in: see [`program`].
+
+pub mod program;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,11 +12,13 @@ use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+pub use program::{Fence, Program};
 
 /// Most output that is taken, in bytes.
 pub const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
@@ -32,6 +37,19 @@ pub enum CommandError {
     /// There is no program.
     #[error("has no program")]
     Empty,
+    /// It is named by a path that begins nowhere.
+    #[error(
+        "is a relative path, and commands of the host run in /: give its absolute path, or its name alone when it is on PATH"
+    )]
+    Relative,
+    /// It is there, and a bottle may write it.
+    #[error("would be {program}, below {place}, where what runs in the bottle may have put it: keep it elsewhere")]
+    Reached {
+        /// Its real path.
+        program: PathBuf,
+        /// The place that is the bottle's.
+        place: PathBuf,
+    },
     /// It cannot be started.
     #[error("cannot be started: {0}")]
     Start(std::io::Error),
@@ -50,10 +68,13 @@ pub enum CommandError {
 }
 
 /// Runs a command to its end and gives its standard output. Standard input is empty; standard error goes to the
-/// person, because password managers ask there.
-pub fn output(argv: &[String], wait_max: Duration) -> Result<Vec<u8>, CommandError> {
-    let (program, arguments) = argv.split_first().ok_or(CommandError::Empty)?;
-    let child = Command::new(program)
+/// person, because password managers ask there. Its working directory is `/`.
+///
+/// # Errors
+/// When it cannot be started, fails, takes too long or prints too much.
+pub fn output(program: &Program, arguments: &[String], wait_max: Duration) -> Result<Vec<u8>, CommandError> {
+    let child = program
+        .command()
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -130,17 +151,18 @@ pub struct Heard<'a> {
 }
 
 /// Runs a program of the person's own to its end; `hear` gets each line of what it prints on either stream, the first
-/// [`LINE_BYTES_MAX`] bytes of it. Standard input is empty; environment and working directory are inherited.
+/// [`LINE_BYTES_MAX`] bytes of it. Standard input is empty, the working directory is `/`.
 ///
 /// # Errors
 /// When it cannot be started, fails, takes too long or is stopped; it has ended in any case, its children perhaps not.
 pub fn run_heard(
-    argv: &[String],
+    program: &Program,
+    arguments: &[String],
     how: &Heard<'_>,
     hear: impl Fn(&str) + Clone + Send + 'static,
 ) -> Result<(), CommandError> {
-    let (program, arguments) = argv.split_first().ok_or(CommandError::Empty)?;
-    let mut child = Command::new(program)
+    let mut child = program
+        .command()
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -268,8 +290,12 @@ pub fn leave_terminal() -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn shell() -> Program {
+        Fence::new(&|_| None, &[]).find("sh").unwrap()
+    }
+
     fn sh(script: &str, wait_ms: u64) -> Result<Vec<u8>, CommandError> {
-        output(&["sh".into(), "-c".into(), script.into()], Duration::from_millis(wait_ms))
+        output(&shell(), &["-c".into(), script.into()], Duration::from_millis(wait_ms))
     }
 
     #[test]
@@ -285,25 +311,24 @@ mod tests {
     fn a_program_that_is_listened_to_is_heard_line_by_line_and_stopped() {
         let (said, heard) = mpsc::channel();
         let hear = move |line: &str| said.send(line.to_owned()).unwrap();
-        let argv = |script: &str| ["sh", "-c", script].map(String::from);
+        let argv = |script: &str| ["-c", script].map(String::from);
         let stop = AtomicBool::new(false);
         let how = Heard { stop: &stop, wait_max: Duration::from_secs(10) };
-        run_heard(&argv("echo one; printf 'two' >&2; sleep 0.1"), &how, hear.clone()).unwrap();
+        run_heard(&shell(), &argv("echo one; printf 'two' >&2; sleep 0.1"), &how, hear.clone()).unwrap();
         let mut lines: Vec<String> = heard.try_iter().collect();
         lines.sort();
         assert_eq!(lines, ["one", "two"]);
-        assert!(matches!(run_heard(&argv("exit 3"), &how, hear.clone()), Err(CommandError::Failed(_))));
+        assert!(matches!(run_heard(&shell(), &argv("exit 3"), &how, hear.clone()), Err(CommandError::Failed(_))));
         stop.store(true, Ordering::Relaxed);
-        assert!(matches!(run_heard(&argv("sleep 60"), &how, hear), Err(CommandError::Stopped)));
+        assert!(matches!(run_heard(&shell(), &argv("sleep 60"), &how, hear), Err(CommandError::Stopped)));
     }
 
     #[test]
     fn output_failure_silence_and_flood_are_told_apart() {
-        assert_eq!(sh("echo value", 5000).unwrap(), b"value\n");
+        assert_eq!(sh("echo value; pwd", 5000).unwrap(), b"value\n/\n");
         assert!(matches!(sh("exit 3", 5000), Err(CommandError::Failed(_))));
         assert!(matches!(sh("sleep 60", 50), Err(CommandError::TooLong(_))));
         assert!(matches!(sh("exec >&-; sleep 60", 50), Err(CommandError::TooLong(_))));
         assert!(matches!(sh("yes | head -c 70000", 5000), Err(CommandError::TooMuch)));
-        assert!(matches!(output(&["/nonexistent/x".into()], Duration::ZERO), Err(CommandError::Start(_))));
     }
 }

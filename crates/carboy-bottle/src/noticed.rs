@@ -202,15 +202,16 @@ impl Look<'_> {
                 return;
             }
             let has = |name: &str| names.iter().any(|(found, _)| found == Path::new(name));
-            // A bare repository needs no `.git` to be one: git takes a directory of these three for it.
-            if has("HEAD") && has("objects") && has("refs") && below != Path::new(".git") {
+            // A repository needs no `.git` to be one, and the common directory of worktrees no `HEAD`.
+            let is_one = has("objects") && has("refs") || has("HEAD") && has("commondir");
+            if is_one && below != Path::new(".git") {
                 self.repository(&below);
             }
             for (name, kind) in &names {
                 let path = below.join(name);
                 if *kind == FileType::Symlink {
                     self.link(&path);
-                } else if *kind == FileType::Directory && name != Path::new("objects") {
+                } else if *kind == FileType::Directory {
                     waiting.push_back(path);
                 }
             }

@@ -10,7 +10,7 @@
 mod below;
 mod guarding;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::describe::LaunchError;
 use crate::git_config::{audit_git_config, audit_new_git_config};
-use crate::repositories::{Moment, search};
+use crate::repositories::{Inode, Moment, search, standing};
 use crate::wire::Protected;
 
 use below::{holds_directory, remove_stub};
@@ -75,6 +75,8 @@ enum Entry {
     Config { root: PathBuf, below: PathBuf, before: Option<String> },
     /// A hooks directory that did not exist.
     NoHooks { root: PathBuf, below: PathBuf },
+    /// A repository that was there, and its inode.
+    Repository { root: PathBuf, below: PathBuf, inode: Inode },
     /// A bind in which repositories may appear, and since when they are the run's.
     Search { root: PathBuf, since: Moment },
 }
@@ -134,6 +136,10 @@ impl Journal {
         // First, so that it is done last: a comparison that the journal makes itself comes before.
         self.note(Entry::Search { root: path.to_owned(), since: self.opened })
             .map_err(|source| LaunchError::Source { path: path.to_owned(), source })?;
+        for (below, inode) in standing(root) {
+            self.note(Entry::Repository { root: path.to_owned(), below, inode })
+                .map_err(|source| LaunchError::Source { path: path.to_owned(), source })?;
+        }
         let _turn = self.turn().map_err(|source| LaunchError::Source { path: path.to_owned(), source })?;
         let mut guard = Guarding { journal: self, root, path, target, found: Vec::new() };
         let outcome = if guard.is_git_directory() { guard.git_directory(Path::new("")) } else { guard.workspace() };
@@ -175,9 +181,14 @@ impl Journal {
         let mut cleaned = Cleaned::default();
         let compared = |entry: &Entry| match entry {
             Entry::Config { root, below, .. } => Some(root.join(below)),
-            Entry::Stub { .. } | Entry::NoHooks { .. } | Entry::Search { .. } => None,
+            Entry::Stub { .. } | Entry::NoHooks { .. } | Entry::Repository { .. } | Entry::Search { .. } => None,
         };
         let compared: BTreeSet<PathBuf> = entries.iter().filter_map(compared).collect();
+        let stood = |entry: &Entry| match entry {
+            Entry::Repository { root, below, inode } => Some((root.join(below), *inode)),
+            Entry::Stub { .. } | Entry::NoHooks { .. } | Entry::Config { .. } | Entry::Search { .. } => None,
+        };
+        let stood: BTreeMap<PathBuf, Inode> = entries.iter().filter_map(stood).collect();
         // Children were noted after their parents.
         for entry in entries.drain(..).rev() {
             let done = match &entry {
@@ -186,15 +197,17 @@ impl Journal {
                 }
                 Entry::Config { root, below, before } => self.audit(root, below, before.as_deref(), &mut cleaned),
                 Entry::NoHooks { root, below } => self.new_hooks(root, below, &mut cleaned),
+                Entry::Repository { .. } => Ok(()),
                 Entry::Search { root, since } => {
                     let below = compared.iter().filter_map(|path| path.strip_prefix(root).ok());
                     let guarded = below.map(Path::to_owned).collect();
-                    search(self, root, *since, &guarded, &mut cleaned)
+                    search(self, root, *since, &guarded, &stood, &mut cleaned)
                 }
             };
             let path = match &entry {
                 Entry::Stub { root, below, .. }
                 | Entry::Config { root, below, .. }
+                | Entry::Repository { root, below, .. }
                 | Entry::NoHooks { root, below } => root.join(below),
                 Entry::Search { root, .. } => root.clone(),
             };
@@ -238,8 +251,8 @@ impl Journal {
             }
         };
         let audited = match before {
-            Some(before) => audit_git_config(before, &after),
-            None => audit_new_git_config(&after),
+            Some(before) => audit_git_config(root, before, &after),
+            None => audit_new_git_config(root, &after),
         };
         if audited.quarantined.is_empty() {
             return Ok(());

@@ -5,18 +5,24 @@
 //! three names *is* a repository. None of these can be guarded before they exist, so they are looked for in the end (B51).
 //!
 //! What is new is told by the change time, which a process in a bottle cannot set: since the run's journal was opened.
-//! What stood there before is left alone.
+//! Repositories that stood there before are noted at the start, by place and inode; what is new in them is looked at, the
+//! rest is left alone. Everywhere else all settings and hooks count as new, however old their files are: a repository
+//! may be put together from parts that were harmless, each in its own place.
+//!
+//! Git takes a directory for the common one of a repository when it has `objects` and `refs`, whatever else is missing,
+//! and needs no permission to list it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Dir, FileType, OFlags, ResolveFlags, Stat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, ResolveFlags, Stat, fstat, statat};
 
 use crate::protect::{Cleaned, Journal, open_below, open_root, open_with};
 
@@ -36,26 +42,62 @@ const HOOKS_MAX: usize = 32;
 /// Longest `.git` or `commondir` file.
 const POINTER_BYTES_MAX: u64 = 8 * 1024;
 
-/// Looks through a bind. `guarded` are the configuration files that the journal compares itself.
+/// Device and inode of a directory.
+pub type Inode = (u64, u64);
+
+/// Longest look for the repositories that are there at the start; those that it does not come to count as new.
+const START_MAX: Duration = Duration::from_secs(3);
+
+/// The repositories below a bind, by place and inode.
+pub fn standing(root: &OwnedFd) -> Vec<(PathBuf, Inode)> {
+    let deadline = Instant::now() + START_MAX;
+    let (mut seen, mut standing, mut waiting) = (0, Vec::new(), vec![PathBuf::new()]);
+    while let Some(below) = waiting.pop() {
+        let Ok(fd) = open_listed(root, &below) else { continue };
+        let Ok(found) = Found::of(&fd, &mut seen) else { continue };
+        if seen > ENTRIES_MAX || Instant::now() > deadline {
+            return standing;
+        }
+        let is_one = found.is_repository();
+        if is_one && let Ok(inode) = inode(&fd) {
+            standing.push((below.clone(), inode));
+        }
+        // Of objects there are many, and what hides among them counts as new.
+        let inner = found.directories.into_iter().filter(|name| !is_one || name != Path::new("objects"));
+        waiting.extend(inner.map(|name| below.join(name)));
+    }
+    standing
+}
+
+/// Looks through a bind. `guarded` are the configuration files that the journal compares itself, `standing` the
+/// repositories that were there.
 pub fn search(
     journal: &Journal,
     root: &Path,
     since: Moment,
     guarded: &BTreeSet<PathBuf>,
+    standing: &BTreeMap<PathBuf, Inode>,
     cleaned: &mut Cleaned,
 ) -> io::Result<()> {
     let fd = match open_root(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
-    let search = Search { journal, root, fd: &fd, since, guarded };
+    let search = Search { journal, root, fd: &fd, since, guarded, standing };
     let deadline = Instant::now() + SEARCH_MAX;
     let (mut seen, mut waiting_bytes) = (0, 0);
     let before = cleaned.quarantined.len() + cleaned.failed.len();
     let mut waiting = vec![PathBuf::new()];
     while let Some(below) = waiting.pop() {
         waiting_bytes -= below.as_os_str().len();
-        let Some(found) = search.names(&below, &mut seen) else { continue };
+        let found = match search.names(&below, &mut seen) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                cleaned.failed.push(format!("{}: cannot be looked into: {error}", root.join(&below).display()));
+                continue;
+            }
+        };
         let changes = cleaned.quarantined.len() + cleaned.failed.len() - before;
         let too_much = seen > ENTRIES_MAX || waiting_bytes > WAITING_BYTES_MAX || changes > CHANGES_MAX;
         if too_much || Instant::now() > deadline {
@@ -67,9 +109,7 @@ pub fn search(
         if found.git == Some(FileType::RegularFile) || found.git == Some(FileType::Symlink) {
             search.pointer(&below.join(".git"), cleaned);
         }
-        // Objects are many, and no repository stands among them: `pointer` sends none there.
-        let skip = found.is_repository();
-        for directory in found.directories.into_iter().filter(|d| !skip || d != "objects") {
+        for directory in found.directories {
             let next = below.join(directory);
             waiting_bytes += next.as_os_str().len();
             waiting.push(next);
@@ -84,6 +124,7 @@ struct Search<'a> {
     fd: &'a OwnedFd,
     since: Moment,
     guarded: &'a BTreeSet<PathBuf>,
+    standing: &'a BTreeMap<PathBuf, Inode>,
 }
 
 /// What a directory holds.
@@ -98,25 +139,15 @@ struct Found {
 }
 
 impl Found {
-    /// As git tells; a link is as good as what it points to.
-    fn is_repository(&self) -> bool {
-        self.head && (self.commondir || (self.objects && self.refs))
-    }
-}
-
-impl Search<'_> {
-    /// `None` where this user cannot look: then neither can this user's git.
-    fn names(&self, below: &Path, seen: &mut usize) -> Option<Found> {
-        let directory = if below.as_os_str().is_empty() { Path::new(".") } else { below };
-        let fd = open_below(self.fd, directory, OFlags::RDONLY | OFlags::DIRECTORY).ok()?;
+    fn of(directory: &OwnedFd, seen: &mut usize) -> io::Result<Found> {
         let mut found = Found::default();
-        for entry in Dir::read_from(&fd).ok()?.map_while(Result::ok) {
+        for entry in Dir::read_from(directory)?.map_while(Result::ok) {
             *seen += 1;
             let name = entry.file_name().to_bytes();
             let mut kind = entry.file_type();
             if kind == FileType::Unknown {
                 // Some file systems do not say.
-                let stat = statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+                let stat = statat(directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
                 kind = stat.map_or(FileType::Unknown, |s| FileType::from_raw_mode(s.st_mode));
             }
             match name {
@@ -132,7 +163,50 @@ impl Search<'_> {
                 found.directories.push(PathBuf::from(OsStr::from_bytes(name)));
             }
         }
-        Some(found)
+        Ok(found)
+    }
+
+    /// A git directory, or the common one of some; a link is as good as what it points to.
+    fn is_repository(&self) -> bool {
+        (self.objects && self.refs) || (self.head && self.commondir)
+    }
+}
+
+fn open_listed(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
+    let directory = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    open_below(root, directory, OFlags::RDONLY | OFlags::DIRECTORY)
+}
+
+fn inode(fd: &OwnedFd) -> io::Result<Inode> {
+    let stat = fstat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+impl Search<'_> {
+    /// A directory that may be entered and not listed hides nothing from git: it is opened to its owner first.
+    fn names(&self, below: &Path, seen: &mut usize) -> io::Result<Found> {
+        let fd = match open_listed(self.fd, below) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.open_to_its_owner(below)?;
+                open_listed(self.fd, below)?
+            }
+            other => other?,
+        };
+        Found::of(&fd, seen)
+    }
+
+    fn open_to_its_owner(&self, below: &Path) -> io::Result<()> {
+        let fd = open_below(self.fd, below, OFlags::PATH | OFlags::DIRECTORY)?;
+        let mode = fstat(&fd)?.st_mode & 0o777 | 0o700;
+        // By its descriptor: a link in its place would not have been opened.
+        let itself = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        std::fs::set_permissions(itself, std::fs::Permissions::from_mode(mode))
+    }
+
+    /// Did this very directory stand here, as a repository, when the run began?
+    fn stood(&self, git: &Path) -> bool {
+        let known = self.standing.get(&self.root.join(git));
+        known.is_some() && open_listed(self.fd, git).and_then(|fd| inode(&fd)).ok().as_ref() == known
     }
 
     fn is_new(&self, below: &Path) -> bool {
@@ -145,6 +219,8 @@ impl Search<'_> {
     }
 
     fn repository(&self, git: &Path, cleaned: &mut Cleaned) {
+        let stood = self.stood(git);
+        let is_new = |path: &Path| self.is_new(path) || (!stood && self.is_there(path));
         let commondir = git.join("commondir");
         // `git worktree add` writes exactly this.
         let of_a_worktree = || {
@@ -152,27 +228,34 @@ impl Search<'_> {
             parent == Some(OsStr::new("worktrees"))
                 && self.content(&commondir).is_some_and(|text| text.trim() == "../..")
         };
-        if self.is_new(&commondir) && !of_a_worktree() {
+        if is_new(&commondir) && !of_a_worktree() {
             self.set_aside(&commondir, "it sends git to another directory's settings and hooks", cleaned);
         }
         for name in ["config", "config.worktree"] {
             let config = git.join(name);
-            if !self.guarded.contains(&config) && self.is_new(&config) {
+            if !self.guarded.contains(&config) && is_new(&config) {
                 let audited = self.journal.audit(self.root, &config, None, cleaned);
                 self.told(&config, audited, cleaned);
             }
         }
         if !self.guarded.contains(&git.join("config")) {
-            self.hooks(&git.join("hooks"), cleaned);
+            self.hooks(&git.join("hooks"), &is_new, cleaned);
         }
     }
 
+    fn is_there(&self, below: &Path) -> bool {
+        let (Some(parent), Some(name)) = (below.parent(), below.file_name()) else { return false };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        open_below(self.fd, parent, OFlags::PATH | OFlags::DIRECTORY)
+            .is_ok_and(|parent| statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+    }
+
     /// New hooks of a repository that was not guarded; git's own samples stay.
-    fn hooks(&self, hooks: &Path, cleaned: &mut Cleaned) {
+    fn hooks(&self, hooks: &Path, is_new: &dyn Fn(&Path) -> bool, cleaned: &mut Cleaned) {
         let listing =
             open_below(self.fd, hooks, OFlags::RDONLY | OFlags::DIRECTORY).and_then(|fd| Ok(Dir::read_from(fd)?));
         let Ok(listing) = listing else {
-            if self.is_new(hooks) {
+            if is_new(hooks) {
                 self.set_aside(hooks, "made as something that is not a directory", cleaned);
             }
             return;
@@ -184,7 +267,7 @@ impl Search<'_> {
                 continue;
             }
             let hook = hooks.join(OsStr::from_bytes(name));
-            if self.is_new(&hook) {
+            if is_new(&hook) {
                 new.push(hook)
             } else {
                 old += 1
@@ -194,7 +277,7 @@ impl Search<'_> {
             }
         }
         // A directory of old files that was moved here shows by its own time alone.
-        if new.len() > HOOKS_MAX || (new.is_empty() && old > 0 && self.is_new(hooks)) {
+        if new.len() > HOOKS_MAX || (new.is_empty() && old > 0 && is_new(hooks)) {
             return self.set_aside(hooks, "hooks were put into a repository", cleaned);
         }
         for hook in new {
@@ -217,9 +300,6 @@ impl Search<'_> {
             Err(_) if target.is_absolute() => return false,
             Err(_) => git.parent().unwrap_or(Path::new("")).join(target),
         };
-        if target.components().any(|c| c == Component::Normal(OsStr::new("objects"))) {
-            return false;
-        }
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         open_with(self.fd, &target, OFlags::PATH | OFlags::DIRECTORY, resolve).is_ok()
     }

@@ -106,7 +106,9 @@ pub fn show(home: &Home, name: &BottleName, measure: Measure) -> Result<Bottle, 
     if measure == Measure::Yes && bottle.state.is_some() {
         let mut parts = vec![("its home".to_owned(), state.join("home"))];
         for layer in workspace::layers(home, name)? {
-            parts.push((format!("its changes of {}", layer.record.workspace.display()), layer.directory));
+            // Without an overlay there are no changes: what the directory held when the run began is kept.
+            let what = if layer.is_overlay() { "its changes of" } else { "the index of" };
+            parts.push((format!("{what} {}", layer.record.workspace.display()), layer.directory));
         }
         parts.push(("what was taken out of workspaces".into(), state.join("quarantine")));
         parts.push(("records and output of its runs".into(), state.join("runs")));

@@ -64,7 +64,13 @@ impl ManifestFiles for DiskFiles {
     }
 
     fn read_of_root(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
-        let Some(file) = open(path)? else { return Ok(None) };
+        let Some(file) = open(path)? else {
+            // Absent is only what has no name: a link that leads nowhere says that there is to be something.
+            return match path.ancestors().find(|name| name.is_symlink() && name.metadata().is_err()) {
+                Some(link) => Err(FileError::Unreadable(format!("{} is a link that leads nowhere", link.display()))),
+                None => Ok(None),
+            };
+        };
         // What is looked at is what is read: the file by its descriptor. Its directory, because who may write that can put
         // another file in its place.
         let of_file = file.metadata().map_err(|e| unreadable(&e))?;
@@ -143,6 +149,19 @@ mod tests {
         mode(dir.path(), 0o755);
         chown(&file, Some(1000), None).unwrap();
         assert!(refused(read()));
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_no_absent_file_of_the_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, etc) = (dir.path().join("settings.yml"), dir.path().join("etc"));
+        assert_eq!(DiskFiles.read_of_root(&etc.join("settings.yml"), 100), Ok(None));
+        symlink(dir.path().join("gone"), &file).unwrap();
+        symlink(dir.path().join("gone"), &etc).unwrap();
+        for path in [&file, &etc.join("settings.yml")] {
+            let read = DiskFiles.read_of_root(path, 100);
+            assert!(matches!(&read, Err(FileError::Unreadable(why)) if why.contains("leads nowhere")), "{read:?}");
+        }
     }
 
     #[test]

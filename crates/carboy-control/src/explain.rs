@@ -51,10 +51,13 @@ pub enum Now {
         /// The route that comes nearest.
         nearest: Option<Near>,
     },
-    /// The bottle's file cannot be asked.
+    /// The bottle's file cannot be asked, or what it depends on is in no log.
     Unknown {
         /// Why.
         why: String,
+        /// The route that allows the method and the path in the log, when it is only about what was asked beside them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        route: Option<String>,
     },
 }
 
@@ -84,6 +87,18 @@ pub struct Command {
     pub command: String,
     /// What it opens.
     pub opens: String,
+    /// Where, and so for how long.
+    pub lasting: Lasting,
+}
+
+/// Where a command opens something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lasting {
+    /// In the bottle's file, for good.
+    ForGood,
+    /// In the runs that live; of use only while one does.
+    WhileItLives,
 }
 
 /// Explains a refusal; `grants` are those that are in force in living runs of its bottle.
@@ -99,7 +114,7 @@ pub fn explain(refusal: Refusal, files: &dyn ManifestFiles, places: &Places, gra
 }
 
 fn now(refusal: &Refusal, files: &dyn ManifestFiles, places: &Places, grants: &[GrantView]) -> Now {
-    let unknown = |why: String| Now::Unknown { why };
+    let unknown = |why: String| Now::Unknown { why, route: None };
     let Some(bottle) = &refusal.bottle else { return unknown("the entry names no bottle".into()) };
     let Ok(bottles) = bottles_of(bottle, files, places) else {
         return unknown(format!("`{bottle}` is no bottle's name"));
@@ -127,8 +142,18 @@ fn bottles_of(name: &str, files: &dyn ManifestFiles, places: &Places) -> Result<
 
 /// Asks the law again.
 fn decide(refusal: &Refusal, routes: &RouteSet) -> Now {
-    let Ok(host) = Host::parse(refusal.asked.host()) else { return no(refusal.reason, None) };
+    let Some(Ok(host)) = refusal.asked.host().map(Host::parse) else {
+        return match &refusal.asked {
+            Asked::Port { .. } if refusal.reason != Reason::SecretKnown => {
+                let why = "no route decides about a joined port; whether its other side takes a connection shows itself";
+                Now::Unknown { why: why.to_owned(), route: None }
+            }
+            Asked::Port { .. } => Now::NotTheRoutes,
+            Asked::Name { .. } | Asked::Connection { .. } | Asked::Request { .. } => no(refusal.reason, None),
+        };
+    };
     let allowed = match &refusal.asked {
+        Asked::Port { .. } => return Now::NotTheRoutes,
         Asked::Name { .. } => {
             return match routes.iter().find(|route| route.host.matches(&host)) {
                 Some(_) if !of_routes(refusal.reason) => Now::NotTheRoutes,
@@ -150,9 +175,19 @@ fn decide(refusal: &Refusal, routes: &RouteSet) -> Now {
             };
             let facts = RequestFacts { method, path, query, headers: &[] };
             let permit = routes.host_permit(&host, *port).into_result();
-            let route = permit.and_then(|permit| routes.route(&permit, &facts).into_result());
             let nearest = || routes.nearest(&host, *port, Some(&facts));
-            route.map(|route| route.route().id.to_string()).map_err(|denial| (denial, nearest()))
+            match permit.and_then(|permit| Ok((routes.route(&permit, &facts).into_result()?, permit))) {
+                Ok((allowed, permit)) => {
+                    let route = allowed.route().id.to_string();
+                    let beside = asked_beside(&refusal.misfit);
+                    let whatever = RequestFacts { headers: &beside, ..facts };
+                    if of_routes(refusal.reason) && routes.route(&permit, &whatever).into_result().is_err() {
+                        return beside_the_line(route);
+                    }
+                    Ok(route)
+                }
+                Err(denial) => Err((denial, nearest())),
+            }
         }
     };
     match allowed {
@@ -160,6 +195,23 @@ fn decide(refusal: &Refusal, routes: &RouteSet) -> Now {
         Ok(route) => Now::Allowed { route },
         Err((denial, nearest)) => no(denial.reason, nearest),
     }
+}
+
+/// Fields that ask for another method or path than the request line's, for what did not fit then: it may have been one
+/// of these, or its like in the query, and no log holds them. Their values fit no rule.
+fn asked_beside(misfit: &[String]) -> Vec<(&'static str, &'static [u8])> {
+    let fields: [(&str, &str, &[u8]); 2] =
+        [("method", "x-http-method-override", b"(not known)"), ("path", "x-original-url", b"(not known)")];
+    let possible = fields.into_iter().filter(|(word, ..)| misfit.iter().any(|one| one == word));
+    possible.map(|(_, name, value)| (name, value)).collect()
+}
+
+fn beside_the_line(route: String) -> Now {
+    let why = format!(
+        "unknown: route {route} allows this method and path by now, but a header field or the query may have asked for \
+         others (`X-HTTP-Method-Override`, `_method`, `X-Original-URL`), and no log holds those"
+    );
+    Now::Unknown { why, route: Some(route) }
 }
 
 fn no(reason: Reason, nearest: Option<Nearest<'_>>) -> Now {
@@ -193,11 +245,21 @@ fn allow(refusal: &Refusal, now: &Now) -> Allow {
     if let (Now::Allowed { route }, true) = (now, refusal.findings.is_empty()) {
         return Allow::Nothing(format!("route {route} allows it by now; asking again is enough"));
     }
+    if let Now::Unknown { route: Some(route), .. } = now {
+        return Allow::Nothing(format!(
+            "ask again: if it is refused once more, it asks for another method or path beside its request line, and \
+             route {route} has to name that one too"
+        ));
+    }
     let by = |more: &str, route: &NewRoute| {
-        let commands = [("", "for good, in the bottle's file"), (" --for 1h", "in the living runs, for an hour")];
-        let commands = commands.map(|(how, where_)| Command {
+        let commands = [
+            ("", "for good, in the bottle's file", Lasting::ForGood),
+            (" --for 1h", "in the living runs, for an hour", Lasting::WhileItLives),
+        ];
+        let commands = commands.map(|(how, where_, lasting)| Command {
             command: format!("carboy allow {}{more}{how}", refusal.id),
             opens: format!("{}, {where_}", opens(route)),
+            lasting,
         });
         Allow::By(commands.into())
     };
@@ -211,9 +273,11 @@ fn allow(refusal: &Refusal, now: &Now) -> Allow {
             }
         }
         Err(NoRoute::NoPath) => {
-            let all = Opening { paths: vec!["/".into()], ..Opening::default() };
-            match refusal.route(&all) {
-                Ok(route) => by(" --path /", &route),
+            // Never all of the host for the sake of one path: that is for the operator to say.
+            let Some(kept) = refusal.asked.kept_prefix() else { return Allow::Nothing(NoRoute::NoPath.to_string()) };
+            let of_it = Opening { paths: vec![kept.clone()], ..Opening::default() };
+            match refusal.route(&of_it) {
+                Ok(route) => by(&format!(" --path {kept}"), &route),
                 Err(why) => Allow::Nothing(why.to_string()),
             }
         }
@@ -304,5 +368,59 @@ mod tests {
         assert!(matches!(inside.allow, Allow::Nothing(why) if why.contains("metadata")));
         let own = explained("", request("10.0.0.7", "GET", "/x", Reason::AddressNotAllowed));
         assert!(matches!(own.allow, Allow::By(commands) if commands[0].command.ends_with("--private")));
+    }
+
+    #[test]
+    fn what_may_have_been_asked_beside_the_request_line_is_unknown() {
+        let misfit = |word: &str| {
+            let one = request("a.example", "POST", "/v1/x", Reason::RequestNotAllowed);
+            Refusal { misfit: vec![word.into()], rule: Some("r2:a.example".into()), ..one }
+        };
+        let narrow = "    - host: a.example\n      matches: [{methods: [POST], paths: [{value: /v1}]}]\n";
+        // `X-HTTP-Method-Override: DELETE`, `?_method=DELETE`, `X-Original-URL: /admin`.
+        for word in ["method", "path"] {
+            let told = explained(narrow, misfit(word));
+            let Now::Unknown { why, route: Some(route) } = &told.now else { panic!("{word}: {told:?}") };
+            assert!(route == "r2:a.example" && why.contains("no log holds"), "{told:?}");
+            assert!(matches!(&told.allow, Allow::Nothing(why) if why.contains("ask again")), "{told:?}");
+        }
+        // Where no field could change the answer, there is one.
+        for (routes, word) in [
+            ("    - host: a.example\n", "method"),
+            ("    - host: a.example\n      matches: [{paths: [{value: /v1}]}]\n", "method"),
+            ("    - host: a.example\n      matches: [{methods: [POST]}]\n", "path"),
+        ] {
+            assert_eq!(explained(routes, misfit(word)).now, Now::Allowed { route: "r2:a.example".into() }, "{routes}");
+        }
+        let other = Refusal { misfit: vec![], ..misfit("method") };
+        assert_eq!(explained(narrow, other).now, Now::Allowed { route: "r2:a.example".into() });
+    }
+
+    #[test]
+    fn a_path_too_long_for_the_log_is_opened_as_far_as_it_was_kept_and_never_as_all_of_the_host() {
+        let long = |path: &str| {
+            let mut one = request("a.example", "GET", path, Reason::HostNotAllowed);
+            let Asked::Request { path_altered, .. } = &mut one.asked else { unreachable!() };
+            *path_altered = true;
+            explained("", one).allow
+        };
+        let Allow::By(commands) = long("/v1/files/abcdef…") else { panic!() };
+        assert_eq!(commands[0].command, "carboy allow x-000001 --path /v1/files");
+        assert!(commands[0].opens.starts_with("GET /v1/files and below on a.example:443"), "{commands:?}");
+        assert!(matches!(long("/abcdef…"), Allow::Nothing(why) if why.contains("--path PREFIX")));
+    }
+
+    #[test]
+    fn a_refusal_at_a_joined_port_is_nobody_s_route() {
+        let port = |reason| {
+            let asked = Asked::Port { way: "forward".into(), inside: 5432, outside: "127.0.0.1:5432".into() };
+            explained("", Refusal { asked, ..request("a.example", "GET", "/", reason) })
+        };
+        let leak = port(Reason::SecretKnown);
+        assert_eq!(leak.now, Now::NotTheRoutes);
+        assert!(matches!(leak.allow, Allow::Nothing(why) if why.contains("nothing should open that")));
+        let away = port(Reason::UpstreamUnreachable);
+        assert!(matches!(away.now, Now::Unknown { route: None, .. }), "{away:?}");
+        assert!(matches!(away.allow, Allow::Nothing(_)));
     }
 }

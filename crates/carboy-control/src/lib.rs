@@ -67,7 +67,14 @@ pub mod apart {
     pub use carboy_bottle::host_process::{Apart, inherited_channel, leave_terminal, start_apart};
 }
 
-/// Runs a command of the operator's settings on the host; its standard output, or what went wrong in words.
-pub fn host_command(argv: &[String], wait_max: std::time::Duration) -> Result<Vec<u8>, String> {
-    carboy_bottle::host_process::output(argv, wait_max).map_err(|e| e.to_string())
+/// Programs of the host: found where no bottle puts any, and run in `/`.
+pub mod host_programs {
+    pub use carboy_bottle::host_process::{Fence, Program};
+
+    /// Finds a program and runs it; its standard output, or what went wrong in words.
+    pub fn command(fence: &Fence, argv: &[String], wait_max: std::time::Duration) -> Result<Vec<u8>, String> {
+        let (program, arguments) = argv.split_first().ok_or("has no program")?;
+        let program = fence.find(program).map_err(|e| e.to_string())?;
+        carboy_bottle::host_process::output(&program, arguments, wait_max).map_err(|e| e.to_string())
+    }
 }

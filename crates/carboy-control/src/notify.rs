@@ -6,7 +6,8 @@
 //! the end ────────────────────────► end     ┘   notify-send, webhook: one after the other, beside the run
 //! ```
 //!
-//! *Must never* hold up a run, send a text that was not made short and plain, or say what a message or a file held.
+//! *Must never* hold up a run, send a text that was not searched for secrets and made short and plain, send anything that
+//! is not in the log, or say what a message or a file held.
 
 use std::collections::VecDeque;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -14,17 +15,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use carboy_bottle::host_process::output;
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
+use carboy_core::finding::{Detector, Finding, Location};
 use carboy_core::ports::{AuditSink, Clock};
 use carboy_core::secret::SecretText;
 use carboy_core::upstream::Upstreams;
 use carboy_egress::{Gateway, post_webhook};
+use carboy_guard::Detectors;
 use carboy_manifest::settings::Notify;
 use carboy_store::audit::AuditLog;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::clock::SystemClock;
+use crate::host_programs::Program;
 use crate::registry::RunRecord;
 use crate::session::Session;
 use crate::session::escapes::{Call, short};
@@ -43,7 +48,9 @@ pub const WAITING_EVERY: Duration = Duration::from_secs(60);
 const MESSAGES_MAX: usize = 16;
 /// How often the refusals are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// Longest run of `notify-send`.
+/// What shows a notice on the desktop.
+pub const DESKTOP_PROGRAM: &str = "notify-send";
+/// Longest run of it.
 const DESKTOP_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long the end of a run waits for its messages to be sent.
 pub const END_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -84,9 +91,13 @@ pub struct Notifying {
     pub record: RunRecord,
     /// The terminal it was started at.
     pub started_at: Option<PathBuf>,
-    /// Environment of the host.
+    /// Environment of the host, fenced off from what the bottle writes.
     pub lookup: Arc<dyn Lookup>,
-    /// Where a failure is written down, once.
+    /// What shows a notice on the desktop; looked for before the program starts.
+    pub desktop: Result<Program, String>,
+    /// What is looked for now; none when that cannot be known.
+    pub looked_for: Box<dyn Fn() -> Option<Detectors> + Send + Sync>,
+    /// Where each message is written down before it is sent, and a failure, once.
     pub audit: Arc<AuditLog>,
     /// As whom.
     pub subject: Subject,
@@ -124,7 +135,7 @@ impl Notifier {
         }
         let text = match call {
             Call::Bell => "waits for you".to_owned(),
-            Call::Words(words) => format!("says: {}", short(words)),
+            Call::Words(words) => format!("says: {words}"),
         };
         self.ring();
         self.say(What::Waiting, text);
@@ -135,7 +146,7 @@ impl Notifier {
         let mut storms = Storms::default();
         loop {
             tokio::time::sleep(COUNT_EVERY).await;
-            let total = gateway.stats().refusals.values().map(|refusal| refusal.count).sum();
+            let total = gateway.stats().refused();
             if let Some(count) = storms.counted(total, Instant::now()) {
                 let text = format!("{count} requests were refused within a minute");
                 if session.viewers() > 0 {
@@ -219,7 +230,8 @@ impl Storms {
 async fn send_all(parts: Notifying, mut messages: mpsc::Receiver<Message>) {
     let mut complained = false;
     while let Some(message) = messages.recv().await {
-        if let Err(why) = send(&parts, &message).await
+        let end = message.what == What::End;
+        if let Err(why) = send(&parts, message).await
             && !complained
         {
             complained = true;
@@ -227,13 +239,19 @@ async fn send_all(parts: Notifying, mut messages: mpsc::Receiver<Message>) {
             // Without the log nothing passes anyway; the gateway refuses on its own.
             let _ = parts.audit.append(event.with("why", short(&why)));
         }
-        if message.what == What::End {
+        if end {
             return;
         }
     }
 }
 
-async fn send(parts: &Notifying, message: &Message) -> Result<(), String> {
+async fn send(parts: &Notifying, message: Message) -> Result<(), String> {
+    if parts.settings.webhook.is_none() && !parts.settings.desktop {
+        return Ok(());
+    }
+    let Cleaned { text, findings } = clean((parts.looked_for)().as_ref(), &message.text);
+    let message = Message { text, ..message };
+    parts.audit.append(sending(parts, &message, findings)).map_err(|e| e.to_string())?;
     let mut failed = Ok(());
     if let Some(webhook) = &parts.settings.webhook {
         let json = json!({
@@ -245,9 +263,43 @@ async fn send(parts: &Notifying, message: &Message) -> Result<(), String> {
         failed = posted.map_err(|e| e.to_string());
     }
     if parts.settings.desktop {
-        failed = failed.and(on_the_desktop(parts, message).await);
+        failed = failed.and(on_the_desktop(parts, &message).await);
     }
     failed
+}
+
+/// That it is about to be sent: never its words, which are the program's, nor the address, which may hold a secret.
+fn sending(parts: &Notifying, message: &Message, findings: Vec<String>) -> Event {
+    let (hook, desktop) = (parts.settings.webhook.is_some(), parts.settings.desktop);
+    let to = [(hook, "webhook"), (desktop, "desktop")].into_iter().filter(|(on, _)| *on);
+    let outcome = if findings.is_empty() { Outcome::Allowed } else { Outcome::Redacted };
+    let event = Event::new(EventType::Operator, parts.subject.clone(), "notify", outcome)
+        .with("event", message.what.code())
+        .with("to", to.map(|(_, name)| name.to_owned()).collect::<Vec<_>>())
+        .with("text_bytes", message.text.len() as u64);
+    if findings.is_empty() { event } else { event.with("findings", findings) }
+}
+
+/// A text as it may leave this machine.
+struct Cleaned {
+    text: String,
+    /// What was taken out of it: rules and fingerprints.
+    findings: Vec<String>,
+}
+
+/// Takes secrets out, then makes it short: half a secret would not be recognised. A program that may reach nobody could
+/// otherwise ring with a key in its words, and the webhook would carry it out.
+fn clean(looked_for: Option<&Detectors>, text: &str) -> Cleaned {
+    let Some(detectors) = looked_for else {
+        return Cleaned { text: "[words withheld: they cannot be searched for secrets]".into(), findings: Vec::new() };
+    };
+    let all = [Detector::KnownSecrets, Detector::TokenPatterns];
+    let (clean, findings) = detectors.redact(text.as_bytes(), &all, Location::RequestBody);
+    let words = |found: &Finding| match &found.fingerprint {
+        Some(fingerprint) => format!("{} #{}", found.rule, fingerprint.as_str()),
+        None => found.rule.clone(),
+    };
+    Cleaned { text: short(&String::from_utf8_lossy(&clean)), findings: findings.iter().map(words).collect() }
 }
 
 async fn on_the_desktop(parts: &Notifying, message: &Message) -> Result<(), String> {
@@ -259,10 +311,10 @@ async fn on_the_desktop(parts: &Notifying, message: &Message) -> Result<(), Stri
     // A notice's body may be read as markup.
     let text = format!("{} {}", parts.record.run, message.text);
     let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let argv: Vec<String> = ["notify-send", "--app-name=carboy", "--", &title, &text].map(String::from).to_vec();
-    let lookup = parts.lookup.clone();
-    let sent = tokio::task::spawn_blocking(move || lookup.command(&argv, DESKTOP_WAIT_MAX)).await;
-    sent.map_err(|e| e.to_string())?.map(drop).map_err(|why| format!("notify-send {why}"))
+    let program = parts.desktop.clone().map_err(|why| format!("{DESKTOP_PROGRAM} {why}"))?;
+    let arguments = ["--app-name=carboy", "--", &title, &text].map(String::from);
+    let sent = tokio::task::spawn_blocking(move || output(&program, &arguments, DESKTOP_WAIT_MAX)).await;
+    sent.map_err(|e| e.to_string())?.map(drop).map_err(|why| format!("{DESKTOP_PROGRAM} {why}"))
 }
 
 #[cfg(test)]
@@ -280,6 +332,22 @@ mod tests {
         assert_eq!(storms.counted(base + 500, at(3700)), None, "told already");
         assert!(storms.counted(base + 1000, at(4300)).is_some());
         assert!(storms.counts.len() <= 62, "it remembers a minute");
+    }
+
+    #[test]
+    fn a_secret_in_the_programs_words_is_taken_out_before_they_are_cut() {
+        let (name, key) = (carboy_core::ids::SecretName::parse("KEY").unwrap(), "s3cr3t-canary-0123456789abcdef");
+        let secret = carboy_core::secret::Secret::new(key.to_owned());
+        let detectors = Detectors::builder([7; 32]).known_secret(&name, &secret).build().unwrap();
+        let plain = clean(Some(&detectors), "says: Shall I go on?");
+        assert_eq!((&*plain.text, plain.findings.len()), ("says: Shall I go on?", 0));
+        let cleaned = clean(Some(&detectors), &format!("says: {key} and ghp_{}", "a1B2".repeat(9)));
+        assert!(cleaned.text.starts_with("says: [REDACTED:known_secret:KEY] and [REDACTED:"), "{}", cleaned.text);
+        assert!(cleaned.findings.len() == 2 && !cleaned.findings.concat().contains(key), "{:?}", cleaned.findings);
+        // One that the cut would go through.
+        let cut = clean(Some(&detectors), &format!("says: {}{key}", "x ".repeat(70)));
+        assert!(cut.text.chars().count() <= 160 && !cut.text.contains("s3cr"), "{}", cut.text);
+        assert!(!clean(None, key).text.contains(key), "nothing to search with");
     }
 
     #[test]

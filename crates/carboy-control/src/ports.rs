@@ -8,6 +8,8 @@
 //! *Must never* outlive the run: dropping [`Ports`] closes every listener and every connection. *Must never* reach a
 //! service by a path that a bottle could have changed.
 
+mod service;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener as HostListener};
 use std::path::{Path, PathBuf};
@@ -251,22 +253,22 @@ async fn connect_inside(inside: Inside, port: u16, places: Arc<Semaphore>) -> io
 fn resolved(forward: &Forward, joining: &Joining<'_>) -> Result<Forward, PortError> {
     let Service::Unix(path) = &forward.to else { return Ok(forward.clone()) };
     let failed = |why: String| PortError::Service { inside: forward.inside, path: path.clone(), why };
-    // A service that is started later has no socket yet; its directory has to be there.
-    let real = path.canonicalize().or_else(|error| {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(error) };
-        if error.kind() == io::ErrorKind::NotFound { Ok(parent.canonicalize()?.join(name)) } else { Err(error) }
-    });
-    let real = real.map_err(|error| failed(error.to_string()))?;
-    if let Some(why) = refused_socket(&real, joining.user_home, joining.carboy_home) {
-        return Err(failed(format!("it is {}, which is refused: {why}", real.display())));
-    }
     // A program inside, or one of an earlier run, could put a link to another socket of the host in its place (B44, B51).
     let spec = joining.spec;
     let writable = spec.binds.iter().filter(|bind| bind.access == Access::ReadWrite).map(|bind| &bind.source);
-    let writable = writable.chain([&spec.home]).chain(spec.overlays.iter().map(|overlay| &overlay.layer));
-    if let Some(place) = writable.into_iter().find(|place| real.starts_with(place)) {
-        let what = "the bottle can write to";
-        return Err(failed(format!("{what} {}: let the service have its socket outside of it", place.display())));
+    // What another run could write to counts too: the workspace behind an overlay, and every bottle's home.
+    let overlaid = spec.overlays.iter().flat_map(|overlay| [&overlay.layer, &overlay.source]);
+    let writable = writable.chain([&spec.home, &spec.workdir]).chain(overlaid).map(PathBuf::as_path);
+    let real = service::walk(path, writable.chain([joining.carboy_home])).map_err(|why| failed(why.to_string()))?;
+    // Homes may themselves be named by a link; the way's end is not.
+    let [user_home, carboy_home] = [joining.user_home, joining.carboy_home].map(really);
+    let homes = [(joining.user_home, joining.carboy_home), (&*user_home, &*carboy_home)];
+    if let Some(why) = homes.iter().find_map(|(user, carboy)| refused_socket(&real, user, carboy)) {
+        return Err(failed(format!("it is {}, which is refused: {why}", real.display())));
     }
     Ok(Forward { inside: forward.inside, to: Service::Unix(real) })
+}
+
+fn really(home: &Path) -> PathBuf {
+    home.canonicalize().unwrap_or_else(|_| home.to_owned())
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use carboy_core::host::Host;
 use carboy_core::route::GitUse;
 use carboy_core::verdict::Reason;
-use carboy_egress::learn::{Asked, Learned, LearnedRequest, Path, is_variable};
+use carboy_egress::learn::{Asked, LEAKY_HOSTS_MAX, Learned, LearnedRequest, Path, is_variable};
 use carboy_manifest::edit::{NewMatch, NewPath, NewRoute, alone};
 use carboy_wire::format::WireFormat;
 use serde::{Deserialize, Serialize};
@@ -110,11 +110,16 @@ pub fn propose(learned: &Learned) -> Proposal {
     for one in learned.requests() {
         hosts.entry((one.host.clone(), one.port)).or_default().push(one);
     }
-    let leaky: BTreeSet<Host> = learned.requests().filter(|one| leaks(one)).map(|one| one.host.clone()).collect();
     let mut proposal = Proposal::default();
+    if learned.leaks_overflown() {
+        proposal.remark(format!(
+            "nothing is proposed: secrets, or what looks like them, were about to leave to more than {LEAKY_HOSTS_MAX} hosts"
+        ));
+        return proposal;
+    }
     for ((host, port), requests) in hosts {
         let at = format!("{host}:{port}");
-        if let Some(why) = closed(&host, leaky.contains(&host)) {
+        if let Some(why) = closed(&host, learned.is_leaky(&host)) {
             proposal.remark(format!("{at}: {why}"));
             continue;
         }
@@ -132,10 +137,6 @@ pub fn propose(learned: &Learned) -> Proposal {
         proposal.remark(format!("{count} refusals more found no room here; `carboy logs --refused` has them"));
     }
     proposal
-}
-
-fn leaks(one: &LearnedRequest) -> bool {
-    matches!(one.flaw, Some(Reason::SecretKnown | Reason::SecretPattern))
 }
 
 /// Why nothing of a host is proposed.

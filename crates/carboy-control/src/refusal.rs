@@ -78,6 +78,15 @@ pub enum Asked {
         /// `fetch` or `push`.
         git: Option<String>,
     },
+    /// A connection through a port that the operator joined.
+    Port {
+        /// `publish` or `forward`.
+        way: String,
+        /// The port inside.
+        inside: u16,
+        /// Where the host listens, or which service it is.
+        outside: String,
+    },
 }
 
 fn code<S: serde::Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
@@ -111,7 +120,8 @@ impl Refusal {
             let items = entry.detail(name).and_then(|v| v.as_array()).into_iter().flatten();
             items.filter_map(|v| v.as_str()).map(str::to_owned).collect()
         };
-        let port = || entry.detail("port").and_then(|v| v.as_u64()).and_then(|port| u16::try_from(port).ok());
+        let number = |name: &str| entry.detail(name).and_then(|v| v.as_u64()).and_then(|port| u16::try_from(port).ok());
+        let port = || number("port");
         let of_subject = |name: &str| entry.text(name).map(str::to_owned);
         let asked = match (text("name"), text("host"), text("method")) {
             (Some(host), _, _) => Asked::Name { host, query: text("type").unwrap_or_default() },
@@ -124,7 +134,7 @@ impl Refusal {
                 path_altered: entry.detail("path_altered").and_then(|v| v.as_bool()).unwrap_or(false),
                 git: text("git"),
             },
-            (None, None, _) => return None,
+            (None, None, _) => Asked::Port { way: text("way")?, inside: number("inside")?, outside: text("outside")? },
         };
         Some(Refusal {
             id: text("refusal")?,
@@ -200,22 +210,41 @@ pub enum NoRoute {
 }
 
 impl Asked {
-    /// Host or name.
-    pub fn host(&self) -> &str {
+    /// Host or name; none for a port, which leads to one place whoever asks.
+    pub fn host(&self) -> Option<&str> {
         match self {
-            Asked::Name { host, .. } | Asked::Connection { host, .. } | Asked::Request { host, .. } => host,
+            Asked::Name { host, .. } | Asked::Connection { host, .. } | Asked::Request { host, .. } => Some(host),
+            Asked::Port { .. } => None,
         }
     }
 
+    /// The beginning of a path that the log does not hold whole, as a rule can name it: whole segments, and never all of
+    /// the host. It becomes part of a command that people copy into a shell: nothing in it means anything to one.
+    pub fn kept_prefix(&self) -> Option<String> {
+        let Asked::Request { path, path_altered: true, .. } = self else { return None };
+        let altered = ["…", "[REDACTED"].iter().filter_map(|mark| path.find(mark)).min().unwrap_or(path.len());
+        let mut kept = &path[..altered];
+        // What was cut through is no whole segment; neither is anything that rules would read otherwise.
+        while let Some(end) = kept.rfind('/').filter(|end| *end > 0) {
+            kept = &kept[..end];
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._@+,=:".contains(&b);
+            if kept.bytes().all(plain) && normal_path(kept).as_deref() == Some(kept) {
+                return Some(kept.to_owned());
+            }
+        }
+        None
+    }
+
     fn route(&self, opening: &Opening) -> Result<NewRoute, NoRoute> {
-        let host = Host::parse(self.host()).map_err(|_| NoRoute::NoHost(self.host().to_owned()))?;
+        let named = self.host().unwrap_or_default();
+        let host = Host::parse(named).map_err(|_| NoRoute::NoHost(named.to_owned()))?;
         match host.as_ip() {
             Some(ip) if is_private_unicast(ip) && !opening.private => return Err(NoRoute::Private(ip)),
             Some(ip) if !is_public(ip) && !is_private_unicast(ip) => return Err(NoRoute::Inside(ip)),
             Some(_) | None => {}
         }
         let ports = match self {
-            Asked::Name { .. } => Vec::new(),
+            Asked::Name { .. } | Asked::Port { .. } => Vec::new(),
             Asked::Request { git: Some(git), .. } if git == "push" => return Err(NoRoute::Push),
             Asked::Connection { port, .. } | Asked::Request { port, .. } => vec![*port],
         };
@@ -239,7 +268,7 @@ impl Asked {
             _ if !opening.methods.is_empty() => opening.methods.iter().map(|m| m.to_ascii_uppercase()).collect(),
             Asked::Request { .. } if self.is_fetch() => vec!["GET".to_owned(), "POST".to_owned()],
             Asked::Request { method, .. } => vec![method.to_ascii_uppercase()],
-            Asked::Name { .. } | Asked::Connection { .. } => Vec::new(),
+            Asked::Name { .. } | Asked::Connection { .. } | Asked::Port { .. } => Vec::new(),
         }
     }
 
@@ -328,7 +357,41 @@ pub(crate) mod tests {
         let Asked::Request { path_altered, .. } = &mut altered.asked else { unreachable!() };
         *path_altered = true;
         assert_eq!(altered.route(&Opening::default()), Err(NoRoute::NoPath));
+        assert_eq!(altered.asked.kept_prefix(), None, "`/` is all of the host");
         let said = Opening { paths: vec!["/x".into()], ..Opening::default() };
         assert_eq!(altered.route(&said).unwrap().matches[0].paths, [NewPath::Prefix("/x".into())]);
+    }
+
+    #[test]
+    fn of_a_path_that_was_cut_its_whole_segments_are_kept() {
+        let kept = |text: &str, altered| {
+            let mut one = request("a.example", "GET", text, Reason::RequestNotAllowed);
+            let Asked::Request { path_altered, .. } = &mut one.asked else { unreachable!() };
+            *path_altered = altered;
+            one.asked.kept_prefix()
+        };
+        assert_eq!(kept("/v1/files/abc…", true).as_deref(), Some("/v1/files"));
+        assert_eq!(kept("/v1/[REDACTED:github_token]/x", true).as_deref(), Some("/v1"));
+        assert_eq!(kept("/v1/a%2Fb/abc…", true).as_deref(), Some("/v1"));
+        assert_eq!(kept("/v1/é/abc…", true).as_deref(), Some("/v1"));
+        assert_eq!(kept("/v1/$(id)/a;b/abc…", true).as_deref(), Some("/v1"), "a word of a shell");
+        for (text, altered) in [("/abc…", true), ("/[REDACTED:x]/y", true), ("…", true), ("/v1/x", false)] {
+            assert_eq!(kept(text, altered), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_at_a_joined_port_is_found_again() {
+        let entry = |details: &str| {
+            let line = format!(
+                r#"{{"timestamp":"2026-01-01T00:00:00.000Z","event_type":"port","run":"r-1","bottle":"work","details":{{{details}}}}}"#
+            );
+            Refusal::of(&Entry::parse(line.as_bytes()).unwrap())
+        };
+        let port = r#""way":"forward","inside":5432,"outside":"127.0.0.1:5432","refusal":"x-000001","reason":"secret_known""#;
+        let refusal = entry(port).unwrap();
+        let asked = Asked::Port { way: "forward".into(), inside: 5432, outside: "127.0.0.1:5432".into() };
+        assert_eq!((&refusal.asked, refusal.route(&Opening::default())), (&asked, Err(NoRoute::Leak)));
+        assert_eq!(entry(r#""refusal":"x-000001","reason":"secret_known""#), None);
     }
 }

@@ -46,6 +46,9 @@ pub struct RunRecord {
     pub agent: Option<String>,
     /// Program and arguments.
     pub command: Vec<String>,
+    /// Beginning of what its program is to do, where carboy told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
     /// The supervisor's process.
     pub supervisor_pid: u32,
     /// Milliseconds since 1970.
@@ -116,6 +119,9 @@ pub struct Answer {
     pub requests: u64,
     /// Requests, names and connections refused.
     pub refusals: u64,
+    /// Requests that failed without anybody's having forbidden them.
+    #[serde(default)]
+    pub failures: u64,
     /// Bytes of request bodies that left.
     pub bytes_out: u64,
     /// Bytes of response bodies that came in.
@@ -202,6 +208,7 @@ impl Answer {
             state,
             requests: 0,
             refusals: 0,
+            failures: 0,
             bytes_out: 0,
             bytes_in: 0,
             tier,
@@ -369,6 +376,7 @@ mod tests {
                 state: state.into(),
                 requests: 2,
                 refusals: 1,
+                failures: 0,
                 bytes_out: 3,
                 bytes_in: 4,
                 tier: "T1".into(),
@@ -384,6 +392,7 @@ mod tests {
             bottle: "b".into(),
             agent: None,
             command: vec!["true".into()],
+            task: None,
             supervisor_pid: pid,
             started_ms: 1,
             socket: home.run_socket(&RunId::parse(run).unwrap()).unwrap(),

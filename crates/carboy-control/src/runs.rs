@@ -150,6 +150,7 @@ mod tests {
             bottle: "b".into(),
             agent: None,
             command: vec!["true".into()],
+            task: None,
             supervisor_pid: 1,
             started_ms,
             socket: home.run_socket(&RunId::parse(run).unwrap()).unwrap(),

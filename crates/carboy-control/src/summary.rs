@@ -32,8 +32,11 @@ pub struct Summary {
     pub bytes_out: u64,
     /// Bytes of answers that came in.
     pub bytes_in: u64,
-    /// What was refused, grouped, most frequent first.
+    /// What was refused and what failed, grouped, most frequent first.
     pub refusals: Vec<Refused>,
+    /// WebSocket attempts at a model's interface that were answered with 426; none of the refusals.
+    #[serde(default)]
+    pub web_sockets: u64,
     /// What the scanners found, by detector and rule.
     pub findings: Vec<Found>,
     /// What was changed in the workspace and not kept.
@@ -75,9 +78,23 @@ impl Ended {
     }
 }
 
+/// Was it forbidden, or could carboy not get it?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedKind {
+    /// Forbidden: by a route, a scanner, the form of the request.
+    #[default]
+    Refused,
+    /// An outage, a limit, a missing file: no policy decided it.
+    Failed,
+}
+
 /// Refusals of one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
+    /// Forbidden or failed.
+    #[serde(default)]
+    pub kind: RefusedKind,
     /// Stable code of the reason.
     pub reason: Cow<'static, str>,
     /// How often.
@@ -122,6 +139,7 @@ impl Refused {
             .refusals
             .iter()
             .map(|(reason, refusals)| Refused {
+                kind: if reason.is_failure() { RefusedKind::Failed } else { RefusedKind::Refused },
                 reason: reason.code().into(),
                 count: refusals.count,
                 what: reason.what().into(),

@@ -63,6 +63,9 @@ use streams::{notifier, session, teller};
 pub use control::{Control, STOP_GRACE};
 pub use ending::Farewell;
 
+/// Longest beginning of a task that a run's record has, in characters.
+const TASK_CHARS_MAX: usize = 200;
+
 /// What `run` was asked for, everything from the outside world looked up.
 pub struct RunRequest {
     /// `CARBOY_HOME`.
@@ -196,8 +199,12 @@ struct Stands {
 }
 
 /// Starts a run.
-pub async fn start(request: RunRequest) -> Result<Running, RunError> {
+pub async fn start(mut request: RunRequest) -> Result<Running, RunError> {
+    // Whatever is run on the host for this bottle from now on is nothing that the bottle, or its repository, has brought.
+    request.lookup = request.lookup.fenced(&seal::of_the_bottle(&request));
     let started_ms = SystemClock.now_ms();
+    // Before anything is made: of a directory that is never shown nothing is indexed and nothing left behind.
+    seal::may_be_shown(&request)?;
     let run = new_run_id()?;
     let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
     let injected = injected_secrets(&request.effective.routes);
@@ -285,6 +292,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         bottle: spec.name.to_string(),
         agent: subject.agent.clone(),
         command: spec.command.clone(),
+        task: beginning(&request),
         supervisor_pid: std::process::id(),
         started_ms,
         socket: request.home.run_socket(&run)?,
@@ -309,7 +317,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         tier,
         ports: ports.all(),
     });
-    let notifier = notifier(&request, &record, &vault, &audit, &subject);
+    let notifier = notifier(&request, &record, (&vault, fingerprint_key), &audit, &subject);
     let session = session(&request.streaming, request.stdio, &shared, &notifier, &mut stdio, &run_dir)?;
     let _ = shared.session.set(session.clone());
     tasks.push(tokio::spawn(grants.clone().watch()));
@@ -350,6 +358,14 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         registration,
         held: None,
     })
+}
+
+/// The beginning of a task, for whoever lists runs; none where the command was given by hand.
+fn beginning(request: &RunRequest) -> Option<String> {
+    match &request.task {
+        Task::Headless(text) if request.command.is_empty() => Some(text.chars().take(TASK_CHARS_MAX).collect()),
+        Task::Headless(_) | Task::Interactive => None,
+    }
 }
 
 fn image_job(request: &RunRequest, image: Image) -> image::Job {

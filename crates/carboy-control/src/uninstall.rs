@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2, unlinkat};
 
 use crate::home::{Home, HomeError};
 
@@ -180,15 +180,20 @@ fn remove_sockets(dir: &Path) -> io::Result<()> {
     if others.is_empty() { fs::remove_dir(dir) } else { Ok(()) }
 }
 
-/// By the journals that the bottle's own end would have removed.
+/// By the journals that the bottle's own end would have removed. One that is locked belongs to a run that lives.
 fn interrupted(home: &Home) -> Vec<String> {
     let journal = |path: PathBuf| path.extension().is_some_and(|extension| extension == "journal");
     let holds = |bottle: &OsString| {
         let entries = fs::read_dir(home.states().join(bottle)).into_iter().flatten().take(LISTED_MAX);
-        entries.flatten().any(|entry| journal(entry.path()))
+        entries.flatten().any(|entry| journal(entry.path()) && !is_locked(&entry.path()))
     };
     let bottles = names(&home.states()).unwrap_or_default();
     bottles.into_iter().filter(holds).map(|bottle| bottle.to_string_lossy().into_owned()).collect()
+}
+
+fn is_locked(path: &Path) -> bool {
+    let Ok(file) = fs::File::open(path) else { return false };
+    flock(&file, FlockOperation::NonBlockingLockShared).is_err()
 }
 
 /// Through no link at the last step: a home that is one belongs to whoever set it.

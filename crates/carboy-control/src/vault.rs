@@ -18,6 +18,8 @@ use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::host_programs::Program;
+
 /// Largest secret, in bytes.
 pub const SECRET_BYTES_MAX: usize = 64 * 1024;
 /// Largest JSON file that holds a secret, in bytes.
@@ -90,13 +92,65 @@ pub enum VaultError {
     },
 }
 
+impl VaultError {
+    /// What to do next, where the error itself does not say it.
+    pub fn next_step(&self) -> Option<String> {
+        match self {
+            VaultError::Missing { .. } => None,
+            VaultError::Unset { variable, .. } => Some(format!(
+                "`export {variable}=…` in the shell that starts the run, or say another place under `secrets:` in settings.yml"
+            )),
+            VaultError::File { path, .. } if !path.exists() => Some(format!(
+                "write the value there, for your eyes alone: `(umask 077; cat > {})`; or say another place under `secrets:` \
+                 in settings.yml",
+                path.display()
+            )),
+            VaultError::Json { path, .. } if !path.exists() => {
+                Some(String::from("log in with the program that writes the file; it keeps its session there"))
+            }
+            VaultError::File { .. } | VaultError::Json { .. } => None,
+            VaultError::Command { program, .. } => Some(format!("run `{program}` by hand, and see what it prints")),
+            VaultError::Unusable { .. } => Some(String::from("the value is one line of text, and nothing else")),
+        }
+    }
+}
+
+/// Whether a run that starts now would find a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It would.
+    Ready,
+    /// A command gives it, and none is run only to look.
+    NotRun {
+        /// The program alone: arguments may hold what should not be printed.
+        program: String,
+    },
+}
+
+/// Looks whether a secret is there, as a launch would, without running a command; the value is forgotten at once.
+pub fn look(name: &SecretName, origin: &SecretFrom, lookup: &dyn Lookup) -> Result<Presence, VaultError> {
+    match origin {
+        SecretFrom::Command(argv) => Ok(Presence::NotRun { program: argv.first().cloned().unwrap_or_default() }),
+        SecretFrom::Env(_) | SecretFrom::File(_) | SecretFrom::JsonFile { .. } => {
+            read(name, origin, lookup).map(|_| Presence::Ready)
+        }
+    }
+}
+
 /// What the vault may ask of the host.
 pub trait Lookup: Send + Sync {
     /// An environment variable of this process.
     fn variable(&self, name: &str) -> Option<OsString>;
 
-    /// Runs a command without a shell and gives its standard output.
+    /// The program of the host that a name stands for, wherever it leads to later.
+    fn find(&self, name: &str) -> Result<Program, String>;
+
+    /// Runs a command without a shell, in `/`, and gives its standard output.
     fn command(&self, argv: &[String], wait_max: Duration) -> Result<Vec<u8>, String>;
+
+    /// The same host for a run: no program below these places is found, because what runs in the bottle, or a repository,
+    /// may have put it there.
+    fn fenced(&self, never: &[PathBuf]) -> Arc<dyn Lookup>;
 }
 
 /// The secrets of one run.
@@ -296,8 +350,16 @@ mod tests {
             self.0.get(name).map(OsString::from)
         }
 
+        fn find(&self, name: &str) -> Result<Program, String> {
+            Err(format!("{name} is not looked for"))
+        }
+
         fn command(&self, argv: &[String], _: Duration) -> Result<Vec<u8>, String> {
             Ok(format!("{}-value\n", argv.join("-")).into_bytes())
+        }
+
+        fn fenced(&self, _: &[PathBuf]) -> Arc<dyn Lookup> {
+            Arc::new(Fake(self.0.clone()))
         }
     }
 
@@ -325,6 +387,19 @@ mod tests {
         let error = open(&["NOWHERE"], &[]).err().unwrap().to_string();
         assert!(error.contains("NOWHERE") && error.contains("settings.yml"), "{error}");
         assert!(matches!(open(&["EMPTY"], &[]), Err(VaultError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_look_says_what_a_launch_would_and_runs_no_command() {
+        let lookup = Fake([("HOME_KEY", "from-env-value")].into());
+        let look = |name_: &str, origin: SecretFrom| look(&name(name_), &origin, &lookup);
+        assert_eq!(look("K", SecretFrom::Env("HOME_KEY".into())).unwrap(), Presence::Ready);
+        let command = SecretFrom::Command(vec!["pass".into(), "show".into()]);
+        assert_eq!(look("K", command).unwrap(), Presence::NotRun { program: "pass".into() });
+        let unset = look("K", SecretFrom::Env("K".into())).unwrap_err();
+        assert!(unset.next_step().unwrap().contains("export K=…"), "{unset}");
+        let gone = look("K", SecretFrom::File("/nowhere/key".into())).unwrap_err();
+        assert!(gone.next_step().unwrap().contains("cat > /nowhere/key"), "{gone}");
     }
 
     #[tokio::test]

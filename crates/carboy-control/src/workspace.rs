@@ -25,7 +25,7 @@ pub mod steering;
 pub mod text;
 pub mod tree;
 pub mod undo;
-mod worktree;
+pub(crate) mod worktree;
 
 #[cfg(test)]
 mod tests;

@@ -133,7 +133,7 @@ reasons! {
     /// An address without a name that a route allows.
     AddressNotAllowed = "address_not_allowed", Route, 403, "an address was dialled directly and no route names it",
         "use the host's name; addresses are refused unless a route names them",
-        "if the address is meant, add a route whose `host` is that address (and `private: true` for a private one)";
+        "nothing opens a metadata, link-local or loopback address; one that is meant: `carboy allow ID`, with `--private` for a private one";
     /// The allowed name resolves to an address inside somebody's network.
     AddressNotPublic = "address_not_public", Route, 403, "the host resolves to an address that is not public",
         "this host cannot be reached from here",
@@ -269,6 +269,39 @@ impl fmt::Display for Reason {
 }
 
 impl Reason {
+    /// Did carboy fail to get it, rather than forbid it? An outage, a limit, a missing file: no policy decided it, so it is
+    /// told and counted apart from what was refused.
+    pub fn is_failure(self) -> bool {
+        match self {
+            Reason::UpstreamUnreachable
+            | Reason::UpstreamCertificate
+            | Reason::UpstreamFailed
+            | Reason::SecretMissing
+            | Reason::LimitReached
+            | Reason::AuditUnavailable
+            | Reason::Stopping => true,
+            Reason::HostNotAllowed
+            | Reason::NameNotAllowed
+            | Reason::DnsQueryRefused
+            | Reason::PortNotAllowed
+            | Reason::AddressNotAllowed
+            | Reason::AddressNotPublic
+            | Reason::NameMismatch
+            | Reason::TlsRefused
+            | Reason::HostInvalid
+            | Reason::RequestNotAllowed
+            | Reason::GitFetchNotAllowed
+            | Reason::GitPushNotAllowed
+            | Reason::SecretKnown
+            | Reason::SecretPattern
+            | Reason::Injection
+            | Reason::BodyTooLarge
+            | Reason::BodyUndecodable
+            | Reason::ProtocolRefused
+            | Reason::PlainTextCredential => false,
+        }
+    }
+
     /// Could a route of the operator's let it through? What leaks, is malformed or failed upstream is opened by nothing.
     pub fn is_of_routes(self) -> bool {
         match self {
@@ -311,6 +344,14 @@ mod tests {
         for reason in Reason::ALL {
             assert_eq!(Reason::from_code(reason.code()), Some(*reason));
         }
+    }
+
+    #[test]
+    fn what_failed_is_no_policy_decision_and_no_route_opens_it() {
+        for reason in Reason::ALL.iter().filter(|reason| reason.is_failure()) {
+            assert!(!reason.is_of_routes() && reason.http_status() >= 500, "{reason}");
+        }
+        assert!(Reason::UpstreamUnreachable.is_failure() && !Reason::HostNotAllowed.is_failure());
     }
 
     #[test]

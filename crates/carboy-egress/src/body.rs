@@ -108,6 +108,8 @@ pub(crate) struct Gated {
     scan: Scan,
     ready: VecDeque<Frame<Bytes>>,
     ended: bool,
+    /// What the scanner had held back when the body ended: the beginning of a match may go on in the trailers.
+    tail: Bytes,
     /// As `Content-Length` promised, less what was yielded.
     remaining: Option<u64>,
     taken: u64,
@@ -127,6 +129,7 @@ impl Gated {
             scan,
             ready: VecDeque::new(),
             ended: false,
+            tail: Bytes::new(),
             taken: 0,
             bytes_max,
             idle,
@@ -176,7 +179,7 @@ impl Gated {
                 }
                 let mut out = Vec::with_capacity(data.len());
                 let step = self.scanner.push(&data, &mut out);
-                self.passed(step.map_err(|stopped| stopped.finding), out)?;
+                self.passed(step.map_err(|stopped| stopped.finding), Bytes::from(out))?;
                 if self.inner.is_end_stream() { self.finish() } else { Ok(()) }
             }
             Err(frame) => {
@@ -184,7 +187,7 @@ impl Gated {
                 let Ok(mut trailers) = frame.into_trailers() else { return Ok(()) };
                 strip_framing(&mut trailers);
                 self.scan.drop_replaced(&mut trailers);
-                self.scan.fields(&mut trailers)?;
+                self.scan.trailers(&self.tail, &mut trailers)?;
                 self.ready.push_back(Frame::trailers(trailers));
                 Ok(())
             }
@@ -198,14 +201,16 @@ impl Gated {
         self.ended = true;
         let mut out = Vec::new();
         let step = self.scanner.finish(&mut out);
+        let out = Bytes::from(out);
+        self.tail = out.clone();
         self.passed(step.map_err(|stopped| stopped.finding), out)
     }
 
-    fn passed(&mut self, step: Result<(), Box<Finding>>, out: Vec<u8>) -> Result<(), Denial> {
+    fn passed(&mut self, step: Result<(), Box<Finding>>, out: Bytes) -> Result<(), Denial> {
         self.scan.passed(self.scanner.take_findings());
         step.map_err(|finding| self.scan.refusal(*finding))?;
         if !out.is_empty() {
-            self.ready.push_back(Frame::data(Bytes::from(out)));
+            self.ready.push_back(Frame::data(out));
         }
         Ok(())
     }

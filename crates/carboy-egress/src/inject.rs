@@ -10,19 +10,37 @@ use carboy_core::route::{HostPermit, Route, RouteAuth, RoutePermit};
 use carboy_core::secret::Secret;
 use carboy_core::verdict::{Denial, Reason};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Version};
+use http::{Request, Uri, Version};
 
 use crate::answer::Wanted;
 use crate::body::{Gate, OutBody};
 use crate::outbound::Scanned;
 use crate::record::Exchange;
-use crate::request::{authority, dashed};
+use crate::request::{authority, dashed, target};
 use crate::upstream::{Dialer, Security};
 
 /// Fields by which the providers' upstreams take a credential. On a route with a credential none of the bottle's own
 /// gets through: with another account's key the same host would be a way to carry data out.
 const CREDENTIAL_FIELDS: &[&str] =
-    &["authorization", "x-api-key", "x-goog-api-key", "api-key", "private-token", "job-token", "x-auth-token"];
+    &["authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "private-token", "job-token", "x-auth-token"];
+
+/// Parameters by which they take one in the query, as written with `_` and in lower case; `$httpHeaders` is any field.
+const CREDENTIAL_PARAMETERS: &[&str] = &[
+    "key",
+    "access_token",
+    "oauth_token",
+    "api_key",
+    "apikey",
+    "x_api_key",
+    "x_goog_api_key",
+    "auth_token",
+    "private_token",
+    "job_token",
+    "authorization",
+    "$httpheaders",
+];
+/// Rounds of percent-decoding that a careless chain of servers may do to a parameter's name.
+const DECODE_ROUNDS_MAX: usize = 4;
 
 /// Takes out what the bottle sent in place of the credential that will be set.
 pub(crate) fn drop_replaced(headers: &mut HeaderMap, route: &Route) {
@@ -40,6 +58,57 @@ pub(crate) fn drop_replaced(headers: &mut HeaderMap, route: &Route) {
             headers.remove(name);
         }
     }
+}
+
+/// Takes out of the query what a credential replaces, as [`drop_replaced`] does with fields. All else stays as it came.
+pub(crate) fn drop_replaced_query(uri: &mut Uri, route: &Route) -> Result<(), Denial> {
+    let Some(query) = uri.query().filter(|_| route.auth.is_some()) else { return Ok(()) };
+    if !query.split(['&', ';']).any(takes_credential) {
+        return Ok(());
+    }
+    let left: Vec<String> = query
+        .split('&')
+        .filter_map(|pair| {
+            let left: Vec<&str> = pair.split(';').filter(|part| !takes_credential(part)).collect();
+            (!left.is_empty()).then(|| left.join(";"))
+        })
+        .collect();
+    *uri = target(uri.path(), Some(left.join("&").as_str()).filter(|left| !left.is_empty())).map_err(|denial| denial.by(&route.id))?;
+    Ok(())
+}
+
+/// Is this `name=value` of a query one that an upstream takes for a credential?
+fn takes_credential(pair: &str) -> bool {
+    let mut name = pair.split('=').next().unwrap_or_default().as_bytes().to_vec();
+    for _ in 0..DECODE_ROUNDS_MAX {
+        if !name.contains(&b'%') {
+            break;
+        }
+        name = percent_decoded(&name);
+    }
+    // An encoded `=` in a name ends it for whoever decodes first; PHP and Rails read `key[]` as `key`.
+    let end = name.iter().position(|b| matches!(b, b'=' | b'[')).unwrap_or(name.len());
+    let name = String::from_utf8_lossy(&name[..end]).replace(['-', '.', '+', ' '], "_").to_ascii_lowercase();
+    CREDENTIAL_PARAMETERS.contains(&name.trim_matches('_'))
+}
+
+fn percent_decoded(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, behind @ ..] = rest {
+        let escaped = (*first == b'%').then(|| behind.first_chunk::<2>()).flatten();
+        match escaped.and_then(|[a, b]| Some((char::from(*a).to_digit(16)? << 4 | char::from(*b).to_digit(16)?) as u8)) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &behind[2..];
+            }
+            None => {
+                out.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    out
 }
 
 /// Step 4: the permit of a request whose tokens nobody counts. Budgets put a reservation in its place.
@@ -94,12 +163,6 @@ impl Unmetered {
         let host = HeaderValue::try_from(authority(&permit, scheme))
             .map_err(|error| Denial::new(Reason::HostInvalid, error.to_string()))?;
         head.headers.insert(header::HOST, host);
-        // The path as it was judged: what came could be another path to the server that it goes to.
-        let target = match head.uri.query() {
-            Some(query) => format!("{}?{query}", route.path()),
-            None => route.path().to_owned(),
-        };
-        head.uri = target.parse().map_err(|_| Denial::new(Reason::HostInvalid, "the target is not a path"))?;
         let wanted = Wanted::settle(&head.method, &mut head.headers);
         head.version = Version::HTTP_11;
         head.extensions.clear();

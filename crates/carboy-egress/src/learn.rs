@@ -11,7 +11,7 @@
 //! *Must never* let anything through: a rehearsal opens no socket, reads no credential, throws the body away and ends in
 //! the refusal that it began with. What it keeps is bounded, and none of it is a query, a field or a body.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,6 +33,8 @@ use crate::request::Intercepted;
 pub const LEARNED_MAX: usize = 2048;
 /// Of those, for one host and port: who asks one host for a thousand things hides no other host.
 pub const LEARNED_PER_HOST_MAX: usize = 256;
+/// Hosts to which a secret was about to leave that are kept; with more of them nothing is proposed at all.
+pub const LEAKY_HOSTS_MAX: usize = 1024;
 /// Longest path that is kept, in bytes; of a longer one only its first segments are.
 pub const PATH_BYTES_MAX: usize = 256;
 /// Most segments of a path that tell it from others.
@@ -47,8 +49,18 @@ pub const VARIABLE: &str = "{}";
 pub struct Learned {
     requests: BTreeMap<Key, LearnedRequest>,
     per_host: BTreeMap<(Host, u16), usize>,
+    leaky: Leaky,
     /// Refusals that found no room as an entry of their own.
     pub crowded_out: u64,
+}
+
+/// The hosts to which a secret was about to leave, apart from the requests: whoever fills a host's places first with
+/// harmless requests hides no leak.
+#[derive(Clone, Debug, Default)]
+struct Leaky {
+    hosts: BTreeSet<Host>,
+    /// There were more.
+    overflown: bool,
 }
 
 /// Requests that differ in changing parts of their path alone.
@@ -108,8 +120,23 @@ impl Learned {
         self.requests.values()
     }
 
+    /// Was a secret about to leave to this host, on whatever port? Also when that is not known any more, after more than
+    /// [`LEAKY_HOSTS_MAX`] such hosts.
+    pub fn is_leaky(&self, host: &Host) -> bool {
+        self.leaky.overflown || self.leaky.hosts.contains(host)
+    }
+
+    /// Were there more than [`LEAKY_HOSTS_MAX`] hosts to which a secret was about to leave?
+    pub fn leaks_overflown(&self) -> bool {
+        self.leaky.overflown
+    }
+
     /// Keeps one refusal; a further one of its kind is counted.
     pub fn keep(&mut self, seen: LearnedRequest) {
+        // Before every limit: a leak that finds no room as a request still closes its host.
+        if [Some(seen.reason), seen.flaw].into_iter().flatten().any(is_leak) {
+            self.leaky.keep(&seen.host);
+        }
         let (method, shape, git) = match &seen.request {
             Some(Asked { method, path: Path::Whole(path) | Path::Cut(path), git }) => {
                 (method.clone(), shape(path), *git as u8)
@@ -132,6 +159,21 @@ impl Learned {
         *of_host += 1;
         self.requests.insert(key, seen);
     }
+}
+
+impl Leaky {
+    fn keep(&mut self, host: &Host) {
+        if self.hosts.len() < LEAKY_HOSTS_MAX {
+            self.hosts.insert(host.clone());
+        } else if !self.hosts.contains(host) {
+            self.overflown = true;
+        }
+    }
+}
+
+/// A secret, or what looks like one, was on its way out.
+fn is_leak(reason: Reason) -> bool {
+    matches!(reason, Reason::SecretKnown | Reason::SecretPattern)
 }
 
 /// The path with [`VARIABLE`] for each segment that looks like a number, a hash, a version or a file of one.
@@ -182,7 +224,7 @@ pub(crate) async fn look(
     exchange.learn(denial.reason, flaw.as_ref().map(|flaw| flaw.reason).or(unfit), asked);
     match flaw {
         // A secret on its way out is the graver reason, and one that nobody is offered to open.
-        Some(flaw) if matches!(flaw.reason, Reason::SecretKnown | Reason::SecretPattern) => {
+        Some(flaw) if is_leak(flaw.reason) => {
             Err(Denial { rule: denial.rule, ..flaw })
         }
         Some(_) | None => Err(denial),
@@ -306,6 +348,29 @@ mod tests {
             learned.keep(seen(&format!("h{n}.example"), "/x"));
         }
         assert_eq!((learned.requests().count(), learned.per_host.len()), (LEARNED_MAX, LEARNED_MAX - 255));
+    }
+
+    #[test]
+    fn a_leak_closes_its_host_however_crowded_it_is_and_too_many_close_all() {
+        let mut learned = Learned::default();
+        for n in 0..LEARNED_PER_HOST_MAX {
+            let word: String = format!("{n:04}").bytes().map(|b| char::from(b'a' + (b - b'0'))).collect();
+            learned.keep(seen("evil.example", &format!("/{word}")));
+        }
+        let leak = |host: &str| LearnedRequest { flaw: Some(Reason::SecretKnown), ..seen(host, "/collect") };
+        let evil = Host::parse("evil.example").unwrap();
+        assert!(!learned.is_leaky(&evil));
+        learned.keep(leak("evil.example"));
+        assert_eq!((learned.requests().count(), learned.crowded_out), (LEARNED_PER_HOST_MAX, 1));
+        assert!(learned.is_leaky(&evil) && !learned.is_leaky(&Host::parse("b.example").unwrap()));
+        for n in 1..LEAKY_HOSTS_MAX {
+            learned.keep(leak(&format!("h{n}.example")));
+        }
+        learned.keep(leak("evil.example"));
+        assert!(!learned.leaks_overflown() && learned.leaky.hosts.len() == LEAKY_HOSTS_MAX);
+        learned.keep(leak("one-more.example"));
+        assert!(learned.leaks_overflown() && learned.leaky.hosts.len() == LEAKY_HOSTS_MAX);
+        assert!(learned.is_leaky(&Host::parse("b.example").unwrap()), "nobody knows any more");
     }
 
     #[test]

@@ -24,7 +24,10 @@ use crate::body::{Gate, Gated, OutBody, Share, no_trailers};
 use crate::inject;
 use crate::limits::GatewayLimits;
 use crate::record::Exchange;
-use crate::request::Routed;
+use crate::request::{Routed, target};
+
+/// Most bytes of a body's end that trailers are judged together with: more than any token or key spans.
+const TAIL_BYTES_MAX: usize = 20 * 1024;
 
 /// Step 3. Made by [`Routed::scan`] alone.
 pub(crate) struct Scanned {
@@ -50,10 +53,11 @@ pub(crate) struct Scan {
 impl Routed {
     /// Scans target, fields and body by the route's rules.
     pub(crate) async fn scan(self) -> Result<Scanned, Denial> {
-        let Routed { mut head, body, permit, route, exchange } = self;
+        let Routed { mut head, body, permit, route, exchange, asked } = self;
         let gateway = exchange.gateway().clone();
         // What will be replaced does not leave, so it is not judged: bottles hold fakes that look like the real thing.
         inject::drop_replaced(&mut head.headers, route.route());
+        inject::drop_replaced_query(&mut head.uri, route.route())?;
         head.headers.remove(header::EXPECT);
         let scan = Scan {
             detectors: gateway.detectors(),
@@ -63,6 +67,7 @@ impl Routed {
             route: route.clone(),
             exchange: exchange.clone(),
         };
+        scan.spelling(&head, &permit, asked.as_deref())?;
         scan.target(&mut head, &permit)?;
         scan.fields(&mut head.headers)?;
         refuse_long(&body, route.route())?;
@@ -260,6 +265,25 @@ impl Scan {
         denial
     }
 
+    /// Scans the path as it was spelled, where another one is sent: a secret in what is taken out of it was meant to
+    /// leave all the same.
+    fn spelling(&self, head: &request::Parts, permit: &HostPermit, asked: Option<&str>) -> Result<(), Denial> {
+        let Some(asked) = asked else { return Ok(()) };
+        let text = format!("{} {}{asked}?{}", head.method, permit.host(), head.uri.query().unwrap_or(""));
+        let findings = self.look(text.as_bytes(), Location::RequestLine);
+        // One in the query is there in what is sent as well, and may be redacted.
+        let sent = format!("?{}", head.uri.query().unwrap_or(""));
+        let in_query = self.look(sent.as_bytes(), Location::RequestLine);
+        match blocking(&findings) {
+            Some(worst) if blocking(&in_query).is_none() => {
+                let denial = denial_of(worst, &self.rule);
+                self.exchange.found(findings, false);
+                Err(denial)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Scans method, host, path and query. A match in the query may be redacted; one before it is always refused,
     /// because the path is what the route was chosen by.
     fn target(&self, head: &mut request::Parts, permit: &HostPermit) -> Result<(), Denial> {
@@ -278,7 +302,7 @@ impl Scan {
             self.exchange.found(findings, false);
             return Err(denial);
         }
-        head.uri = format!("{}?{clean}", head.uri.path()).parse().map_err(|_| denial)?;
+        head.uri = target(head.uri.path(), Some(&clean)).map_err(|_| denial)?;
         self.passed(findings);
         Ok(())
     }
@@ -286,6 +310,28 @@ impl Scan {
     /// Takes out what a credential replaces, trailers included.
     pub(crate) fn drop_replaced(&self, headers: &mut HeaderMap) {
         inject::drop_replaced(headers, self.route.route());
+    }
+
+    /// Scans trailers as [`fields`](Self::fields) does, and each as what goes on where the body ended: `tail` is what of
+    /// the body could be the beginning of a match.
+    pub(crate) fn trailers(&self, tail: &[u8], trailers: &mut HeaderMap) -> Result<(), Denial> {
+        self.fields(trailers)?;
+        if tail.is_empty() || trailers.is_empty() {
+            return Ok(());
+        }
+        let tail = &tail[tail.len().saturating_sub(TAIL_BYTES_MAX)..];
+        let judge = |text: &[u8]| {
+            let findings = self.look(&[tail, text].concat(), Location::RequestBody);
+            let worst = findings.into_iter().find(|finding| finding.severity == Severity::Block);
+            worst.map_or(Ok(()), |worst| Err(self.refusal(worst)))
+        };
+        let mut values = Vec::new();
+        for (name, value) in trailers.iter() {
+            judge(value.as_bytes())?;
+            judge(&[name.as_str().as_bytes(), b": ", value.as_bytes()].concat())?;
+            values.extend_from_slice(value.as_bytes());
+        }
+        judge(&values)
     }
 
     /// Scans names and values of header fields or trailers; redacts values or refuses.

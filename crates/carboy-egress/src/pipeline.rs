@@ -70,9 +70,11 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
 async fn refuse(exchange: &Exchange, denial: Denial, upgrade: WebSocket) -> Response<Screened> {
     tokio::time::sleep(exchange.gateway().refusal_wait()).await;
     let id = refusal_id();
-    let denial = exchange.refuse(denial, &id).await;
+    let upgrade = denial.reason == Reason::ProtocolRefused && upgrade == WebSocket::Asked;
+    let denial =
+        if upgrade { exchange.refuse_upgrade(denial, &id).await } else { exchange.refuse(denial, &id).await };
     let mut response = denied(&denial, &id, exchange.speaks());
-    if denial.reason == Reason::ProtocolRefused && upgrade == WebSocket::Asked {
+    if upgrade && denial.reason == Reason::ProtocolRefused {
         // Codex tries a WebSocket first; at this status, and no other, it goes on with POST at once.
         *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
     }

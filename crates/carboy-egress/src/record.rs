@@ -55,6 +55,8 @@ pub(crate) struct Exchange {
 struct State {
     rule: Option<RouteId>,
     permit: Option<RoutePermit>,
+    /// The path that is sent, where it is another than the one that was asked for.
+    sent_path: Option<String>,
     /// What of the nearest route the request did not fit.
     misfits: Vec<String>,
     /// For the proposal of a run that learns.
@@ -65,6 +67,13 @@ struct State {
     intent_written: bool,
     redacted: bool,
     findings: Vec<Finding>,
+}
+
+/// What a refusal is to the run's counters.
+#[derive(Clone, Copy)]
+enum Counted {
+    AsRefusal,
+    AsWebSocket,
 }
 
 impl Exchange {
@@ -117,11 +126,15 @@ impl Exchange {
         self.place.as_ref().map(|_| ()).ok_or_else(full)
     }
 
-    pub(crate) fn routed(&self, permit: &RoutePermit) {
+    /// A route took it; `asked` is the path as it came.
+    pub(crate) fn routed(&self, permit: &RoutePermit, asked: &str) {
         let route = permit.route();
         let mut state = self.state.lock().expect("no panic under this lock");
         state.rule = Some(route.id.clone());
         state.permit = Some(permit.clone());
+        if asked != permit.path() {
+            state.sent_path = Some(self.gateway.clean(permit.path()));
+        }
         state.format = WireFormat::of_request(route.meter.as_ref(), &self.host, permit.path());
         // The path is the client's to choose; whether a model answers is the route's and the host's to say.
         state.model = route.meter.is_some() || WireFormat::of_request(None, &self.host, "/").is_some();
@@ -136,7 +149,7 @@ impl Exchange {
     /// A rehearsal is over: there was no route.
     pub(crate) fn forget_route(&self) {
         let mut state = self.state.lock().expect("no panic under this lock");
-        (state.rule, state.permit) = (None, None);
+        (state.rule, state.permit, state.sent_path) = (None, None, None);
     }
 
     /// Keeps the refusal that follows for the run's proposal.
@@ -213,13 +226,33 @@ impl Exchange {
 
     /// A refusal, or the end of an exchange that is cut off; durable when this returns. The denial that comes back is
     /// the one to answer with: without a log, that one is always `audit_unavailable`.
-    pub(crate) async fn refuse(&self, mut denial: Denial, id: &RefusalId) -> Denial {
+    pub(crate) async fn refuse(&self, denial: Denial, id: &RefusalId) -> Denial {
+        self.refuse_as(denial, id, Counted::AsRefusal).await
+    }
+
+    /// The same for an upgrade that its client does without: it is in the log like any other.
+    pub(crate) async fn refuse_upgrade(&self, denial: Denial, id: &RefusalId) -> Denial {
+        let counted = if self.asks_a_model() { Counted::AsWebSocket } else { Counted::AsRefusal };
+        self.refuse_as(denial, id, counted).await
+    }
+
+    /// Does a model answer behind this host, by its name or by what its routes say?
+    fn asks_a_model(&self) -> bool {
+        let metered = |routes: &RouteSet| routes.iter().any(|r| r.meter.is_some() && r.host.matches(&self.host));
+        WireFormat::of_request(None, &self.host, "/").is_some()
+            || self.gateway.routes_now().is_ok_and(|routes| metered(&routes))
+    }
+
+    async fn refuse_as(&self, mut denial: Denial, id: &RefusalId, counted: Counted) -> Denial {
         // Routes quote the path that they refuse, and nobody has scanned that yet.
         denial.detail = self.gateway.clean(&denial.detail);
         self.ended.store(true, Ordering::Relaxed);
         self.settle();
         let host = self.host.to_string();
-        self.gateway.count(|stats| stats.refuse(&denial, &host, Some(self.port), id));
+        self.gateway.count(|stats| match counted {
+            Counted::AsRefusal => stats.refuse(&denial, &host, Some(self.port), id),
+            Counted::AsWebSocket => stats.web_sockets += 1,
+        });
         let learned = self.state.lock().expect("no panic under this lock").learned.take();
         if let Some((reason, flaw, asked)) = learned {
             let connection = LearnedRequest::connection(&self.host, self.port, reason, id);
@@ -271,9 +304,9 @@ impl Exchange {
             .with("method", self.method.clone())
             .with("host", self.host.to_string())
             .with("port", self.port)
-            .with("path", self.path.clone())
+            .with("path", state.sent_path.as_ref().unwrap_or(&self.path).clone())
             .with("http", self.http);
-        if self.path_altered {
+        if self.path_altered || state.sent_path.is_some() {
             event = event.with("path_altered", true);
         }
         match self.git {

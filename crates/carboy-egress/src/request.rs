@@ -9,7 +9,7 @@ use carboy_core::host::Host;
 use carboy_core::route::{HostPermit, RequestFacts, RoutePermit, RouteSet};
 use carboy_core::verdict::{Denial, Reason};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, request};
+use http::{Method, Request, Uri, request};
 use hyper::body::Incoming;
 
 use crate::connection::Flow;
@@ -41,6 +41,8 @@ pub(crate) struct Routed {
     pub(crate) permit: HostPermit,
     pub(crate) route: RoutePermit,
     pub(crate) exchange: Arc<Exchange>,
+    /// The path as the bottle spelled it, where that is not the one in `head`, which is the one that is sent.
+    pub(crate) asked: Option<String>,
 }
 
 impl Intercepted {
@@ -66,7 +68,7 @@ impl Intercepted {
 
     /// Asks the routes for this request.
     pub(crate) fn route(self, routes: &RouteSet) -> Result<Routed, Denial> {
-        let Intercepted { head, body, permit, exchange } = self;
+        let Intercepted { mut head, body, permit, exchange } = self;
         let headers: Vec<(&str, &[u8])> =
             head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         let facts = RequestFacts {
@@ -79,9 +81,22 @@ impl Intercepted {
             let nearest = routes.nearest(permit.host(), permit.port(), Some(&facts));
             exchange.missed(&nearest.map(|nearest| nearest.misfits).unwrap_or_default());
         })?;
-        exchange.routed(&route);
-        Ok(Routed { head, body, permit, route, exchange })
+        exchange.routed(&route, head.uri.path());
+        // From here on there is one path, the one that was judged: what came could be another path to the server that
+        // it goes to, and a secret split over `a/x/../b` would be whole there alone.
+        let asked = (head.uri.path() != route.path()).then(|| head.uri.path().to_owned());
+        head.uri = target(route.path(), head.uri.query())?;
+        Ok(Routed { head, body, permit, route, exchange, asked })
     }
+}
+
+/// A request line's target.
+pub(crate) fn target(path: &str, query: Option<&str>) -> Result<Uri, Denial> {
+    let target = match query {
+        Some(query) => format!("{path}?{query}").parse(),
+        None => path.parse(),
+    };
+    target.map_err(|_| Denial::new(Reason::HostInvalid, "the target is not a path"))
 }
 
 /// Exactly one target, and it is the host that this connection was opened to.

@@ -22,8 +22,10 @@ pub struct GatewayStats {
     pub bytes_out: u64,
     /// Response body bytes that came in, decoded.
     pub bytes_in: u64,
-    /// Refusals by reason.
+    /// Refusals and failures by reason.
     pub refusals: BTreeMap<Reason, RefusalStats>,
+    /// WebSocket attempts at a model's interface, answered with 426: its client goes on over HTTP. None of the refusals.
+    pub web_sockets: u64,
     /// Findings by rule name.
     pub findings: BTreeMap<String, u64>,
 }
@@ -51,6 +53,20 @@ pub struct RefusalSample {
 }
 
 impl GatewayStats {
+    /// How much was refused; what merely failed is not in it.
+    pub fn refused(&self) -> u64 {
+        self.total(|reason| !reason.is_failure())
+    }
+
+    /// How much failed without anybody's having forbidden it.
+    pub fn failed(&self) -> u64 {
+        self.total(Reason::is_failure)
+    }
+
+    fn total(&self, counts: impl Fn(Reason) -> bool) -> u64 {
+        self.refusals.iter().filter(|(reason, _)| counts(**reason)).map(|(_, refusals)| refusals.count).sum()
+    }
+
     pub(crate) fn refuse(&mut self, denial: &Denial, host: &str, port: Option<u16>, id: &RefusalId) {
         let stats = self.refusals.entry(denial.reason).or_default();
         stats.count += 1;

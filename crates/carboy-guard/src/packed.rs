@@ -2,13 +2,14 @@
 //!
 //! A region begins at its magic bytes and is unpacked as it streams by, into a scanner of its own. A byte of it leaves
 //! only when what it unpacks to is cleared. A match inside cannot be overwritten: it stops the stream. Data that turn
-//! out to be something else are let go, having been scanned as they are all along.
+//! out to be something else are let go, having been scanned as they are all along. Two bytes are enough to begin zlib
+//! data, and stand in any picture: so only a region whose first piece could be unpacked counts as one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
 
 use aho_corasick::{AhoCorasick, Input, MatchKind, Span, packed};
-use carboy_core::finding::{Detector, Finding, Severity};
+use carboy_core::finding::{Detector, Finding, Location, Severity};
 
 use crate::detectors::Detectors;
 use crate::inflate::{Coding, DecodedMax, Inflate, is_zlib_header};
@@ -16,7 +17,8 @@ use crate::stream::{Mode, ScanPlan, StreamScanner};
 use crate::view::More;
 use crate::window::Window;
 
-/// Regions open at the same time; a magic number beyond them stops the stream, since nobody would look inside.
+/// Regions that stood their first piece, open at the same time; one beyond them stops the stream, since nobody would
+/// look inside.
 const REGIONS_MAX: usize = 8;
 /// Most bytes that all regions of one scanner unpack to.
 const UNPACKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -61,6 +63,18 @@ struct Region {
     unpacked: u64,
     released: u64,
     closed_at: Option<u64>,
+    standing: Standing,
+}
+
+/// What a region's first piece said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is not complete, or it was no packed data.
+    Doubtful,
+    /// It could be unpacked, and more follows.
+    Sound,
+    /// As before, and there was room for it.
+    Counted,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,8 +102,8 @@ impl PackedScan {
         window: &Window<'_>,
     ) -> (u64, Option<InnerStop>) {
         let mut stop: Option<InnerStop> = None;
-        for region in &mut self.regions {
-            earlier(&mut stop, region.advance(window, &mut self.unpacked, plan));
+        for at in 0..self.regions.len() {
+            earlier(&mut stop, self.advance_one(at, window, plan));
         }
         let settled = match window.more {
             More::Open => window.end().saturating_sub(MAGIC_BYTES_MAX as u64 - 1),
@@ -102,21 +116,41 @@ impl PackedScan {
             };
             self.cursor = at + 1;
             self.regions.retain(|region| region.closed_at.is_none_or(|closed| closed > at));
-            if self.regions.len() == REGIONS_MAX {
-                earlier(&mut stop, unscannable(plan, at, at + MAGIC_BYTES_MAX as u64, "too many packed regions"));
-                continue;
-            }
-            let mut region = Region::new(detectors, plan, self.depth, at, kind, form);
-            earlier(&mut stop, region.advance(window, &mut self.unpacked, plan));
-            self.regions.push(region);
+            self.regions.push(Region::new(detectors, plan, self.depth, at, kind, form));
+            earlier(&mut stop, self.advance_one(self.regions.len() - 1, window, plan));
         }
         let open = self.regions.iter().filter(|region| region.closed_at.is_none());
         let hold = open.map(|region| region.released).min().unwrap_or(window.end()).min(self.cursor.max(window.base));
         (hold, stop)
     }
-}
 
-impl PackedScan {
+    fn advance_one(&mut self, at: usize, window: &Window<'_>, plan: &ScanPlan) -> Option<InnerStop> {
+        let region = &mut self.regions[at];
+        let mut stop = region.advance(window, &mut self.unpacked, plan);
+        if region.standing == Standing::Sound {
+            region.standing = Standing::Counted;
+            let (start, sound_at) = (region.start, region.start + PIECE_BYTES);
+            let open = |other: &&Region| {
+                other.start < start
+                    && other.standing == Standing::Counted
+                    && other.closed_at.is_none_or(|closed| closed > sound_at)
+            };
+            if self.regions.iter().filter(open).count() >= REGIONS_MAX {
+                let region = &mut self.regions[at];
+                region.closed_at = Some(sound_at);
+                region.standing = Standing::Doubtful;
+                earlier(&mut stop, unscannable(plan, start, sound_at, Over::Count));
+            }
+        }
+        stop
+    }
+
+    /// From here on bytes are held back even when the stream pauses, see [`StreamScanner::release`].
+    pub(crate) fn guarded(&self, plan: &ScanPlan) -> u64 {
+        let open = self.regions.iter().filter(|region| region.closed_at.is_none());
+        open.map(|region| region.guarded(plan)).min().unwrap_or(u64::MAX)
+    }
+
     /// The first match in what the open regions unpack to so far.
     pub(crate) fn conclude(&mut self, plan: &ScanPlan, window: &Window<'_>) -> Option<Finding> {
         let unpacked = &mut self.unpacked;
@@ -132,23 +166,46 @@ fn earlier(stop: &mut Option<InnerStop>, other: Option<InnerStop>) {
     }
 }
 
+/// The limit that was reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// Regions at the same time: nobody has so many but to hide one.
+    Count,
+    /// What all of them unpack to.
+    Size,
+    /// What one of them holds back.
+    Held,
+}
+
+impl Over {
+    fn words(self) -> &'static str {
+        match self {
+            Over::Count => "too many packed regions",
+            Over::Size => "packed data unpack to more than the limit",
+            Over::Held => "packed data cannot be unpacked as they stream by",
+        }
+    }
+}
+
 /// Over a limit: outbound the stream stops, inbound the region is let go.
-fn unscannable(plan: &ScanPlan, start: u64, confirmed: u64, reason: &str) -> Option<InnerStop> {
-    use carboy_core::finding::Location as At;
+fn unscannable(plan: &ScanPlan, start: u64, confirmed: u64, over: Over) -> Option<InnerStop> {
+    use Location as At;
     let detector = plan.detectors.first().copied().unwrap_or(Detector::KnownSecrets);
     let finding = Finding {
         detector,
         rule: "packed_unscannable".to_owned(),
         severity: Severity::Block,
-        reason: format!("{reason}: send it plain or with a Content-Encoding"),
+        reason: format!("{}: send it plain or with a Content-Encoding", over.words()),
         location: plan.location,
         span: start..confirmed,
         form: "",
         fingerprint: None,
     };
     match plan.location {
-        // A port carries any protocol: what cannot be looked into is nothing unusual there.
-        At::ResponseBody | At::ResponseHeader | At::PortStream => None,
+        At::ResponseBody | At::ResponseHeader => None,
+        // A port carries any protocol: what is too large to be looked into is nothing unusual there.
+        At::PortStream if over != Over::Count => None,
+        At::PortStream => Some(InnerStop { confirmed, finding }),
         At::RequestLine | At::RequestHeader | At::RequestBody | At::DnsName | At::File => {
             Some(InnerStop { confirmed, finding })
         }
@@ -158,15 +215,29 @@ fn unscannable(plan: &ScanPlan, start: u64, confirmed: u64, reason: &str) -> Opt
 /// Longest beginning that is looked at to tell a region, in bytes.
 const MAGIC_BYTES_MAX: usize = 6;
 
+/// What regions begin with: gzip, zstd, both of them in base64, zlib as the usual encoders write it, and in base64.
+const MAGICS: [&[u8]; 12] = [
+    b"\x1f\x8b\x08",
+    b"\x28\xb5\x2f\xfd",
+    b"H4sI",
+    b"KLUv",
+    b"\x78\x01",
+    b"\x78\x5e",
+    b"\x78\x9c",
+    b"\x78\xda",
+    b"eJ",
+    b"eN",
+    b"eF",
+    b"eA",
+];
+
 /// The next magic number that begins in `from..to`.
 fn next_magic(window: &Window<'_>, from: u64, to: u64) -> Option<(u64, Kind, &'static str)> {
     static SEARCH: LazyLock<AhoCorasick> = LazyLock::new(|| {
-        let magics: [&[u8]; 8] = [b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"H4sI", b"KLUv", b"eJ", b"eN", b"eF", b"eA"];
-        AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(magics).expect("short literals")
+        AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(MAGICS).expect("short literals")
     });
     static PACKED: LazyLock<Option<packed::Searcher>> = LazyLock::new(|| {
-        let magics: [&[u8]; 8] = [b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"H4sI", b"KLUv", b"eJ", b"eN", b"eF", b"eA"];
-        packed::Searcher::new(magics)
+        packed::Searcher::new(MAGICS)
     });
     if from == 0
         && let [first, second, ..] = *window.data
@@ -198,6 +269,9 @@ fn magic(data: &[u8], before: Option<u8>) -> Option<(Kind, &'static str)> {
     match *data {
         [0x1f, 0x8b, 8, flags, ..] if flags & 0xe0 == 0 => Some((Kind::Raw(Coding::Gzip), "gzip")),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Some((Kind::Raw(Coding::Zstd), "zstd")),
+        [0x78, 0x01 | 0x5e | 0x9c | 0xda, ref deflate @ ..] if may_be_deflate(deflate) => {
+            Some((Kind::Raw(Coding::Deflate), "zlib"))
+        }
         [b'H', b'4', b's', b'I', ..] if free => Some((Kind::Base64(Coding::Gzip), "gzip_base64")),
         [b'K', b'L', b'U', b'v', b'/' | b'_', b'Q'..=b'T', ..] if free => {
             Some((Kind::Base64(Coding::Zstd), "zstd_base64"))
@@ -211,6 +285,25 @@ fn magic(data: &[u8], before: Option<u8>) -> Option<(Kind, &'static str)> {
             Some((Kind::Base64(Coding::Deflate), "zlib_base64"))
         }
         _ => None,
+    }
+}
+
+/// A cheap look at the first bytes of DEFLATE data (RFC 1951 3.2.3 to 3.2.7), for two bytes are soon there by chance: what
+/// is refused here, the decoder would refuse at the same place.
+fn may_be_deflate(data: &[u8]) -> bool {
+    let [first, second, third, fourth, ..] = *data else { return true };
+    match first >> 1 & 3 {
+        // Stored: a length, and the same turned over.
+        0 => fourth == !second && data.get(4).is_none_or(|fifth| *fifth == !third),
+        // Fixed codes: nothing can be repeated yet, so the first is a literal's (or the end's).
+        1 => {
+            let code = (u16::from(first) >> 3 | u16::from(second) << 5) as u8;
+            let code = code.reverse_bits();
+            code >> 1 == 0 || (0x30..0xc0).contains(&code) || code >= 0xc8
+        }
+        // Codes of its own: at most 286 for lengths, 30 for distances.
+        2 => first >> 3 <= 29 && second & 0x1f <= 29,
+        _ => false,
     }
 }
 
@@ -249,6 +342,7 @@ impl Region {
             unpacked: 0,
             released: start,
             closed_at: None,
+            standing: Standing::Doubtful,
         }
     }
 
@@ -269,8 +363,26 @@ impl Region {
                 self.closed_at = Some(self.at);
                 return stop;
             }
+            if self.closed_at.is_none() && self.standing == Standing::Doubtful {
+                self.standing = Standing::Sound;
+            }
         }
         None
+    }
+
+    /// From here on bytes unpack to more than the first few characters of a known secret. A zstd decoder shows nothing
+    /// of a block before all of it is there: in an answer such a region waits for its end; a port's dialogue cannot.
+    fn guarded(&self, plan: &ScanPlan) -> u64 {
+        let (Kind::Raw(coding) | Kind::Base64(coding)) = self.kind;
+        if coding == Coding::Zstd && plan.location != Location::PortStream {
+            return self.released;
+        }
+        let to = self.inner.releasable_to();
+        if to >= self.unpacked {
+            return u64::MAX;
+        }
+        let before = self.marks.iter().take_while(|(_, unpacked)| *unpacked < to).last();
+        before.map_or(self.released, |(source, _)| *source)
     }
 
     /// Unpacks what is at hand, be it less than a piece, and decides about it.
@@ -326,7 +438,7 @@ impl Region {
             sink.clear();
             if *budget > UNPACKED_BYTES_MAX {
                 self.closed_at = Some(self.at);
-                return unscannable(plan, self.start, self.at, "packed data unpack to more than the limit");
+                return unscannable(plan, self.start, self.at, Over::Size);
             }
             match step {
                 Err(_) => over = More::Ended,
@@ -345,7 +457,7 @@ impl Region {
         self.release();
         if self.at - self.released > HELD_BYTES_MAX {
             self.closed_at = Some(self.at);
-            return unscannable(plan, self.start, self.at, "packed data cannot be unpacked as they stream by");
+            return unscannable(plan, self.start, self.at, Over::Held);
         }
         None
     }

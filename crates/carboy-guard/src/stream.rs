@@ -65,6 +65,8 @@ pub struct StreamScanner {
     findings: Vec<Finding>,
     dropped: u64,
     stopped: Option<Stopped>,
+    /// Up to here packed regions were looked into as they are, because the stream paused.
+    settled: u64,
 }
 
 /// Bytes to be overwritten when they leave.
@@ -105,6 +107,7 @@ impl StreamScanner {
             findings: Vec::new(),
             dropped: 0,
             stopped: None,
+            settled: 0,
         }
     }
 
@@ -127,10 +130,19 @@ impl StreamScanner {
     }
 
     /// The stream pauses, and somebody may be waiting for what is held back: appends it, but for what is more than the
-    /// first few characters of a known secret. The scanner goes on where it stands: the rest of a match whose
-    /// beginning was given out is still overwritten, or stops the stream.
-    pub fn release(&mut self, out: &mut Vec<u8>) {
+    /// first few characters of a known secret, or unpacks to that. The scanner goes on where it stands: the rest of a
+    /// match whose beginning was given out is still overwritten, or stops the stream. Packed regions are looked into as
+    /// far as they have come, so that a match in one may stop the stream here.
+    pub fn release(&mut self, out: &mut Vec<u8>) -> Result<(), Stopped> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        if let Some(finding) = self.conclude_packed() {
+            return Err(self.stop(finding));
+        }
+        self.settled = self.base + self.buffer.len() as u64;
         self.give(self.releasable_to(), out);
+        Ok(())
     }
 
     /// As [`release`](Self::release), for a stream in which nobody may wait: first decides, in [`Mode::Block`], about
@@ -145,8 +157,7 @@ impl StreamScanner {
         {
             return Err(self.stop(finding));
         }
-        self.release(out);
-        Ok(())
+        self.release(out)
     }
 
     /// The first match in what is at hand, were the stream to end here; the scanner goes on where there is none.
@@ -163,15 +174,29 @@ impl StreamScanner {
             let text = &self.buffer[(found.start - self.base) as usize..(found.end - self.base) as usize];
             return Some(self.detectors.last_finding(found, text, self.plan.location));
         }
+        self.conclude_packed()
+    }
+
+    fn conclude_packed(&mut self) -> Option<Finding> {
+        let window = Window { base: self.base, data: &self.buffer, more: More::Ended, before: self.before };
         self.packed.as_mut().and_then(|packed| packed.conclude(&self.plan, &window))
     }
 
-    /// Bytes that [`release`](Self::release) would append.
+    /// Bytes that [`release`](Self::release) would append, at most: it appends fewer where packed regions that came
+    /// since the last one unpack to a secret's beginning.
     pub fn releasable(&self) -> usize {
-        self.releasable_to().saturating_sub(self.given) as usize
+        let settled = self.settled == self.base + self.buffer.len() as u64;
+        let to = if settled { self.releasable_to() } else { self.known_to() };
+        to.saturating_sub(self.given) as usize
     }
 
-    fn releasable_to(&self) -> u64 {
+    /// How far bytes may be given out at a pause; within a packed region, how far what it unpacks to may.
+    pub(crate) fn releasable_to(&self) -> u64 {
+        let to = self.known_to();
+        self.packed.as_ref().map_or(to, |packed| packed.guarded(&self.plan).min(to))
+    }
+
+    fn known_to(&self) -> u64 {
         let end = self.base + self.buffer.len() as u64;
         self.known.as_ref().map_or(end, |known| known.guarded().min(end))
     }

@@ -261,7 +261,7 @@ impl TokenScan {
 }
 
 /// Tokens do not begin in the middle of a word. The last letter of an escape is none of a word's: in a JSON text a token
-/// at the beginning of a line stands behind `\n`, in a form behind `%0A`.
+/// at the beginning of a line stands behind `\n`, in a form behind `%0A`, in what `grep --color` prints behind `ESC[K`.
 fn bounded(rule: usize, before: &[u8]) -> bool {
     let within: fn(u8) -> bool = match RULES[rule].shape {
         Shape::Pem => return true,
@@ -274,15 +274,40 @@ fn bounded(rule: usize, before: &[u8]) -> bool {
 fn ends_an_escape(before: &[u8]) -> bool {
     let hex = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_hexdigit);
     match before {
-        [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f'] => true,
-        [.., b'%', a, b] => hex(&[*a, *b]),
-        [.., b'\\', b'u', a, b, c, d] => hex(&[*a, *b, *c, *d]),
+        [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f' | b'v' | b'a' | b'e' | b'0'] => true,
+        [.., b'%', a, b] | [.., b'\\', b'x', a, b] if hex(&[*a, *b]) => true,
+        [.., b'\\', b'u', a, b, c, d] if hex(&[*a, *b, *c, *d]) => true,
+        [.., b'\\', b'0'..=b'3', b'0'..=b'7', b'0'..=b'7'] => true,
+        [before @ .., b'@'..=b'~'] => ends_a_control_sequence(before),
+        _ => false,
+    }
+}
+
+/// Is this a terminal's control sequence (ECMA-48 5.4) up to its last letter: ESC, `[`, numbers? The ESC may be written
+/// as JSON, shells, C and forms do.
+fn ends_a_control_sequence(mut before: &[u8]) -> bool {
+    loop {
+        before = match before {
+            [rest @ .., b'0'..=b'9' | b';' | b':' | b'?'] => rest,
+            [rest @ .., b'%', b'3', b'B' | b'b'] => rest,
+            _ => break,
+        };
+    }
+    let before = match before {
+        [rest @ .., b'[', ] | [rest @ .., b'%', b'5', b'B' | b'b'] => rest,
+        _ => return false,
+    };
+    match before {
+        [.., 0x1b] | [.., b'\\', b'e' | b'E'] => true,
+        [.., b'\\', b'u', b'0', b'0', b'1', b'b' | b'B'] => true,
+        [.., b'\\', b'x', b'1', b'b' | b'B'] | [.., b'%', b'1', b'b' | b'B'] => true,
+        [.., b'\\', b'0', b'3', b'3'] => true,
         _ => false,
     }
 }
 
 /// Bytes before a place that can be part of one escape.
-const ESCAPE_BYTES_MAX: usize = 6;
+const ESCAPE_BYTES_MAX: usize = 32;
 
 /// The last bytes before the place from which on bytes are held back: the next window begins there.
 #[derive(Clone, Copy, Default)]

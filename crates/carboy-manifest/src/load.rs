@@ -290,6 +290,13 @@ fn chosen_agent(
         ),
         known => format!("use one of {}", listed(known.iter().map(AgentName::as_str))),
     };
+    // Most who name a bottle here mean that bottle.
+    let bottles = bottle_names(files, places);
+    let fix = match bottles.iter().any(|bottle| bottle.as_str() == name.as_str()) {
+        true => format!("there is a bottle of that name: `--bottle {name}`; or {fix}"),
+        false if bottles.is_empty() => fix,
+        false => format!("{fix}; bottles are named with --bottle: {}", listed(bottles.iter().map(BottleName::as_str))),
+    };
     out.push(Diagnostic::error(Code::NoSuchAgent, format!("there is no agent `{name}`"), fix));
     None
 }

@@ -165,7 +165,8 @@ impl<'a> Shown<'a> {
     /// One line: clients that show anything show this.
     fn message(&self) -> String {
         format!(
-            "carboy refused this: {}. Next: {}. Operator: {}. [{}]",
+            "{}: {}. Next: {}. Operator: {}. [{}]",
+            self.heading(),
             self.happened(),
             self.reason.agent_step(),
             self.reason.operator_step_for(self.id),
@@ -176,13 +177,19 @@ impl<'a> Shown<'a> {
     fn text(&self) -> String {
         let rule = self.rule.map(|rule| format!("rule: {rule}\n")).unwrap_or_default();
         format!(
-            "carboy refused this: {}\nnext: {}\noperator: {}\ncode: {}\n{rule}{}\n",
+            "{}: {}\nnext: {}\noperator: {}\ncode: {}\n{rule}{}\n",
+            self.heading(),
             self.happened(),
             self.reason.agent_step(),
             self.reason.operator_step_for(self.id),
             self.reason.code(),
             self.explain()
         )
+    }
+
+    /// An outage is no refusal: whoever reads "refused" looks for the rule that did it.
+    fn heading(&self) -> &'static str {
+        if self.reason.is_failure() { "carboy could not get it" } else { "carboy refused this" }
     }
 
     /// The command that says more, and names the refusal: the last word in every shape.

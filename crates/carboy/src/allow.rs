@@ -82,7 +82,7 @@ fn named_bottle(args: &AllowArgs) -> Result<String, Failure> {
 fn of_host(host: &HostPattern, args: &AllowArgs) -> NewRoute {
     let only = NewMatch {
         paths: args.path.iter().cloned().map(NewPath::Prefix).collect(),
-        methods: args.method.iter().map(|m| m.to_ascii_uppercase()).collect(),
+        methods: args.method.clone(),
     };
     NewRoute {
         host: host.to_string(),
@@ -146,12 +146,14 @@ fn proposal(run: &RunId, args: &AllowArgs, environment: &Environment) -> Result<
     save::save(&bottle, &routes, save::How::of(args), environment)
 }
 
-/// The person's yes, where there is a person.
+/// The person's yes, or that of `--yes`: where nobody can be asked, nothing is opened.
 fn agreed(yes: bool) -> Result<bool, Failure> {
-    if yes || !terminal::is_interactive() {
+    if yes {
         return Ok(true);
     }
-    terminal::confirm("Open it? [y/N] ").map_err(|e| Failure::new(Exit::Failed, &e))
+    terminal::confirm("Open it? [y/N] ").map_err(|_| {
+        Failure::words(Exit::Refused, "nothing was opened: there is no terminal to ask on; add `--yes`")
+    })
 }
 
 /// Living runs of a bottle, or the one of this id.

@@ -2,6 +2,7 @@
 
 mod audit;
 mod bottle;
+mod values;
 mod watching;
 
 use std::path::PathBuf;
@@ -70,6 +71,9 @@ pub enum Command {
     Man,
     /// Remove what carboy keeps on this machine, after asking
     Uninstall(UninstallArgs),
+    /// Help for a command, as with `--help`
+    #[command(hide = true)]
+    Help(HelpArgs),
     /// The tour's program inside the bottle
     #[command(hide = true)]
     TourAgent,
@@ -277,7 +281,8 @@ pub struct LogsArgs {
 #[command(
     arg_required_else_help = true,
     after_help = "Opening writes to the bottle's file, which living runs take over within a second; with --for it writes \
-                  nothing and ends by itself. The change is shown; at a terminal it is asked about first."
+                  nothing and ends by itself. The change is shown, and a person at a terminal is asked first; without a terminal \
+                  nothing is opened unless --yes is given (exit code 77)."
 )]
 pub struct AllowArgs {
     /// Refusal (x-…): exactly what was refused; host, or *.zone for every name below it; or run (r-…): what it proposes
@@ -287,19 +292,19 @@ pub struct AllowArgs {
     #[arg(long, short = 'b', value_name = "NAME")]
     pub bottle: Option<String>,
     /// Only for so long, in the bottle's living runs: 30s, 10m, 2h, 1d, at most 7d
-    #[arg(long = "for", value_name = "DURATION", value_parser = duration, conflicts_with = "save")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = values::duration, conflicts_with = "save")]
     pub duration: Option<Duration>,
     /// For good, in the bottle's file (as without --for)
     #[arg(long)]
     pub save: bool,
     /// Port [default: the refusal's; for a host 443 and 80]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Vec<u16>,
-    /// Only paths below this prefix [default: the refusal's]
-    #[arg(long, value_name = "PREFIX")]
+    /// Only paths below this prefix, as in /v1 [default: the refusal's]
+    #[arg(long, value_name = "PREFIX", value_parser = values::path_prefix)]
     pub path: Vec<String>,
-    /// Only these methods [default: the refusal's]
-    #[arg(long, value_name = "METHOD")]
+    /// Only these methods, as in GET,POST [default: the refusal's]
+    #[arg(long, value_name = "METHOD", value_delimiter = ',', value_parser = values::method)]
     pub method: Vec<String>,
     /// Allow git clone and fetch
     #[arg(long)]
@@ -331,29 +336,6 @@ pub struct ExplainArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// `30s`, `10m`, `2h`, `1d`, `1h30m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{}` is no duration; write 30s, 10m, 2h or 1d", text.escape_default());
-    let (mut total, mut number) = (0_u64, String::new());
-    for c in text.chars() {
-        if c.is_ascii_digit() {
-            number.push(c);
-            continue;
-        }
-        let seconds = match c {
-            's' => 1,
-            'm' => 60,
-            'h' => 3_600,
-            'd' => 86_400,
-            _ => return Err(wrong()),
-        };
-        let count: u64 = number.parse().map_err(|_| wrong())?;
-        total = count.checked_mul(seconds).and_then(|more| total.checked_add(more)).ok_or_else(wrong)?;
-        number.clear();
-    }
-    if number.is_empty() && total > 0 { Ok(Duration::from_secs(total)) } else { Err(wrong()) }
 }
 
 #[derive(Debug, Args)]
@@ -406,6 +388,13 @@ pub struct UninstallArgs {
     /// Print the list as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct HelpArgs {
+    /// Command, and one of its own
+    #[arg(value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,9 +1,15 @@
-//! `carboy check`: every bottle, every agent and the settings, with every error at its place.
+//! `carboy check`: every bottle, every agent and the settings, with every error at its place; and what one of them would
+//! give, as a page.
+//!
+//! *Must never* print a secret's value, or run a command to get one.
+
+mod page;
+mod secrets;
 
 use std::fmt::Write as _;
 
 use carboy_control::disk::DiskFiles;
-use carboy_manifest::{Request, check as check_files};
+use carboy_manifest::{CheckReport, Request, check as check_files};
 
 use crate::args::CheckArgs;
 use crate::environment::Environment;
@@ -15,10 +21,19 @@ pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure>
     let places = environment.places.clone();
     let request = Request { agent: args.agent.clone(), bottles: args.bottles.clone(), places };
     let report = check_files(&DiskFiles, &request);
+    let needed = match (&report.effective, args.agent.is_some() || !args.bottles.is_empty()) {
+        (Some(effective), _) => secrets::of_one(effective, environment),
+        (None, false) => secrets::of_all(&report, environment),
+        (None, true) => Vec::new(),
+    };
     let code = if report.ok { 0 } else { Exit::Config as u8 };
     if args.json {
-        let text = serde_json::to_string(&report).map_err(|e| Failure::new(Exit::Failed, &e))?;
-        print(format!("{text}\n").as_bytes())?;
+        let failed = |e: serde_json::Error| Failure::new(Exit::Failed, &e);
+        let mut whole = serde_json::to_value(&report).map_err(failed)?;
+        if let Some(object) = whole.as_object_mut() {
+            object.insert("secrets".into(), serde_json::to_value(&needed).map_err(failed)?);
+        }
+        print(format!("{whole}\n").as_bytes())?;
         return Ok(code);
     }
     let palette = Palette::stdout();
@@ -28,26 +43,32 @@ pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure>
         let _ = writeln!(out, "{diagnostic}");
     }
     if let Some(effective) = &report.effective {
-        let _ =
-            writeln!(out, "{}", serde_json::to_string_pretty(effective).map_err(|e| Failure::new(Exit::Failed, &e))?);
+        out.push_str(&page::page(effective, &needed, palette));
     }
-    let (count, broken) = (report.files.len(), report.files.iter().filter(|file| !file.ok).count());
-    let files = if count == 1 { "file" } else { "files" };
-    if count == 0 {
-        let places = &environment.places;
-        let at = places.bottles().join("NAME.md");
+    out.push_str(&secrets::told(&needed, palette));
+    if report.files.is_empty() {
+        let at = environment.places.bottles().join("NAME.md");
         eprintln!("nothing is there to check yet: write a bottle, {}", at.display());
     }
-    let _ = match report.ok {
-        true => writeln!(out, "{}: {count} {files} checked", palette.good("valid")),
-        false => {
-            let errors = match report.diagnostics.error_count() {
-                1 => "1 error".to_owned(),
-                errors => format!("{errors} errors"),
-            };
-            writeln!(out, "{} in {broken} of {count} {files}", palette.bad(&errors))
-        }
-    };
+    out.push_str(&verdict(&report, palette));
     print(out.as_bytes())?;
     Ok(code)
+}
+
+/// The last line.
+fn verdict(report: &CheckReport, palette: Palette) -> String {
+    let (count, broken) = (report.files.len(), report.files.iter().filter(|file| !file.ok).count());
+    let files = if count == 1 { "file" } else { "files" };
+    if report.ok {
+        return format!("{}: {count} {files} checked\n", palette.good("valid"));
+    }
+    let errors = match report.diagnostics.error_count() {
+        1 => "1 error".to_owned(),
+        errors => format!("{errors} errors"),
+    };
+    match broken {
+        // Files are as they should be; what was asked for is not.
+        0 => format!("{} in what was asked for; {count} {files} checked\n", palette.bad(&errors)),
+        broken => format!("{} in {broken} of {count} {files}\n", palette.bad(&errors)),
+    }
 }

@@ -163,10 +163,20 @@ pub fn stay(line: &Line, input: Input) -> io::Result<Left> {
     }
     if raw.is_some() {
         // Nothing can be done about a terminal that has gone away.
-        let _ = io::stdout().write_all(&follow.leave()).and_then(|()| io::stdout().flush());
+        let mut last = follow.leave();
+        if matches!(left, Ok(Left::ByHand)) {
+            last.extend(below_the_picture());
+        }
+        let _ = io::stdout().write_all(&last).and_then(|()| io::stdout().flush());
     }
     drop(raw);
     left
+}
+
+/// To where nothing of a program's picture stands: it goes on without this terminal, and its cursor may be anywhere.
+fn below_the_picture() -> Vec<u8> {
+    let (rows, _) = terminal::window();
+    format!("\x1b[{rows};1H\r\n\x1b[J").into_bytes()
 }
 
 fn show(line: &Line, follow: &mut Follow) -> io::Result<Left> {

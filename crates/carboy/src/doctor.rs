@@ -8,24 +8,25 @@ use carboy_control::setup::agents::{InstalledAgent, installed};
 use crate::args::JsonFlag;
 use crate::environment::Environment;
 use crate::print;
-use crate::report::{Exit, Failure, Palette, printable};
+use crate::report::{self, Exit, Failure, Palette, printable};
 
 /// Looks and says.
 pub fn doctor(args: &JsonFlag, environment: &Environment) -> Result<u8, Failure> {
-    let report = probe(&environment.home.root().join("state"));
+    let host = probe(&environment.home.root().join("state"));
     let agents = installed(&environment.surroundings());
-    let code = if report.tier.is_some() { 0 } else { Exit::HostNotCapable as u8 };
+    let code = if host.tier.is_some() { 0 } else { Exit::HostNotCapable as u8 };
     if args.json {
-        let findings: Vec<_> = report
+        let findings: Vec<_> = host
             .findings
             .iter()
             .map(|f| serde_json::json!({"topic": f.topic.to_string(), "standing": word(f.standing), "seen": f.seen, "fix": f.fix}))
             .collect();
-        let tier = report.tier.map(|t| format!("{t:?}"));
+        let tier = host.tier.map(|t| format!("{t:?}"));
         print(format!("{}\n", serde_json::json!({"tier": tier, "findings": findings, "agents": agents})).as_bytes())?;
     } else {
         let palette = Palette::stdout();
-        print(format!("{}{}", render(&report, palette), render_agents(&agents, palette)).as_bytes())?;
+        let told = format!("{}{}", render(&host, palette), render_agents(&agents, palette));
+        print(report::wrapped(&told, report::columns(std::io::stdout())).as_bytes())?;
     }
     Ok(code)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_control::home::Home;
+use carboy_control::host_programs::{self, Fence, Program};
 use carboy_control::operator;
 use carboy_control::setup::Surroundings;
 use carboy_control::vault::Lookup;
@@ -15,16 +16,37 @@ use carboy_manifest::Places;
 use crate::report::{Exit, Failure};
 
 /// Environment variables and commands of this host.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HostLookup;
+#[derive(Clone, Debug)]
+pub struct HostLookup {
+    fence: Fence,
+}
+
+impl HostLookup {
+    /// Programs are found wherever the person finds them by an absolute path.
+    pub fn new() -> HostLookup {
+        HostLookup::outside(&[])
+    }
+
+    fn outside(never: &[PathBuf]) -> HostLookup {
+        HostLookup { fence: Fence::new(&|name| std::env::var_os(name), never) }
+    }
+}
 
 impl Lookup for HostLookup {
     fn variable(&self, name: &str) -> Option<OsString> {
         std::env::var_os(name)
     }
 
+    fn find(&self, name: &str) -> Result<Program, String> {
+        self.fence.find(name).map_err(|e| e.to_string())
+    }
+
     fn command(&self, argv: &[String], wait_max: Duration) -> Result<Vec<u8>, String> {
-        carboy_control::host_command(argv, wait_max)
+        host_programs::command(&self.fence, argv, wait_max)
+    }
+
+    fn fenced(&self, never: &[PathBuf]) -> Arc<dyn Lookup> {
+        Arc::new(HostLookup::outside(never))
     }
 }
 
@@ -52,7 +74,7 @@ impl Environment {
         let runtime = runtime.filter(|_| root == user_home.join(".carboy"));
         let home = Home::open(&root, runtime.as_deref()).map_err(|e| Failure::new(Exit::Failed, &e))?;
         let places = Places { carboy_home: home.root().to_owned(), home: user_home, cwd };
-        Ok(Environment { home, places, lookup: Arc::new(HostLookup) })
+        Ok(Environment { home, places, lookup: Arc::new(HostLookup::new()) })
     }
 
     /// The host as `carboy init` looks at it, from this directory.

@@ -3,18 +3,17 @@
 use std::fmt::Write as _;
 
 use carboy_control::disk::DiskFiles;
-use carboy_control::explain::{Allow, Explanation, Now, explain as explained};
-use carboy_control::grants::GrantView;
+use carboy_control::explain::{Allow, Explanation, Lasting, Now, explain as explained};
 use carboy_control::log::SEARCH_BYTES_MAX;
 use carboy_control::refusal::{Asked, Refusal, look_up};
-use carboy_control::registry;
+use carboy_control::registry::{self, Answer};
 use carboy_core::ids::RefusalId;
 
 use crate::args::ExplainArgs;
 use crate::audit::failed;
 use crate::environment::Environment;
 use crate::print;
-use crate::report::{Exit, Failure, Palette, printable};
+use crate::report::{self, Exit, Failure, Palette, printable};
 
 /// Explains one refusal.
 pub fn explain(args: &ExplainArgs, environment: &Environment) -> Result<u8, Failure> {
@@ -27,8 +26,14 @@ pub fn explain(args: &ExplainArgs, environment: &Environment) -> Result<u8, Fail
     let all: Vec<Explanation> = refusals
         .into_iter()
         .map(|refusal| {
-            let grants = grants_of(&refusal, environment);
-            explained(refusal, &DiskFiles, &environment.places, &grants)
+            let living = living(&refusal, environment);
+            let grants: Vec<_> = living.iter().flat_map(|run| run.grants.iter().cloned()).collect();
+            let mut one = explained(refusal, &DiskFiles, &environment.places, &grants);
+            if let (Allow::By(commands), true) = (&mut one.allow, living.is_empty()) {
+                // What opens something in living runs would fail where none lives.
+                commands.retain(|command| command.lasting == Lasting::ForGood);
+            }
+            one
         })
         .collect();
     if args.json {
@@ -44,7 +49,7 @@ pub fn explain(args: &ExplainArgs, environment: &Environment) -> Result<u8, Fail
     }
     let palette = Palette::stdout();
     let pages: Vec<String> = all.iter().map(|one| page(one, palette)).collect();
-    print(pages.join("\n").as_bytes())
+    print(report::wrapped(&pages.join("\n"), report::columns(std::io::stdout())).as_bytes())
 }
 
 /// The refusals of this id, the latest first; a failure when there is none.
@@ -61,12 +66,11 @@ pub fn found(id: &RefusalId, environment: &Environment) -> Result<Vec<Refusal>, 
     })
 }
 
-/// What is open for a while in living runs of its bottle.
-fn grants_of(refusal: &Refusal, environment: &Environment) -> Vec<GrantView> {
+/// The runs of its bottle that live.
+fn living(refusal: &Refusal, environment: &Environment) -> Vec<Answer> {
     // Not to know them makes the answer narrower, never wider.
     let runs = registry::live_runs(&environment.home).unwrap_or_default();
-    let of_bottle = runs.into_iter().filter(|run| Some(&run.record.bottle) == refusal.bottle.as_ref());
-    of_bottle.flat_map(|run| run.grants).collect()
+    runs.into_iter().filter(|run| Some(&run.record.bottle) == refusal.bottle.as_ref()).collect()
 }
 
 fn page(one: &Explanation, palette: Palette) -> String {
@@ -106,7 +110,7 @@ fn page(one: &Explanation, palette: Palette) -> String {
                 line("nearest", printable(&format!("route {}; what does not fit: {misfit}", near.route)));
             }
         }
-        Now::Unknown { why } => line("now", palette.warn(&printable(why))),
+        Now::Unknown { why, route: _ } => line("now", palette.warn(&printable(why))),
     }
     match &one.allow {
         Allow::By(commands) => {
@@ -129,6 +133,9 @@ fn asked(asked: &Asked) -> String {
             let git = git.as_ref().map(|git| format!(", git {git}")).unwrap_or_default();
             let altered = if *path_altered { " (shortened, or something was taken out)" } else { "" };
             format!("{method} {path} on {host} port {port}{git}{altered}")
+        }
+        Asked::Port { way, inside, outside } => {
+            format!("a connection through `{way}`: port {inside} inside and {outside} outside")
         }
     }
 }

@@ -10,6 +10,7 @@ use carboy_control::registry;
 use carboy_control::session::{escapes, kept};
 use carboy_core::audit::Entry;
 use carboy_core::ids::{BottleName, RunId};
+use carboy_core::verdict::Reason;
 
 use crate::args::LogsArgs;
 use crate::audit::failed;
@@ -57,9 +58,10 @@ pub fn logs(args: &LogsArgs, environment: &Environment) -> Result<u8, Failure> {
     crate::audit::show(&answer.entries, args.json)
 }
 
-/// Does it go out as `--refused` shows it?
+/// Does it go out as `--refused` shows it? What carboy could not get was refused by nobody.
 fn is_refusal(entry: &Entry) -> bool {
-    !matches!(entry.text("result"), Some("allowed" | "done"))
+    let reason = entry.detail("reason").and_then(|reason| reason.as_str()).and_then(Reason::from_code);
+    !matches!(entry.text("result"), Some("allowed" | "done")) && !reason.is_some_and(Reason::is_failure)
 }
 
 /// The run of this name, or the latest of the bottle of this name, or the latest of all: live or ended.

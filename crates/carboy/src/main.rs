@@ -91,9 +91,20 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Audit(args) => audit::audit(args, &environment()?),
         Command::Bottle(command) => bottle::bottle(command, &environment()?),
         Command::Check(args) => check::check(&args, &environment()?),
+        Command::Help(args) => help(&args.command),
         Command::Completions(args) => print(&completions_of(args.shell)),
         Command::Man => print(&man_page()?),
         Command::Uninstall(args) => uninstall::uninstall(&args, &environment()?),
+    }
+}
+
+/// `carboy help run` is `carboy run --help`.
+fn help(command: &[String]) -> Result<u8, Failure> {
+    let words = ["carboy"].into_iter().chain(command.iter().map(String::as_str)).chain(["--help"]);
+    match args::command().try_get_matches_from(words) {
+        Err(said) => said.exit(),
+        // `--help` always ends the reading of arguments.
+        Ok(_) => Ok(0),
     }
 }
 

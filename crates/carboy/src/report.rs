@@ -1,5 +1,7 @@
 //! How things are said to a person: errors with their causes and the next step, entries of the log, tables.
 
+mod fit;
+
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 
@@ -8,6 +10,8 @@ use carboy_control::propose::Proposed;
 use carboy_core::audit::Entry;
 use carboy_core::ports::Clock;
 use carboy_core::verdict::Reason;
+
+pub use fit::{Side, columns, table, wrapped};
 
 /// How a command ended when it did not do what was asked. The codes are documented in `carboy run --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +145,9 @@ pub fn printable(text: &str) -> String {
 /// One entry of the log as a line for people.
 pub fn entry_line(entry: &Entry, palette: Palette) -> String {
     let text = |name| entry.text(name).unwrap_or("-");
-    let result = text("result");
+    let reason = entry.detail("reason").and_then(|r| r.as_str());
+    let failed = reason.and_then(Reason::from_code).is_some_and(Reason::is_failure);
+    let result = if failed { "failed" } else { text("result") };
     let painted = match result {
         "allowed" | "done" => palette.good(&format!("{result:<8}")),
         "denied" | "blocked" | "failed" => palette.bad(&format!("{result:<8}")),
@@ -149,7 +155,7 @@ pub fn entry_line(entry: &Entry, palette: Palette) -> String {
     };
     let time = entry_time(text("timestamp"));
     let mut line = format!("{} {painted} {:<8} {}", palette.faint(&time), text("event_type"), printable(&what(entry)),);
-    if let Some(reason) = entry.detail("reason").and_then(|r| r.as_str()) {
+    if let Some(reason) = reason {
         let _ = write!(line, "  {}", palette.bad(&printable(reason)));
         if let Some(reason) = Reason::from_code(reason) {
             let _ = write!(line, " {}", palette.faint(&format!("({})", reason.what())));

@@ -10,7 +10,7 @@ use carboy_control::home::Home;
 use carboy_control::image::ImageError;
 use carboy_control::registry::{self, RunRecord};
 use carboy_control::session::{First, Keep, Streaming};
-use carboy_control::summary::{Ended, Summary};
+use carboy_control::summary::{Ended, RefusedKind, Summary};
 use carboy_control::supervisor::{self, Learning, RunError, RunRequest};
 use carboy_control::workspace::WorkspaceError;
 use carboy_core::ids::{BottleName, RunId};
@@ -82,16 +82,19 @@ async fn here(args: RunArgs, mut environment: Environment) -> Result<u8, Failure
 
 /// The end for the person.
 pub fn tell_end(summary: &Summary, record: &RunRecord, quiet: bool) {
-    if !quiet {
-        eprint!("{}{}", render(summary, Palette::stderr()), allow::proposed_diff(summary));
-    }
     if let Ended::NotStarted(code) = summary.ended {
+        // Nothing ran: the error is the whole story.
         eprint!("{}", not_started(&record.command[0], code, Palette::stderr()));
         if code == NOT_FOUND {
             for line in task::where_it_is(&record.command[0], &record.workdir) {
                 eprintln!("{} {line}", Palette::stderr().strong("hint:"));
             }
         }
+        return;
+    }
+    if !quiet {
+        let told = report::wrapped(&render(summary, Palette::stderr()), report::columns(std::io::stderr()));
+        eprint!("{told}{}", allow::proposed_diff(summary));
     }
 }
 
@@ -367,8 +370,13 @@ pub fn render(summary: &Summary, palette: Palette) -> String {
         report::bytes(summary.bytes_out),
         report::bytes(summary.bytes_in)
     );
-    for refused in &summary.refusals {
-        let _ = writeln!(out, "  refused    {} × {}: {}", refused.count, palette.bad(&refused.reason), refused.what);
+    let of_kind = |kind| summary.refusals.iter().filter(move |refused| refused.kind == kind);
+    for refused in of_kind(RefusedKind::Refused).chain(of_kind(RefusedKind::Failed)) {
+        let label = match refused.kind {
+            RefusedKind::Refused => "refused",
+            RefusedKind::Failed => "failed",
+        };
+        let _ = writeln!(out, "  {label:<10} {} × {}: {}", refused.count, palette.bad(&refused.reason), refused.what);
         for example in &refused.examples {
             let _ = writeln!(out, "             {}", printable(&example.detail_or_host()));
             let (label, command) = match &example.allow {
@@ -380,6 +388,12 @@ pub fn render(summary: &Summary, palette: Palette) -> String {
         if refused.examples.iter().all(|e| e.allow.is_none()) {
             let _ = writeln!(out, "               {} {}", palette.faint("next:"), refused.next);
         }
+    }
+    if summary.web_sockets > 0 {
+        let attempts = if summary.web_sockets == 1 { "attempt" } else { "attempts" };
+        let note =
+            format!("{} WebSocket {attempts} answered with 426: its client goes on over HTTP", summary.web_sockets);
+        let _ = writeln!(out, "  note       {}", palette.faint(&note));
     }
     for port in &summary.ports {
         let _ = writeln!(out, "  {:<10} {}", port.key, report::port(port));
@@ -418,7 +432,11 @@ pub fn failure(error: RunError) -> Failure {
         RunError::Launch(_) => {
             Failure::new(Exit::HostNotCapable, &error).hint("`carboy doctor` says what this machine can give")
         }
-        RunError::Vault(_) | RunError::Secret(_) => Failure::new(Exit::Config, &error),
+        RunError::Vault(secret) => {
+            let failure = Failure::new(Exit::Config, &error);
+            secret.next_step().into_iter().fold(failure, |failure, step| failure.hint(crate::report::printable(&step)))
+        }
+        RunError::Secret(_) => Failure::new(Exit::Config, &error),
         RunError::Image(ImageError::Refused { .. }) => Failure::new(Exit::Refused, &error),
         RunError::Image(ImageError::Interrupted) => Failure::new(Exit::Failed, &error),
         RunError::Image(_) => Failure::new(Exit::Config, &error),

@@ -9,7 +9,7 @@ use carboy_core::ports::Clock;
 
 use crate::args::{PsArgs, StopArgs};
 use crate::environment::Environment;
-use crate::report::{self, Exit, Failure, Palette, printable};
+use crate::report::{self, Exit, Failure, Palette, Side, printable};
 use crate::{print, watching};
 
 /// How long `stop` waits for an end: the grace, and what it takes to put everything in order.
@@ -23,7 +23,7 @@ fn live(environment: &Environment) -> Result<Vec<Answer>, Failure> {
 pub fn ps(args: &PsArgs, environment: &Environment) -> Result<u8, Failure> {
     let runs = live(environment)?;
     if args.all {
-        return all(&runs, args.json, environment);
+        return all(&runs, args, environment);
     }
     if args.json {
         let text = serde_json::to_string(&runs).map_err(|e| Failure::new(Exit::Failed, &e))?;
@@ -35,37 +35,77 @@ pub fn ps(args: &PsArgs, environment: &Environment) -> Result<u8, Failure> {
     }
     let now = carboy_control::clock::SystemClock.now_ms();
     let palette = Palette::stdout();
-    let mut out = palette.strong(&format!(
-        "{:<11} {:<16} {:<9} {:>9} {:>9} {:>8} {:>10} {:>10}  {}",
-        "RUN", "BOTTLE", "STATE", "UP", "REQUESTS", "REFUSED", "OUT", "IN", "COMMAND"
-    ));
-    out.push('\n');
-    for run in &runs {
+    let window = window(args);
+    let mut head = HEAD.to_vec();
+    if window.is_none() {
+        head.splice(7..7, [("OUT", Side::Right), ("IN", Side::Right)]);
+    }
+    let rows: Vec<Vec<String>> = runs
+        .iter()
+        .map(|run| {
+            let mut row = vec![
+                run.record.run.clone(),
+                run.record.bottle.clone(),
+                printable(run.record.agent.as_deref().unwrap_or("-")),
+                run.state.clone(),
+                report::duration(now.saturating_sub(run.record.started_ms)),
+                run.requests.to_string(),
+                run.refusals.to_string(),
+            ];
+            if window.is_none() {
+                row.extend([report::bytes(run.bytes_out), report::bytes(run.bytes_in)]);
+            }
+            row.push(command(&run.record, window));
+            row
+        })
+        .collect();
+    let mut lines = report::table(&head, &rows, window).into_iter();
+    let mut out = format!("{}\n", palette.strong(&lines.next().unwrap_or_default()));
+    for (run, line) in runs.iter().zip(lines) {
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            out,
-            "{:<11} {:<16} {:<9} {:>9} {:>9} {:>8} {:>10} {:>10}  {}",
-            run.record.run,
-            run.record.bottle,
-            run.state,
-            report::duration(now.saturating_sub(run.record.started_ms)),
-            run.requests,
-            run.refusals,
-            report::bytes(run.bytes_out),
-            report::bytes(run.bytes_in),
-            printable(&run.record.command.join(" ")),
-        );
+        let _ = writeln!(out, "{line}");
         for port in &run.ports {
-            let _ = writeln!(out, "{:<11} {}", "", palette.faint(&format!("{} {}", port.key, report::port(port))));
+            let port = format!("           {} {}\n", port.key, report::port(port));
+            out.push_str(&palette.faint(&report::wrapped(&port, window)));
         }
     }
     print(out.as_bytes())
 }
 
+/// Columns of `ps` in a window; without one, sizes stand before the command.
+const HEAD: [(&str, Side); 8] = [
+    ("RUN", Side::Left),
+    ("BOTTLE", Side::Left),
+    ("AGENT", Side::Left),
+    ("STATE", Side::Left),
+    ("UP", Side::Right),
+    ("REQ", Side::Right),
+    ("REFUSED", Side::Right),
+    ("COMMAND", Side::Left),
+];
+
+/// The window that a table has to fit; `None` gives everything.
+fn window(args: &PsArgs) -> Option<usize> {
+    if args.no_trunc { None } else { report::columns(std::io::stdout()) }
+}
+
+/// What runs. In a window the program's own name, and what it is to do before how it was told to.
+fn command(record: &RunRecord, window: Option<usize>) -> String {
+    let whole = || printable(&record.command.join(" "));
+    let Some(program) = record.command.first().filter(|_| window.is_some()) else { return whole() };
+    let name = program.rsplit('/').next().unwrap_or(program);
+    let words = match &record.task {
+        Some(task) => task.clone(),
+        None => record.command[1..].join(" "),
+    };
+    let words: Vec<&str> = words.split_whitespace().collect();
+    printable(format!("{name} {}", words.join(" ")).trim_end())
+}
+
 /// Lists runs that live and those that are kept.
-fn all(live: &[Answer], json: bool, environment: &Environment) -> Result<u8, Failure> {
+fn all(live: &[Answer], args: &PsArgs, environment: &Environment) -> Result<u8, Failure> {
     let past = carboy_control::runs::past(&environment.home);
-    if json {
+    if args.json {
         let object = serde_json::json!({ "live": live, "ended": past });
         return print(format!("{object}\n").as_bytes());
     }
@@ -75,20 +115,21 @@ fn all(live: &[Answer], json: bool, environment: &Environment) -> Result<u8, Fai
     }
     let palette = Palette::stdout();
     let now = carboy_control::clock::SystemClock.now_ms();
-    let mut out = palette.strong(&format!(
-        "{:<11} {:<16} {:<10} {:>5} {:<19} {:>12}  {}\n",
-        "RUN", "BOTTLE", "STATE", "CODE", "STARTED", "TOOK", "COMMAND"
-    ));
+    let window = window(args);
+    let head = [
+        ("RUN", Side::Left),
+        ("BOTTLE", Side::Left),
+        ("STATE", Side::Left),
+        ("CODE", Side::Right),
+        ("STARTED", Side::Left),
+        ("TOOK", Side::Right),
+        ("COMMAND", Side::Left),
+    ];
+    let mut rows = Vec::new();
     let mut row = |record: &RunRecord, state: &str, code: &str, took: &str| {
         let started = report::local_time(record.started_ms, now);
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            out,
-            "{:<11} {:<16} {state:<10} {code:>5} {started:<19} {took:>12}  {}",
-            record.run,
-            record.bottle,
-            printable(&record.command.join(" ")),
-        );
+        let cells = [&record.run, &record.bottle, state, code, &started, took, &command(record, window)];
+        rows.push(cells.map(str::to_owned).to_vec());
     };
     for ended in &past {
         match &ended.summary {
@@ -103,7 +144,9 @@ fn all(live: &[Answer], json: bool, environment: &Environment) -> Result<u8, Fai
         let took = report::duration(now.saturating_sub(run.record.started_ms));
         row(&run.record, &run.state, "-", &took);
     }
-    print(out.as_bytes())
+    let mut lines = report::table(&head, &rows, window);
+    lines[0] = palette.strong(&lines[0]);
+    print(format!("{}\n", lines.join("\n")).as_bytes())
 }
 
 /// Ends runs.

@@ -101,6 +101,7 @@ mod tests {
             bytes_out: 0,
             bytes_in: 0,
             refusals: vec![],
+            web_sockets: 0,
             findings: vec![],
             quarantined: vec![],
             noticed: vec![],

@@ -64,9 +64,10 @@ pub fn ask(question: &str) -> std::io::Result<String> {
     }
 }
 
-/// Asks yes or no on the terminal; an error when there is none. Anything but a yes is a no.
+/// Asks yes or no on the terminal; an error when there is none. Anything but a yes is a no. The question stands on standard
+/// error, so a person who does not see that is not asked.
 pub fn confirm(question: &str) -> std::io::Result<bool> {
-    if !rustix::termios::isatty(std::io::stdin()) {
+    if !rustix::termios::isatty(std::io::stdin()) || !rustix::termios::isatty(std::io::stderr()) {
         return Err(std::io::ErrorKind::NotConnected.into());
     }
     eprint!("{question}");

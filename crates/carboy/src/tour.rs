@@ -28,7 +28,7 @@ pub fn tour(args: TourArgs, runtime: tokio::runtime::Runtime) -> Result<u8, Fail
         dir: dir.clone(),
         user_home: std::env::var_os("HOME").map_or_else(|| PathBuf::from("/nonexistent"), PathBuf::from),
         program: std::env::current_exe().map_err(failed)?,
-        lookup: Arc::new(HostLookup),
+        lookup: Arc::new(HostLookup::new()),
     };
     let palette = Palette::stdout();
     let json = args.json;

@@ -6,6 +6,7 @@ use carboy_control::disk::DiskFiles;
 use carboy_control::home::Home;
 use carboy_control::supervisor::RunError;
 use carboy_control::trust::TrustStore;
+use carboy_manifest::view::RouteView;
 use carboy_manifest::{Effective, LoadError, Manifest, NeedsTrust, Request};
 
 use crate::report::{Exit, Failure, printable};
@@ -58,6 +59,19 @@ fn agreed(asked: &NeedsTrust) -> Result<bool, Failure> {
     }
 }
 
+/// One route as a person reads it, here and in `carboy check`: `a.example port 443: GET /v1`.
+pub fn route_line(route: &RouteView) -> String {
+    let ports: Vec<String> = route.ports.iter().map(u16::to_string).collect();
+    let allowed = match (route.matches.is_empty(), route.git_fetch) {
+        (true, false) => "all requests".to_owned(),
+        (true, true) => "all requests; git clone and fetch".to_owned(),
+        (false, false) => route.matches.join("; "),
+        (false, true) => format!("{}; git clone and fetch", route.matches.join("; ")),
+    };
+    let private = if route.private { ", at private addresses too" } else { "" };
+    format!("{} port {}: {allowed}{private}", route.host, ports.join(", "))
+}
+
 /// The question for people.
 fn shown(asked: &NeedsTrust) -> String {
     let mut out = String::new();
@@ -68,11 +82,8 @@ fn shown(asked: &NeedsTrust) -> String {
     let _ = writeln!(out, "  sha256     {}", asked.file.sha256);
     let _ = writeln!(out, "  bottle     {}", bottles.join(", "));
     for (i, route) in asked.routes.iter().take(LINES_MAX).enumerate() {
-        let ports: Vec<String> = route.ports.iter().map(u16::to_string).collect();
         let label = if i == 0 { "routes" } else { "" };
-        let allowed = if route.matches.is_empty() { "all requests".into() } else { route.matches.join("; ") };
-        let line = format!("{} port {}: {allowed}", route.host, ports.join(", "));
-        let _ = writeln!(out, "  {label:<10} {}", printable(&line));
+        let _ = writeln!(out, "  {label:<10} {}", printable(&route_line(route)));
     }
     match asked.routes.len() {
         0 => out.push_str("  routes     none: it reaches nothing\n"),

@@ -14,7 +14,7 @@ use carboy_control::uninstall::{Inventory, Log, Written, inventory, remove};
 use crate::args::UninstallArgs;
 use crate::environment::Environment;
 use crate::print;
-use crate::report::{Exit, Failure, Palette, printable};
+use crate::report::{self, Exit, Failure, Palette, printable};
 use crate::terminal;
 
 use outside::Outside;
@@ -30,7 +30,8 @@ pub fn uninstall(args: &UninstallArgs, environment: &Environment) -> Result<u8, 
         let object = object(&found, &outside);
         print(format!("{object}\n").as_bytes())?;
     } else {
-        print(shown(&found, &outside, Palette::stdout()).as_bytes())?;
+        let told = shown(&found, &outside, Palette::stdout());
+        print(report::wrapped(&told, report::columns(std::io::stdout())).as_bytes())?;
     }
     nothing_lives(home)?;
     if args.dry_run {

@@ -20,6 +20,10 @@ use crate::{print, run, terminal};
 /// The exit code of a program that its terminal's hang-up has ended, 128 + SIGHUP.
 const HUNG_UP: u8 = 129;
 
+/// The bottle's own shell where it has the one that its environment names, else the one that every system has.
+const A_SHELL: [&str; 3] =
+    ["sh", "-c", "command -v \"${SHELL:-}\" >/dev/null 2>&1 && exec \"$SHELL\" -l; exec sh -l"];
+
 /// From an error of a run that was asked.
 pub fn failed(error: AskError) -> Failure {
     match &error {
@@ -147,12 +151,20 @@ fn lost(record: &RunRecord) -> Failure {
 pub fn exec(args: &ExecArgs, environment: &Environment) -> Result<u8, Failure> {
     let record = live_one(&args.target, environment)?;
     let is_terminal = !args.no_tty && terminal::is_interactive();
+    let command = match (args.command.is_empty(), is_terminal) {
+        (false, _) => args.command.clone(),
+        (true, true) => A_SHELL.map(String::from).to_vec(),
+        (true, false) => {
+            return Err(Failure::words(Exit::Usage, "there is no terminal for a shell")
+                .hint(format!("say what to run: `carboy exec {} COMMAND…`", record.run)));
+        }
+    };
     let mut env = args.env.iter().map(|spec| run::variable(spec)).collect::<Result<Vec<_>, _>>()?;
     if is_terminal {
         env.insert(0, ("TERM".into(), std::env::var("TERM").unwrap_or_else(|_| "xterm".into())));
     }
     let asked = ExecAsked {
-        command: args.command.clone(),
+        command: command.clone(),
         env,
         workdir: args.workdir.clone(),
         terminal: is_terminal.then(terminal::window),
@@ -161,7 +173,7 @@ pub fn exec(args: &ExecArgs, environment: &Environment) -> Result<u8, Failure> {
     let input = if is_terminal { Input::Terminal(DetachKey::Nothing) } else { Input::Pipe };
     match followed(stream, input, Whose::Looker)? {
         Left::Ended(End::NotStarted(code)) => {
-            eprint!("{}", run::not_started(&args.command[0], code, Palette::stderr()));
+            eprint!("{}", run::not_started(&command[0], code, Palette::stderr()));
             Ok(code)
         }
         Left::ByHand => Ok(128 + 15),

@@ -29,5 +29,8 @@ fn every_example_passes_check_without_a_warning() {
     let output = command.arg("check").env_clear().env("HOME", home.path()).current_dir(home.path()).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && count >= 8, "{said}");
-    assert_eq!(said, format!("valid: {count} files checked\n"));
+    // The keys are nobody's here; about the files there is nothing to say.
+    let secrets = |line: &&str| line.contains(": not set here (bottle") || line.starts_with("  fix: `export ");
+    let rest: Vec<&str> = said.lines().filter(|line| !secrets(line)).collect();
+    assert_eq!(rest, [format!("valid: {count} files checked")], "{said}");
 }

@@ -26,6 +26,16 @@ fn help_says_what_each_group_of_commands_is_for() {
 }
 
 #[test]
+fn help_is_a_command_too() {
+    let whole = |arguments: &[&str]| carboy(arguments);
+    assert_eq!(whole(&["help"]), whole(&["--help"]));
+    assert_eq!(whole(&["help", "run"]), whole(&["run", "--help"]));
+    assert_eq!(whole(&["help", "audit", "verify"]), whole(&["audit", "verify", "--help"]));
+    let wrong = Command::new(env!("CARGO_BIN_EXE_carboy")).args(["help", "rum"]).env_clear().output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+}
+
+#[test]
 fn help_of_run_has_every_flag_and_exit_code() {
     insta::assert_snapshot!(help(&["run"]));
 }

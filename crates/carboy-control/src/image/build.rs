@@ -5,12 +5,12 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use carboy_bottle::host_process::{self, Heard};
+use carboy_bottle::host_process::{self, Heard, Program};
 use sha2::{Digest, Sha256};
 
 use super::read::Watched;
@@ -107,8 +107,7 @@ impl Context<'_> {
 pub(super) fn build(job: &Job, dockerfile: &Path, key: &str, out: &Path) -> Result<(), ImageError> {
     let context = context_of(dockerfile)?;
     let error = |what: String| ImageError::Build { path: dockerfile.to_owned(), what };
-    let path = job.lookup.variable("PATH").unwrap_or_default();
-    let (name, program) = TOOLS.iter().find_map(|name| Some((*name, found(&path, name)?))).ok_or_else(|| {
+    let (name, program) = TOOLS.iter().find_map(|name| Some((*name, job.lookup.find(name).ok()?))).ok_or_else(|| {
         error(format!(
             "it has to be built, and none of {} is on PATH: install one of them (`apt-get install buildah`), or build \
                  it elsewhere, `docker save` it, and name the archive",
@@ -117,34 +116,27 @@ pub(super) fn build(job: &Job, dockerfile: &Path, key: &str, out: &Path) -> Resu
     })?;
     say(job, format!("building the image {} with {name} once", shown(dockerfile)));
     let commands =
-        Commands::of(name, &program, &[dockerfile, context, out], &format!("carboy-{}", &key[..32.min(key.len())]))
+        Commands::of(name, &[dockerfile, context, out], &format!("carboy-{}", &key[..32.min(key.len())]))
             .ok_or_else(|| error("its path, or that of CARBOY_HOME, is no text".into()))?;
-    let built = run(job, &commands.build).and_then(|()| run(job, &commands.save));
+    let built = run(job, &program, &commands.build).and_then(|()| run(job, &program, &commands.save));
     // Whether or not there is anything to remove; what is wrong with the build is told, not this.
     let never = AtomicBool::new(false);
-    let _ = host_process::run_heard(&commands.remove, &Heard { stop: &never, wait_max: REMOVE_WAIT_MAX }, |_| ());
+    let how = Heard { stop: &never, wait_max: REMOVE_WAIT_MAX };
+    let _ = host_process::run_heard(&program, &commands.remove, &how, |_| ());
     built.map_err(|what| error(format!("{name} {what}; its own words stand above")))
 }
 
-fn run(job: &Job, argv: &[String]) -> Result<(), String> {
+fn run(job: &Job, program: &Program, arguments: &[String]) -> Result<(), String> {
     let heard = Heard { stop: &job.stop, wait_max: BUILD_WAIT_MAX };
     let tell = job.tell.clone();
-    host_process::run_heard(argv, &heard, move |line| {
+    host_process::run_heard(program, arguments, &heard, move |line| {
         let plain: String = line.chars().filter(|c| !c.is_control()).collect();
         tell(&plain);
     })
     .map_err(|error| error.to_string())
 }
 
-/// A program of the person's, by their own `PATH`.
-fn found(path: &std::ffi::OsStr, name: &str) -> Option<PathBuf> {
-    std::env::split_paths(path)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(name))
-        .find(|file| fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0))
-}
-
-/// What is called, in this order; the last one whatever became of the others.
+/// The tool's arguments, in this order; the last one whatever became of the others.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Commands {
     pub(super) build: Vec<String>,
@@ -153,12 +145,11 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    /// `paths` are those of the Dockerfile, its directory and the archive.
-    pub(super) fn of(tool: &str, program: &Path, paths: &[&Path; 3], tag: &str) -> Option<Commands> {
-        let program = program.to_str()?;
+    /// `paths` are those of the Dockerfile, its directory and the archive, all of them absolute.
+    pub(super) fn of(tool: &str, paths: &[&Path; 3], tag: &str) -> Option<Commands> {
         let [file, context, out] = paths.map(Path::to_str);
         let (file, context, out) = (file?, context?, out?);
-        let words = |all: &[&str]| [&[program], all].concat().iter().map(|word| (*word).to_owned()).collect();
+        let words = |all: &[&str]| all.iter().map(|word| (*word).to_owned()).collect();
         let save = match tool {
             "buildah" => words(&["push", tag, &format!("oci-archive:{out}")]),
             "podman" => words(&["save", "--format", "oci-archive", "--output", out, tag]),

@@ -87,6 +87,20 @@ fn a_host_to_which_a_secret_was_about_to_leave_gets_nothing_whatever_else_it_was
 }
 
 #[test]
+fn a_leak_that_came_after_a_crowd_of_harmless_requests_still_closes_its_host() {
+    let word = |n: usize| format!("{n:04}").bytes().map(|b| char::from(b'a' + (b - b'0'))).collect::<String>();
+    let crowd = |host: &str| (0..256).map(|n| one(host, "GET", &format!("/{}", word(n)))).collect::<Vec<_>>();
+    let leak = |host: &str| LearnedRequest { flaw: Some(Reason::SecretKnown), ..one(host, "POST", "/collect") };
+    let made = proposal(crowd("evil.example").into_iter().chain([leak("evil.example"), one("a.example", "GET", "/x")]));
+    assert_eq!(shown(&made), ["GET /x and below on a.example:443"]);
+    assert!(made.remarks.iter().any(|remark| remark.contains("carried a secret")), "{:?}", made.remarks);
+    // More such hosts than anybody can remember: nothing.
+    let many = (0..=LEAKY_HOSTS_MAX).map(|n| leak(&format!("h{n}.example")));
+    let made = proposal(many.chain([one("a.example", "GET", "/x")]));
+    assert_eq!((made.routes.len(), made.remarks.len()), (0, 1), "{:?}", made.remarks);
+}
+
+#[test]
 fn addresses_models_telemetry_and_connections_without_a_request_are_told_and_left_out() {
     let id = RefusalId::from_bits(1);
     let silent = LearnedRequest::connection(&Host::parse("ssh.example").unwrap(), 22, Reason::HostNotAllowed, &id);

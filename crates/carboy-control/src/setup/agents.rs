@@ -14,6 +14,9 @@ use super::{LOOKED_UP, Surroundings, names_in};
 
 /// Longest version text that is kept, in characters.
 const VERSION_CHARS_MAX: usize = 60;
+/// Most links that are followed from where a program was found.
+const LINKS_MAX: usize = 8;
+
 /// An agent program of this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct InstalledAgent {
@@ -114,7 +117,13 @@ fn inside(host: &Surroundings, program: Program, path: &Path, real: &Path) -> Re
     let package = package_of(real);
     if host.is_visible(real) {
         let by_name = LOOKED_UP.iter().any(|dir| path.parent() == Some(Path::new(dir)));
-        needs.command = (!by_name).then(|| real.to_owned());
+        let linked = !by_name && kind == Kind::Native && path != real && !host.is_visible(path);
+        if linked && host.refused(path).is_none() {
+            // As below: the link is followed at each launch.
+            needs.binds.push(bind(host, path, Some(format!("~/.local/bin/{}", program.name())), program)?);
+        } else {
+            needs.command = (!by_name).then(|| real.to_owned());
+        }
     } else if let Some(prefix) = homebrew(real) {
         needs.binds.push(bind(host, &prefix, None, program)?);
         needs.command = Some(real.to_owned());
@@ -131,12 +140,38 @@ fn inside(host: &Surroundings, program: Program, path: &Path, real: &Path) -> Re
     } else {
         return Err(format!("{} is a script outside of any package", real.display()));
     }
+    let is_seen = |at: &Path| {
+        host.is_visible(at) || needs.binds.iter().any(|bind| bind.target.is_none() && at.starts_with(&bind.source))
+    };
+    if needs.command.is_some() && leads_there(path, real, is_seen) {
+        // As a person knows it; the next version's target is another.
+        needs.command = Some(path.to_owned());
+    }
     match &needs.command {
         Some(command) if command.to_str().is_none_or(|text| text.contains(' ')) => {
             Err(format!("{} has a space in its path, which `command` does not take", command.display()))
         }
         Some(_) | None => Ok(needs),
     }
+}
+
+/// Does the path lead to the program inside as well, through nothing but what is seen there?
+fn leads_there(path: &Path, real: &Path, is_seen: impl Fn(&Path) -> bool) -> bool {
+    let mut at = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Some((parent, name)) = at.parent().zip(at.file_name()) else { return false };
+        // A directory on the way that is a link itself may be none inside.
+        if !is_seen(&at) || (at == path && parent.canonicalize().ok().as_deref() != Some(parent)) {
+            return false;
+        }
+        let Ok(next) = std::fs::read_link(&at) else { return at == real };
+        let next = parent.join(next);
+        let Some((Ok(parent), name)) = next.parent().map(Path::canonicalize).zip(next.file_name().or(Some(name))) else {
+            return false;
+        };
+        at = parent.join(name);
+    }
+    false
 }
 
 fn bind(host: &Surroundings, source: &Path, target: Option<String>, program: Program) -> Result<BindLine, String> {

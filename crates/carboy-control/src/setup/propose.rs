@@ -158,7 +158,7 @@ impl Proposal {
                     let pinned = Pinned { host: address.host.clone(), port: address.port, address: ip, tls };
                     self.pinned.extend(Some(pinned).filter(|pinned| !self.pinned.contains(pinned)));
                 }
-                why.push_str(&format!("; at {ip}, by `upstreams` of settings.yml"));
+                why.push_str(&format!("; at {ip}, reached where `upstreams` of settings.yml names it"));
                 false
             }
         };

@@ -8,7 +8,7 @@ use carboy_bottle::Bottle;
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::plan::CaptureTier;
 use carboy_core::ports::AuditSink;
-use carboy_egress::{Gateway, GatewayStats, Port};
+use carboy_egress::{Gateway, Port};
 use carboy_store::audit::AuditLog;
 use tokio::sync::Notify;
 
@@ -151,7 +151,8 @@ impl Respond for Shared {
             record: self.record.clone(),
             state: state.to_owned(),
             requests: stats.requests,
-            refusals: refusals(&stats),
+            refusals: stats.refused(),
+            failures: stats.failed(),
             bytes_out: stats.bytes_out,
             bytes_in: stats.bytes_in,
             tier: format!("{:?}", self.tier),
@@ -167,9 +168,4 @@ pub(super) async fn stop_when_asked(shared: Arc<Shared>) {
     let _ = shared.bottle.signal(rustix::process::Signal::TERM.as_raw());
     tokio::time::sleep(STOP_GRACE).await;
     let _ = shared.bottle.kill();
-}
-
-/// Everything that was refused.
-pub(super) fn refusals(stats: &GatewayStats) -> u64 {
-    stats.refusals.values().map(|refusal| refusal.count).sum()
 }

@@ -14,7 +14,7 @@ use carboy_bottle::{ExitOutcome, ExitReport};
 use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::ports::{AuditSink, Clock};
 
-use super::control::{Shared, refusals};
+use super::control::Shared;
 use super::{RunError, Running};
 use crate::clock::SystemClock;
 use crate::propose::propose;
@@ -62,12 +62,13 @@ impl Running {
         let quarantined = quarantined(&report);
         let noticed = self.noticed.found().await;
         let duration_ms = ended_ms.saturating_sub(self.started_ms);
-        self.notifier.ended(ended, duration_ms, refusals(&stats), self.session.viewers()).await;
+        self.notifier.ended(ended, duration_ms, stats.refused(), self.session.viewers()).await;
         let event = Event::new(EventType::Run, self.shared.subject.clone(), "end", Outcome::Done)
             .with("exit_code", u64::from(ended.shell_code()))
             .with("duration_ms", ended_ms.saturating_sub(self.started_ms))
             .with("requests", stats.requests)
-            .with("refusals", refusals(&stats))
+            .with("refusals", stats.refused())
+            .with("failures", stats.failed())
             .with("quarantined", quarantined.clone())
             .with("noticed", noticed.len() as u64);
         self.audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))?;
@@ -87,6 +88,7 @@ impl Running {
             bytes_out: stats.bytes_out,
             bytes_in: stats.bytes_in,
             refusals: Refused::of(&stats),
+            web_sockets: stats.web_sockets,
             findings: stats.findings.into_iter().map(|(rule, count)| Found { rule, count }).collect(),
             quarantined,
             noticed,

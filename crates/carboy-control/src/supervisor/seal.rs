@@ -14,7 +14,27 @@ use super::{RunError, RunRequest};
 use crate::home::private_dir;
 use crate::inside::{EnvironmentParts, HostPlaces, environment};
 use crate::seed;
-use crate::workspace::Held;
+use crate::workspace::{Held, worktree};
+
+fn host_places(request: &RunRequest) -> HostPlaces {
+    HostPlaces { user_home: request.places.home.clone(), carboy_home: request.home.root().to_owned() }
+}
+
+/// What the bottle writes, or its repository has brought: a program there is nobody's to run on the host.
+pub(super) fn of_the_bottle(request: &RunRequest) -> Vec<PathBuf> {
+    let binds = request.effective.binds.iter().chain(&request.binds);
+    let writable = binds.filter(|bind| bind.access == Access::ReadWrite).map(|bind| bind.source.clone());
+    let repository = worktree::common_directory(&request.workdir);
+    let kept = [request.workdir.clone(), request.home.states()];
+    kept.into_iter().chain(repository).chain(writable).collect()
+}
+
+/// May the working directory be a bottle's at all? And the repository that it is a worktree of?
+pub(super) fn may_be_shown(request: &RunRequest) -> Result<(), RunError> {
+    let places = host_places(request);
+    places.check_workspace(&request.workdir)?;
+    Ok(worktree::common_directory(&request.workdir).map_or(Ok(()), |common| places.check_bind(&common))?)
+}
 
 /// Everything that is known of the bottle before it is made.
 pub(super) fn bottle_spec(
@@ -26,7 +46,7 @@ pub(super) fn bottle_spec(
     root: RootSource,
 ) -> Result<BottleSpec, RunError> {
     let effective = &request.effective;
-    let places = HostPlaces { user_home: request.places.home.clone(), carboy_home: request.home.root().to_owned() };
+    let places = host_places(request);
     places.check_workspace(&request.workdir)?;
     let mut binds = effective.binds.clone();
     binds.extend(request.binds.iter().cloned());

@@ -11,7 +11,7 @@ use carboy_store::audit::AuditLog;
 
 use super::control::Shared;
 use super::{RunError, RunRequest, Tell};
-use crate::notify::{Notifier, Notifying};
+use crate::notify::{DESKTOP_PROGRAM, Notifier, Notifying};
 use crate::registry::RunRecord;
 use crate::session::{First, Keep, Parts, Session, Streaming};
 use crate::vault::Vault;
@@ -68,7 +68,7 @@ pub(super) fn session(
 pub(super) fn notifier(
     request: &RunRequest,
     record: &RunRecord,
-    vault: &Vault,
+    (vault, fingerprint_key): (&Arc<Vault>, [u8; 32]),
     audit: &Arc<AuditLog>,
     subject: &Subject,
 ) -> Arc<Notifier> {
@@ -78,13 +78,16 @@ pub(super) fn notifier(
         Streaming::Session { started_at, .. } => started_at.clone(),
     };
     let token = settings.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
+    let known = vault.clone();
     Notifier::open(Notifying {
+        looked_for: Box::new(move || super::secrets::detectors(fingerprint_key, &known).ok()),
         token: token.and_then(|name| vault.current(name)),
         settings,
         upstreams: request.effective.settings.upstreams.clone(),
         record: record.clone(),
         started_at,
         lookup: request.lookup.clone(),
+        desktop: request.lookup.find(DESKTOP_PROGRAM),
         audit: audit.clone(),
         subject: subject.clone(),
     })

@@ -90,19 +90,20 @@ impl Merged<'_> {
     fn may_be_repository(&self, directory: &Rel) -> bool {
         let holds = |name: &[u8]| self.stands(&directory.join(name));
         let named = directory.names().next_back().is_some_and(|name| name.eq_ignore_ascii_case(b".git"));
-        named || holds(b"HEAD") && (holds(b"commondir") || holds(b"objects") && holds(b"refs"))
+        // The common directory of worktrees needs no `HEAD`.
+        named || holds(b"objects") && holds(b"refs") || holds(b"HEAD") && holds(b"commondir")
     }
 
     /// The last stone of a repository: not over settings or hooks that came before it.
     fn becomes_repository(&self, directory: &Rel) -> Judged {
         let on_host = |name: &[u8]| self.is_on_host(&directory.join(name));
-        let is_one = on_host(b"HEAD") && (on_host(b"commondir") || on_host(b"objects") && on_host(b"refs"));
+        let is_one = on_host(b"objects") && on_host(b"refs") || on_host(b"HEAD") && on_host(b"commondir");
         if is_one || !self.may_be_repository(directory) {
             return Judged::Free;
         }
         let dirty = [&b"config"[..], b"config.worktree"].into_iter().any(|name| {
             let rel = directory.join(name);
-            let clean = |text: String| audit_new_git_config(&text).quarantined.is_empty();
+            let clean = |text: String| audit_new_git_config(self.host.path(), &text).quarantined.is_empty();
             on_host(name) && !self.text(self.host, &rel, CONFIG_BYTES_MAX).is_some_and(clean)
         });
         let armed = self.host.list(&directory.join(b"hooks")).is_ok_and(|names| names.iter().any(|(n, _)| is_hook(n)));
@@ -143,8 +144,8 @@ impl Merged<'_> {
             return Judged::Held("replaced by something that is not a git configuration of at most 1 MiB".into());
         };
         let audited = match &before {
-            Some(before) => audit_git_config(before, &after),
-            None => audit_new_git_config(&after),
+            Some(before) => audit_git_config(self.host.path(), before, &after),
+            None => audit_new_git_config(self.host.path(), &after),
         };
         if audited.quarantined.is_empty() {
             return Judged::Free;

@@ -185,8 +185,8 @@ impl Live {
             Poll::Ready(None) => Poll::Ready(self.finish()),
             Poll::Pending if self.sieve.scanner.releasable() > 0 && self.flush_at.as_mut().poll(cx).is_ready() => {
                 let mut out = Vec::new();
-                self.sieve.scanner.release(&mut out);
-                Poll::Ready(self.pass(Ok(()), out))
+                let step = self.sieve.scanner.release(&mut out);
+                Poll::Ready(self.pass(step.map_err(|stopped| stopped.finding), out))
             }
             Poll::Pending => {
                 ready!(self.silence.as_mut().poll(cx));

@@ -3,8 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Longest line of a comment, in characters.
-const COMMENT_CHARS_MAX: usize = 160;
+/// Widest line of a comment, in characters; a longer word stands in a line of its own.
+const COMMENT_COLUMNS_MAX: usize = 110;
+/// Longest comment, in characters; what is beyond is left out.
+const COMMENT_CHARS_MAX: usize = 640;
+/// Longest entry in a comment, in characters. It is in one line, so that taking its `#` away is all there is to do.
+const ENTRY_CHARS_MAX: usize = 4096;
 
 /// A file that grows line by line.
 #[derive(Debug, Default)]
@@ -31,8 +35,21 @@ impl Block {
 
     /// A comment, indented; its text may come from outside.
     pub(super) fn comment_in(&mut self, indent: &str, text: &str) {
-        let line = commented(indent, text);
-        self.line(&line);
+        // What a text is indented by stays, also where it goes on.
+        let lead = text.len() - text.trim_start_matches(' ').len();
+        let text: String = text.chars().take(COMMENT_CHARS_MAX).collect();
+        let mut line = " ".repeat(lead);
+        for word in text.split_whitespace() {
+            let is_first = line.len() == lead;
+            if !is_first && indent.len() + 3 + line.chars().count() + word.chars().count() > COMMENT_COLUMNS_MAX {
+                self.line(&commented(indent, &line));
+                line.truncate(lead);
+            } else if !is_first {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        self.line(&commented(indent, &line));
     }
 
     pub(super) fn done(self) -> String {
@@ -40,9 +57,9 @@ impl Block {
     }
 }
 
-/// A comment in one line whatever the text holds: a newline in it would begin a key.
+/// In one line whatever the text holds: a newline in it would begin a key.
 pub(super) fn commented(indent: &str, text: &str) -> String {
-    let plain: String = text.chars().take(COMMENT_CHARS_MAX).map(|c| if is_plain(c) { c } else { '?' }).collect();
+    let plain: String = text.chars().take(ENTRY_CHARS_MAX).map(|c| if is_plain(c) { c } else { '?' }).collect();
     format!("{indent}# {plain}")
 }
 

@@ -20,8 +20,8 @@ pub struct AttachArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "carboy exec [OPTIONS] <RUN|BOTTLE> -- COMMAND…",
-    after_help = "Exit codes: the command's own; 128+N when signal N ended it; 1 no such run lives; 71 the run was lost; \
+    override_usage = "carboy exec [OPTIONS] <RUN|BOTTLE> [COMMAND…]",
+    after_help = "Options stand before COMMAND; what comes after it is the command's own. Exit codes: the command's own; 128+N when signal N ended it; 1 no such run lives; 71 the run was lost; \
                   126 and 127 the command cannot be run or found."
 )]
 pub struct ExecArgs {
@@ -36,8 +36,8 @@ pub struct ExecArgs {
     /// Never use a pseudo-terminal
     #[arg(long)]
     pub no_tty: bool,
-    /// Program and arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    /// Program and arguments [default, at a terminal: a shell]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 
@@ -46,6 +46,9 @@ pub struct PsArgs {
     /// Also runs that have ended and are kept, with their exit codes
     #[arg(long, short = 'a')]
     pub all: bool,
+    /// Whole commands, however wide the terminal is, and sizes
+    #[arg(long)]
+    pub no_trunc: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

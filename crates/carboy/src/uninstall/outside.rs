@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use carboy_control::host_programs::{self, Fence};
 use carboy_control::uninstall::Left;
 use rustix::fs::{Access, OFlags};
 
@@ -136,9 +137,10 @@ fn site() -> Vec<Step> {
 fn program(user_home: &Path) -> Option<Step> {
     let path = std::env::current_exe().ok()?;
     // Through a shell, because what it says of a file that no package has is nobody's business.
-    let owner = ["sh", "-c", "exec dpkg-query --search \"$0\" 2>/dev/null", path.to_str()?].map(str::to_owned);
+    let fence = Fence::new(&|name| std::env::var_os(name), &[std::env::current_dir().ok()?]);
+    let owner = ["/bin/sh", "-c", "exec dpkg-query --search \"$0\" 2>/dev/null", path.to_str()?].map(str::to_owned);
     // Where there is no such program, or it knows of no package, the file came in another way.
-    if carboy_control::host_command(&owner, PACKAGE_WAIT_MAX).is_ok_and(|said| said.starts_with(b"carboy: ")) {
+    if host_programs::command(&fence, &owner, PACKAGE_WAIT_MAX).is_ok_and(|said| said.starts_with(b"carboy: ")) {
         return Some(Step { what: "the package", command: "sudo apt-get remove carboy".to_owned() });
     }
     let cargo = std::env::var_os("CARGO_HOME").map_or_else(|| user_home.join(".cargo"), PathBuf::from);

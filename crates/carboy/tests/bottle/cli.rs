@@ -13,6 +13,8 @@ const BROKEN: &str = "egress:\n  routes:\n    - host: https://a.example\nruntime
 pub fn cases() -> Vec<Case> {
     vec![
         case("M11 M12 check says every error with its place, and exits with 78", check),
+        case("check says which secrets are not there, and runs no command to know", check_looks_for_secrets),
+        case("check of an agent that is not there says which are, and that it is a bottle", no_such_agent),
         case("M7 a broken file that was not chosen stops no launch, a chosen one does", broken_files),
         case("a missing secret stops the launch and is named", missing_secret),
         case("a home or a system directory is no workspace", workspaces),
@@ -72,6 +74,11 @@ fn check(person: Person) {
         serde_json::from_slice(&carboy(&world, &["check", "--json", "--bottle", "test"]).stdout).unwrap();
     assert_eq!(object["ok"], true, "{object}");
     assert!(object["effective"].is_object() && !object.to_string().contains(REAL_KEY), "{object}");
+    let page = stdout(&carboy(&world, &["check", "--bottle", "test"]));
+    for row in ["bottle     test\n", "program    ", "routes     ", "secrets    ANTHROPIC_API_KEY, from ", "hidden     "] {
+        assert!(page.contains(row), "{row} is not in {page}");
+    }
+    assert!(page.contains("notes.example port ") && !page.contains('{') && !page.contains(REAL_KEY), "{page}");
     world.bottle(BROKEN);
     let bad = carboy(&world, &["check"]);
     assert_eq!(bad.status.code(), Some(78));
@@ -89,6 +96,56 @@ fn check(person: Person) {
         .collect();
     found.sort_unstable();
     assert_eq!(found, [("bad-host", 4), ("removed-key", 5)]);
+}
+
+fn check_looks_for_secrets(person: Person) {
+    let world = World::new(person);
+    let without_key = |arguments: &[&str]| world.carboy(arguments).env_remove("ANTHROPIC_API_KEY").output().unwrap();
+    for arguments in [&["check"][..], &["check", "--bottle", "test"]] {
+        let text = stdout(&carboy(&world, arguments));
+        assert!(!text.contains("warning: ANTHROPIC_API_KEY"), "{text}");
+        let output = without_key(arguments);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let text = stdout(&output);
+        assert!(text.contains("warning: ANTHROPIC_API_KEY: not set here (bottle test)\n  fix: `export"), "{text}");
+    }
+    let states = || {
+        let object: Value = serde_json::from_slice(&without_key(&["check", "--json"]).stdout).unwrap();
+        let all = object["secrets"].as_array().unwrap().clone();
+        all.iter().find(|one| one["secret"] == "ANTHROPIC_API_KEY").unwrap().clone()
+    };
+    assert_eq!(states()["state"], "missing");
+    // A file is looked at as a launch would, and a command is not run to look.
+    let key = world.dir.join("key.txt");
+    world.settings(&format!("secrets:\n  ANTHROPIC_API_KEY: {{file: {}}}\n", key.display()));
+    assert!(states()["fix"].as_str().unwrap().contains("umask 077"), "{}", states());
+    let failed = without_key(&["run", "--bottle", "test", "--", "true"]);
+    assert_eq!(failed.status.code(), Some(78));
+    assert!(stderr(&failed).contains("hint: write the value there"), "{failed:?}");
+    world.write("key.txt", REAL_KEY);
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    assert!(states()["what"].as_str().unwrap().contains("chmod 600"), "{}", states());
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(states()["state"], "ready");
+    let ran = world.dir.join("project/ran");
+    world.settings(&format!("secrets:\n  ANTHROPIC_API_KEY: {{command: [touch, {}]}}\n", ran.display()));
+    assert_eq!(states()["state"], "not_run");
+    assert!(!ran.exists());
+}
+
+fn no_such_agent(person: Person) {
+    let world = World::new(person);
+    world.write("home/agents/fixer.md", "---\nbottle: test\n---\nDo it.\n");
+    let text = |name: &str| {
+        let output = carboy(&world, &["check", name]);
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        stdout(&output)
+    };
+    let nobody = text("nosuch");
+    for part in ["there is no agent `nosuch`", "fixer", "--bottle: test", "1 error in what was asked for"] {
+        assert!(nobody.contains(part), "{part} is not in {nobody}");
+    }
+    assert!(text("test").contains("there is a bottle of that name: `--bottle test`"));
 }
 
 fn broken_files(person: Person) {

@@ -14,6 +14,8 @@ pub fn cases() -> Vec<Case> {
     vec![
         case_with("M39 a hostile repository runs nothing on the host, and each of its traps is named", &["git"], traps),
         case_with("M39 what a program plants for the host is taken back and named", &["git"], planted),
+        case_with("B51 a repository put together so that only git sees it runs nothing on the host", &["git"], hidden),
+        case_with("B51 the same in an overlay is held back by apply", &["git"], hidden_in_overlay),
     ]
 }
 
@@ -129,4 +131,111 @@ fn planted(person: Person) {
     assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
     assert!(!Path::new(&alarm).exists(), "the host ran what was planted");
     world.assert_nothing_escaped();
+}
+
+/// Ways to make a repository that git follows and a search for repositories may not see. `ALARM` is what would run; each
+/// ends with `sub` as a gitlink of the workspace's own repository, into which `git status` goes.
+const HIDDEN: [(&str, &str); 5] = [
+    (
+        "the common directory of a worktree without a HEAD",
+        "mkdir -p a/worktrees/x a/hooks sub; cp -r $M/.git/objects $M/.git/refs a/; cp $M/.git/index a/worktrees/x/
+         git -C $M rev-parse HEAD > a/worktrees/x/HEAD; echo ../.. > a/worktrees/x/commondir; echo hi > sub/file
+         printf '[core]\\n\\trepositoryformatversion = 0\\n\\tfsmonitor = \"ALARM;false\"\\n' > a/config
+         printf '#!/bin/sh\\nALARM\\n' > a/hooks/post-checkout; chmod +x a/hooks/post-checkout
+         echo 'gitdir: ../a/worktrees/x' > sub/.git; git update-index --add --cacheinfo 160000,$C,sub",
+    ),
+    (
+        "below a directory named objects",
+        "mkdir -p x/refs x/objects; echo 'ref: refs/heads/main' > x/HEAD; cp -r $M x/objects/sub
+         git -C x/objects/sub config core.fsmonitor 'ALARM;false'
+         git update-index --add --cacheinfo 160000,$C,x/objects/sub",
+    ),
+    (
+        "around settings that were there before",
+        "cp -r $M/.git/objects $M/.git/refs $M/.git/HEAD $M/.git/index fixtures/g/; mkdir -p sub; echo hi > sub/file
+         echo 'gitdir: ../fixtures/g' > sub/.git; git update-index --add --cacheinfo 160000,$C,sub",
+    ),
+    (
+        "in a directory that may not be listed",
+        "cp -r $M sub; git -C sub config core.fsmonitor 'ALARM;false'; chmod 0311 sub/.git
+         git update-index --add --cacheinfo 160000,$C,sub",
+    ),
+    (
+        "as the target of a push",
+        "git config remote.origin.url /home/agent/evil; git config branch.main.remote /home/agent/evil",
+    ),
+];
+
+/// A workspace with a repository, a commit, and settings that are only a file so far.
+fn workspace(person: Person, alarm: &dyn Fn(&World) -> String) -> World {
+    let world = World::new(person);
+    world.write("project/readme", "of the project\n");
+    let trap = format!("[core]\n\trepositoryformatversion = 0\n\tfsmonitor = \"touch {};false\"\n", alarm(&world));
+    world.write("project/fixtures/g/config", &trap);
+    let git = |arguments: &[&str]| {
+        let who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"];
+        let mut command = std::process::Command::new("git");
+        let done = command
+            .args(who)
+            .args(["-c", "safe.directory=*"])
+            .arg("-C")
+            .arg(&world.project)
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    git(&["init", "-q"]);
+    git(&["add", "readme"]);
+    git(&["commit", "-q", "-m", "first"]);
+    world
+}
+
+fn script(way: &str, alarm: &str) -> String {
+    format!(
+        "set -e; M=$HOME/m; git init -q $M; git -C $M config user.name a; git -C $M config user.email a@example.org
+         echo hi > $M/file; git -C $M add file; git -C $M commit -qm s; C=$(git -C $M rev-parse HEAD)
+         {}",
+        way.replace("ALARM", &format!("touch {alarm}"))
+    )
+}
+
+/// What a person does next, in the workspace and in what is new in it.
+fn use_git(world: &World) {
+    for directory in ["", "sub", "x/objects/sub"] {
+        for arguments in [&["status"][..], &["diff"], &["log", "-1"], &["checkout", "-q", "."]] {
+            let mut git = std::process::Command::new("git");
+            let directory = world.project.join(directory);
+            if directory.is_dir() {
+                let _ = git.args(["-c", "safe.directory=*", "-C"]).arg(directory).args(arguments).output().unwrap();
+            }
+        }
+    }
+}
+
+fn hidden(person: Person) {
+    for (what, way) in HIDDEN {
+        let world = workspace(person, &alarm);
+        let ran = world.sh(&script(way, &alarm(&world)));
+        assert_eq!(ran.code, 0, "{what}: {}", ran.stderr);
+        use_git(&world);
+        assert!(!Path::new(&alarm(&world)).exists(), "{what}: it ran on the host: {:#}", ran.summary);
+        let quarantined = ran.summary["quarantined"].as_array().unwrap();
+        assert!(!quarantined.is_empty(), "{what}: nothing was named");
+    }
+}
+
+fn hidden_in_overlay(person: Person) {
+    for (what, way) in HIDDEN {
+        let world = workspace(person, &alarm);
+        let script = script(way, &alarm(&world));
+        world.run_with(&["--overlay"], &["sh", "-c", &script]).expect_code(0);
+        let applied = world.carboy(&["bottle", "apply", "test", "--yes"]).output().unwrap();
+        use_git(&world);
+        let said = String::from_utf8_lossy(&applied.stdout).into_owned();
+        assert!(!Path::new(&alarm(&world)).exists(), "{what}: it ran on the host: {said}");
+        // What may not be listed is not brought over at all.
+        let brought = world.project.join("sub/.git/config").exists();
+        assert!(said.contains("held back") || !brought, "{what}: {said}");
+    }
 }

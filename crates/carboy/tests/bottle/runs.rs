@@ -191,7 +191,7 @@ fn allow(person: Person) {
     let (link, kept) = (world.dir.join("home/bottles/test.md"), world.dir.join("kept.md"));
     std::fs::rename(&link, &kept).unwrap();
     std::os::unix::fs::symlink(&kept, &link).unwrap();
-    let done = carboy(&world, &["allow", "notes.example", "-b", "test", "--path", "/page"]);
+    let done = carboy(&world, &["allow", "notes.example", "-b", "test", "--path", "/page", "--yes"]);
     assert!(link.is_symlink());
     assert_eq!(done.status.code(), Some(0), "{done:?}");
     assert!(file().contains("# the one") && file().contains("notes.example"), "{}", file());

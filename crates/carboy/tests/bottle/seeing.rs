@@ -33,6 +33,7 @@ pub fn cases() -> Vec<Case> {
         case("E2 a refusal is opened for a while, survives a reload, expires, and is in the log", for_a_while),
         case("E2 a grant that is revoked closes the stream that it had opened", revoked),
         case("a refusal is opened for good, as narrow as it was, and for the next run too", for_good),
+        case_with("with a piped standard output allow asks at the terminal all the same", &["tmux"], asked_when_piped),
         case_with("at a terminal allow asks, and only a yes opens", &["tmux"], asked),
         case("names, addresses and connections have ids as well, and repeats keep theirs", other_ids),
         case("what nothing should open is opened by nothing", never),
@@ -131,7 +132,11 @@ fn for_a_while(person: Person) {
     let before = file();
     let mut agent = world.agent();
     let id = id(&get(&mut agent, ECHO));
-    let grant = said(&world, &["allow", &id, "--for", "1h"]);
+    let (code, stderr) = refused(&world, &["allow", &id, "--for", "1h"]);
+    assert!(code == Some(77) && stderr.contains("there is no terminal to ask on"), "{stderr}");
+    assert_eq!(reason(&get(&mut agent, ECHO)), Some("request_not_allowed"), "nobody agreed to it");
+    assert!(said(&world, &["explain", &id]).contains("--for 1h"), "a run lives");
+    let grant = said(&world, &["allow", &id, "--for", "1h", "--yes"]);
     let grant = grant.trim();
     assert!(grant.starts_with("g-"), "{grant}");
     assert_eq!(get(&mut agent, ECHO).status, Some(200));
@@ -152,7 +157,7 @@ fn for_a_while(person: Person) {
     assert_eq!(reason(&get(&mut agent, ECHO)), Some("request_not_allowed"));
     assert_eq!(refused(&world, &["allow", "--revoke", grant]).0, Some(1), "it is gone");
     // By itself, in time.
-    said(&world, &["allow", "notes.example", "-b", "test", "--path", "/echo", "--for", "2s"]);
+    said(&world, &["allow", "notes.example", "-b", "test", "--path", "/echo", "--for", "2s", "-y"]);
     assert_eq!(get(&mut agent, ECHO).status, Some(200));
     within("it expires", || (reason(&get(&mut agent, ECHO)) == Some("request_not_allowed")).then_some(()));
     assert_eq!(said(&world, &["allow", "--list"]), "");
@@ -160,7 +165,8 @@ fn for_a_while(person: Person) {
         assert_eq!(actions(&world, action), count, "{action}");
     }
     agent.finish().expect_code(0);
-    // For living runs, and within bounds.
+    // For living runs, and within bounds; where none lives it is not offered.
+    assert!(!said(&world, &["explain", &id]).contains("--for 1h"));
     let (code, stderr) = refused(&world, &["allow", &id, "--for", "1h"]);
     assert!(code == Some(1) && stderr.contains("leave `--for` out"), "{stderr}");
     for wrong in ["8d", "0s", "x", "1"] {
@@ -182,7 +188,7 @@ fn revoked(person: Person) {
         line
     };
     assert_eq!(line(), "ready\n");
-    let grant = said(&world, &["allow", "notes.example", "-b", "test", "--path", "/slow", "--for", "10m"]);
+    let grant = said(&world, &["allow", "notes.example", "-b", "test", "--path", "/slow", "--for", "10m", "-y"]);
     let connections = world.provider.connections();
     std::io::Write::write_all(&mut orders, b"go\n").unwrap();
     within("the request is outside", || (world.provider.connections() > connections).then_some(()));
@@ -207,7 +213,14 @@ fn for_good(person: Person) {
     // The run is over; the id is still good.
     let dry = said(&world, &["allow", &refusal, "--dry-run"]);
     assert!(dry.contains("+    - host: \"notes.example\"\n") && dry.contains("@@ "), "{dry}");
-    let output = carboy(&world, &["allow", &refusal, "--save"]);
+    // A script says that it means it; else nothing is opened, for good or for a while.
+    let before = std::fs::read_to_string(world.dir.join("home/bottles/test.md")).unwrap();
+    let unasked = carboy(&world, &["allow", &refusal]);
+    assert_eq!((unasked.status.code(), text(&unasked.stdout)), (Some(77), dry), "{unasked:?}");
+    assert!(text(&unasked.stderr).contains("there is no terminal to ask on; add `--yes`"), "{unasked:?}");
+    assert_eq!(std::fs::read_to_string(world.dir.join("home/bottles/test.md")).unwrap(), before);
+    assert_eq!(actions(&world, "allow"), 0);
+    let output = carboy(&world, &["allow", &refusal, "--save", "--yes"]);
     assert!(text(&output.stderr).contains("opens POST /sink and below on notes.example:443"), "{output:?}");
     let file = std::fs::read_to_string(world.dir.join("home/bottles/test.md")).unwrap();
     assert!(file.contains("# the page") && file.contains("value: \"/sink\""), "{file}");
@@ -218,7 +231,11 @@ fn for_good(person: Person) {
     // Said again it changes nothing; said wider it is as wide as was said.
     said(&world, &["allow", &refusal]);
     assert_eq!(std::fs::read_to_string(world.dir.join("home/bottles/test.md")).unwrap(), file);
-    said(&world, &["allow", &refusal, "--method", "put", "--method", "PATCH"]);
+    for wrong in [["--method", "GET POST"], ["--path", "sink"], ["--path", "/a/../b"], ["--port", "0"]] {
+        let (code, stderr) = refused(&world, &[&["allow", &refusal][..], &wrong].concat());
+        assert!(code == Some(2) && stderr.contains(wrong[0]) && !stderr.contains("test.md"), "{stderr}");
+    }
+    said(&world, &["allow", &refusal, "--method", "put,PATCH", "--yes"]);
     within("the wider route", || {
         (agent.http("PUT", "https://notes.example/sink", &[], b"x").status == Some(200)).then_some(())
     });
@@ -238,6 +255,17 @@ fn asked(person: Person) {
         let file = std::fs::read_to_string(world.dir.join("home/bottles/test.md")).unwrap();
         assert_eq!(file.contains("value: \"/echo\""), opened, "{file}");
     }
+}
+
+fn asked_when_piped(person: Person) {
+    let world = World::new(person);
+    world.bottle(NARROW);
+    let screen = Screen::open_in(&world, &["allow", "notes.example", "-b", "test", "--path", "/echo"], "> change.diff");
+    screen.see("Open it? [y/N]");
+    screen.line("y");
+    screen.see("over with 0");
+    assert!(std::fs::read_to_string(world.project.join("change.diff")).unwrap().contains("+    - host:"));
+    assert!(std::fs::read_to_string(world.dir.join("home/bottles/test.md")).unwrap().contains("value: \"/echo\""));
 }
 
 fn other_ids(person: Person) {
@@ -297,12 +325,12 @@ fn never(person: Person) {
     }
     // A grant is held to what a file is held to.
     for host in ["169.254.169.254", "localhost", "x.carboy.internal"] {
-        let (code, stderr) = refused(&world, &["allow", host, "-b", "test", "--for", "1h"]);
+        let (code, stderr) = refused(&world, &["allow", host, "-b", "test", "--for", "1h", "-y"]);
         assert!(code == Some(77) && stderr.contains("route"), "{host}: {stderr}");
     }
-    let (code, stderr) = refused(&world, &["allow", "10.0.0.1", "-b", "test", "--for", "1h"]);
+    let (code, stderr) = refused(&world, &["allow", "10.0.0.1", "-b", "test", "--for", "1h", "-y"]);
     assert!(code == Some(77) && stderr.contains("private"), "{stderr}");
-    said(&world, &["allow", "10.0.0.1", "-b", "test", "--for", "1h", "--private"]);
+    said(&world, &["allow", "10.0.0.1", "-b", "test", "--for", "1h", "--private", "-y"]);
     // Nor does a bottle's name lead out of the directory of bottles.
     assert_eq!(refused(&world, &["allow", "a.example", "-b", "../../project/evil"]).0, Some(78));
     agent.finish().expect_code(0);

@@ -105,7 +105,7 @@ fn chains_run(person: Person) {
     assert_eq!((code, stdout.as_str()), (0, "base dev more\n"), "{stderr}");
     assert!(world.dir.join("home/state/dev--more").is_dir() && !world.dir.join("home/state/more").exists());
     // `allow` looks at the whole chain and changes the one file.
-    let (code, _, stderr) = carboy(&world, &["allow", "new.example", "--bottle", "dev"]);
+    let (code, _, stderr) = carboy(&world, &["allow", "new.example", "--bottle", "dev", "--yes"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(std::fs::read_to_string(world.dir.join("home/bottles/dev.md")).unwrap().contains("new.example"));
 }

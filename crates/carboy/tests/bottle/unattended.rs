@@ -38,6 +38,7 @@ pub fn cases() -> Vec<Case> {
         case("exec ends with its client, and with the run", exec_ends),
         case("stop waits for the end of a detached run", stop_detached),
         case("a webhook hears a waiting program, a storm and the end, over TLS and on this machine", webhook),
+        case("a webhook carries no secret that a program rings with", webhook_leak),
         case_with("what a program printed does nothing to the terminal that shows it later", tmux, hostile_output),
     ]
 }
@@ -512,6 +513,10 @@ fn webhook(person: Person) {
         let body: Value = serde_json::from_slice(&waiting.body).unwrap();
         assert_eq!((&body["text"], &body["run"]), (&"says: Shall I go on?".into(), &run.as_str().into()));
         assert_eq!(body["bottle"], "test");
+        let log = std::fs::read_to_string(world.dir.join("home/audit/audit.jsonl")).unwrap();
+        let noted = |line: &&str| line.contains("\"notify\"") && line.contains(&run) && line.contains("\"waiting\"");
+        assert_eq!(log.lines().filter(noted).count(), 1, "written down before it is sent: {log}");
+        assert!(!log.contains("Shall I go on"), "the words are the program's");
         let token = format!("Bearer {CANARY}").into_bytes();
         assert!(waiting.headers.contains(&("authorization".into(), token)), "{waiting:?}");
         std::fs::write(world.project.join("go"), "").unwrap();
@@ -530,8 +535,26 @@ fn webhook(person: Person) {
     let run = start(&world, &[], "printf '\\007'; sleep 0.3; exit 0");
     assert_eq!(wait(&world, &run).status.code(), Some(0));
     let log = std::fs::read_to_string(world.dir.join("home/audit/audit.jsonl")).unwrap();
-    assert_eq!(log.matches("\"notify\"").count(), 1, "{log}");
+    let failed = |line: &&str| line.contains("\"notify\"") && line.contains("\"failed\"");
+    assert_eq!(log.lines().filter(failed).count(), 1, "{log}");
     assert!(!log.contains("T0P-PATH"));
+}
+
+fn webhook_leak(person: Person) {
+    let world = World::new(person);
+    let url = format!("http://{}/sink", world.provider.addr);
+    world.settings(&format!("secrets: {{HOOK: {{env: HOST_CANARY}}}}\nnotify: {{webhook: {{url: \"{url}\", token_env: HOOK}}}}\n"));
+    // The key lies in the workspace, as it does in many; the program may reach nobody.
+    world.write("project/key", CANARY);
+    let run = start(&world, &[], "printf 'x\\033]9;look: %s\\007' \"$(cat key)\"; sleep 0.3; exit 0");
+    assert_eq!(wait(&world, &run).status.code(), Some(0));
+    let posted: Vec<String> =
+        world.provider.received().iter().map(|r| String::from_utf8_lossy(&r.body).into_owned()).collect();
+    assert!(posted.iter().any(|body| body.contains("says: look: [REDACTED:known_secret:HOOK]")), "{posted:?}");
+    assert!(!posted.concat().contains(CANARY), "{posted:?}");
+    let log = std::fs::read_to_string(world.dir.join("home/audit/audit.jsonl")).unwrap();
+    let noted = |line: &&str| line.contains("\"notify\"") && line.contains("\"redacted\"") && line.contains("HOOK");
+    assert_eq!(log.lines().filter(noted).count(), 1, "{log}");
 }
 
 fn hostile_output(person: Person) {

@@ -1,0 +1,222 @@
+//! Which file a program's name stands for, so that no bottle has a say in it.
+//!
+//! ```text
+//! name ─▶ PATH without relative and empty entries, and without what a bottle writes ─▶ real file ─▶ Program
+//! ```
+//!
+//! A person who works in a project often has `$PWD/.venv/bin` or `node_modules/.bin` on the `PATH`: whatever the program
+//! inside writes there must never be what the host runs outside.
+//!
+//! *Must never* give a file that a bottle may write, or one by a path that leads through such a place.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::CommandError;
+
+/// Where commands of the host run: nobody but root puts anything there.
+pub const NEUTRAL_DIR: &str = "/";
+/// Where programs are looked for when there is no `PATH`.
+const USUAL_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// Other variables that are lists of directories from which programs load what they run.
+const SEARCHED: [&str; 6] = ["LD_LIBRARY_PATH", "PYTHONPATH", "PERL5LIB", "RUBYLIB", "NODE_PATH", "GIO_EXTRA_MODULES"];
+
+/// Where programs of the host are looked for: set down once, before anything of a bottle runs.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    path: Vec<PathBuf>,
+    /// Real paths below which nothing is found.
+    never: Vec<PathBuf>,
+    /// What a program's environment has instead of the person's own; `None` is not set.
+    environment: Vec<(OsString, Option<OsString>)>,
+}
+
+impl Fence {
+    /// `variable` is the person's environment; below `never` nothing is found: what a bottle may write, or has brought.
+    pub fn new(variable: &dyn Fn(&str) -> Option<OsString>, never: &[PathBuf]) -> Fence {
+        let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        let mut fence = Fence { path: Vec::new(), never: never.iter().map(real).collect(), environment: Vec::new() };
+        let path = variable("PATH").filter(|path| !path.is_empty()).unwrap_or_else(|| USUAL_PATH.into());
+        fence.path = fence.outside(&path);
+        let joined = |dirs: &[PathBuf]| std::env::join_paths(dirs).ok().filter(|all| !all.is_empty());
+        // A program that is a script finds its interpreter, and whatever it calls, by these.
+        fence.environment.push(("PATH".into(), Some(joined(&fence.path).unwrap_or_else(|| USUAL_PATH.into()))));
+        for name in SEARCHED {
+            if let Some(value) = variable(name) {
+                let kept = joined(&fence.outside(&value));
+                fence.environment.push((name.into(), kept));
+            }
+        }
+        // It says where the person was, which is no longer true.
+        fence.environment.push(("PWD".into(), Some(NEUTRAL_DIR.into())));
+        fence.environment.push(("OLDPWD".into(), None));
+        fence
+    }
+
+    /// The real directories of such a list that no bottle writes.
+    fn outside(&self, list: &OsStr) -> Vec<PathBuf> {
+        let dirs = std::env::split_paths(list).filter(|dir| dir.is_absolute());
+        let real = dirs.filter_map(|dir| dir.canonicalize().ok());
+        real.filter(|dir| self.place_of(dir).is_none()).collect()
+    }
+
+    fn place_of(&self, real: &Path) -> Option<&PathBuf> {
+        self.never.iter().find(|place| real.starts_with(place))
+    }
+
+    /// The program of this name, or at this absolute path.
+    ///
+    /// # Errors
+    /// When there is none, or only one that a bottle may write.
+    pub fn find(&self, name: &str) -> Result<Program, CommandError> {
+        if name.is_empty() {
+            return Err(CommandError::Empty);
+        }
+        let named: Vec<PathBuf> = match Path::new(name) {
+            path if path.is_absolute() => vec![path.to_owned()],
+            _ if name.contains('/') => return Err(CommandError::Relative),
+            path => self.path.iter().map(|dir| dir.join(path)).collect(),
+        };
+        let mut refused = None;
+        for named in named {
+            let Ok(real) = named.canonicalize() else { continue };
+            if let Some(place) = self.place_of(&real) {
+                refused.get_or_insert(CommandError::Reached { program: real.clone(), place: place.clone() });
+            } else if is_executable(&real) {
+                return Ok(Program { real, named, environment: self.environment.clone() });
+            }
+        }
+        Err(refused.unwrap_or_else(|| {
+            CommandError::Start(std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such program on PATH"))
+        }))
+    }
+}
+
+fn is_executable(file: &Path) -> bool {
+    file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// A program of the host that was found: what is started is this file, whatever its name leads to later.
+#[derive(Clone, Debug)]
+pub struct Program {
+    real: PathBuf,
+    named: PathBuf,
+    environment: Vec<(OsString, Option<OsString>)>,
+}
+
+impl Program {
+    /// Its real path.
+    pub fn path(&self) -> &Path {
+        &self.real
+    }
+
+    /// A process of it, in [`NEUTRAL_DIR`]; many programs load what lies in their working directory.
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(&self.real);
+        // Programs with several names (busybox, snap, rustup, a virtual environment's python) go by this.
+        command.arg0(&self.named).current_dir(NEUTRAL_DIR);
+        for (name, value) in &self.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::Duration;
+
+    use super::super::output;
+    use super::*;
+
+    fn program(path: &Path, script: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn fence(path: String, never: &[PathBuf]) -> Fence {
+        Fence::new(&move |name| (name == "PATH").then(|| path.clone().into()), never)
+    }
+
+    fn said(program: &Program) -> String {
+        String::from_utf8(output(program, &[], Duration::from_secs(10)).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_a_bottle_may_write_is_never_found_by_whatever_way_path_leads_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        let (work, own) = (top.join("work"), top.join("own"));
+        program(&work.join(".venv/bin/notify-send"), "echo theirs");
+        program(&own.join("notify-send"), "echo own; pwd; echo $PATH");
+        symlink(&work, top.join("link")).unwrap();
+        fs::create_dir(top.join("links")).unwrap();
+        symlink(work.join(".venv/bin/notify-send"), top.join("links/notify-send")).unwrap();
+        let path = format!(
+            "{0}/work/.venv/bin:{0}/link/.venv/bin:{0}/links::.:.venv/bin:{0}/own/../work/.venv/bin:{0}/own",
+            top.display()
+        );
+        let fence = fence(path, &[top.join("link")]);
+        let found = fence.find("notify-send").unwrap();
+        assert_eq!(found.path(), own.join("notify-send"));
+        // What it calls itself is looked for in the same places.
+        assert_eq!(said(&found), format!("own\n/\n{0}/links:{0}/own\n", top.display()));
+        let absolute = work.join(".venv/bin/notify-send");
+        let refused = fence.find(absolute.to_str().unwrap()).unwrap_err();
+        assert!(matches!(refused, CommandError::Reached { .. }), "{refused}");
+        fs::remove_dir_all(&own).unwrap();
+        let refused = fence.find("notify-send").unwrap_err();
+        assert!(matches!(refused, CommandError::Reached { .. }), "{refused}");
+        assert!(matches!(fence.find("no-such-program"), Err(CommandError::Start(_))));
+        for relative in ["./x", "a/b", ".venv/bin/notify-send"] {
+            assert!(matches!(fence.find(relative), Err(CommandError::Relative)), "{relative}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_was_found_stays_the_one_that_was_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        program(&top.join("real/multi"), "echo real as ${0##*/}");
+        program(&top.join("other/tool"), "echo other");
+        fs::create_dir(top.join("bin")).unwrap();
+        symlink(top.join("real/multi"), top.join("bin/tool")).unwrap();
+        let found = fence(format!("{}/bin", top.display()), &[]).find("tool").unwrap();
+        fs::remove_file(top.join("bin/tool")).unwrap();
+        symlink(top.join("other/tool"), top.join("bin/tool")).unwrap();
+        // A script sees its own file's name; a program sees the name by which it was found.
+        assert_eq!(said(&found), "real as multi\n");
+        symlink(Path::new("/bin/sh").canonicalize().unwrap(), top.join("bin/shell")).unwrap();
+        let shell = fence(format!("{}/bin", top.display()), &[]).find("shell").unwrap();
+        let arguments = ["-c", "echo $0"].map(String::from);
+        let named = output(&shell, &arguments, Duration::from_secs(10)).unwrap();
+        assert_eq!(String::from_utf8(named).unwrap(), format!("{}/bin/shell\n", top.display()));
+    }
+
+    #[test]
+    fn lists_from_which_a_program_loads_are_cleaned_like_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        fs::create_dir(top.join("work")).unwrap();
+        fs::create_dir(top.join("own")).unwrap();
+        let value = format!("{0}/work:.::{0}/own", top.display());
+        let only = format!("{0}/work", top.display());
+        let variable = |name: &str| match name {
+            "PYTHONPATH" => Some(value.clone().into()),
+            "LD_LIBRARY_PATH" => Some(only.clone().into()),
+            _ => None,
+        };
+        let shell = Fence::new(&variable, &[top.join("work")]).find("/bin/sh").unwrap();
+        let arguments = ["-c", "echo $PYTHONPATH-${LD_LIBRARY_PATH-unset}"].map(String::from);
+        let said = output(&shell, &arguments, Duration::from_secs(10)).unwrap();
+        assert_eq!(String::from_utf8(said).unwrap(), format!("{}/own-unset\n", top.display()));
+    }
+}
