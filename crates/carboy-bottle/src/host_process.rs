@@ -45,7 +45,7 @@ pub enum CommandError {
     /// It is there, and a bottle may write it.
     #[error("would be {program}, below {place}, where what runs in the bottle may have put it: keep it elsewhere")]
     Reached {
-        /// Its real path.
+        /// Where it is found.
         program: PathBuf,
         /// The place that is the bottle's.
         place: PathBuf,

@@ -39,7 +39,7 @@ pub use inside::{Exec, ExecRequest, ExecWaiter, Inside};
 pub use launch::{Bottle, ExitOutcome, ExitReport, Holds, InitProgram, LaunchError, LaunchOptions, Stdio, Watcher};
 pub use noticed::{NOTICED_MAX, Noticed, notice};
 pub use probe::{Finding, HostReport, Standing, Topic, probe};
-pub use protect::{Cleaned, Quarantined, steers};
+pub use protect::{Cleaned, Quarantined, put_crashed_in_order, steers};
 pub use sockets::{CapturedSockets, CapturedTcp, DnsSocket, TcpKind};
 pub use sys::names::load_no_name_service;
 pub use sys::time::{LocalTime, local_time};

@@ -81,6 +81,21 @@ enum Entry {
     Search { root: PathBuf, since: Moment },
 }
 
+/// Puts in order what crashed runs left in workspaces, by their journals in this state directory; those of runs that live
+/// are locked and left alone.
+///
+/// # Errors
+/// When a journal cannot be read.
+pub fn put_crashed_in_order(state: &Path, shared: &Path) -> io::Result<()> {
+    for left in std::fs::read_dir(state)? {
+        let path = left?.path();
+        if path.extension().is_some_and(|extension| extension == JOURNAL) {
+            Journal::recover(state, shared, path)?;
+        }
+    }
+    Ok(())
+}
+
 /// The journal of one bottle's state directory.
 #[derive(Debug)]
 pub struct Journal {
@@ -102,12 +117,7 @@ impl Journal {
     pub fn open(state: &Path, shared: &Path, run: &RunId) -> Result<Self, LaunchError> {
         let failed = |source| LaunchError::Outside { step: "open the bottle's journal of stubs", source };
         std::fs::create_dir_all(state).map_err(failed)?;
-        for left in std::fs::read_dir(state).map_err(failed)? {
-            let path = left.map_err(failed)?.path();
-            if path.extension().is_some_and(|extension| extension == JOURNAL) {
-                Self::recover(state, shared, path).map_err(failed)?;
-            }
-        }
+        put_crashed_in_order(state, shared).map_err(failed)?;
         let path = state.join(format!("{run}.{JOURNAL}"));
         let file = File::options().create_new(true).append(true).open(&path).map_err(failed)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed(e.into()))?;

@@ -58,12 +58,12 @@ pub fn standing(root: &OwnedFd) -> Vec<(PathBuf, Inode)> {
         if seen > ENTRIES_MAX || Instant::now() > deadline {
             return standing;
         }
-        let is_one = found.is_repository();
-        if is_one && let Ok(inode) = inode(&fd) {
+        let is_complete = found.is_complete();
+        if is_complete && let Ok(inode) = inode(&fd) {
             standing.push((below.clone(), inode));
         }
         // Of objects there are many, and what hides among them counts as new.
-        let inner = found.directories.into_iter().filter(|name| !is_one || name != Path::new("objects"));
+        let inner = found.directories.into_iter().filter(|name| !is_complete || name != Path::new("objects"));
         waiting.extend(inner.map(|name| below.join(name)));
     }
     standing
@@ -164,6 +164,11 @@ impl Found {
             }
         }
         Ok(found)
+    }
+
+    /// As git itself tells. What lacks a part may get it from a run, and is no repository that was there.
+    fn is_complete(&self) -> bool {
+        self.head && (self.commondir || (self.objects && self.refs))
     }
 
     /// A git directory, or the common one of some; a link is as good as what it points to.

@@ -145,7 +145,8 @@ fn decide(refusal: &Refusal, routes: &RouteSet) -> Now {
     let Some(Ok(host)) = refusal.asked.host().map(Host::parse) else {
         return match &refusal.asked {
             Asked::Port { .. } if refusal.reason != Reason::SecretKnown => {
-                let why = "no route decides about a joined port; whether its other side takes a connection shows itself";
+                let why =
+                    "no route decides about a joined port; whether its other side takes a connection shows itself";
                 Now::Unknown { why: why.to_owned(), route: None }
             }
             Asked::Port { .. } => Now::NotTheRoutes,

@@ -261,12 +261,15 @@ fn home(path: &Path, error: crate::home::HomeError) -> ImageError {
 }
 
 fn clear(draft: &Path) -> Result<(), ImageError> {
-    match fs::remove_dir_all(draft) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(ImageError::Io { path: draft.to_owned(), source })
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    let (parent, name) = (draft.parent().unwrap_or(draft), draft.file_name().unwrap_or_default());
+    removed(parent, name.as_encoded_bytes()).map_err(|source| ImageError::Io { path: draft.to_owned(), source })
+}
+
+/// Removes what an archive has made, as deep as that may be, without a stack or descriptors that are as deep.
+fn removed(parent: &Path, name: &[u8]) -> std::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = rustix::fs::open(parent, flags, Mode::empty())?;
+    crate::workspace::remove::remove(&parent, name)
 }
 
 /// One launch at a time; the file stays, because removing it would let two of them in.

@@ -251,7 +251,7 @@ async fn send(parts: &Notifying, message: Message) -> Result<(), String> {
     }
     let Cleaned { text, findings } = clean((parts.looked_for)().as_ref(), &message.text);
     let message = Message { text, ..message };
-    parts.audit.append(sending(parts, &message, findings)).map_err(|e| e.to_string())?;
+    parts.audit.append_durable(sending(parts, &message, findings)).await.map_err(|e| e.to_string())?;
     let mut failed = Ok(());
     if let Some(webhook) = &parts.settings.webhook {
         let json = json!({
@@ -341,7 +341,8 @@ mod tests {
         let detectors = Detectors::builder([7; 32]).known_secret(&name, &secret).build().unwrap();
         let plain = clean(Some(&detectors), "says: Shall I go on?");
         assert_eq!((&*plain.text, plain.findings.len()), ("says: Shall I go on?", 0));
-        let cleaned = clean(Some(&detectors), &format!("says: {key} and ghp_{}", "a1B2".repeat(9)));
+        let cleaned =
+            clean(Some(&detectors), &format!("says: {key} and ghp_{}", "iK2ZWeqhFWCEPyYngFb51yBMWXaSCrUZoL8g"));
         assert!(cleaned.text.starts_with("says: [REDACTED:known_secret:KEY] and [REDACTED:"), "{}", cleaned.text);
         assert!(cleaned.findings.len() == 2 && !cleaned.findings.concat().contains(key), "{:?}", cleaned.findings);
         // One that the cut would go through.

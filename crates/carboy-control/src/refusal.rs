@@ -388,7 +388,8 @@ pub(crate) mod tests {
             );
             Refusal::of(&Entry::parse(line.as_bytes()).unwrap())
         };
-        let port = r#""way":"forward","inside":5432,"outside":"127.0.0.1:5432","refusal":"x-000001","reason":"secret_known""#;
+        let port =
+            r#""way":"forward","inside":5432,"outside":"127.0.0.1:5432","refusal":"x-000001","reason":"secret_known""#;
         let refusal = entry(port).unwrap();
         let asked = Asked::Port { way: "forward".into(), inside: 5432, outside: "127.0.0.1:5432".into() };
         assert_eq!((&refusal.asked, refusal.route(&Opening::default())), (&asked, Err(NoRoute::Leak)));

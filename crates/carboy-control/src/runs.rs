@@ -10,7 +10,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use carboy_core::ids::{BottleName, RunId};
@@ -18,6 +17,8 @@ use carboy_core::ids::{BottleName, RunId};
 use crate::home::{Home, HomeError, private_dir, write_private};
 use crate::registry::{self, RunRecord};
 use crate::summary::Summary;
+use crate::workspace;
+use crate::workspace::WorkspaceError;
 
 /// Runs of one bottle that are kept; the oldest go first.
 pub const RUNS_KEPT_MAX: usize = 50;
@@ -93,18 +94,25 @@ fn make_room(home: &Home, bottle: &BottleName) {
     }
 }
 
-/// `--rm`: removes everything that a bottle keeps. Nothing of a bottle in which another run lives.
+/// `--rm`: removes everything that a bottle keeps. Nothing of a bottle in which another run lives, or begins.
 pub fn remove_bottle(home: &Home, bottle: &BottleName, run: &RunId) -> Result<(), RemoveError> {
     if let Some(other) = another(home, bottle, run)? {
         return Err(RemoveError::Lives { bottle: bottle.clone(), run: other });
     }
-    let state = home.state(bottle);
-    open_up(&state);
-    match fs::remove_dir_all(&state) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(HomeError::Io { path: state, source }.into()),
+    if !home.state(bottle).is_dir() {
+        return Ok(());
     }
+    // Who begins meanwhile has no record yet and holds the state's lock; it is asked for, not waited for.
+    Ok(crate::bottles::remove(home, bottle)?)
+}
+
+/// Puts in order what runs of this bottle left in their workspaces when they were lost: stubs, hooks, configurations.
+///
+/// # Errors
+/// When somebody has the bottle's state alone, or a journal cannot be read. The bottle's next run tries again.
+pub fn put_in_order(home: &Home, bottle: &BottleName) -> io::Result<()> {
+    let _among = workspace::among(home, bottle)?;
+    carboy_bottle::put_crashed_in_order(&home.state(bottle), &home.states())
 }
 
 /// Another run of this bottle that lives.
@@ -128,20 +136,15 @@ pub enum RemoveError {
     /// The file system said no.
     #[error(transparent)]
     Home(#[from] HomeError),
-}
-
-/// A program may have closed its directories to their owner; links are not followed.
-fn open_up(top: &Path) {
-    let mut waiting = vec![top.to_owned()];
-    while let Some(dir) = waiting.pop() {
-        let _ = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
-        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
-        waiting.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
-    }
+    /// Somebody begins in it, or it could not be removed.
+    #[error("the state of the bottle was not removed: {0}")]
+    Workspace(#[from] WorkspaceError),
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn record(home: &Home, run: &str, started_ms: u64) -> RunRecord {
@@ -175,6 +178,31 @@ mod tests {
         assert!(home.run_dir(&bottle, &id(0)).exists(), "it lives");
         // Without a summary it was lost.
         assert!(past(&home)[0].summary.is_none());
+    }
+
+    #[test]
+    fn a_bottle_in_which_a_run_just_begins_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(&dir.path().join("home"), None).unwrap();
+        let (bottle, run) = (BottleName::parse("b").unwrap(), RunId::parse("r-1").unwrap());
+        let workdir = dir.path().canonicalize().unwrap().join("project");
+        fs::create_dir(&workdir).unwrap();
+        let beginning = crate::workspace::RunOf {
+            bottle: &bottle,
+            run: &RunId::parse("r-2").unwrap(),
+            workdir: &workdir,
+            mode: crate::workspace::Mode::Direct,
+            started_ms: 1,
+        };
+        let held = crate::workspace::hold(&home, &beginning).unwrap();
+        fs::write(home.state(&bottle).join("kept"), "x").unwrap();
+        let refused = remove_bottle(&home, &bottle, &run).unwrap_err();
+        assert!(matches!(refused, RemoveError::Workspace(WorkspaceError::Busy { .. })), "{refused}");
+        assert!(home.state(&bottle).join("kept").exists());
+        drop(held);
+        remove_bottle(&home, &bottle, &run).unwrap();
+        remove_bottle(&home, &bottle, &run).unwrap();
+        assert!(!home.state(&bottle).exists());
     }
 
     #[test]

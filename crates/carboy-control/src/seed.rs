@@ -8,7 +8,7 @@
 //! *Must never* write outside of the home, through whatever stands in it; nor write a real credential into it.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,15 @@ use carboy_core::ids::SecretName;
 use carboy_core::ports::SecretSource;
 use carboy_manifest::providers::{self, ChatGptAccount, Facts, Login, Service, seed::Seed};
 use carboy_manifest::{Effective, Provider};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 /// Largest file of the home that is read to be merged; a larger one gives way. Bytes.
 pub const SEED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// How often a look-up that another program's renames disturbed is tried again.
 const TRIES_MAX: usize = 8;
+/// Most directories of one name that were put aside.
+const ASIDE_MAX: u32 = 100;
 /// Longest account id and plan that are taken over, in bytes.
 const ACCOUNT_BYTES_MAX: usize = 128;
 /// Where a ChatGPT token names its account.
@@ -45,8 +47,15 @@ pub fn is_wanted(provider: &Provider, command: &[String]) -> bool {
     command.first().is_some_and(|program| providers::is_program_of(provider, program))
 }
 
-/// Writes what the provider's program needs into the home. `workdir` is the workspace's path inside.
-pub fn write(home: &Path, effective: &Effective, workdir: &Path, secrets: &dyn SecretSource) -> Result<(), SeedError> {
+/// Writes what the provider's program needs into the home. `workdir` is the workspace's path inside. `tell` hears of each
+/// directory that stood in the place of a file.
+pub fn write(
+    home: &Path,
+    effective: &Effective,
+    workdir: &Path,
+    secrets: &dyn SecretSource,
+    tell: &dyn Fn(&str),
+) -> Result<(), SeedError> {
     let logins = providers::logins(&effective.routes);
     let account = account(&logins, secrets);
     let facts = Facts {
@@ -57,7 +66,13 @@ pub fn write(home: &Path, effective: &Effective, workdir: &Path, secrets: &dyn S
         account: account.as_ref(),
     };
     for seed in providers::seeds(&effective.provider, &facts) {
-        plant(home, &seed).map_err(|source| SeedError { path: home.join(seed.path), source })?;
+        let aside = plant(home, &seed).map_err(|source| SeedError { path: home.join(seed.path), source })?;
+        if let Some(aside) = aside {
+            tell(&format!(
+                "a directory stood in the place of ~/{} in the bottle; it is {aside} beside it now",
+                seed.path
+            ));
+        }
     }
     Ok(())
 }
@@ -85,7 +100,8 @@ fn account(logins: &[Login], secrets: &dyn SecretSource) -> Option<ChatGptAccoun
     Some(ChatGptAccount { id: text("chatgpt_account_id")?, plan: text("chatgpt_plan_type").unwrap_or("plus".into()) })
 }
 
-fn plant(home: &Path, seed: &Seed) -> std::io::Result<()> {
+/// Writes one seed; gives the name under which a directory in its place is now.
+fn plant(home: &Path, seed: &Seed) -> std::io::Result<Option<String>> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut directory = rustix::fs::open(home, flags, Mode::empty())?;
     let owner = rustix::fs::statat(&directory, "", AtFlags::EMPTY_PATH)?;
@@ -97,11 +113,12 @@ fn plant(home: &Path, seed: &Seed) -> std::io::Result<()> {
     for parent in parents.into_iter().flat_map(|parents| parents.split('/')) {
         directory = enter(directory.as_fd(), parent, owner)?;
     }
+    let aside = put_aside(directory.as_fd(), name)?;
     let there = read(directory.as_fd(), name)?;
-    match seed.content(there.as_deref()) {
-        Some(content) => replace(directory.as_fd(), name, content.as_bytes(), owner),
-        None => Ok(()),
+    if let Some(content) = seed.content(there.as_deref()) {
+        replace(directory.as_fd(), name, content.as_bytes(), owner)?;
     }
+    Ok(aside)
 }
 
 /// Whose the home is: what is made in it is theirs, also when carboy is root.
@@ -195,14 +212,30 @@ fn replace(directory: BorrowedFd<'_>, name: &str, content: &[u8], owner: Owner) 
     if let Err(error) = done {
         // The draft is ours and of no use any more.
         let _ = rustix::fs::unlinkat(directory, &draft, AtFlags::empty());
-        let is_directory = matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::DirectoryNotEmpty);
-        return Err(if is_directory {
-            std::io::Error::other("a directory stands in its place; remove it")
-        } else {
-            error
-        });
+        return Err(error);
     }
     Ok(())
+}
+
+/// A directory where a file has to stand gets another name; gives that name. A program inside made it, perhaps so that the
+/// next launch fails; it may hold what the person wants to keep.
+fn put_aside(directory: BorrowedFd<'_>, name: &str) -> std::io::Result<Option<String>> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {}
+        Ok(_) | Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let names = (1..=ASIDE_MAX).map(|number| format!("{name}.carboy-aside-{number}"));
+    for aside in names {
+        // What it is renamed to is never replaced, and the rename follows nothing.
+        match rustix::fs::renameat_with(directory, name, directory, &aside, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(Some(aside)),
+            Err(Errno::EXIST) => {}
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(std::io::Error::other(format!("a directory stands in its place, and {ASIDE_MAX} stand aside already")))
 }
 
 #[cfg(test)]
@@ -290,11 +323,30 @@ mod tests {
         plant(home.path(), &text("file/x", "new")).unwrap();
         assert_eq!((read_back(&home.path().join("link/x")), read_back(&home.path().join("file/x"))).0, "new");
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
-        // A directory in the file's place is an error that says so, and nothing is left behind.
-        std::fs::create_dir_all(home.path().join("d/x/y")).unwrap();
-        let error = plant(home.path(), &text("d/x", "new")).unwrap_err();
-        assert!(error.to_string().contains("a directory stands in its place"), "{error}");
-        assert_eq!(std::fs::read_dir(home.path().join("d")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_a_file_is_put_aside_with_what_is_in_it() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |below: &str| home.path().join(below);
+        for (number, inner) in [(1, "d/x/y"), (2, "d/x/z")] {
+            std::fs::create_dir_all(at(inner)).unwrap();
+            std::fs::set_permissions(at("d/x"), std::fs::Permissions::from_mode(0o0)).unwrap();
+            let aside = plant(home.path(), &json("d/x")).unwrap();
+            assert_eq!(aside, Some(format!("x.carboy-aside-{number}")));
+            assert!(read_back(&at("d/x")).contains("ours"));
+            assert_eq!(plant(home.path(), &json("d/x")).unwrap(), None, "it is said once");
+            std::fs::remove_file(at("d/x")).unwrap();
+        }
+        std::fs::set_permissions(at("d/x.carboy-aside-1"), std::fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(at("d/x.carboy-aside-1/y").is_dir());
+        // A name that is taken is passed over, whatever has it; there is an end to it.
+        for number in 1..=ASIDE_MAX {
+            let _ = symlink("/nonexistent", at(&format!("d/x.carboy-aside-{number}")));
+        }
+        std::fs::create_dir(at("d/x")).unwrap();
+        let error = plant(home.path(), &json("d/x")).unwrap_err();
+        assert!(error.to_string().contains("stand aside already"), "{error}");
     }
 
     #[test]

@@ -20,12 +20,12 @@ pub mod registries;
 pub mod toolchains;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use carboy_bottle::host_process::{Inquiry, inquire};
+use carboy_bottle::host_process::{Fence, Inquiry, inquire};
 use carboy_manifest::host_paths::refused_source;
 use rustix::fs::{CWD, Mode, OFlags};
 
@@ -37,6 +37,23 @@ pub const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 pub const ENTRIES_MAX: usize = 500;
 /// Programs are asked here: nobody but root puts a configuration into it.
 const NEUTRAL: &str = "/";
+/// What the top of a project has in it.
+const PROJECT_MARKS: [&str; 14] = [
+    ".git",
+    ".hg",
+    ".jj",
+    "package.json",
+    "Cargo.toml",
+    "pyproject.toml",
+    "setup.py",
+    "requirements.txt",
+    "Pipfile",
+    "go.mod",
+    "go.work",
+    "pnpm-workspace.yaml",
+    "Gemfile",
+    "composer.json",
+];
 /// Trees of the host that every bottle sees.
 const VISIBLE: &[&str] = &["/usr", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// Where programs are looked up inside, of what every bottle sees.
@@ -66,19 +83,33 @@ impl Surroundings {
     /// The directories of `PATH` that are looked into: absolute, and not the repository's own.
     fn path(&self) -> Vec<PathBuf> {
         let path = self.environment.get(std::ffi::OsStr::new("PATH")).cloned().unwrap_or_default();
-        std::env::split_paths(&path).filter(|dir| dir.is_absolute() && !self.is_of_workspace(dir)).collect()
+        std::env::split_paths(&path).filter(|dir| dir.is_absolute() && !self.is_of_project(dir)).collect()
     }
 
-    /// Does it stand below the workspace? A project above the home or the home itself is none that brings programs.
+    /// Does a project bring what is in this directory, this one or another?
+    fn is_of_project(&self, dir: &Path) -> bool {
+        self.is_of_workspace(dir) || [dir.to_owned(), real(dir)].iter().any(|dir| holds_a_project_s_programs(dir))
+    }
+
+    /// Does it stand below the project that the workspace is in? A person may be in one of its directories, and its
+    /// programs are beside that.
     fn is_of_workspace(&self, path: &Path) -> bool {
-        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let workspace = real(&self.workspace);
-        !real(&self.home).starts_with(&workspace) && real(path).starts_with(&workspace)
+        self.project().is_some_and(|project| real(path).starts_with(project))
+    }
+
+    /// The topmost directory above the workspace that is a project's, or the workspace itself. The home, and what is
+    /// above it, is none that brings programs.
+    fn project(&self) -> Option<PathBuf> {
+        let (workspace, home) = (real(&self.workspace), real(&self.home));
+        let own = workspace.ancestors().take_while(|dir| !home.starts_with(dir));
+        let is_project = |dir: &&Path| *dir == workspace || PROJECT_MARKS.iter().any(|mark| is_there(&dir.join(mark)));
+        own.filter(is_project).last().map(Path::to_owned)
     }
 
     /// The first executable file of this name on `PATH`, else in one of these directories.
     pub(crate) fn find(&self, program: &str, also: &[PathBuf]) -> Option<PathBuf> {
         let dirs = self.path();
+        let also = also.iter().filter(|dir| !self.is_of_project(dir));
         let mut candidates = dirs.iter().chain(also).map(|dir| dir.join(program));
         candidates.find(|file| is_executable(file) && !self.is_of_workspace(file))
     }
@@ -90,9 +121,22 @@ impl Surroundings {
 
     /// The same in another directory, with variables of its own.
     fn ask_at(&self, program: &Path, arguments: &[&str], dir: &Path, more: &[(&str, &Path)]) -> Option<String> {
+        // Whoever found it, and wherever.
+        if !program.is_absolute() || self.is_of_workspace(program) {
+            return None;
+        }
         let mut argv = vec![program.to_str()?.to_owned()];
         argv.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let mut environment = self.environment.clone();
+        // Many programs are scripts, and find their interpreter and what they call in these.
+        let fence = Fence::new(&|name| self.environment.get(OsStr::new(name)).cloned(), self.project().as_slice());
+        for (name, value) in fence.environment() {
+            match value {
+                Some(value) => environment.insert(name.clone(), value.clone()),
+                None => environment.remove(name),
+            };
+        }
+        environment.insert("PATH".into(), std::env::join_paths(self.path()).ok()?);
         environment.extend(more.iter().map(|(name, value)| (OsString::from(name), value.as_os_str().to_owned())));
         let inquiry = Inquiry { argv: &argv, dir, environment: &environment, wait_max: ASK_WAIT_MAX };
         let text = String::from_utf8(inquire(&inquiry).ok()?).ok()?;
@@ -110,6 +154,19 @@ impl Surroundings {
         refused_source(source, &self.home, &self.carboy_home)
             .or_else(|| refused_source(&real, &self.home, &self.carboy_home))
     }
+}
+
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+fn is_there(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
+}
+
+/// Directories that package managers fill with what a project asks for: whatever is in one, the project said so.
+fn holds_a_project_s_programs(dir: &Path) -> bool {
+    dir.ends_with("node_modules/.bin") || dir.parent().is_some_and(|above| is_there(&above.join("pyvenv.cfg")))
 }
 
 fn is_executable(file: &Path) -> bool {

@@ -254,7 +254,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     let vault = Arc::new(Vault::open(&needed, origins, request.lookup.clone(), &request.places.settings())?);
     no_secret_inside(&spec.env, &vault)?;
     if seed::is_wanted(&request.effective.provider, &spec.command) {
-        seed::write(&spec.home, &request.effective, &spec.workdir, &*vault)?;
+        seed::write(&spec.home, &request.effective, &spec.workdir, &*vault, &*request.progress)?;
     }
     let fingerprint_key = authority::fingerprint_key(&request.home)?;
     let detectors = detectors(fingerprint_key, &vault)?;

@@ -32,7 +32,7 @@ mod tests;
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use carboy_core::ids::BottleName;
@@ -236,6 +236,22 @@ pub fn alone(home: &Home, bottle: &BottleName) -> Result<Alone, WorkspaceError> 
     Ok(Alone { _lock: lock })
 }
 
+/// A bottle's state, held as its runs hold it: nobody applies or removes it meanwhile.
+#[derive(Debug)]
+pub struct Among {
+    _lock: File,
+}
+
+/// Refuses while an apply, undo or rm has it alone.
+///
+/// # Errors
+/// Then, and when the lock cannot be opened.
+pub fn among(home: &Home, bottle: &BottleName) -> io::Result<Among> {
+    let lock = lock_file(&home.state(bottle).join("lock"))?;
+    flock(&lock, FlockOperation::NonBlockingLockShared)?;
+    Ok(Among { _lock: lock })
+}
+
 fn live_run(home: &Home, bottle: &BottleName) -> String {
     let live = crate::registry::live_runs(home).unwrap_or_default();
     let names: Vec<String> =
@@ -244,6 +260,16 @@ fn live_run(home: &Home, bottle: &BottleName) -> String {
         return format!("a run of bottle {bottle} that is just beginning or ending");
     }
     format!("{} of bottle {bottle}", names.join(", "))
+}
+
+/// Does the name still stand for this file?
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn lock_file(path: &Path) -> io::Result<File> {

@@ -21,8 +21,16 @@ use crate::upstream::{Dialer, Security};
 
 /// Fields by which the providers' upstreams take a credential. On a route with a credential none of the bottle's own
 /// gets through: with another account's key the same host would be a way to carry data out.
-const CREDENTIAL_FIELDS: &[&str] =
-    &["authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "private-token", "job-token", "x-auth-token"];
+const CREDENTIAL_FIELDS: &[&str] = &[
+    "authorization",
+    "cookie",
+    "x-api-key",
+    "x-goog-api-key",
+    "api-key",
+    "private-token",
+    "job-token",
+    "x-auth-token",
+];
 
 /// Parameters by which they take one in the query, as written with `_` and in lower case; `$httpHeaders` is any field.
 const CREDENTIAL_PARAMETERS: &[&str] = &[
@@ -73,7 +81,8 @@ pub(crate) fn drop_replaced_query(uri: &mut Uri, route: &Route) -> Result<(), De
             (!left.is_empty()).then(|| left.join(";"))
         })
         .collect();
-    *uri = target(uri.path(), Some(left.join("&").as_str()).filter(|left| !left.is_empty())).map_err(|denial| denial.by(&route.id))?;
+    *uri = target(uri.path(), Some(left.join("&").as_str()).filter(|left| !left.is_empty()))
+        .map_err(|denial| denial.by(&route.id))?;
     Ok(())
 }
 
@@ -97,7 +106,8 @@ fn percent_decoded(text: &[u8]) -> Vec<u8> {
     let mut rest = text;
     while let [first, behind @ ..] = rest {
         let escaped = (*first == b'%').then(|| behind.first_chunk::<2>()).flatten();
-        match escaped.and_then(|[a, b]| Some((char::from(*a).to_digit(16)? << 4 | char::from(*b).to_digit(16)?) as u8)) {
+        match escaped.and_then(|[a, b]| Some((char::from(*a).to_digit(16)? << 4 | char::from(*b).to_digit(16)?) as u8))
+        {
             Some(byte) => {
                 out.push(byte);
                 rest = &behind[2..];

@@ -224,9 +224,7 @@ pub(crate) async fn look(
     exchange.learn(denial.reason, flaw.as_ref().map(|flaw| flaw.reason).or(unfit), asked);
     match flaw {
         // A secret on its way out is the graver reason, and one that nobody is offered to open.
-        Some(flaw) if is_leak(flaw.reason) => {
-            Err(Denial { rule: denial.rule, ..flaw })
-        }
+        Some(flaw) if is_leak(flaw.reason) => Err(Denial { rule: denial.rule, ..flaw }),
         Some(_) | None => Err(denial),
     }
 }

@@ -71,8 +71,7 @@ async fn refuse(exchange: &Exchange, denial: Denial, upgrade: WebSocket) -> Resp
     tokio::time::sleep(exchange.gateway().refusal_wait()).await;
     let id = refusal_id();
     let upgrade = denial.reason == Reason::ProtocolRefused && upgrade == WebSocket::Asked;
-    let denial =
-        if upgrade { exchange.refuse_upgrade(denial, &id).await } else { exchange.refuse(denial, &id).await };
+    let denial = if upgrade { exchange.refuse_upgrade(denial, &id).await } else { exchange.refuse(denial, &id).await };
     let mut response = denied(&denial, &id, exchange.speaks());
     if upgrade && denial.reason == Reason::ProtocolRefused {
         // Codex tries a WebSocket first; at this status, and no other, it goes on with POST at once.

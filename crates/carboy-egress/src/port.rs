@@ -15,6 +15,8 @@ mod carry;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::finding::Finding;
 use carboy_core::plan::{Forward, Publish, Service};
 use carboy_core::verdict::{Denial, Reason};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -222,7 +225,7 @@ impl Gateway {
                 }
                 Err(error) => self.refuse_port(port, inside, unreachable(error), Outcome::Failed).await,
             },
-            Service::Unix(path) => match within(wait_max, UnixStream::connect(path)).await {
+            Service::Unix(path) => match within(wait_max, connect_unlinked(path)).await {
                 Ok(service) => self.carried(port, peer, inside, service.into_split()).await,
                 Err(error) => self.refuse_port(port, inside, unreachable(error), Outcome::Failed).await,
             },
@@ -358,4 +361,13 @@ impl Drop for Open<'_> {
         self.port.counts.open.fetch_sub(1, Ordering::Relaxed);
         self.gateway.closed();
     }
+}
+
+/// Connects to the socket at this very path: a link that was put in its place since the launch leads nowhere.
+async fn connect_unlinked(path: &Path) -> io::Result<UnixStream> {
+    let held = openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    if FileType::from_raw_mode(fstat(&held)?.st_mode) != FileType::Socket {
+        return Err(io::Error::other("there is no socket"));
+    }
+    UnixStream::connect(format!("/proc/self/fd/{}", held.as_raw_fd())).await
 }

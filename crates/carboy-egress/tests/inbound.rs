@@ -274,3 +274,52 @@ async fn an_answers_framing_is_its_transfer_encoding_and_no_coding_hides_in_it()
     assert!(got.complete && got.text() == "ok" && !got.headers.contains_key("content-length"), "{got:?}");
     assert_eq!(client.get("/gzip").await.reason(), "upstream_failed");
 }
+
+#[tokio::test]
+async fn b41_an_echo_that_is_packed_and_pauses_does_not_show_the_credential() {
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    zlib.write_all(SECRET.as_bytes()).unwrap();
+    let packed = gzip(SECRET.as_bytes());
+    let forms = [packed.clone(), base64(&packed), zlib.finish().unwrap()];
+    let lengths = forms.clone().map(|form| form.len());
+    let mut keyed = route(HOST);
+    keyed.dlp.inbound.clear();
+    keyed.auth = Some(RouteAuth { header: "x-api-key".into(), scheme: AuthScheme::Bare, secret: secret_name() });
+    let bench = answering(vec![keyed], move |target| {
+        let form = forms[target.trim_start_matches('/').parse::<usize>().unwrap()].clone();
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            for piece in form.chunks(6) {
+                // Longer than what makes the gateway let go of what it holds.
+                tokio::time::sleep(Duration::from_millis(120)).await;
+                if sender.send(Bytes::copy_from_slice(piece)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        text_of(receiver)
+    })
+    .await;
+    let mut asking = Vec::new();
+    for (n, length) in lengths.into_iter().enumerate() {
+        let mut client = bench.plain(HOST, 80).await;
+        asking.push(tokio::spawn(async move { (n, length, client.get(&format!("/{n}")).await) }));
+    }
+    for asked in asking {
+        let (n, length, got) = asked.await.unwrap();
+        assert!(!got.complete && got.body.len() + 16 < length, "{n}: {} of {length}", got.body.len());
+    }
+}
+
+fn base64(bytes: &[u8]) -> Vec<u8> {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bits = |bytes: &[u8]| bytes.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
+    bytes
+        .chunks_exact(3)
+        .flat_map(|three| [18, 12, 6, 0].map(|at| LETTERS[(bits(three) >> at & 63) as usize]))
+        .collect()
+}
+
+fn text_of(receiver: tokio::sync::mpsc::Receiver<Bytes>) -> Response<Body> {
+    Response::builder().header("content-type", "application/octet-stream").body(fed(receiver)).unwrap()
+}

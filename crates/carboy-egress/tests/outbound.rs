@@ -228,6 +228,37 @@ async fn trailers_pass_and_are_scanned() {
 }
 
 #[tokio::test]
+async fn a_secret_that_goes_on_in_the_trailers_stops_there() {
+    let bench = Bench::start(Kind::Tls(&["h2", "http/1.1"]), vec![route(HOST)]).await;
+    let mut client = bench.client(&["h2"]).await;
+    let (a, b) = SECRET.split_at(26);
+    for (body, name, value) in [
+        (a.to_owned(), "x-t", b.to_owned()),
+        (format!("key={a}"), "x-t", format!("{b} and more")),
+        // Its base64.
+        ("c2stdGVzdC1acTh2VHIzTG1XNXhLZDBQ".to_owned(), "x-t", "eUI3bkhjMkE=".to_owned()),
+        (SECRET[..24].to_owned(), "yb7nhc2a", "x".to_owned()),
+        ("ghp_iK2ZWeqhFWCEPyYn".to_owned(), "x-t", "gFb51yBMWXaSCrUZoL8g".to_owned()),
+    ] {
+        for pause in [Duration::ZERO, Duration::from_millis(400)] {
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("x-first", "1".parse().unwrap());
+            trailers.insert(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+            let frames = vec![Frame::data(Bytes::from(body.clone())), Frame::trailers(trailers)];
+            let frames = stream::unfold(frames.into_iter(), move |mut rest| async move {
+                let frame = rest.next()?;
+                tokio::time::sleep(pause).await;
+                Some((Ok(frame), rest))
+            });
+            let got = post(&mut client, &[("te", "trailers")], streamed(frames)).await;
+            assert!(got.reason().starts_with("secret_"), "{body} {value} {pause:?} {got:?}");
+        }
+    }
+    let all = bench.origin.received();
+    assert!(all.iter().all(|got| !got.complete && got.body.len() <= 4 && got.trailers.is_none()), "{all:?}");
+}
+
+#[tokio::test]
 async fn sixty_four_mebibytes_stream_through_in_bounded_memory() {
     const PIECES: usize = 1024;
     let origin = Arc::new(Origin::default());
@@ -346,14 +377,7 @@ async fn a_large_zstd_body_passes_and_bodies_that_are_read_whole_share_a_bound()
 
 #[tokio::test]
 async fn trailers_say_nothing_that_belongs_in_a_head() {
-    let mut keyed = route(HOST);
-    let auth = carboy_core::route::RouteAuth {
-        header: "x-goog-api-key".into(),
-        scheme: carboy_core::route::AuthScheme::Bare,
-        secret: support::secret_name(),
-    };
-    keyed.auth = Some(auth);
-    let bench = Bench::start(Kind::Tls(&["h2"]), vec![keyed]).await;
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![keyed()]).await;
     let mut client = bench.client(&["h2"]).await;
     let mut trailers = http::HeaderMap::new();
     for name in ["authorization", "x-api-key", "x-goog-api-key", "host", "cookie", "content-type", "x-sum"] {
@@ -364,4 +388,84 @@ async fn trailers_say_nothing_that_belongs_in_a_head() {
     assert_eq!(post(&mut client, &[], body).await.status, StatusCode::OK);
     let got = bench.origin.received()[0].trailers.clone().unwrap();
     assert_eq!(got.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["x-sum"]);
+}
+
+fn keyed() -> Route {
+    let mut keyed = route(HOST);
+    keyed.auth = Some(carboy_core::route::RouteAuth {
+        header: "x-goog-api-key".into(),
+        scheme: carboy_core::route::AuthScheme::Bare,
+        secret: support::secret_name(),
+    });
+    keyed
+}
+
+#[tokio::test]
+async fn no_credential_of_the_bottles_own_gets_past_the_one_that_is_set() {
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![keyed()]).await;
+    let mut client = bench.client(&["h2"]).await;
+    for (asked, sent) in [
+        ("/v1/x?beta=true&alt=sse&pageToken=k&keys=1", "/v1/x?beta=true&alt=sse&pageToken=k&keys=1"),
+        ("/v1/x?key=another&alt=sse", "/v1/x?alt=sse"),
+        ("/v1/x?alt=sse&%6bey=another", "/v1/x?alt=sse"),
+        ("/v1/x?%256bey=another", "/v1/x"),
+        ("/v1/x?access_token=another;a=b&Api-Key=another", "/v1/x?a=b"),
+        ("/v1/x?oauth_token=another&$httpHeaders=x-goog-api-key:another", "/v1/x"),
+        ("/v1/x?%24httpHeaders=authorization:another&private_token=another&a", "/v1/x?a"),
+        ("/v1/x?key%3Danother", "/v1/x"),
+        ("/v1/x?key[]=another", "/v1/x"),
+    ] {
+        let request = client.request(Method::GET, asked).header("cookie", "session=another").body(full("")).unwrap();
+        assert_eq!(client.send(request).await.status, StatusCode::OK, "{asked}");
+        let got = bench.origin.received().pop().unwrap();
+        assert_eq!(got.target.trim_start_matches("https://api.example"), sent, "{asked}");
+        assert!(!got.headers.contains_key("cookie") && got.headers["x-goog-api-key"] == SECRET);
+    }
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![route(HOST)]).await;
+    let mut client = bench.client(&["h2"]).await;
+    assert_eq!(client.get("/v1/x?key=own").await.status, StatusCode::OK);
+    assert!(bench.origin.received()[0].target.ends_with("/v1/x?key=own"));
+}
+
+#[tokio::test]
+async fn the_path_that_is_sent_is_the_one_that_is_scanned() {
+    let bench = Bench::start(Kind::Tls(&["http/1.1"]), vec![route(HOST)]).await;
+    let mut client = bench.client(&["http/1.1"]).await;
+    let (a, b) = SECRET.split_at(26);
+    let single = |between: &str| SECRET.chars().map(|c| format!("{c}{between}")).collect::<String>();
+    for path in [
+        format!("/m/{a}/xyz/../{b}"),
+        format!("/m/{a}/%78yz/%2e%2e/{b}"),
+        format!("/m/{a}/..%41..zzzz/..;q/{b}"),
+        format!("/{}", single("/xyz/../")),
+        format!("/{}", single("/%78yz/%2e%2e/")),
+        // What is taken out of it was meant to leave all the same.
+        format!("/{SECRET}/../x"),
+    ] {
+        assert_eq!(client.get(&path).await.reason(), "secret_known", "{path}");
+        // A query does not turn it into something else.
+        assert_eq!(client.get(&format!("{path}?a=b")).await.reason(), "secret_known", "{path}");
+    }
+    assert!(bench.origin.received().is_empty());
+    let told = |event: &carboy_core::audit::Event| detail(event, "path").unwrap_or_default();
+    let joined: String = bench.log.events().iter().map(|event| told(event) + "\n").collect();
+    assert!(!joined.contains(a) && !joined.contains(&SECRET[..6]), "{joined}");
+    // What is sent is what is written down.
+    assert_eq!(client.get("/a/x/../%62?q=/../z").await.status, StatusCode::OK);
+    assert_eq!(bench.origin.received()[0].target, "/a/b?q=/../z");
+    let sent = bench.log.wait(|event| event.action == "answer").await;
+    assert_eq!((told(&sent).as_str(), detail(&sent, "path_altered").as_deref()), ("/a/b", Some("true")));
+}
+
+#[tokio::test]
+async fn zlib_data_behind_other_text_are_looked_into() {
+    let bench = Bench::start(Kind::Tls(&["http/1.1"]), vec![route(HOST)]).await;
+    let mut client = bench.client(&["http/1.1"]).await;
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(SECRET.as_bytes()).unwrap();
+    let packed = encoder.finish().unwrap();
+    let body = [b"--b\r\ncontent-type: application/octet-stream\r\n\r\n", &packed[..], b"\r\n--b--\r\n"].concat();
+    let fields = [("content-type", "multipart/form-data; boundary=b")];
+    assert_eq!(post(&mut client, &fields, full(body)).await.reason(), "secret_known");
+    assert!(bench.origin.received().is_empty());
 }

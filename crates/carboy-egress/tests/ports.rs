@@ -183,6 +183,34 @@ async fn a_secret_in_base64_is_one_too() {
 }
 
 #[tokio::test]
+async fn a_packed_secret_is_one_too_wherever_it_begins_and_however_it_pauses() {
+    use std::io::Write;
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    zlib.write_all(SECRET.as_bytes()).unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(SECRET.as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let decoy = b"\x1f\x8b\x08\0\0\0\0\0\0\xff\0\x60\xea\x9f\x15";
+    let joined = Joined::start().await;
+    for bytes in [[b"hello ", &zlib.finish().unwrap()[..]].concat(), [&decoy.repeat(24)[..], &gzip].concat()] {
+        for piece in [bytes.len(), 6] {
+            let (mut client, mut service) = joined.pair().await;
+            for piece in bytes.chunks(piece) {
+                if client.write_all(piece).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            let _ = client.shutdown().await;
+            let got = all(&mut service).await;
+            assert!(got.len() + 16 < bytes.len(), "{} of {} in pieces of {piece}", got.len(), bytes.len());
+            assert_eq!(joined.closed().await.result, Outcome::Blocked);
+        }
+    }
+    assert_eq!(joined.port.stats().cut, 4);
+}
+
+#[tokio::test]
 async fn one_connection_too_many_is_reset_and_a_place_that_is_given_back_is_used() {
     let joined = Joined::start().await;
     let mut open = Vec::new();

@@ -236,9 +236,7 @@ fn next_magic(window: &Window<'_>, from: u64, to: u64) -> Option<(u64, Kind, &'s
     static SEARCH: LazyLock<AhoCorasick> = LazyLock::new(|| {
         AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(MAGICS).expect("short literals")
     });
-    static PACKED: LazyLock<Option<packed::Searcher>> = LazyLock::new(|| {
-        packed::Searcher::new(MAGICS)
-    });
+    static PACKED: LazyLock<Option<packed::Searcher>> = LazyLock::new(|| packed::Searcher::new(MAGICS));
     if from == 0
         && let [first, second, ..] = *window.data
         && is_zlib_header(first, second)

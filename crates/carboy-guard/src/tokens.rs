@@ -294,16 +294,12 @@ fn ends_a_control_sequence(mut before: &[u8]) -> bool {
         };
     }
     let before = match before {
-        [rest @ .., b'[', ] | [rest @ .., b'%', b'5', b'B' | b'b'] => rest,
+        [rest @ .., b'['] | [rest @ .., b'%', b'5', b'B' | b'b'] => rest,
         _ => return false,
     };
-    match before {
-        [.., 0x1b] | [.., b'\\', b'e' | b'E'] => true,
-        [.., b'\\', b'u', b'0', b'0', b'1', b'b' | b'B'] => true,
-        [.., b'\\', b'x', b'1', b'b' | b'B'] | [.., b'%', b'1', b'b' | b'B'] => true,
-        [.., b'\\', b'0', b'3', b'3'] => true,
-        _ => false,
-    }
+    const SPELLINGS: [&[u8]; 9] =
+        [b"\x1b", b"\\e", b"\\u001b", b"\\u001B", b"\\x1b", b"\\x1B", b"\\033", b"%1b", b"%1B"];
+    SPELLINGS.iter().any(|escape| before.ends_with(escape))
 }
 
 /// Bytes before a place that can be part of one escape.

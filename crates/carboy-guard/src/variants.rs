@@ -66,9 +66,17 @@ fn derive(secret: &[u8]) -> Vec<Variant> {
     let reversed: Zeroizing<Vec<u8>> = Zeroizing::new(secret.iter().rev().copied().collect());
     list.add("reversed", reversed.to_vec());
     list.add("rot13", secret.iter().map(|&b| rot13(b)).collect());
-    list.add("percent_encoded", percent_reserved(secret));
+    // What usual encoders keep as it is differs: nothing, Python's `quote`, JavaScript's `encodeURIComponent`.
+    for kept in ["-._~", "-._~/", "-._~!*'()"] {
+        list.add("percent_encoded", percent_reserved(secret, kept.as_bytes()));
+    }
     list.add("json_escaped", json_escaped(secret));
-    list.add("html_named", html_named(secret));
+    // As Gson, .NET and Go's encoders for JSON in HTML do it.
+    for escaped in ["<>&='", "\"&'+<>`", "<>&"] {
+        list.add("json_escaped", json_escaped_html(secret, escaped.as_bytes()));
+    }
+    list.add("html_named", html_named(secret, |_| false));
+    list.add("html_named", html_named(secret, |b| b"/`=".contains(&b)));
     list.add("base32", base32(secret, b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"));
     list.add("base32_unpadded", without_padding(base32(secret, b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")));
     list.add("base32_lower", without_padding(base32(secret, b"abcdefghijklmnopqrstuvwxyz234567")));
@@ -205,8 +213,8 @@ fn rot13(b: u8) -> u8 {
     }
 }
 
-fn percent_reserved(secret: &[u8]) -> Vec<u8> {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
+fn percent_reserved(secret: &[u8], kept: &[u8]) -> Vec<u8> {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || kept.contains(b);
     secret.iter().flat_map(|b| if plain(b) { vec![*b] } else { format!("%{b:02X}").into_bytes() }).collect()
 }
 
@@ -222,13 +230,27 @@ fn json_escaped(secret: &[u8]) -> Vec<u8> {
     secret.iter().flat_map(escape).collect()
 }
 
-fn html_named(secret: &[u8]) -> Vec<u8> {
+/// JSON in which `escaped` are written as their code.
+fn json_escaped_html(secret: &[u8], escaped: &[u8]) -> Vec<u8> {
+    let escape = |&b: &u8| match b {
+        _ if escaped.contains(&b) => format!("\\u{b:04X}").into_bytes(),
+        b'"' | b'\\' => vec![b'\\', b],
+        b'\n' => b"\\n".to_vec(),
+        b'\t' => b"\\t".to_vec(),
+        b'\r' => b"\\r".to_vec(),
+        _ => vec![b],
+    };
+    secret.iter().flat_map(escape).collect()
+}
+
+fn html_named(secret: &[u8], by_code: impl Fn(u8) -> bool) -> Vec<u8> {
     let escape = |&b: &u8| match b {
         b'&' => b"&amp;".to_vec(),
         b'<' => b"&lt;".to_vec(),
         b'>' => b"&gt;".to_vec(),
         b'"' => b"&quot;".to_vec(),
         b'\'' => b"&#39;".to_vec(),
+        _ if by_code(b) => format!("&#x{b:X};").into_bytes(),
         _ => vec![b],
     };
     secret.iter().flat_map(escape).collect()
@@ -340,6 +362,21 @@ mod tests {
         assert!(padded.iter().any(|v| v.form == "base64_unpadded" && &v.bytes[..] == b"MDEyMzQ1Njc4OQ"));
         assert!(padded.iter().any(|v| v.form == "hex_upper") || padded.iter().any(|v| v.form == "hex_lower"));
         assert!(variants(b"\xff\xfe\xfdabcdef").iter().any(|v| v.form == "base64_url"));
+    }
+
+    #[test]
+    fn d2_the_usual_encoders_own_spellings_are_derived() {
+        let list = variants(b"aB3/dE6+gH9=jK2&mN5(pQ8");
+        for spelling in [
+            "aB3/dE6%2BgH9%3DjK2%26mN5%28pQ8",
+            "aB3%2FdE6%2BgH9%3DjK2%26mN5(pQ8",
+            "aB3/dE6+gH9\\u003DjK2\\u0026mN5(pQ8",
+            "aB3/dE6\\u002BgH9=jK2\\u0026mN5(pQ8",
+            "aB3/dE6+gH9=jK2\\u0026mN5(pQ8",
+            "aB3&#x2F;dE6+gH9&#x3D;jK2&amp;mN5(pQ8",
+        ] {
+            assert!(list.iter().any(|v| v.bytes[..] == *spelling.as_bytes()), "{spelling}");
+        }
     }
 
     #[test]

@@ -80,10 +80,8 @@ fn named_bottle(args: &AllowArgs) -> Result<String, Failure> {
 }
 
 fn of_host(host: &HostPattern, args: &AllowArgs) -> NewRoute {
-    let only = NewMatch {
-        paths: args.path.iter().cloned().map(NewPath::Prefix).collect(),
-        methods: args.method.clone(),
-    };
+    let only =
+        NewMatch { paths: args.path.iter().cloned().map(NewPath::Prefix).collect(), methods: args.method.clone() };
     NewRoute {
         host: host.to_string(),
         ports: args.port.clone(),
@@ -151,9 +149,8 @@ fn agreed(yes: bool) -> Result<bool, Failure> {
     if yes {
         return Ok(true);
     }
-    terminal::confirm("Open it? [y/N] ").map_err(|_| {
-        Failure::words(Exit::Refused, "nothing was opened: there is no terminal to ask on; add `--yes`")
-    })
+    terminal::confirm("Open it? [y/N] ")
+        .map_err(|_| Failure::words(Exit::Refused, "nothing was opened: there is no terminal to ask on; add `--yes`"))
 }
 
 /// Living runs of a bottle, or the one of this id.

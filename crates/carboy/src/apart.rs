@@ -45,7 +45,7 @@ struct Order {
 }
 
 /// Starts the run apart, and attaches to it unless `-d` was given.
-pub async fn run(args: &RunArgs) -> Result<u8, Failure> {
+pub async fn run(args: &RunArgs, environment: &Environment) -> Result<u8, Failure> {
     let failed = |e: std::io::Error| Failure::new(Exit::Failed, &e);
     // While the other process asks and starts, a key that interrupts is meant for it and not for this one.
     let mut early = Heard::from_now_on();
@@ -89,7 +89,7 @@ pub async fn run(args: &RunArgs) -> Result<u8, Failure> {
         eprintln!("  its end    carboy wait {0}, carboy stop {0}", record.run);
         return print(format!("{}\n", record.run).as_bytes());
     }
-    watching::own_run(&record, args)
+    watching::own_run(&record, args, environment)
 }
 
 /// The second process, from its order to the end of the run.

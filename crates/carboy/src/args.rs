@@ -2,6 +2,7 @@
 
 mod audit;
 mod bottle;
+mod plumbing;
 mod values;
 mod watching;
 
@@ -16,6 +17,7 @@ pub use audit::{AuditCommand, QueryArgs};
 pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
+pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
 pub use watching::{AttachArgs, ExecArgs, PsArgs, SuperviseArgs, WaitArgs};
 
 /// Runs AI agents behind one door: sealed, scanned, credentialed from outside, logged.
@@ -74,6 +76,9 @@ pub enum Command {
     /// Help for a command, as with `--help`
     #[command(hide = true)]
     Help(HelpArgs),
+    /// Names for completions
+    #[command(hide = true)]
+    Names(NamesArgs),
     /// The tour's program inside the bottle
     #[command(hide = true)]
     TourAgent,
@@ -388,28 +393,6 @@ pub struct UninstallArgs {
     /// Print the list as JSON
     #[arg(long)]
     pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct HelpArgs {
-    /// Command, and one of its own
-    #[arg(value_name = "COMMAND")]
-    pub command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct CompletionsArgs {
-    /// Shell
-    pub shell: Shell,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Shell {
-    Bash,
-    Zsh,
-    Fish,
-    Elvish,
-    Powershell,
 }
 
 /// The command without what is nobody's business, for completions and the man page.

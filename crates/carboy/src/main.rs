@@ -10,6 +10,7 @@ mod audit;
 mod bottle;
 mod check;
 mod client;
+mod completions;
 mod doctor;
 mod environment;
 mod explain;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-use args::{Cli, Command, Shell};
+use args::{Cli, Command};
 use environment::Environment;
 use report::{Exit, Failure, Heading, Palette};
 
@@ -92,7 +93,8 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Bottle(command) => bottle::bottle(command, &environment()?),
         Command::Check(args) => check::check(&args, &environment()?),
         Command::Help(args) => help(&args.command),
-        Command::Completions(args) => print(&completions_of(args.shell)),
+        Command::Completions(args) => print(&completions::completions_of(args.shell)),
+        Command::Names(args) => completions::names(args.kind, &environment()?),
         Command::Man => print(&man_page()?),
         Command::Uninstall(args) => uninstall::uninstall(&args, &environment()?),
     }
@@ -114,21 +116,6 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Exit::Failed, &e))
-}
-
-/// Completions for a shell, as they are printed, packed, and known again by `uninstall`.
-pub(crate) fn completions_of(shell: Shell) -> Vec<u8> {
-    use clap_complete::{generate, shells};
-    let mut command = args::visible();
-    let mut text = Vec::new();
-    match shell {
-        Shell::Bash => generate(shells::Bash, &mut command, "carboy", &mut text),
-        Shell::Zsh => generate(shells::Zsh, &mut command, "carboy", &mut text),
-        Shell::Fish => generate(shells::Fish, &mut command, "carboy", &mut text),
-        Shell::Elvish => generate(shells::Elvish, &mut command, "carboy", &mut text),
-        Shell::Powershell => generate(shells::PowerShell, &mut command, "carboy", &mut text),
-    }
-    text
 }
 
 /// One page for everything: there is no `carboy-run(1)` to send the reader to.

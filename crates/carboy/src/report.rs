@@ -135,9 +135,11 @@ impl Palette {
 
 /// Control characters made visible: a host name or a rule's text never moves the cursor of the person who reads it.
 pub fn printable(text: &str) -> String {
+    // Directions, lines and paragraphs, characters without width, notes between lines, tags.
     let hidden = |c: char| {
         c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
     };
     text.chars().map(|c| if hidden(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
@@ -292,5 +294,8 @@ mod tests {
     #[test]
     fn a_hostile_name_cannot_move_the_cursor() {
         assert_eq!(printable("a\u{1b}[2Jb\u{202e}c"), "a\\u{1b}[2Jb\\u{202e}c");
+        let hidden = "\u{85}\u{9b}\u{ad}\u{61c}\u{180e}\u{200b}\u{2028}\u{2029}\u{202d}\u{2060}\u{2067}\u{206a}\u{feff}\u{fff9}\u{e0041}";
+        assert!(printable(hidden).is_ascii(), "{}", printable(hidden));
+        assert_eq!(printable("\u{65e5}\u{e9}"), "\u{65e5}\u{e9}");
     }
 }

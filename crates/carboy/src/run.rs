@@ -43,7 +43,7 @@ const NOBODYS_WINDOW: (u16, u16) = (24, 80);
 /// Runs and gives the exit code.
 pub async fn run(args: RunArgs, environment: Environment) -> Result<u8, Failure> {
     if args.detach || (!args.no_tty && terminal::is_interactive()) {
-        apart::run(&args).await
+        apart::run(&args, &environment).await
     } else {
         here(args, environment).await
     }
@@ -167,7 +167,9 @@ pub fn not_started(program: &str, code: u8, palette: Palette) -> String {
     if code != NOT_FOUND {
         return format!(
             "{error} `{name}` is there, but cannot be executed in the bottle\n\
-             {hint} look at its mode (`chmod +x`) and at the program that its first line names\n"
+             {hint} look at its mode (`chmod +x`) and at the program that its first line names\n\
+             {hint} a program made for another system lacks its loader here: an image without glibc does not start one that \
+             needs it\n"
         );
     }
     format!(

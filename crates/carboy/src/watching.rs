@@ -9,11 +9,12 @@ use carboy_control::registry::{self, Answer, AskError, ExecAsked, Question, RunR
 use carboy_control::runs::{self, Past};
 use carboy_control::session::End;
 use carboy_control::session::frames::{self, ANSWER_BYTES_MAX, Kind};
+use carboy_core::ids::BottleName;
 
 use crate::args::{AttachArgs, ExecArgs, RunArgs, WaitArgs};
 use crate::client::{DetachKey, Input, Left, Line, stay};
 use crate::environment::Environment;
-use crate::report::{Exit, Failure, Palette};
+use crate::report::{Exit, Failure, Palette, printable};
 use crate::signals::{Heard, Whose, pass_to_client};
 use crate::{print, run, terminal};
 
@@ -21,8 +22,7 @@ use crate::{print, run, terminal};
 const HUNG_UP: u8 = 129;
 
 /// The bottle's own shell where it has the one that its environment names, else the one that every system has.
-const A_SHELL: [&str; 3] =
-    ["sh", "-c", "command -v \"${SHELL:-}\" >/dev/null 2>&1 && exec \"$SHELL\" -l; exec sh -l"];
+const A_SHELL: [&str; 3] = ["sh", "-c", "command -v \"${SHELL:-}\" >/dev/null 2>&1 && exec \"$SHELL\" -l; exec sh -l"];
 
 /// From an error of a run that was asked.
 pub fn failed(error: AskError) -> Failure {
@@ -73,14 +73,14 @@ pub fn attach(args: &AttachArgs, environment: &Environment) -> Result<u8, Failur
         eprintln!("carboy: attached to {}; {} leaves it running", record.run, args.detach_key);
     }
     let left = followed(stream, input, Whose::Looker)?;
-    close(left, &record, &Tell { quiet: true, nobody_reads: 0 })
+    close(left, &record, &Tell { quiet: true, nobody_reads: 0 }, environment)
 }
 
 /// The person's side of a run that this person has just started.
-pub fn own_run(record: &RunRecord, args: &RunArgs) -> Result<u8, Failure> {
+pub fn own_run(record: &RunRecord, args: &RunArgs, environment: &Environment) -> Result<u8, Failure> {
     let (_, stream) = registry::open(record, &attaching()).map_err(|error| match error {
         // It came to its end, or to grief, between its first word and ours.
-        AskError::Silent { .. } => lost(record),
+        AskError::Silent { .. } => lost(record, environment),
         AskError::No { .. } | AskError::Home(_) => failed(error),
     })?;
     let left = followed(stream, Input::Terminal(args.detach_key), Whose::Owner(Box::new(record.clone())))?;
@@ -89,7 +89,7 @@ pub fn own_run(record: &RunRecord, args: &RunArgs) -> Result<u8, Failure> {
     {
         eprintln!("{}", serde_json::to_string(summary).map_err(|e| Failure::new(Exit::Failed, &e))?);
     }
-    close(left, record, &Tell { quiet: args.quiet, nobody_reads: HUNG_UP })
+    close(left, record, &Tell { quiet: args.quiet, nobody_reads: HUNG_UP }, environment)
 }
 
 fn attaching() -> Question {
@@ -112,7 +112,7 @@ struct Tell {
     nobody_reads: u8,
 }
 
-fn close(left: Left, record: &RunRecord, tell: &Tell) -> Result<u8, Failure> {
+fn close(left: Left, record: &RunRecord, tell: &Tell, environment: &Environment) -> Result<u8, Failure> {
     match left {
         Left::Ended(End::Run(summary)) => {
             run::tell_end(&summary, record, tell.quiet);
@@ -134,15 +134,27 @@ fn close(left: Left, record: &RunRecord, tell: &Tell) -> Result<u8, Failure> {
                 Err(Failure::words(Exit::Found, format!("run {} let go of this terminal, and goes on", record.run))
                     .hint(format!("nothing was read here for too long; come back with `carboy attach {}`", record.run)))
             }
-            Err(_) => Err(lost(record)),
+            Err(_) => Err(lost(record, environment)),
         },
     }
 }
 
-fn lost(record: &RunRecord) -> Failure {
+/// Says so, and does what the supervisor cannot do any more: stubs and hooks that it left in the workspace go.
+fn lost(record: &RunRecord, environment: &Environment) -> Failure {
+    let bottle = BottleName::parse(&record.bottle);
+    let in_order = bottle.is_ok_and(|bottle| runs::put_in_order(&environment.home, &bottle).is_ok());
+    let workspace = if in_order {
+        "its workspace was put in order".to_owned()
+    } else {
+        let (bottle, workdir) = (&record.bottle, printable(&record.workdir.display().to_string()));
+        format!("it may have left empty stubs in {workdir}: `carboy run --bottle {bottle} -- true` there removes them")
+    };
     Failure::words(
         Exit::Lost,
-        format!("run {} was lost: its supervisor is gone, and with it everything in the bottle", record.run),
+        format!(
+            "run {} was lost: its supervisor is gone, and with it everything in the bottle; {workspace}",
+            record.run
+        ),
     )
     .hint(format!("`carboy logs {0}` and `carboy logs --output {0}` show how far it came", record.run))
 }
@@ -178,7 +190,7 @@ pub fn exec(args: &ExecArgs, environment: &Environment) -> Result<u8, Failure> {
         }
         Left::ByHand => Ok(128 + 15),
         left @ (Left::Ended(_) | Left::Unread | Left::HungUp) => {
-            close(left, &record, &Tell { quiet: true, nobody_reads: HUNG_UP })
+            close(left, &record, &Tell { quiet: true, nobody_reads: HUNG_UP }, environment)
         }
     }
 }
@@ -216,13 +228,13 @@ pub fn wait(args: &WaitArgs, environment: &Environment) -> Result<u8, Failure> {
             }
             Waited::Past(past) => (past.record.clone(), past.summary.map(|summary| End::Run(Box::new(summary)))),
         };
-        let this = told(&record, end, args.json)?;
+        let this = told(&record, end, args.json, environment)?;
         code = if code == 0 { this } else { code };
     }
     Ok(code)
 }
 
-fn told(record: &RunRecord, end: Option<End>, json: bool) -> Result<u8, Failure> {
+fn told(record: &RunRecord, end: Option<End>, json: bool, environment: &Environment) -> Result<u8, Failure> {
     let (line, code) = match end {
         Some(End::Run(summary)) => (serde_json::to_string(&summary), summary.ended.shell_code()),
         Some(End::Command(code) | End::NotStarted(code)) => return Ok(code),
@@ -231,7 +243,7 @@ fn told(record: &RunRecord, end: Option<End>, json: bool) -> Result<u8, Failure>
             (serde_json::to_string(&serde_json::json!({"run": record.run, "failed": message})), Exit::Failed as u8)
         }
         None => {
-            eprintln!("{} {}", Palette::stderr().bad("error:"), lost(record).message);
+            eprintln!("{} {}", Palette::stderr().bad("error:"), lost(record, environment).message);
             (serde_json::to_string(&serde_json::json!({"run": record.run, "lost": true})), Exit::Lost as u8)
         }
     };

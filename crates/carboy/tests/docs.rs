@@ -36,11 +36,12 @@ fn the_page_of_refusals_lists_every_reason() {
     );
     for reason in Reason::ALL {
         page.push_str(&format!(
-            "\n## {}\n\n{}. Status {}, decided by {:?}.\n\n* The agent can: {}.\n* The operator can: {}.\n",
+            "\n## {}\n\n{}. Status {}, decided by {:?}{}.\n\n* The agent can: {}.\n* The operator can: {}.\n",
             reason.code(),
             first_capital(reason.what()),
             reason.http_status(),
             reason.layer(),
+            if reason.is_failure() { "; a failure, and no refusal" } else { "" },
             reason.agent_step(),
             reason.operator_step()
         ));

@@ -108,6 +108,55 @@ fn a_shell_that_is_there_takes_its_completions() {
     }
 }
 
+/// What bash offers after `carboy WORDS…`, in a home with the agents and bottles `claude` and `codex`, and a file `clay.txt`.
+fn completed_by_bash(words: &str) -> String {
+    let home = tempfile::tempdir().unwrap();
+    let root = home.path().join(".carboy");
+    for kind in ["bottles", "agents"] {
+        std::fs::create_dir_all(root.join(kind)).unwrap();
+        for name in ["claude.md", "codex.md", "no name; rm -rf.md"] {
+            std::fs::write(root.join(kind).join(name), "---\n---\n").unwrap();
+        }
+    }
+    std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::write(home.path().join("clay.txt"), "").unwrap();
+    let script = format!(
+        "eval \"$(carboy completions bash)\"\nCOMP_WORDS=(carboy {words})\nCOMP_CWORD=$((${{#COMP_WORDS[@]}}-1))\n\
+         _carboy_values carboy \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"\necho \"${{COMPREPLY[*]}}\"\n\
+         complete -p carboy >&2\n"
+    );
+    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_carboy")).parent().unwrap();
+    let mut command = Command::new("bash");
+    command.args(["--norc", "-c", &script]).env_clear().env("HOME", home.path()).current_dir(home.path());
+    let output = command.env("PATH", format!("{}:/usr/bin:/bin", binary.display())).output().unwrap();
+    let registered = String::from_utf8(output.stderr).unwrap();
+    assert!(registered.contains("-F _carboy_values") && !registered.contains("default"), "{registered}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn bash_completes_names_where_names_belong_and_files_where_files_do() {
+    if Command::new("bash").arg("--version").output().is_err() {
+        return;
+    }
+    for (words, offered) in [
+        ("run cl", "claude"),
+        ("run ''", "claude codex"),
+        ("run -b cl", "claude"),
+        ("check c", "claude codex"),
+        ("bottle rm cl", "claude"),
+        ("bottle diff claude cl", "clay.txt"),
+        ("run claude -- cl", "clay.txt"),
+        ("run --workdir cl", "clay.txt"),
+        ("audit verify cl", "clay.txt"),
+        ("explain cl", ""),
+        ("attach cl", ""),
+        ("che", "check"),
+    ] {
+        assert_eq!(completed_by_bash(words), offered, "{words}");
+    }
+}
+
 #[test]
 fn the_man_page_is_a_man_page_with_every_command() {
     let text = carboy(&["man"]);

@@ -11,7 +11,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use super::CommandError;
@@ -20,12 +20,15 @@ use super::CommandError;
 pub const NEUTRAL_DIR: &str = "/";
 /// Where programs are looked for when there is no `PATH`.
 const USUAL_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// Most links on the way to a program; as many as the system follows.
+const LINKS_MAX: usize = 40;
 /// Other variables that are lists of directories from which programs load what they run.
 const SEARCHED: [&str; 6] = ["LD_LIBRARY_PATH", "PYTHONPATH", "PERL5LIB", "RUBYLIB", "NODE_PATH", "GIO_EXTRA_MODULES"];
 
 /// Where programs of the host are looked for: set down once, before anything of a bottle runs.
 #[derive(Clone, Debug)]
 pub struct Fence {
+    /// Real paths.
     path: Vec<PathBuf>,
     /// Real paths below which nothing is found.
     never: Vec<PathBuf>,
@@ -38,11 +41,19 @@ impl Fence {
     pub fn new(variable: &dyn Fn(&str) -> Option<OsString>, never: &[PathBuf]) -> Fence {
         let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
         let mut fence = Fence { path: Vec::new(), never: never.iter().map(real).collect(), environment: Vec::new() };
-        let path = variable("PATH").filter(|path| !path.is_empty()).unwrap_or_else(|| USUAL_PATH.into());
-        fence.path = fence.outside(&path);
+        let path = variable("PATH").unwrap_or_else(|| USUAL_PATH.into());
+        let kept = |dir: PathBuf| match fence.walk(&dir) {
+            Ok(real) => Some(real),
+            // For saying why.
+            Err(Astray::Reached(_)) => Some(dir),
+            Err(Astray::Missing) => None,
+        };
+        fence.path = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).filter_map(kept).collect();
         let joined = |dirs: &[PathBuf]| std::env::join_paths(dirs).ok().filter(|all| !all.is_empty());
         // A program that is a script finds its interpreter, and whatever it calls, by these.
-        fence.environment.push(("PATH".into(), Some(joined(&fence.path).unwrap_or_else(|| USUAL_PATH.into()))));
+        fence
+            .environment
+            .push(("PATH".into(), Some(joined(&fence.outside(&path)).unwrap_or_else(|| USUAL_PATH.into()))));
         for name in SEARCHED {
             if let Some(value) = variable(name) {
                 let kept = joined(&fence.outside(&value));
@@ -58,12 +69,41 @@ impl Fence {
     /// The real directories of such a list that no bottle writes.
     fn outside(&self, list: &OsStr) -> Vec<PathBuf> {
         let dirs = std::env::split_paths(list).filter(|dir| dir.is_absolute());
-        let real = dirs.filter_map(|dir| dir.canonicalize().ok());
-        real.filter(|dir| self.place_of(dir).is_none()).collect()
+        dirs.filter_map(|dir| self.walk(&dir).ok()).collect()
     }
 
-    fn place_of(&self, real: &Path) -> Option<&PathBuf> {
-        self.never.iter().find(|place| real.starts_with(place))
+    /// The real path, when the way to it leads through no place that is refused: a link in such a place may lead out of it,
+    /// to what its maker has chosen.
+    fn walk(&self, path: &Path) -> Result<PathBuf, Astray> {
+        let parts = |path: &Path| path.components().rev().map(|c| c.as_os_str().to_owned()).collect::<Vec<_>>();
+        let (mut at, mut rest, mut links) = (PathBuf::from("/"), parts(path), 0);
+        while let Some(part) = rest.pop() {
+            match Path::new(&part).components().next() {
+                Some(Component::RootDir) => at = PathBuf::from("/"),
+                Some(Component::ParentDir) => drop(at.pop()),
+                Some(Component::Normal(_)) => {
+                    let next = at.join(&part);
+                    if let Some(place) = self.never.iter().find(|place| next.starts_with(place)) {
+                        return Err(Astray::Reached(place.clone()));
+                    }
+                    let meta = next.symlink_metadata().map_err(|_| Astray::Missing)?;
+                    if meta.is_symlink() {
+                        links += 1;
+                        let target = next.read_link().ok().filter(|_| links <= LINKS_MAX).ok_or(Astray::Missing)?;
+                        rest.extend(parts(&target));
+                    } else {
+                        at = next;
+                    }
+                }
+                Some(Component::CurDir | Component::Prefix(_)) | None => {}
+            }
+        }
+        Ok(at)
+    }
+
+    /// What a program's environment has instead of the person's own; `None` is not set.
+    pub fn environment(&self) -> &[(OsString, Option<OsString>)] {
+        &self.environment
     }
 
     /// The program of this name, or at this absolute path.
@@ -81,17 +121,28 @@ impl Fence {
         };
         let mut refused = None;
         for named in named {
-            let Ok(real) = named.canonicalize() else { continue };
-            if let Some(place) = self.place_of(&real) {
-                refused.get_or_insert(CommandError::Reached { program: real.clone(), place: place.clone() });
-            } else if is_executable(&real) {
-                return Ok(Program { real, named, environment: self.environment.clone() });
+            match self.walk(&named) {
+                Ok(real) if is_executable(&real) => {
+                    return Ok(Program { real, named, environment: self.environment.clone() });
+                }
+                Err(Astray::Reached(place)) if is_executable(&named) => {
+                    refused.get_or_insert(CommandError::Reached { program: named, place });
+                }
+                Ok(_) | Err(Astray::Reached(_) | Astray::Missing) => {}
             }
         }
         Err(refused.unwrap_or_else(|| {
             CommandError::Start(std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such program on PATH"))
         }))
     }
+}
+
+/// Why a path is not followed to its end.
+enum Astray {
+    /// Its way leads through this place.
+    Reached(PathBuf),
+    /// Nothing is there, or links without end.
+    Missing,
 }
 
 fn is_executable(file: &Path) -> bool {
@@ -160,11 +211,16 @@ mod tests {
         symlink(&work, top.join("link")).unwrap();
         fs::create_dir(top.join("links")).unwrap();
         symlink(work.join(".venv/bin/notify-send"), top.join("links/notify-send")).unwrap();
+        symlink("/bin/sh", work.join(".venv/bin/chosen")).unwrap();
         let path = format!(
             "{0}/work/.venv/bin:{0}/link/.venv/bin:{0}/links::.:.venv/bin:{0}/own/../work/.venv/bin:{0}/own",
             top.display()
         );
         let fence = fence(path, &[top.join("link")]);
+        // Out of the workspace, into it, and out again.
+        symlink(work.join("way"), top.join("links/winding")).unwrap();
+        symlink("/bin/sh", work.join("way")).unwrap();
+        assert!(matches!(fence.find("winding"), Err(CommandError::Reached { .. })));
         let found = fence.find("notify-send").unwrap();
         assert_eq!(found.path(), own.join("notify-send"));
         // What it calls itself is looked for in the same places.
@@ -172,6 +228,9 @@ mod tests {
         let absolute = work.join(".venv/bin/notify-send");
         let refused = fence.find(absolute.to_str().unwrap()).unwrap_err();
         assert!(matches!(refused, CommandError::Reached { .. }), "{refused}");
+        assert!(matches!(fence.find("chosen"), Err(CommandError::Reached { .. })));
+        let chosen = top.join("link/.venv/bin/chosen");
+        assert!(matches!(fence.find(chosen.to_str().unwrap()), Err(CommandError::Reached { .. })));
         fs::remove_dir_all(&own).unwrap();
         let refused = fence.find("notify-send").unwrap_err();
         assert!(matches!(refused, CommandError::Reached { .. }), "{refused}");

@@ -157,6 +157,8 @@ fn exec_on_path(wanted: &Program<'_>) -> io::Result<Infallible> {
         let path = text(path)?;
         let Err(error) = process::exec(&path, &arguments, &environment);
         match error.raw_os_error() {
+            // The kernel says the same of a file that is there and whose loader, or interpreter, is not.
+            Some(libc::ENOENT) if candidate.exists() => last = libc::ELIBACC,
             Some(libc::ENOENT | libc::ENOTDIR) => {}
             Some(libc::ENOEXEC) => {
                 let mut script = vec![c"/bin/sh".to_owned(), path];

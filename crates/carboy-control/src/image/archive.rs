@@ -54,10 +54,7 @@ pub(super) fn unpack(job: &Job, path: &Path, draft: &Path) -> Result<(), ImageEr
         super::say(job, format!("{} devices, pipes and sockets of the image were left out", tree.skipped()));
     }
     drop(tree);
-    match fs::remove_dir_all(draft.join("gone")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io(error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    super::removed(draft, b"gone").map_err(io)
 }
 
 /// Gives how many bytes are still allowed.

@@ -115,9 +115,8 @@ pub(super) fn build(job: &Job, dockerfile: &Path, key: &str, out: &Path) -> Resu
         ))
     })?;
     say(job, format!("building the image {} with {name} once", shown(dockerfile)));
-    let commands =
-        Commands::of(name, &[dockerfile, context, out], &format!("carboy-{}", &key[..32.min(key.len())]))
-            .ok_or_else(|| error("its path, or that of CARBOY_HOME, is no text".into()))?;
+    let commands = Commands::of(name, &[dockerfile, context, out], &format!("carboy-{}", &key[..32.min(key.len())]))
+        .ok_or_else(|| error("its path, or that of CARBOY_HOME, is no text".into()))?;
     let built = run(job, &program, &commands.build).and_then(|()| run(job, &program, &commands.save));
     // Whether or not there is anything to remove; what is wrong with the build is told, not this.
     let never = AtomicBool::new(false);

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -21,6 +21,8 @@ use tar::{EntryType, Header};
 
 /// Longest path or link, in octets.
 const PATH_BYTES_MAX: u64 = 4096;
+/// Most directories one in another. Paths of an archive are short, but lead on from its links.
+pub(super) const DEPTH_MAX: usize = 256;
 /// Longest extended header of one entry.
 const PAX_BYTES_MAX: u64 = 1024 * 1024;
 /// What a whiteout's name begins with.
@@ -30,6 +32,8 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// The tree that is being made.
 pub(super) struct Tree {
     root: OwnedFd,
+    /// Its real path.
+    real: PathBuf,
     /// Where replaced entries go until the end: removing them is long work, renaming is not.
     gone: OwnedFd,
     gone_count: u64,
@@ -57,9 +61,11 @@ impl Tree {
             Ok(rustix::fs::open(path, flags, Mode::empty())?)
         };
         let (root, gone) = (open(root)?, open(gone)?);
+        let real = real(&root)?;
         fchmod(&root, Mode::from_raw_mode(0o755))?;
         Ok(Tree {
             root,
+            real,
             gone,
             gone_count: 0,
             entries_left: entries_max,
@@ -179,13 +185,23 @@ impl Tree {
         linkat(&from, file, at, name, AtFlags::empty()).map_err(|e| words(e.into()))
     }
 
-    /// Opens the directory of an entry, making what is missing of it.
+    /// Opens the directory of an entry, making what is missing of it. None is deeper than [`DEPTH_MAX`].
     fn parent(&mut self, path: &Path) -> io::Result<OwnedFd> {
         if let Some((known, at)) = &self.last
             && known == path
         {
             return at.try_clone();
         }
+        if path.components().count() > DEPTH_MAX {
+            return Err(too_deep());
+        }
+        let at = self.reached(path)?;
+        // Of a path that is too long for the system nothing is said but that.
+        let depth = real(&at).ok().and_then(|real| Some(real.strip_prefix(&self.real).ok()?.components().count()));
+        if depth.is_none_or(|depth| depth >= DEPTH_MAX) { Err(too_deep()) } else { Ok(at) }
+    }
+
+    fn reached(&self, path: &Path) -> io::Result<OwnedFd> {
         let mut below = PathBuf::from(".");
         let open = |path: &Path| {
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -268,6 +284,15 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+fn too_deep() -> io::Error {
+    io::Error::other(format!("is in more than {DEPTH_MAX} directories one in another"))
+}
+
+/// Where a directory really is.
+fn real(directory: &OwnedFd) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))
 }
 
 fn words(error: io::Error) -> String {

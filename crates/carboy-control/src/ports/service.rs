@@ -52,11 +52,8 @@ pub(super) enum WayError {
 /// Where the way ends: absolute, without links. `writable` are the places where bottles can write; each counts as it is
 /// written and as what it really is. At the end there need be nothing yet, unless a link says so.
 pub(super) fn walk<'a>(way: &Path, writable: impl IntoIterator<Item = &'a Path>) -> Result<PathBuf, WayError> {
-    let places: Vec<PathBuf> = writable
-        .into_iter()
-        .flat_map(|place| [Some(place.to_owned()), place.canonicalize().ok()])
-        .flatten()
-        .collect();
+    let places: Vec<PathBuf> =
+        writable.into_iter().flat_map(|place| [Some(place.to_owned()), place.canonicalize().ok()]).flatten().collect();
     let allowed = |name: &Path| match places.iter().find(|place| name.starts_with(place)) {
         Some(place) => Err(WayError::Writable { place: place.clone(), name: name.to_owned() }),
         None => Ok(()),

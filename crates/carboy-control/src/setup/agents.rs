@@ -166,7 +166,8 @@ fn leads_there(path: &Path, real: &Path, is_seen: impl Fn(&Path) -> bool) -> boo
         }
         let Ok(next) = std::fs::read_link(&at) else { return at == real };
         let next = parent.join(next);
-        let Some((Ok(parent), name)) = next.parent().map(Path::canonicalize).zip(next.file_name().or(Some(name))) else {
+        let Some((Ok(parent), name)) = next.parent().map(Path::canonicalize).zip(next.file_name().or(Some(name)))
+        else {
             return false;
         };
         at = parent.join(name);

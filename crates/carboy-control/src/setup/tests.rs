@@ -44,7 +44,8 @@ fn a_package_of_a_version_manager_is_shown_with_its_node_and_one_beside_it_with_
     // Found although it is not on PATH.
     let found = agents::find(&home.host, Program::Codex).unwrap();
     let root = "~/.nvm/versions/node/v22.1.0".to_owned();
-    let command = Some(format!("{root}/lib/node_modules/@openai/codex/bin/codex.js"));
+    // As it is found: an update of the package may have another file behind it.
+    let command = Some(format!("{root}/bin/codex"));
     assert_eq!(shown(&found, &home), (command, vec![root.clone()], vec![format!("{root}/bin")]));
 
     home.executable("home/.npm-global/lib/node_modules/@google/gemini-cli/dist/index.js", "#!/usr/bin/env node\n");
@@ -271,4 +272,38 @@ fn a_toolchain_of_a_home_is_shown_at_its_own_path_and_a_whole_home_never() {
     home.program("bin/rustc", &script.replace(root.to_str().unwrap(), home.host.home.to_str().unwrap()));
     let found = toolchains::of_manager(&home.host, Manager::Cargo).unwrap();
     assert!(found.binds.is_empty() && found.refused.is_some());
+}
+
+#[test]
+fn in_a_directory_of_a_project_no_program_of_the_project_is_run() {
+    let mut home = FakeHome::new();
+    home.write("work/package.json", "{}");
+    home.host.workspace = home.at("work/packages/one");
+    std::fs::create_dir_all(&home.host.workspace).unwrap();
+    home.write("other/.venv/pyvenv.cfg", "home = /usr/bin");
+    let ran = home.at("ran");
+    let theirs = format!("touch {}; echo theirs", ran.display());
+    let places =
+        ["work/node_modules/.bin", "work/.venv/bin", "work/tools", "other/.venv/bin", "other/node_modules/.bin"];
+    for place in places {
+        home.program(&format!("{place}/python3"), &theirs);
+    }
+    home.link("venv", "other/.venv");
+    let (first, path) = (home.at(""), home.host.variable("PATH").unwrap());
+    let of = |place: &str| first.join(place).display().to_string();
+    let hostile = places.map(of).join(":");
+    home.set("PATH", &format!("{hostile}:{}:.:node_modules/.bin:{path}:/usr/bin:/bin", of("venv/bin")));
+    assert_ne!(home.host.find("python3", &[home.at("work/tools")]), Some(home.at("work/tools/python3")));
+    // A program of the person's own that is a script, and calls another by its name.
+    home.executable("bin/python3", "#!/usr/bin/env own-interpreter\n");
+    home.program("bin/own-interpreter", "echo own");
+    for place in places {
+        home.program(&format!("{place}/own-interpreter"), &theirs);
+    }
+    let found = home.host.find("python3", &[]).unwrap();
+    assert_eq!((found.clone(), home.host.ask(&found, &[])), (home.at("bin/python3"), Some("own".into())));
+    for place in &places[..3] {
+        assert_eq!(home.host.ask(&home.at(place).join("python3"), &[]), None, "{place}");
+    }
+    assert!(!ran.exists());
 }

@@ -104,4 +104,8 @@ fn an_interrupted_run_is_named_before_its_journal_goes() {
     fs::create_dir_all(home.states().join("work")).unwrap();
     fs::write(home.states().join("work/r-1.journal"), "x").unwrap();
     assert_eq!(inventory(&home, Log::Keep, Written::Keep).unwrap().interrupted, ["work"]);
+    // A run that lives keeps its own locked, and was not cut short.
+    let live = fs::File::open(home.states().join("work/r-1.journal")).unwrap();
+    flock(&live, FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert_eq!(inventory(&home, Log::Keep, Written::Keep).unwrap().interrupted, [""; 0]);
 }

@@ -57,6 +57,11 @@ pub fn hold(home: &Home, run: &RunOf<'_>) -> Result<Held, WorkspaceError> {
         let who = "an apply, undo or rm of this bottle".to_owned();
         return Err(WorkspaceError::Busy { bottle: run.bottle.clone(), who });
     }
+    // A removal may have had the lock between the two steps, and taken the file and everything beside it away.
+    if !super::is_at(&shared, &state.join("lock")).map_err(lock)? {
+        let who = "an rm of this bottle".to_owned();
+        return Err(WorkspaceError::Busy { bottle: run.bottle.clone(), who });
+    }
     let mut held = Held { _locks: vec![shared], overlays: Vec::new(), repository: None };
     held.part(home, run, run.workdir, Part::Workspace)?;
     if let Some(common) = worktree::common_directory(run.workdir) {

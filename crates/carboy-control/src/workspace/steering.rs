@@ -70,6 +70,11 @@ impl Merged<'_> {
             if !fine {
                 return Judged::Held("it sends git to another directory's settings and hooks".into());
             }
+            // Git follows it to a directory that may have been no repository's until now.
+            let held = self.becomes_repository(&parent.parent().parent());
+            if held != Judged::Free {
+                return held;
+            }
         }
         if matches!(name, b"HEAD" | b"objects" | b"refs" | b"commondir") && change.what != What::Deleted {
             return self.becomes_repository(&parent);
@@ -97,7 +102,7 @@ impl Merged<'_> {
     /// The last stone of a repository: not over settings or hooks that came before it.
     fn becomes_repository(&self, directory: &Rel) -> Judged {
         let on_host = |name: &[u8]| self.is_on_host(&directory.join(name));
-        let is_one = on_host(b"objects") && on_host(b"refs") || on_host(b"HEAD") && on_host(b"commondir");
+        let is_one = on_host(b"HEAD") && (on_host(b"commondir") || on_host(b"objects") && on_host(b"refs"));
         if is_one || !self.may_be_repository(directory) {
             return Judged::Free;
         }

@@ -59,7 +59,7 @@ fn a_pause_lets_no_more_than_a_few_characters_of_a_secret_go() {
         let mut scanner = StreamScanner::new(detectors(), plan(Mode::Redact));
         let mut out = Vec::new();
         scanner.push(&body.as_bytes()[..pause], &mut out).unwrap();
-        scanner.release(&mut out);
+        scanner.release(&mut out).unwrap();
         assert_eq!(scanner.releasable(), 0);
         assert!(!(1..=5).contains(&pause) || out.len() == pause, "ordinary text is not kept waiting");
         scanner.push(&body.as_bytes()[pause..], &mut out).unwrap();
@@ -73,7 +73,7 @@ fn a_pause_lets_no_more_than_a_few_characters_of_a_secret_go() {
     let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
     let mut out = Vec::new();
     scanner.push(&SECRET.as_bytes()[..5], &mut out).unwrap();
-    scanner.release(&mut out);
+    scanner.release(&mut out).unwrap();
     assert_eq!(out, &SECRET.as_bytes()[..5]);
     assert!(scanner.push(&SECRET.as_bytes()[5..], &mut out).and_then(|()| scanner.finish(&mut out)).is_err());
     assert_eq!((out.len(), scanner.held(), scanner.releasable()), (5, 0, 0));
@@ -179,6 +179,123 @@ fn d2_compressed_bodies_are_looked_into_raw_and_as_base64() {
     }
 }
 
+fn zlib(text: &[u8]) -> Vec<u8> {
+    let mut w = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    w.write_all(text).unwrap();
+    w.finish().unwrap()
+}
+
+/// What passes for the beginning of a gzip member with 60000 bytes in it.
+const DECOY: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\xff\0\x60\xea\x9f\x15";
+
+fn on_a_port(body: &[u8], cut: usize) -> Result<Vec<u8>, Stopped> {
+    let plan = ScanPlan { detectors: vec![Detector::KnownSecrets], mode: Mode::Block, location: Location::PortStream };
+    let mut scanner = StreamScanner::new(detectors(), plan);
+    let mut out = Vec::new();
+    body.chunks(cut).try_for_each(|chunk| scanner.push(chunk, &mut out)).and_then(|()| scanner.finish(&mut out))?;
+    Ok(out)
+}
+
+#[test]
+fn zlib_data_are_looked_into_wherever_they_begin() {
+    for level in [0, 1, 5, 6, 9] {
+        let mut w = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(level));
+        w.write_all(SECRET.to_lowercase().replace('k', "K").as_bytes()).unwrap();
+        let packed = w.finish().unwrap();
+        let parts = b"--b\r\n\r\n".to_vec();
+        for body in [[b"hello ", &packed[..]].concat(), [&parts, &packed[..], b"\r\n--b--\r\n"].concat()] {
+            for cut in [1, 7, 4096] {
+                let stopped = scan(Mode::Block, &body, cut).0.expect_err("found");
+                assert_eq!(stopped.finding.rule, "known_secret:API_KEY", "level {level}, pieces of {cut}");
+                assert!(on_a_port(&body, cut).is_err());
+            }
+        }
+    }
+}
+
+#[test]
+fn regions_that_only_hide_another_one_stop_a_port_too() {
+    let body = [&DECOY.repeat(24)[..], &gzip(SECRET.as_bytes())].concat();
+    let padded = [&body[..], &[b'.'; 200]].concat();
+    for body in [body, padded] {
+        for cut in [1, 64, usize::MAX] {
+            assert!(on_a_port(&body, cut).is_err(), "pieces of {cut}");
+            assert!(scan(Mode::Block, &body, cut).0.is_err(), "pieces of {cut}");
+        }
+    }
+}
+
+#[test]
+fn what_only_begins_like_packed_data_passes() {
+    let mut noise = 88_172_645_463_325_252_u64;
+    let mut noise = std::iter::repeat_with(|| {
+        noise ^= noise << 13;
+        noise ^= noise >> 7;
+        noise ^= noise << 17;
+        noise as u8
+    });
+    let mut bodies: Vec<Vec<u8>> = vec![
+        (1..60).map(|n| format!("{n}x^{n}+")).collect::<String>().into_bytes(),
+        b"x^2+y^2=z^2, e^x^x^x^x^x^x^x^x^x^x^x^x^x^x^x^x^x^x^x^x^x^x".to_vec(),
+        b"\x1f\x8b\x08\0".repeat(40),
+        b"\x78\x9c".repeat(40),
+        (0..2000u16).flat_map(|n| [(n % 3 + 0x77) as u8, 1, n as u8, (n >> 8) as u8]).collect(),
+        noise.by_ref().take(1 << 20).collect(),
+    ];
+    for begin in [&b"\x78\x9c"[..], b"\x78\x01", b"\x78\x5e", b"\x78\xda", b"\x1f\x8b\x08\0"] {
+        bodies.push((0..4000).flat_map(|_| [begin, &noise.by_ref().take(12).collect::<Vec<u8>>()].concat()).collect());
+    }
+    // Many at once that are what they seem, one after the other.
+    bodies.push((0..100).flat_map(|n| zlib(format!("object {n} of a pack").as_bytes())).collect());
+    bodies.push((0..100).flat_map(|n| [gzip(&[n; 300]), b"--".to_vec()].concat()).collect());
+    for (n, body) in bodies.into_iter().enumerate() {
+        for cut in [1, 1000, usize::MAX] {
+            assert!(on_a_port(&body, cut).as_ref() == Ok(&body), "{n} in pieces of {cut}");
+            assert!(scan(Mode::Block, &body, cut) == (Ok(body.clone()), vec![]), "{n} in pieces of {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_pause_within_packed_data_lets_no_more_go_than_one_within_plain_text() {
+    let text = format!("key: {SECRET}!");
+    for packed in [
+        gzip(text.as_bytes()),
+        zlib(text.as_bytes()),
+        [b"now ", &zlib(text.as_bytes())[..]].concat(),
+        STANDARD.encode(gzip(text.as_bytes())).into_bytes(),
+        gzip(&gzip(text.as_bytes())),
+        ruzstd::encoding::compress_to_vec(text.as_bytes(), ruzstd::encoding::CompressionLevel::Fastest),
+    ] {
+        for mode in [Mode::Redact, Mode::Block] {
+            let plan = ScanPlan { location: Location::ResponseBody, ..plan(mode) };
+            let mut scanner = StreamScanner::new(detectors(), plan);
+            let mut out = Vec::new();
+            let stopped = packed.chunks(6).try_for_each(|piece| {
+                scanner.push(piece, &mut out)?;
+                scanner.release(&mut out)?;
+                assert_eq!(scanner.releasable(), 0);
+                Ok::<(), Stopped>(())
+            });
+            let stopped = stopped.and_then(|()| scanner.finish(&mut out));
+            assert_eq!(stopped.unwrap_err().finding.rule, "known_secret:API_KEY");
+            assert!(out.len() < packed.len() - 16, "{} of {}", out.len(), packed.len());
+        }
+    }
+    // Others are not kept waiting, on a port least of all.
+    for clean in [gzip(&b"row ".repeat(30)), zlib(b"nothing to be seen"), b"x^2 and eJw and H4sI".to_vec()] {
+        for location in [Location::ResponseBody, Location::PortStream] {
+            let mut scanner = StreamScanner::new(detectors(), ScanPlan { location, ..plan(Mode::Block) });
+            let mut out = Vec::new();
+            for (n, byte) in clean.iter().enumerate() {
+                scanner.push(&[*byte], &mut out).and_then(|()| scanner.pause(&mut out)).unwrap();
+                // The header alone is how a packed secret begins as well.
+                assert!(out.len() == n + 1 || (n < 16 && clean[0] != b'x'), "{location:?} {n}: {clean:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_clean_compressed_body_passes_unchanged() {
     let text: Vec<u8> = (0..50_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 20) as u8 % 64 + 32).collect();
@@ -241,6 +358,8 @@ fn hostile_bodies_cost_linear_time() {
         "eJx ",
         "H4sIAAAA ",
         "\u{1f}\u{8b}",
+        "x^{",
+        "x^x^2",
         "kq7Rz2Vx9LmWp4Tb8Yd",
         "hooks.slack.com/services/",
     ] {
@@ -287,14 +406,26 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn a_token_behind_an_escape_of_json_or_of_a_form_is_one_at_any_cut() {
-    for before in ["a\\n", "\\r", "b\\t", "\\u000a", "x%0A", "\n"] {
+    let spelled = ["a\\n", "\\r", "b\\t", "\\u000a", "x%0A", "\n", "\\x0a", "a\\v", "\\e", "a\\012"];
+    let coloured = [
+        "\x1b[31m",
+        "a\x1b[01;31m\x1b[K",
+        "\\u001b[01;31m\\u001b[K",
+        "\\u001B[38;2;255;255;255m",
+        "\\x1b[0m",
+        "\\033[1m",
+        "\\e[1m",
+        "%1B%5B01%3B31m%1B%5BK",
+        "%1b[m",
+    ];
+    for before in spelled.into_iter().chain(coloured) {
         let body = format!("{{\"text\":\"line{before}{GITHUB}\"}}");
         for cut in 1..body.len() {
             let (_, findings) = scan(Mode::Redact, body.as_bytes(), cut);
             assert_eq!(findings.len(), 1, "{before} in pieces of {cut}");
         }
     }
-    for word in ["n", "an", "u000a", "0A", "\\x"] {
+    for word in ["n", "an", "u000a", "0A", "\\x", "[31m", "a[K", "1b[K", "x0a"] {
         let body = format!("{word}{GITHUB}");
         assert!(scan(Mode::Redact, body.as_bytes(), 1).1.is_empty(), "{word}");
     }

@@ -124,3 +124,15 @@ fn a_model_route_masks_what_looks_like_a_token_instead_of_ending_the_night() {
         }
     }
 }
+
+#[test]
+fn a_long_comment_goes_on_in_the_next_line_and_no_word_is_cut() {
+    let mut starter = plain(None, Login::None);
+    let words: Vec<String> = (0..60).map(|n| format!("word{n}")).collect();
+    let why = vec![words.join(" ")];
+    starter.presets = vec![PresetLine { name: "npm".into(), hosts: vec!["a.example".into()], private: false, why }];
+    let text = bottle(&starter);
+    assert!(words.iter().all(|word| text.contains(&format!(" {word}"))), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 112), "{text}");
+    assert!(checked(&starter).1.ok, "{text}");
+}

@@ -1,6 +1,6 @@
 //! What a run of an agent or a bottle would get, for a person to read. `--json` has every value with its place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -24,7 +24,9 @@ pub fn page(view: &EffectiveView, needed: &[Needed], palette: Palette) -> String
         out.row("agent", format!("{agent}{from}"));
     }
     out.row("program", program(view));
-    out.rows("files", view.sources.iter().map(|path| shown(path)));
+    // A certificate that several hosts share was read for each of them.
+    let mut seen = BTreeSet::new();
+    out.rows("files", view.sources.iter().filter(|path| seen.insert(*path)).map(|path| shown(path)));
     out.row(
         "workspace",
         match view.workspace.value {
@@ -70,13 +72,13 @@ pub fn page(view: &EffectiveView, needed: &[Needed], palette: Palette) -> String
         view.secrets.iter().map(|(name, secret)| {
             let state = needed.iter().find(|one| one.secret == *name).map_or("", |one| match one.state {
                 State::Ready => "",
-                State::Missing => ": not there",
+                State::Missing => " (not there)",
                 State::NotRun => " (not run now)",
             });
-            format!("{name}, from {}{state}; kept outside", source(&secret.source))
+            format!("{name}, from {}{state}", source(&secret.source))
         }),
     );
-    out.row("hidden", format!("whatever else: {}", view.never_visible.join(", ")));
+    out.row("hidden", format!("always: {}", view.never_visible.join(", ")));
     out.out
 }
 

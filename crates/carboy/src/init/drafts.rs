@@ -90,10 +90,12 @@ pub fn of(choice: &Choice, environment: &Environment) -> Result<Drafts, Failure>
     let name = format!("{}.md", choice.starter.name);
     let agent = starter::agent(&choice.starter);
     let has_agent = agent.is_some();
-    let texts = [(places.bottles(), Some(starter::bottle(&choice.starter))), (places.agents(), agent)];
-    for (dir, text) in texts {
-        all.extend(text.map(|text| draft(dir.join(&name), text)).transpose()?);
-    }
+    let path = places.bottles().join(&name);
+    let bottle = starter::bottle(&choice.starter);
+    let kept =
+        there(&path)?.and_then(|before| with_routes_of(&bottle, &before)).filter(|kept| is_read(kept, places, &all));
+    all.push(draft(path, kept.unwrap_or(bottle))?);
+    all.extend(agent.map(|text| draft(places.agents().join(&name), text)).transpose()?);
     let drafts = Drafts { all };
     drafts.read_back(places, &choice.starter.name, has_agent)?;
     Ok(drafts)
@@ -108,6 +110,43 @@ pub fn draft(path: PathBuf, text: String) -> Result<Draft, Failure> {
         Some(_) => Action::Replace,
     };
     Ok(Draft { path, action, before, content: Content::Text(text) })
+}
+
+/// The bottle with the routes of the one that stands there: `carboy allow` and the person have put them under `egress`,
+/// which `init` itself never writes. `None` when there are none.
+fn with_routes_of(bottle: &str, before: &str) -> Option<String> {
+    const FENCE: &str = "---";
+    let is_egress = |line: &str| line == "egress:" || line.starts_with("egress: ");
+    let front = before.lines().skip(1).take_while(|line| line.trim_end() != FENCE);
+    let mut section: Vec<&str> = front.skip_while(|line| !is_egress(line)).collect();
+    let is_key = |line: &&str| !line.is_empty() && !line.starts_with([' ', '\t', '#', '-']);
+    let end = section.iter().skip(1).position(is_key).map_or(section.len(), |at| at + 1);
+    section.truncate(end);
+    // What stands above the next key is that one's.
+    while section.last().is_some_and(|line| line.is_empty() || line.starts_with('#')) {
+        section.pop();
+    }
+    let close = bottle.rfind(&format!("\n{FENCE}\n")).filter(|_| !section.is_empty())? + 1;
+    let why = "# Routes that were here before: by `carboy allow`, or by hand.";
+    Some(format!("{}\n{why}\n{}\n{}", &bottle[..close], section.join("\n"), &bottle[close..]))
+}
+
+/// Is a bottle with this text valid? One whose old routes are not is written without them.
+fn is_read(text: &str, places: &Places, beside: &[Draft]) -> bool {
+    const NAME: &str = "carboy-init-reads-a-bottle";
+    let texts = beside.iter().filter_map(|draft| Some((draft.path.clone(), draft.text()?.as_bytes().to_vec())));
+    let own = (places.bottles().join(format!("{NAME}.md")), text.as_bytes().to_vec());
+    let drafted = Drafted(texts.chain([own]).collect());
+    let places = Places { cwd: places.home.clone(), ..places.clone() };
+    let request = Request { agent: None, bottles: vec![NAME.to_owned()], places };
+    let loaded = Manifest::load(&drafted, &request);
+    if loaded.is_err() {
+        eprintln!(
+            "{} the routes under `egress` of the file that is there are not valid and would be dropped",
+            Palette::stderr().warn("note:")
+        );
+    }
+    loaded.is_ok()
 }
 
 /// Where a typed secret is kept.
@@ -223,5 +262,25 @@ impl ManifestFiles for Drafted {
 
     fn same_directory(&self, a: &Path, b: &Path) -> bool {
         DiskFiles.same_directory(a, b)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_of_the_file_that_is_there_stay_and_nothing_else_of_it_does() {
+        let bottle = "---\nagent_provider: shell\n---\nFor people.\n";
+        let before = "---\npresets:\n  - npm\negress:\n  routes:\n    # for the docs\n    - host: a.example\n\n# Who.\nenv:\n  A: b\n---\n";
+        let kept = with_routes_of(bottle, before).unwrap();
+        assert_eq!(
+            kept,
+            "---\nagent_provider: shell\n\n# Routes that were here before: by `carboy allow`, or by hand.\n\
+             egress:\n  routes:\n    # for the docs\n    - host: a.example\n---\nFor people.\n"
+        );
+        // Again: as it stands.
+        assert_eq!(with_routes_of(bottle, &kept).unwrap(), kept);
+        assert_eq!(with_routes_of(bottle, bottle), None);
     }
 }

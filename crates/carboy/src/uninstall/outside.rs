@@ -101,7 +101,7 @@ impl Outside {
 /// What this program writes for it.
 fn own(kind: Kind) -> Vec<u8> {
     match kind {
-        Kind::Completions(shell) => crate::completions_of(shell),
+        Kind::Completions(shell) => crate::completions::completions_of(shell),
         // A page that cannot be made equals no file.
         Kind::Man => crate::man_page().unwrap_or_default(),
     }

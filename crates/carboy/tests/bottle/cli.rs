@@ -1,5 +1,6 @@
 //! What is asked of a person at launch, and what is refused before anything runs.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 
 use serde_json::Value;
@@ -75,7 +76,8 @@ fn check(person: Person) {
     assert_eq!(object["ok"], true, "{object}");
     assert!(object["effective"].is_object() && !object.to_string().contains(REAL_KEY), "{object}");
     let page = stdout(&carboy(&world, &["check", "--bottle", "test"]));
-    for row in ["bottle     test\n", "program    ", "routes     ", "secrets    ANTHROPIC_API_KEY, from ", "hidden     "] {
+    for row in ["bottle     test\n", "program    ", "routes     ", "secrets    ANTHROPIC_API_KEY, from ", "hidden     "]
+    {
         assert!(page.contains(row), "{row} is not in {page}");
     }
     assert!(page.contains("notes.example port ") && !page.contains('{') && !page.contains(REAL_KEY), "{page}");
@@ -142,7 +144,7 @@ fn no_such_agent(person: Person) {
         stdout(&output)
     };
     let nobody = text("nosuch");
-    for part in ["there is no agent `nosuch`", "fixer", "--bottle: test", "1 error in what was asked for"] {
+    for part in ["there is no agent `nosuch`", "fixer", "--bottle: `test`", "1 error in what was asked for"] {
         assert!(nobody.contains(part), "{part} is not in {nobody}");
     }
     assert!(text("test").contains("there is a bottle of that name: `--bottle test`"));
@@ -391,6 +393,14 @@ fn not_started(person: Person) {
     let plain = carboy(&world, &["run", "-b", "test", "--", "./plain.txt"]);
     assert_eq!(plain.status.code(), Some(126), "{plain:?}");
     assert!(stderr(&plain).contains("cannot be executed"), "{plain:?}");
+    // Nothing ran: the error is the whole story. And what is there is not said to be missing when its loader is.
+    assert!(!stderr(&absent).contains("requests"), "{absent:?}");
+    world.write("project/odd", "#!/no/such/interpreter\n");
+    let set = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(world.project.join("odd"), set).unwrap();
+    let odd = carboy(&world, &["run", "-b", "test", "--", "./odd"]);
+    assert_eq!(odd.status.code(), Some(126), "{odd:?}");
+    assert!(stderr(&odd).contains("`./odd` is there") && stderr(&odd).contains("loader"), "{odd:?}");
     let bottle = carboy(&world, &["run", "test", "--", "true"]);
     assert!(stderr(&bottle).contains("carboy run --bottle test -- COMMAND"), "{bottle:?}");
 }

@@ -135,7 +135,7 @@ fn planted(person: Person) {
 
 /// Ways to make a repository that git follows and a search for repositories may not see. `ALARM` is what would run; each
 /// ends with `sub` as a gitlink of the workspace's own repository, into which `git status` goes.
-const HIDDEN: [(&str, &str); 5] = [
+const HIDDEN: [(&str, &str); 6] = [
     (
         "the common directory of a worktree without a HEAD",
         "mkdir -p a/worktrees/x a/hooks sub; cp -r $M/.git/objects $M/.git/refs a/; cp $M/.git/index a/worktrees/x/
@@ -156,6 +156,11 @@ const HIDDEN: [(&str, &str); 5] = [
          echo 'gitdir: ../fixtures/g' > sub/.git; git update-index --add --cacheinfo 160000,$C,sub",
     ),
     (
+        "by the last part of one that was there before",
+        "cp -r $M/.git/objects $M/.git/refs fixtures/h/; cp $M/.git/HEAD $M/.git/index fixtures/h/; mkdir -p sub; echo hi > sub/file
+         echo 'gitdir: ../fixtures/h' > sub/.git; git update-index --add --cacheinfo 160000,$C,sub",
+    ),
+    (
         "in a directory that may not be listed",
         "cp -r $M sub; git -C sub config core.fsmonitor 'ALARM;false'; chmod 0311 sub/.git
          git update-index --add --cacheinfo 160000,$C,sub",
@@ -172,6 +177,10 @@ fn workspace(person: Person, alarm: &dyn Fn(&World) -> String) -> World {
     world.write("project/readme", "of the project\n");
     let trap = format!("[core]\n\trepositoryformatversion = 0\n\tfsmonitor = \"touch {};false\"\n", alarm(&world));
     world.write("project/fixtures/g/config", &trap);
+    world.write("project/fixtures/h/config", &trap);
+    for part in ["objects/info", "refs/heads"] {
+        world.write(&format!("project/fixtures/h/{part}/keep"), "");
+    }
     let git = |arguments: &[&str]| {
         let who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"];
         let mut command = std::process::Command::new("git");

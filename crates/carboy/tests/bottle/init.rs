@@ -255,6 +255,15 @@ fn second_time(person: Person) {
     assert!(text(&shown.stdout).contains("- mine"));
     ok(init(&world, &["shell", "try", "--no-presets", "--force"]));
     assert_eq!(read(&world, "home/bottles/try.md"), first);
+    // What `allow` has opened stays.
+    let opened = first.replacen("---\nA bottle", "egress:\n  routes:\n    - host: a.example\n---\nA bottle", 1);
+    assert_ne!(opened, first);
+    world.write("home/bottles/try.md", &format!("{opened}\nmine\n"));
+    ok(init(&world, &["shell", "try", "--no-presets", "--force"]));
+    let kept = read(&world, "home/bottles/try.md");
+    assert!(kept.contains("\negress:\n  routes:\n    - host: a.example\n---\n") && !kept.contains("mine"), "{kept}");
+    let again = ok(init(&world, &["shell", "try", "--no-presets"]));
+    assert!(text(&again.stderr).contains("nothing to change"), "{}", text(&again.stderr));
     // A broken settings file is not added to, and a name that is none is refused.
     assert_eq!(init(&world, &["shell", "../x"]).status.code(), Some(2));
     world.write("home/settings.yml", "secrets: [\n");

@@ -18,6 +18,7 @@ mod escape_scan;
 mod git;
 mod guides;
 mod host;
+mod host_programs;
 mod hostile;
 mod http2;
 mod image;
@@ -93,6 +94,7 @@ fn main() {
         escape_names::cases(),
         escape_scan::cases(),
         escape_host::cases(),
+        host_programs::cases(),
         escape_kernel::cases(),
         escape_leaks::cases(),
     ]

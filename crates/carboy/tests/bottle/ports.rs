@@ -32,6 +32,7 @@ pub fn cases() -> Vec<Case> {
         case_with("forward: psql inside, Postgres outside", &["/usr/lib/postgresql", PYTHON], postgres),
         case("a port of the host that is in use stops the launch, and the error names it", in_use),
         case("a socket that the bottle could exchange is no service", exchanged_socket),
+        case("a link that a bottle made, or could make the end of, leads to no service", led_elsewhere),
         case("a port can be given for one run, and is refused as in a file", flags),
         case_with("kill leaves no listener behind, and neither does a killed supervisor", &[PYTHON], gone),
     ]
@@ -314,6 +315,15 @@ fn secret(person: Person) {
     assert!(closed.iter().all(|entry| number(entry, "bytes_out") <= 15));
     assert_eq!(ran.refused("secret_known"), 3);
     assert_eq!(ran.summary["ports"][0]["cut"], 3);
+    let id = closed[0].detail("refusal").and_then(Value::as_str).unwrap();
+    let explained = world.carboy(&["explain", id]).output().unwrap();
+    let said = String::from_utf8_lossy(&explained.stdout);
+    assert!(explained.status.success(), "{}", String::from_utf8_lossy(&explained.stderr));
+    assert!(
+        said.contains(&format!("a connection through `forward`: port {INSIDE} inside and {service} outside")),
+        "{said}"
+    );
+    assert!(said.contains("secret_known"), "{said}");
 }
 
 /// A server of its own, which trusts whoever connects.
@@ -418,13 +428,35 @@ fn exchanged_socket(person: Person) {
     let place = world.project.join("db.sock");
     bottle(&world, &format!("forward: {{{INSIDE}: \"{}\"}}\n", place.display()));
     let ran = world.run(&["true"]).expect_code(78);
-    assert!(ran.stderr.contains("the bottle can write to"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("a bottle can write to"), "{}", ran.stderr);
     let link = world.dir.join("elsewhere.sock");
     fs::write(world.dir.join("docker.sock"), "").unwrap();
     std::os::unix::fs::symlink(world.dir.join("docker.sock"), &link).unwrap();
     bottle(&world, &format!("forward: {{{INSIDE}: \"{}\"}}\n", link.display()));
     let ran = world.run(&["true"]).expect_code(78);
     assert!(ran.stderr.contains("whoever speaks to Docker is root of the host"), "{}", ran.stderr);
+}
+
+// B44, B51
+fn led_elsewhere(person: Person) {
+    let world = World::new(person);
+    let refused = |socket: &Path, said: &str| {
+        bottle(&world, &format!("forward: {{{INSIDE}: \"{}\"}}\n", socket.display()));
+        let ran = world.run(&["true"]).expect_code(78);
+        assert!(ran.stderr.contains(said), "{}", ran.stderr);
+    };
+    let link = |target: &Path, name: &Path| std::os::unix::fs::symlink(target, name).unwrap();
+    // The operator's own link into the project, where nothing is yet: the program would say where it ends.
+    let (early, service) = (world.dir.join("early.sock"), world.dir.join("service.sock"));
+    link(&world.project.join("run.sock"), &early);
+    refused(&early, "a bottle can write to");
+    // What an earlier run left in the service's place.
+    unix_echo_service(&service);
+    link(&service, &world.project.join("pg.sock"));
+    refused(&world.project.join("pg.sock"), "a bottle can write to");
+    let nowhere = world.dir.join("nowhere.sock");
+    link(&world.dir.join("gone.sock"), &nowhere);
+    refused(&nowhere, "it is a link to");
 }
 
 fn flags(person: Person) {

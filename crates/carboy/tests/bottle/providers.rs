@@ -316,7 +316,13 @@ fn web_socket(person: Person) {
         assert_eq!((report.status, reason(&report)), (Some(status), Some("protocol_refused")), "{to}: {report:?}");
         assert!(report.body.contains("protocol_refused") && !report.headers.contains_key("upgrade"), "{report:?}");
     }
-    agent.finish().expect_code(0);
+    // A host that is no model's: there nothing goes on by itself.
+    agent.http("GET", "https://notes.example/page/clean", &upgrade("websocket"), b"");
+    let ran = agent.finish().expect_code(0);
+    // The client of a model went on over HTTP: a note, and no alarm. The log has each.
+    assert_eq!((&ran.summary["web_sockets"], &ran.summary["refusals"][0]["count"]), (&json!(2), &json!(2)), "{ran:?}");
+    assert!(ran.stderr.contains("2 WebSocket attempts answered with 426"), "{}", ran.stderr);
+    assert_eq!(ran.refused("protocol_refused"), 4, "{:?}", ran.entries);
 }
 
 fn trap(person: Person) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use carboy_sim::probe::Report;
 use serde_json::Value;
 
+use crate::terminal::Screen;
 use crate::world::{Agent, CANARY, Person, REAL_KEY, World, reason};
 use crate::{Case, case, case_with};
 
@@ -30,6 +31,9 @@ pub fn cases() -> Vec<Case> {
         case_with("a fork bomb is bounded", &["/usr/bin/python3"], fork_bomb),
         case_with("the memory limit holds", &["/usr/bin/python3"], memory_limit),
         case("a run leaves no litter", no_litter),
+        case("a directory that is never shown is refused before anything of it is kept", never_shown),
+        case("an outage is told as a failure, and counted apart from what was refused", outage),
+        case_with("ps fits the terminal, and says more without one", &["tmux"], narrow),
     ]
 }
 
@@ -278,6 +282,65 @@ fn killed_supervisor(person: Person) {
     // The next run goes on with the same log.
     world.run(&["true"]).expect_code(0);
     assert!(carboy(&world, &["audit", "verify"]).status.success());
+}
+
+fn never_shown(person: Person) {
+    let world = World::new(person);
+    for dir in ["/tmp", world.dir.join("user").to_str().unwrap()] {
+        std::fs::create_dir_all(world.dir.join("user")).unwrap();
+        let output = carboy(&world, &["run", "-b", "test", "-w", dir, "--", "true"]);
+        assert_eq!(output.status.code(), Some(77), "{output:?}");
+        assert!(stderr(&output).contains("cannot be shown to a bottle"), "{output:?}");
+        assert!(!world.dir.join("home/state/test").exists());
+    }
+    // Without an overlay no change is kept, but what the directory was: that is how it is called.
+    world.run(&["true"]).expect_code(0);
+    let parts = stdout(&carboy(&world, &["bottle", "du", "test"]));
+    assert!(parts.contains(&format!("the index of {}", world.project.display())), "{parts}");
+    assert!(!parts.contains("its changes of"), "{parts}");
+}
+
+fn outage(person: Person) {
+    let world = World::new(person);
+    // Nobody listens there: the port was free a moment ago, and nobody else takes one of this number by chance.
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    world.settings(&format!("  dead.example: {{address: \"{dead}\", tls: false}}\n"));
+    world.bottle("egress: {routes: [{host: dead.example}, {host: notes.example}]}\n");
+    let mut agent = world.agent();
+    let report = get(&mut agent, "http://dead.example/x");
+    assert_eq!((report.status, reason(&report)), (Some(502), Some("upstream_unreachable")), "{report:?}");
+    assert!(report.body.contains("carboy could not get it") && !report.body.contains("refused this"), "{report:?}");
+    let [run] = &living(&world)[..] else { panic!("one run lives") };
+    assert_eq!((&run["refusals"], &run["failures"]), (&0.into(), &1.into()), "{run}");
+    let metadata = get(&mut agent, "http://169.254.169.254/latest");
+    assert!(metadata.body.contains("nothing opens a metadata"), "{metadata:?}"); // B32
+    let ran = agent.finish().expect_code(0);
+    let refusals = ran.summary["refusals"].as_array().unwrap();
+    let kinds: Vec<_> = refusals.iter().map(|r| (r["kind"].as_str().unwrap(), r["reason"].as_str().unwrap())).collect();
+    assert!(kinds.contains(&("failed", "upstream_unreachable")), "{kinds:?}");
+    assert!(kinds.contains(&("refused", "address_not_allowed")), "{kinds:?}");
+    assert!(ran.stderr.contains("  failed     1 × upstream_unreachable"), "{}", ran.stderr);
+    let refused = stdout(&carboy(&world, &["logs", "--refused"]));
+    assert!(refused.contains("address_not_allowed") && !refused.contains("upstream_unreachable"), "{refused}");
+    assert!(stdout(&carboy(&world, &["logs"])).contains("upstream_unreachable"));
+}
+
+fn narrow(person: Person) {
+    let world = World::new(person);
+    let words = "a task that is told in so many words that no line of a terminal holds all of them at once";
+    let live = Live::start(&world, "test", &format!("echo ready; : {words}; sleep 300"));
+    let run = living(&world)[0]["record"]["run"].as_str().unwrap().to_owned();
+    let piped = stdout(&carboy(&world, &["ps"]));
+    assert!(piped.contains("at once") && piped.contains("OUT"), "{piped}");
+    for (arguments, is_whole) in [(vec!["ps"], false), (vec!["ps", "-a"], false), (vec!["ps", "--no-trunc"], true)] {
+        let screen = Screen::open(&world, &arguments);
+        let text = screen.see("over with 0");
+        let line = text.lines().find(|line| line.starts_with(&run)).unwrap();
+        assert_eq!((line.contains("at once"), line.chars().count() <= 100), (is_whole, !is_whole), "{text}");
+        assert!(line.contains(" sh ") && line.contains('…') != is_whole, "{text}");
+    }
+    assert_eq!(carboy(&world, &["stop", "--kill", &run]).status.code(), Some(0));
+    live.end();
 }
 
 fn fork_bomb(person: Person) {

@@ -260,7 +260,8 @@ fn asked(person: Person) {
 fn asked_when_piped(person: Person) {
     let world = World::new(person);
     world.bottle(NARROW);
-    let screen = Screen::open_in(&world, &["allow", "notes.example", "-b", "test", "--path", "/echo"], "> change.diff");
+    let screen =
+        Screen::open_in(&world, &["allow", "notes.example", "-b", "test", "--path", "/echo"], " > change.diff");
     screen.see("Open it? [y/N]");
     screen.line("y");
     screen.see("over with 0");

@@ -44,7 +44,7 @@ impl Screen<'_> {
     }
 
     /// The same as the head of a pipeline.
-    fn open_in<'w>(world: &'w World, arguments: &[&str], rest: &str) -> Screen<'w> {
+    pub fn open_in<'w>(world: &'w World, arguments: &[&str], rest: &str) -> Screen<'w> {
         let command = world.carboy(arguments);
         let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
         let mut words = vec!["env".to_owned(), "-i".to_owned(), "TERM=tmux".to_owned()];

@@ -111,6 +111,18 @@ fn detach_key(person: Person) {
     assert_eq!(screen.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]), "0 1\n");
     assert_eq!(only_run(&world), run);
     drop(screen);
+    assert_eq!(carboy(&world, &["stop", "--kill", &run]).status.code(), Some(0));
+    // A picture that is drawn in the middle of the shell's own screen stays whole: what is said comes below it.
+    let picture = "printf 'top\\nmiddle\\nbottom\\n\\033[3A'; while :; do sleep 0.05; done";
+    let screen = Screen::open(&world, &run_sh(picture));
+    screen.see("bottom");
+    let inline = only_run(&world);
+    screen.key("C-]");
+    let text = screen.see("over with 0");
+    assert!(text.find("top\nmiddle\nbottom\n").is_some_and(|at| text.find("left r-").unwrap() > at), "{text}");
+    drop(screen);
+    assert_eq!(carboy(&world, &["stop", "--kill", &inline]).status.code(), Some(0));
+    let run = start(&world, &[], script);
     // Another key, or none.
     let screen = Screen::open(&world, &["attach", "--detach-key", "ctrl-q", "test"]);
     screen.see("up");
@@ -335,8 +347,11 @@ fn stuck_client(person: Person) {
 
 fn lost(person: Person) {
     let world = World::new(person);
+    let before: Vec<_> = std::fs::read_dir(&world.project).unwrap().map(|e| e.unwrap().file_name()).collect();
     let run = start(&world, &[], "echo up; sleep 300");
     see_printed(&world, &run, "up");
+    let stubs = std::fs::read_dir(&world.project).unwrap().count();
+    assert!(stubs > before.len(), "{stubs}");
     let client = watch(&world, &run);
     let mut waiting = world.carboy(&["wait", &run]);
     let waiting = waiting.spawn().unwrap();
@@ -347,7 +362,12 @@ fn lost(person: Person) {
         let output = process.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(71), "{output:?}");
         assert!(stderr(&output).contains("was lost"), "{output:?}");
+        assert!(stderr(&output).contains("its workspace was put in order"), "{output:?}");
     }
+    // What was mounted over empty stubs is gone, and so are they.
+    let names =
+        |dir: &std::path::Path| std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(names(&world.project), before);
     assert_eq!(wait(&world, &run).status.code(), Some(71));
     let table = stdout(&carboy(&world, &["ps", "-a"]));
     assert!(table.lines().any(|line| line.starts_with(&run) && line.contains(" lost ")), "{table}");
@@ -439,9 +459,14 @@ fn exec_pipes(person: Person) {
     let output = carboy(&world, &["exec", &run, "--", "no-such-program"]);
     assert!(output.status.code() == Some(127) && stderr(&output).contains("not found in the bottle"), "{output:?}");
     assert_eq!(carboy(&world, &["exec", "nobody", "--", "true"]).status.code(), Some(1));
+    // Without a command there has to be a terminal for a shell; with one the dashes may be left out.
+    let output = carboy(&world, &["exec", &run]);
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("exec ") && stdout(&output).is_empty());
+    let output = carboy(&world, &["exec", &run, "sh", "-c", "echo plainly; exit 3"]);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(3), "plainly\n".into()), "{output:?}");
     // It is in the log within the time in which entries are gathered.
     let execs = || world.log().iter().filter(|e| e.text("action") == Some("exec")).count();
-    within(HAPPEN_WAIT_MAX, "four entries", || (execs() == 4).then_some(()));
+    within(HAPPEN_WAIT_MAX, "five entries", || (execs() == 5).then_some(()));
     carboy(&world, &["stop", "--kill", &run]);
 }
 
@@ -459,6 +484,13 @@ fn exec_terminal(person: Person) {
     assert!(text.contains("\nthen 130\n"), "{text}");
     screen.line("stty -a; echo shown $((20+3))");
     assert!(screen.see("\nshown 23\n").contains(" icanon"));
+    drop(screen);
+    // Without a command it is a shell.
+    let screen = Screen::open(&world, &["exec", &run]);
+    screen.see_where("a prompt", |text| text.contains('$') || text.contains('#'));
+    screen.line("cd /tmp; pwd; echo sum $((20+4)); exit 6");
+    let text = screen.see("over with 6");
+    assert!(text.contains("/tmp\n") && text.contains("sum 24\n"), "{text}");
     carboy(&world, &["stop", "--kill", &run]);
 }
 
@@ -543,7 +575,9 @@ fn webhook(person: Person) {
 fn webhook_leak(person: Person) {
     let world = World::new(person);
     let url = format!("http://{}/sink", world.provider.addr);
-    world.settings(&format!("secrets: {{HOOK: {{env: HOST_CANARY}}}}\nnotify: {{webhook: {{url: \"{url}\", token_env: HOOK}}}}\n"));
+    world.settings(&format!(
+        "secrets: {{HOOK: {{env: HOST_CANARY}}}}\nnotify: {{webhook: {{url: \"{url}\", token_env: HOOK}}}}\n"
+    ));
     // The key lies in the workspace, as it does in many; the program may reach nobody.
     world.write("project/key", CANARY);
     let run = start(&world, &[], "printf 'x\\033]9;look: %s\\007' \"$(cat key)\"; sleep 0.3; exit 0");
