@@ -23,6 +23,8 @@ use tar::{EntryType, Header};
 const PATH_BYTES_MAX: u64 = 4096;
 /// Most directories one in another. Paths of an archive are short, but lead on from its links.
 pub(super) const DEPTH_MAX: usize = 256;
+/// Most of an entry's path that is shown to a person, in characters.
+const SHOWN_CHARS_MAX: usize = 200;
 /// Longest extended header of one entry.
 const PAX_BYTES_MAX: u64 = 1024 * 1024;
 /// What a whiteout's name begins with.
@@ -104,7 +106,7 @@ impl Tree {
                 let extended = std::mem::take(&mut extended);
                 let path = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
                 let link = extended.link.or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
-                let shown = String::from_utf8_lossy(&path).escape_debug().to_string();
+                let shown = String::from_utf8_lossy(&path).escape_debug().take(SHOWN_CHARS_MAX).collect::<String>();
                 let Some(path) = inside(&path).map_err(|what| format!("entry `{shown}` {what}"))? else { continue };
                 self.entry(&path, &header, link, &mut entry).map_err(|what| format!("entry `{shown}` {what}"))?;
             }

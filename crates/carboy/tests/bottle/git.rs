@@ -52,7 +52,7 @@ fn fetch_not_allowed(person: Person) {
     let one = all.iter().find(|one| one["reason"] == "git_fetch_not_allowed").unwrap();
     let allow = one["examples"][0]["allow"].as_str().unwrap();
     assert!(allow.starts_with("carboy allow x-") && ran.stderr.contains(allow), "{}", ran.stderr);
-    let allowed = world.carboy(&allow.split(' ').skip(1).collect::<Vec<_>>()).output().unwrap();
+    let allowed = world.carboy(&allow.split(' ').skip(1).chain(["--yes"]).collect::<Vec<_>>()).output().unwrap();
     assert!(allowed.status.success(), "{}", String::from_utf8_lossy(&allowed.stderr));
     world.run(&["git", "clone", "-q", "https://code.example/repo.git", "work"]).expect_code(0);
 }
