@@ -14,7 +14,7 @@ use carboy_manifest::{CheckReport, Request, check as check_files};
 use crate::args::CheckArgs;
 use crate::environment::Environment;
 use crate::print;
-use crate::report::{Exit, Failure, Palette};
+use crate::report::{self, Exit, Failure, Palette};
 
 /// Checks and says.
 pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure> {
@@ -51,7 +51,7 @@ pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure>
         eprintln!("nothing is there to check yet: write a bottle, {}", at.display());
     }
     out.push_str(&verdict(&report, palette));
-    print(out.as_bytes())?;
+    print(report::wrapped(&out, report::columns(std::io::stdout())).as_bytes())?;
     Ok(code)
 }
 
