@@ -167,7 +167,7 @@ fn try_bottle(scratch: &Path, trial: Trial) -> Result<CaptureTier, LaunchError> 
         tier.ok_or(LaunchError::InitDied)
     });
     // The kernel's own directory in a layer is closed to everybody, its owner too.
-    let closed = directory.join("layer/work/work");
+    let closed = directory.join("layer").join("work").join("work");
     if trial == Trial::Overlay && closed.exists() {
         fs::set_permissions(closed, fs::Permissions::from_mode(0o700)).map_err(failed)?;
     }

@@ -11,6 +11,8 @@
 //!
 //! Git takes a directory for the common one of a repository when it has `objects` and `refs`, whatever else is missing,
 //! and needs no permission to list it.
+//!
+//! *Must never* run git, follow a link, or take a repository for one that was there because its files are old.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;

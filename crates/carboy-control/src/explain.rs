@@ -4,6 +4,8 @@
 //! that nobody opens a route that is open already, or wonders about one that a later change has closed.
 //!
 //! Header fields and queries are in no log: what depends on them is said to be unknown.
+//!
+//! *Must never* say that something is allowed which the log cannot show to be, or offer to open what leaks.
 
 use carboy_core::host::Host;
 use carboy_core::ids::BottleName;

@@ -2,6 +2,8 @@
 //!
 //! Whatever stands in such an entry was chosen inside a bottle: hosts and paths are parsed again before they become part
 //! of a route, and whoever prints them makes them printable.
+//!
+//! *Must never* make a route wider than what was refused.
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -6,6 +6,8 @@
 //!
 //! Edits replace or insert the few octets that are meant; every other octet of the body stays (a signature over the
 //! prompt's bytes in a cache key stays valid).
+//!
+//! *Must never* read a key one way that a provider may read another, or change an octet that was not meant.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -18,9 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use carboy_control::session::End;
 use carboy_control::session::escapes::Follow;
 use carboy_control::session::frames::{self, ANSWER_BYTES_MAX, Kind};
-use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::terminal::{self, RawMode};
+use crate::terminal::{self, RawMode, Waited, wait_for_input};
 
 /// Bytes of input taken at once.
 const INPUT_BYTES: usize = 16 * 1024;
@@ -212,21 +211,12 @@ fn show(line: &Line, follow: &mut Follow) -> io::Result<Left> {
     }
 }
 
-/// Until standard input ends, or the client does. The wait is a poll, so that no read of the terminal is left behind
-/// that would eat the shell's next line.
+/// Until standard input ends, or the client does.
 fn take_input(line: &Line, input: Input, stopped: &OwnedFd) {
     let stdin = io::stdin();
     let mut buffer = vec![0; INPUT_BYTES];
     loop {
-        let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return,
-        }
-        if !fds[1].revents().is_empty() {
-            return;
-        }
+        let Waited::Input = wait_for_input(stopped) else { return };
         match (rustix::io::read(stdin.as_fd(), &mut buffer), input) {
             (Err(rustix::io::Errno::INTR), _) => {}
             (Ok(0) | Err(_), Input::Terminal(_)) => return line.lose(),

@@ -158,24 +158,35 @@ fn copy(from: &mut File, mut to: impl Write) {
     }
 }
 
-/// Copies standard input until it ends or the run does. The wait is a poll, so that no read of the terminal is
-/// left behind that would eat the shell's next line.
+/// What a wait for standard input ended with.
+pub enum Waited {
+    /// There is something to read, or its end.
+    Input,
+    /// Nothing more is wanted.
+    Stopped,
+}
+
+/// Waits for standard input, until the other end of `stopped` is dropped. A poll, so that no read of the terminal is left
+/// behind that would eat the shell's next line.
+pub fn wait_for_input(stopped: &OwnedFd) -> Waited {
+    let stdin = std::io::stdin();
+    loop {
+        let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) if !fds[1].revents().is_empty() => return Waited::Stopped,
+            Ok(_) if !fds[0].revents().is_empty() => return Waited::Input,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Waited::Stopped,
+        }
+    }
+}
+
+/// Copies standard input until it ends or the run does.
 fn copy_input(mut to: File, stopped: &OwnedFd) {
     let stdin = std::io::stdin();
     let mut buffer = vec![0; COPY_BYTES];
     loop {
-        let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return,
-        }
-        if !fds[1].revents().is_empty() {
-            return;
-        }
-        if fds[0].revents().is_empty() {
-            continue;
-        }
+        let Waited::Input = wait_for_input(stopped) else { return };
         match rustix::io::read(stdin.as_fd(), &mut buffer) {
             Ok(0) | Err(_) => return,
             Ok(n) => {

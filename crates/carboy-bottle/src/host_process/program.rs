@@ -205,27 +205,27 @@ mod tests {
     fn what_a_bottle_may_write_is_never_found_by_whatever_way_path_leads_there() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().canonicalize().unwrap();
-        let (work, own) = (top.join("work"), top.join("own"));
-        program(&work.join(".venv/bin/notify-send"), "echo theirs");
+        let (theirs, own) = (top.join("theirs"), top.join("own"));
+        program(&theirs.join(".venv/bin/notify-send"), "echo theirs");
         program(&own.join("notify-send"), "echo own; pwd; echo $PATH");
-        symlink(&work, top.join("link")).unwrap();
+        symlink(&theirs, top.join("link")).unwrap();
         fs::create_dir(top.join("links")).unwrap();
-        symlink(work.join(".venv/bin/notify-send"), top.join("links/notify-send")).unwrap();
-        symlink("/bin/sh", work.join(".venv/bin/chosen")).unwrap();
+        symlink(theirs.join(".venv/bin/notify-send"), top.join("links/notify-send")).unwrap();
+        symlink("/bin/sh", theirs.join(".venv/bin/chosen")).unwrap();
         let path = format!(
-            "{0}/work/.venv/bin:{0}/link/.venv/bin:{0}/links::.:.venv/bin:{0}/own/../work/.venv/bin:{0}/own",
+            "{0}/theirs/.venv/bin:{0}/link/.venv/bin:{0}/links::.:.venv/bin:{0}/own/../theirs/.venv/bin:{0}/own",
             top.display()
         );
         let fence = fence(path, &[top.join("link")]);
         // Out of the workspace, into it, and out again.
-        symlink(work.join("way"), top.join("links/winding")).unwrap();
-        symlink("/bin/sh", work.join("way")).unwrap();
+        symlink(theirs.join("way"), top.join("links/winding")).unwrap();
+        symlink("/bin/sh", theirs.join("way")).unwrap();
         assert!(matches!(fence.find("winding"), Err(CommandError::Reached { .. })));
         let found = fence.find("notify-send").unwrap();
         assert_eq!(found.path(), own.join("notify-send"));
         // What it calls itself is looked for in the same places.
         assert_eq!(said(&found), format!("own\n/\n{0}/links:{0}/own\n", top.display()));
-        let absolute = work.join(".venv/bin/notify-send");
+        let absolute = theirs.join(".venv/bin/notify-send");
         let refused = fence.find(absolute.to_str().unwrap()).unwrap_err();
         assert!(matches!(refused, CommandError::Reached { .. }), "{refused}");
         assert!(matches!(fence.find("chosen"), Err(CommandError::Reached { .. })));

@@ -3,6 +3,8 @@
 //! A static glibc answers from `/etc/hosts` and the name servers of `/etc/resolv.conf` by itself, and loads a shared
 //! object of the host for every other word in `/etc/nsswitch.conf`, and with it the host's own C library of whatever
 //! version. Two C libraries in the process that holds the secrets are a crash at best, so those words are not followed.
+//!
+//! *Must never* load a library of the host into the process that holds secrets.
 
 /// Names come from `/etc/hosts` and DNS, and from nothing that would have to be loaded. Call it first thing in main,
 /// before another thread looks a name up. Does nothing in a program that is linked dynamically: there the host's

@@ -1,3 +1,5 @@
+//! What a run's refusals become: routes as narrow as they can be, and none where something leaked.
+
 use carboy_core::ids::RefusalId;
 
 use super::*;

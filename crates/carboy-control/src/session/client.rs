@@ -1,4 +1,6 @@
 //! One attached client: a thread that writes to it, and one that hears it.
+//!
+//! *Must never* let a client that only looks on type, or hold the program up for one that has left.
 
 use std::io::{self, Write};
 use std::net::Shutdown;

@@ -1,4 +1,6 @@
 //! From the program's streams to everybody who looks on, at the pace of the slowest of them.
+//!
+//! *Must never* hold the program up when nobody looks on.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};

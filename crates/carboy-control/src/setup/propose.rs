@@ -1,4 +1,6 @@
 //! A proposal: what of all that was found goes into a bottle's file, and what stands there as a comment.
+//!
+//! *Must never* propose a bind or a command because a file of the project asks for it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -16,7 +16,7 @@ impl FakeHome {
     pub(super) fn new() -> FakeHome {
         let dir = tempfile::tempdir().unwrap();
         let at = |below: &str| dir.path().canonicalize().unwrap().join(below);
-        for below in ["home", "home/.carboy", "work", "etc", "bin"] {
+        for below in ["home", "home/.carboy", "project", "etc", "bin"] {
             fs::create_dir_all(at(below)).unwrap();
         }
         // What is installed on the machine of the tests is not on its PATH.
@@ -24,7 +24,7 @@ impl FakeHome {
         let host = Surroundings {
             home: at("home"),
             carboy_home: at("home/.carboy"),
-            workspace: at("work"),
+            workspace: at("project"),
             environment: [("PATH".into(), path.into()), ("HOME".into(), at("home").into())].into(),
             etc: at("etc"),
         };

@@ -1,3 +1,5 @@
+//! Detection in homes made of real files and programs.
+
 use std::path::Path;
 
 use carboy_manifest::starter::Program;
@@ -82,10 +84,10 @@ fn a_program_of_the_repository_is_not_run() {
     let mut home = FakeHome::new();
     let marker = home.at("ran");
     for name in ["claude", "npm", "python3", "cargo", "go", "node"] {
-        home.program(&format!("work/node_modules/.bin/{name}"), &format!("touch {}", marker.display()));
+        home.program(&format!("project/node_modules/.bin/{name}"), &format!("touch {}", marker.display()));
     }
-    home.link("bin/codex", "../work/node_modules/.bin/claude");
-    home.on_path("work/node_modules/.bin");
+    home.link("bin/codex", "../project/node_modules/.bin/claude");
+    home.on_path("project/node_modules/.bin");
     assert!(agents::installed(&home.host).is_empty());
     assert!(Manager::ALL.into_iter().all(|manager| configured(&home.host, manager).is_none()));
     assert!(!marker.exists());
@@ -95,7 +97,7 @@ fn a_program_of_the_repository_is_not_run() {
 fn a_tool_is_not_asked_in_the_project_where_a_file_could_steer_it() {
     let home = FakeHome::new();
     home.program("bin/npm", "pwd > \"$HOME/asked-in\"; echo https://r.example/");
-    home.write("work/package.json", "{}");
+    home.write("project/package.json", "{}");
     configured(&home.host, Manager::Npm).unwrap();
     assert_eq!(std::fs::read_to_string(home.at("home/asked-in")).unwrap(), "/\n");
 }
@@ -109,7 +111,7 @@ fn npm_says_its_registry_and_a_token_stays_where_it_is() {
         "home/.npmrc",
         "registry=https://r.example/npm/\n@acme:registry=https://acme.example/\n//r.example/:_authToken=npm_secret\n",
     );
-    home.write("work/.npmrc", "registry=https://evil.example/?\n");
+    home.write("project/.npmrc", "registry=https://evil.example/?\n");
     let found = configured(&home.host, Manager::Npm).unwrap();
     let hosts: Vec<_> = found.registries.iter().map(|r| (r.address.host.as_str(), r.whose)).collect();
     assert_eq!(
@@ -125,7 +127,7 @@ fn npm_says_its_registry_and_a_token_stays_where_it_is() {
 fn a_host_that_the_project_asks_for_is_shown_and_not_opened() {
     let home = FakeHome::new();
     home.program("bin/npm", "echo https://r.invalid/");
-    home.write("work/.npmrc", "registry=https://evil.invalid/\n");
+    home.write("project/.npmrc", "registry=https://evil.invalid/\n");
     let proposal = Proposal::of_manager(&home.host, Manager::Npm).unwrap();
     let hosts = |lines: &[carboy_manifest::starter::PresetLine]| -> Vec<String> {
         lines.iter().flat_map(|line| line.hosts.clone()).collect()
@@ -232,10 +234,10 @@ fn registries_of_this_machine_and_of_private_networks_are_told_apart() {
 #[test]
 fn a_project_uses_what_its_files_name_and_nothing_of_it_is_followed() {
     let home = FakeHome::new();
-    home.write("work/web/package.json", "{}");
-    home.write("work/Cargo.toml", "");
-    home.write("work/node_modules/x/go.mod", "");
-    home.write("work/.git/config", "[remote \"o\"]\n\turl = git@github.com:a/b.git\n");
+    home.write("project/web/package.json", "{}");
+    home.write("project/Cargo.toml", "");
+    home.write("project/node_modules/x/go.mod", "");
+    home.write("project/.git/config", "[remote \"o\"]\n\turl = git@github.com:a/b.git\n");
     let project = look(&home.host);
     assert_eq!(project.managers, [(Manager::Npm, "web/package.json".into()), (Manager::Cargo, "Cargo.toml".into())]);
     assert!(project.github);
@@ -244,13 +246,13 @@ fn a_project_uses_what_its_files_name_and_nothing_of_it_is_followed() {
         ("https://github.com.evil.example/a", false),
         ("https://evil.example/github.com/", false),
     ] {
-        home.write("work/.git/config", &format!("url = {url}\n"));
+        home.write("project/.git/config", &format!("url = {url}\n"));
         assert_eq!(look(&home.host).github, is, "{url}");
     }
     // A link in the project is not followed to what the person alone may read.
-    std::fs::remove_file(home.at("work/.git/config")).unwrap();
+    std::fs::remove_file(home.at("project/.git/config")).unwrap();
     home.write("home/secret", "url = https://github.com/a/b\n");
-    home.link("work/.git/config", "../../home/secret");
+    home.link("project/.git/config", "../../home/secret");
     assert!(!look(&home.host).github);
 }
 
@@ -277,14 +279,19 @@ fn a_toolchain_of_a_home_is_shown_at_its_own_path_and_a_whole_home_never() {
 #[test]
 fn in_a_directory_of_a_project_no_program_of_the_project_is_run() {
     let mut home = FakeHome::new();
-    home.write("work/package.json", "{}");
-    home.host.workspace = home.at("work/packages/one");
+    home.write("project/package.json", "{}");
+    home.host.workspace = home.at("project/packages/one");
     std::fs::create_dir_all(&home.host.workspace).unwrap();
     home.write("other/.venv/pyvenv.cfg", "home = /usr/bin");
     let ran = home.at("ran");
     let theirs = format!("touch {}; echo theirs", ran.display());
-    let places =
-        ["work/node_modules/.bin", "work/.venv/bin", "work/tools", "other/.venv/bin", "other/node_modules/.bin"];
+    let places = [
+        "project/node_modules/.bin",
+        "project/.venv/bin",
+        "project/tools",
+        "other/.venv/bin",
+        "other/node_modules/.bin",
+    ];
     for place in places {
         home.program(&format!("{place}/python3"), &theirs);
     }
@@ -293,7 +300,7 @@ fn in_a_directory_of_a_project_no_program_of_the_project_is_run() {
     let of = |place: &str| first.join(place).display().to_string();
     let hostile = places.map(of).join(":");
     home.set("PATH", &format!("{hostile}:{}:.:node_modules/.bin:{path}:/usr/bin:/bin", of("venv/bin")));
-    assert_ne!(home.host.find("python3", &[home.at("work/tools")]), Some(home.at("work/tools/python3")));
+    assert_ne!(home.host.find("python3", &[home.at("project/tools")]), Some(home.at("project/tools/python3")));
     // A program of the person's own that is a script, and calls another by its name.
     home.executable("bin/python3", "#!/usr/bin/env own-interpreter\n");
     home.program("bin/own-interpreter", "echo own");

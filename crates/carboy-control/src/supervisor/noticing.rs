@@ -1,4 +1,6 @@
 //! The look through the workspace for what would run on the host: beside the run, and told at its end.
+//!
+//! *Must never* keep a run from its end.
 
 use std::path::PathBuf;
 use std::time::Duration;

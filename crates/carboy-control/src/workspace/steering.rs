@@ -3,6 +3,8 @@
 //! Two sources: the list of steering files that protects a workspace in direct mode, at any depth; and repositories.
 //! A repository is told from what the workspace would hold *afterwards*, because a bottle may bring its parts in one
 //! by one: first a `config` that is only a file, later the `HEAD` that makes git read it.
+//!
+//! *Must never* judge by a file's name alone what git would follow, or follow a link to find out.
 
 use std::io::Read;
 use std::path::{Component, Path};

@@ -2,6 +2,8 @@
 //!
 //! The `.git` file of a workspace may be anybody's: it is believed only where the repository that it names says the same
 //! of the workspace. So a hostile checkout cannot have the `.git` of another project shown to its bottle.
+//!
+//! *Must never* show a repository that does not name the worktree back.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

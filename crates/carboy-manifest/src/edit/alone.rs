@@ -2,6 +2,8 @@
 //!
 //! A route that is granted for a while and a proposal of a run that learned are both judged here, so that neither is
 //! ever held to another measure than a line of a bottle's file.
+//!
+//! *Must never* let a client's text become more than a value.
 
 use carboy_core::ids::BottleName;
 use carboy_core::route::{AuthScheme, GitAccess, PathMatch, Reach, RequestMatch, Route, RouteAuth};

@@ -1,3 +1,5 @@
+//! The laws of merging, and code, table and documentation held together.
+
 use std::collections::BTreeSet;
 
 use carboy_core::ids::BottleName;

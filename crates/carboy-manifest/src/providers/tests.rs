@@ -1,3 +1,5 @@
+//! Command lines, variables and seeds of each built-in provider.
+
 use std::collections::BTreeMap;
 
 use carboy_core::host::HostPattern;

@@ -1,3 +1,5 @@
+//! Every starter passes the reader that will read it.
+
 use super::*;
 use crate::CheckReport;
 use crate::files::{MapFiles, Places};

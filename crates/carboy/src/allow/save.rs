@@ -1,4 +1,6 @@
 //! For good: routes added to a bottle's file.
+//!
+//! *Must never* write a change that was not shown, or that the manifest's reader does not accept.
 
 use carboy_control::disk::DiskFiles;
 use carboy_control::home::{read_private, write_private};

@@ -1,5 +1,7 @@
 //! Is each secret that a route needs there, now and here? Said before a run fails for it; as far as no command has to
 //! be run to know.
+//!
+//! *Must never* print a secret's value or run its command.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,6 @@
 //! M35: how the model is paid for, and where the key or token is.
+//!
+//! *Must never* print a key, take one as an argument, or put it into a file that others can read.
 
 use std::io::Read;
 use std::path::Path;
