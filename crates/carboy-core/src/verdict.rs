@@ -268,49 +268,26 @@ impl fmt::Display for Reason {
     }
 }
 
-impl Reason {
-    /// Did carboy fail to get it, rather than forbid it? An outage, a limit, a missing file: no policy decided it, so it is
-    /// told and counted apart from what was refused.
-    pub fn is_failure(self) -> bool {
-        match self {
-            Reason::UpstreamUnreachable
-            | Reason::UpstreamCertificate
-            | Reason::UpstreamFailed
-            | Reason::SecretMissing
-            | Reason::LimitReached
-            | Reason::AuditUnavailable
-            | Reason::Stopping => true,
-            Reason::HostNotAllowed
-            | Reason::NameNotAllowed
-            | Reason::DnsQueryRefused
-            | Reason::PortNotAllowed
-            | Reason::AddressNotAllowed
-            | Reason::AddressNotPublic
-            | Reason::NameMismatch
-            | Reason::TlsRefused
-            | Reason::HostInvalid
-            | Reason::RequestNotAllowed
-            | Reason::GitFetchNotAllowed
-            | Reason::GitPushNotAllowed
-            | Reason::SecretKnown
-            | Reason::SecretPattern
-            | Reason::Injection
-            | Reason::BodyTooLarge
-            | Reason::BodyUndecodable
-            | Reason::ProtocolRefused
-            | Reason::PlainTextCredential => false,
-        }
-    }
+/// What a reason comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nature {
+    /// No route allows it; one could.
+    Routes,
+    /// It leaks, is malformed, or is never allowed: no route opens it.
+    Law,
+    /// No policy decided it: an outage, a limit, a missing file.
+    Failure,
+}
 
-    /// Could a route of the operator's let it through? What leaks, is malformed or failed upstream is opened by nothing.
-    pub fn is_of_routes(self) -> bool {
+impl Reason {
+    fn nature(self) -> Nature {
         match self {
             Reason::HostNotAllowed
             | Reason::NameNotAllowed
             | Reason::PortNotAllowed
             | Reason::RequestNotAllowed
             | Reason::GitFetchNotAllowed
-            | Reason::AddressNotAllowed => true,
+            | Reason::AddressNotAllowed => Nature::Routes,
             Reason::DnsQueryRefused
             | Reason::AddressNotPublic
             | Reason::NameMismatch
@@ -323,15 +300,25 @@ impl Reason {
             | Reason::BodyTooLarge
             | Reason::BodyUndecodable
             | Reason::ProtocolRefused
-            | Reason::LimitReached
-            | Reason::PlainTextCredential
-            | Reason::SecretMissing
-            | Reason::UpstreamUnreachable
+            | Reason::PlainTextCredential => Nature::Law,
+            Reason::UpstreamUnreachable
             | Reason::UpstreamCertificate
             | Reason::UpstreamFailed
+            | Reason::SecretMissing
+            | Reason::LimitReached
             | Reason::AuditUnavailable
-            | Reason::Stopping => false,
+            | Reason::Stopping => Nature::Failure,
         }
+    }
+
+    /// Did carboy fail to get it, rather than forbid it? It is told and counted apart from what was refused.
+    pub fn is_failure(self) -> bool {
+        self.nature() == Nature::Failure
+    }
+
+    /// Could a route of the operator's let it through?
+    pub fn is_of_routes(self) -> bool {
+        self.nature() == Nature::Routes
     }
 }
 
