@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::audit::Event;
+use crate::budget::{Admitted, Ask, Ending, NotHeld, ReservationId};
 use crate::ids::SecretName;
 use crate::secret::SecretText;
 
@@ -39,6 +40,34 @@ pub trait SecretSource: Send + Sync {
 
     /// Reads the value anew after an upstream said 401; the source limits how often that is done.
     fn refresh(&self, name: &SecretName) -> Later<'_, Option<Arc<SecretText>>>;
+}
+
+/// Where tokens are held and charged: whose they are was settled when this was made, by whoever runs the bottle.
+///
+/// ```text
+///   admit ─▶ dispatch (durable) ─▶ bytes leave ─▶ settle (durable)
+///     └────▶ release             nothing had left
+/// ```
+pub trait Ledger: Send + Sync {
+    /// Holds the request's worst case at every scope that binds. While only holds of others are in the way it waits, first
+    /// in, first out, as long as the budget's terms say. Dropped before it is ready, it holds nothing for longer than it takes
+    /// to notice.
+    fn admit(&self, ask: Ask) -> Later<'_, Result<Admitted, NotHeld>>;
+
+    /// Ready when the hold is durable: from then on bytes may leave, and a crash charges it in full.
+    /// [`NotHeld::Unknown`] asks for a new admission.
+    fn dispatch(&self, id: ReservationId) -> Later<'_, Result<(), NotHeld>>;
+
+    /// Holds the output up to so many tokens of each answer; gives what is held now.
+    fn extend(&self, id: ReservationId, output: u64) -> Later<'_, Result<u64, NotHeld>>;
+
+    /// Charges what it cost and gives the rest back. Ready when durable; the same ending twice is charged once. An
+    /// implementation that cannot reach its store keeps the ending and tries again for as long as it lives.
+    fn settle(&self, id: ReservationId, ending: Ending) -> Later<'_, Result<(), NotHeld>>;
+
+    /// Gives everything back: not one byte left. After a [`dispatch`](Self::dispatch) that is refused, and charged in full
+    /// when its owner is gone.
+    fn release(&self, id: ReservationId) -> Later<'_, Result<(), NotHeld>>;
 }
 
 /// A datagram socket that knows the address it was spoken to, which replies have to come from.

@@ -46,6 +46,8 @@ pub enum Layer {
     Protocol,
     /// The audit log, without which nothing passes.
     Audit,
+    /// Budgets, and what cuts a bottle off.
+    Budget,
 }
 
 /// A refusal: what happened, by which rule, and what the two readers can do next.
@@ -59,12 +61,14 @@ pub struct Denial {
     pub rule: Option<RouteId>,
     /// The particulars in words: host, port, method, limit. Never a secret, never body text.
     pub detail: String,
+    /// When trying again may help, in seconds from now.
+    pub retry_after_s: Option<u32>,
 }
 
 impl Denial {
     /// A denial without a rule.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Denial { reason, decided_by: reason.layer(), rule: None, detail: detail.into() }
+        Denial { reason, decided_by: reason.layer(), rule: None, detail: detail.into(), retry_after_s: None }
     }
 
     /// Names the rule.
@@ -214,6 +218,30 @@ reasons! {
     AuditUnavailable = "audit_unavailable", Audit, 503, "the audit log cannot be written, so nothing passes",
         "tell the operator; nothing can be done from inside",
         "make room on the disk or mend the permissions of the file that `carboy audit path` names";
+    /// The tokens of a budget or a ceiling are spent.
+    BudgetExhausted = "budget_exhausted", Budget, 402, "the budget for this model's tokens is spent",
+        "stop here: say what is done and what is left; trying again does not help",
+        "`carboy budget show` says which cap it is; `carboy budget top-up SCOPE TOKENS` adds to it, `carboy resume` lets a stopped run go on";
+    /// Requests under way hold what is left.
+    BudgetHeld = "budget_held", Budget, 429, "requests under way hold what is left of the budget",
+        "try again when one of them has ended",
+        "`carboy budget show` says what is held; a higher cap or fewer requests at once help";
+    /// What a request may cost cannot be bounded.
+    RequestUnbounded = "request_unbounded", Budget, 400, "what this request may cost cannot be bounded",
+        "send it in the provider's documented form; the detail names what is in the way",
+        "a higher budget or ceiling helps where the detail names a bound; nothing else is let past";
+    /// An endpoint whose cost nobody here can meter.
+    Unmeterable = "unmeterable", Budget, 400, "what this endpoint costs cannot be metered, so it is not used",
+        "use the provider's messages, chat, responses, embeddings or generateContent endpoint",
+        "put it on a route of its own host without `meter` only if its cost is of no concern";
+    /// The ledger cannot be reached.
+    LedgerUnavailable = "ledger_unavailable", Budget, 503, "the ledger cannot be reached or written, so no metered request passes",
+        "tell the operator; nothing can be done from inside",
+        "`carboy controller status` says what is wrong; it is started again by itself once";
+    /// Its operator or a spent cap closed every route.
+    CutOff = "cut_off", Budget, 402, "the bottle was cut off",
+        "stop here: every route is closed until the operator opens them again",
+        "`carboy ps` says why; `carboy resume` opens the routes again";
     /// The run is ending.
     Stopping = "stopping", Protocol, 503, "the bottle is being stopped",
         "finish up",
@@ -300,6 +328,10 @@ impl Reason {
             | Reason::BodyTooLarge
             | Reason::BodyUndecodable
             | Reason::ProtocolRefused
+            | Reason::BudgetExhausted
+            | Reason::RequestUnbounded
+            | Reason::Unmeterable
+            | Reason::CutOff
             | Reason::PlainTextCredential => Nature::Law,
             Reason::UpstreamUnreachable
             | Reason::UpstreamCertificate
@@ -307,6 +339,8 @@ impl Reason {
             | Reason::SecretMissing
             | Reason::LimitReached
             | Reason::AuditUnavailable
+            | Reason::LedgerUnavailable
+            | Reason::BudgetHeld
             | Reason::Stopping => Nature::Failure,
         }
     }

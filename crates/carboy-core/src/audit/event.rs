@@ -51,6 +51,8 @@ pub enum EventType {
     Operator,
     /// A connection through a published or forwarded port was opened, closed or refused.
     Port,
+    /// A cap was set, crossed or enforced, or a reservation ended without its owner.
+    Budget,
 }
 
 /// Whom an event concerns. Absent parts are left out of the entry.

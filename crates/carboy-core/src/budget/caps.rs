@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::terms::Terms;
 use super::usage::{Amount, Count};
 use super::window::Window;
 use crate::ids::MeterName;
@@ -13,6 +14,8 @@ use crate::ids::MeterName;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
+    /// One run, resumed ones included.
+    Run(String),
     /// An agent's file.
     Agent(String),
     /// A bottle's file.
@@ -24,6 +27,7 @@ pub enum Scope {
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Scope::Run(id) => write!(f, "run:{id}"),
             Scope::Agent(name) => write!(f, "agent:{name}"),
             Scope::Bottle(name) => write!(f, "bottle:{name}"),
             Scope::Host => f.write_str("host"),
@@ -68,14 +72,16 @@ pub enum Governs {
 }
 
 /// The budgets of one run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetSet {
-    /// From the nearest to the host: agent, bottle, the bottles it stands on, host.
+    /// From the nearest to the host: run, agent, bottle, the bottles it stands on, host.
     pub chain: Vec<Scope>,
     /// Every cap of every scope of the chain, by meter.
     pub caps: BTreeMap<MeterName, Vec<Cap>>,
     /// Which of them bind.
     pub governs: Governs,
+    /// How they are enforced.
+    pub terms: Terms,
 }
 
 impl BudgetSet {
@@ -109,7 +115,7 @@ mod tests {
     fn set(caps: Vec<Cap>, governs: Governs) -> BudgetSet {
         let bottle = |name: &str| Scope::Bottle(name.into());
         let chain = vec![Scope::Agent("a".into()), bottle("dev"), bottle("base"), Scope::Host];
-        BudgetSet { chain, caps: [(MeterName::parse("anthropic").unwrap(), caps)].into(), governs }
+        BudgetSet { chain, caps: [(MeterName::parse("anthropic").unwrap(), caps)].into(), governs, ..BudgetSet::default() }
     }
 
     fn amounts(set: &BudgetSet) -> Vec<u64> {

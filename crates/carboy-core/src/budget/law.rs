@@ -56,7 +56,8 @@ pub struct Worst {
 }
 
 /// Can a request write to the provider's cache?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Caching {
     /// It can, and is counted at the dearest.
     Possible,
