@@ -74,7 +74,9 @@ pub async fn watch(mut watched: Watched) {
                 event(Outcome::Done).with("generation", in_force).with("routes", count)
             }
             Err(diagnostics) => {
-                (watched.tell)(&format!("the changed file is not valid, the old routes stay, and so do the budgets:\n{diagnostics}"));
+                (watched.tell)(&format!(
+                    "the changed file is not valid, the old routes stay, and so do the budgets:\n{diagnostics}"
+                ));
                 event(Outcome::Failed).with("generation", generation).with("errors", diagnostics.error_count() as u64)
             }
         };

@@ -55,7 +55,7 @@ pub use diagnostic::{Code, Diagnostic, Diagnostics};
 pub use effective::Effective;
 pub use files::{ManifestFiles, MapFiles, Places};
 pub use image::Backend;
-pub use load::{Manifest, Request, Reread, reread};
+pub use load::{Manifest, Request, Reread, reread, routes_of};
 pub use provider::{EnvValue, Provider};
 pub use settings::{Notify, SecretFrom, Settings, Webhook};
 pub use trust::{LoadError, NeedsTrust, Trust, TrustNothing, Trusted};

@@ -173,11 +173,10 @@ pub fn reread(
 }
 
 /// The routes of these bottles together, checked.
-pub(crate) fn routes_of(
-    files: &dyn ManifestFiles,
-    places: &Places,
-    bottles: &[BottleName],
-) -> Result<RouteSet, Diagnostics> {
+///
+/// # Errors
+/// Every error of the bottles' files and of those that they extend.
+pub fn routes_of(files: &dyn ManifestFiles, places: &Places, bottles: &[BottleName]) -> Result<RouteSet, Diagnostics> {
     let mut out = Diagnostics::default();
     match made_of(files, places, &wanted_of(bottles), &mut out) {
         Some(made) if !out.has_errors() => Ok(RouteSet::new(made.bottle.routes, 1)),

@@ -26,7 +26,7 @@ fn load(list: &[(&str, &str)], agent: Option<&str>, bottles: &[&str]) -> Effecti
 
 /// Every cap of a meter, nearest scopes first: `bottle:dev budget 5 lifetime`.
 fn caps(set: &BudgetSet, meter: &str) -> Vec<String> {
-    let meter = MeterName::parse(meter).unwrap();
+    let meter = MeterName::parse(meter).expect("a meter");
     let kind = |kind| if kind == CapKind::Budget { "budget" } else { "ceiling" };
     let line = |cap: &carboy_core::budget::Cap| {
         let window = match &cap.window {
@@ -42,7 +42,7 @@ fn caps(set: &BudgetSet, meter: &str) -> Vec<String> {
 
 /// Those that bind.
 fn binding(set: &BudgetSet, meter: &str) -> Vec<String> {
-    let found = set.binding(&MeterName::parse(meter).unwrap());
+    let found = set.binding(&MeterName::parse(meter).expect("a meter"));
     found.iter().map(|cap| format!("{} {}", cap.scope, cap.amount.tokens_down())).collect()
 }
 
@@ -410,7 +410,7 @@ fn amounts() -> impl Strategy<Value = String> {
 
 /// The smallest ceilings of a file by itself, by meter.
 fn ceilings(file: &str) -> Vec<(MeterName, u64)> {
-    let set = bottle(file).unwrap().budgets;
+    let set = bottle(file).unwrap_or_else(|errors| panic!("{errors}")).budgets;
     let of = |(meter, caps): (&MeterName, &Vec<carboy_core::budget::Cap>)| {
         let all = caps.iter().filter(|cap| cap.kind == CapKind::Ceiling).map(|cap| cap.amount.as_milli());
         all.min().map(|least| (meter.clone(), least))
