@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use carboy_core::budget::Shutdown;
 use carboy_core::ids::RunId;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -86,6 +87,13 @@ pub enum Question {
     Wait,
     /// A conversation: a command more in its bottle.
     Exec(ExecAsked),
+    /// Stop it in one of four ways, by the operator.
+    Enforce {
+        /// How.
+        how: Shutdown,
+    },
+    /// Let it go on.
+    Resume,
     /// Open a route for a while.
     Grant(Box<GrantAsked>),
     /// Take back the grant of this id, or of this refusal.
@@ -113,8 +121,15 @@ pub struct ExecAsked {
 pub struct Answer {
     /// The run itself.
     pub record: RunRecord,
-    /// `running`, `stopping`, or `silent` for one that does not answer (its counters are then zero).
+    /// `running`, `cut off`, `paused`, `frozen` (and about to end), `stopping`, or `silent` for one that does not answer (its
+    /// counters are then zero).
     pub state: String,
+    /// Why it does not simply run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// What its bottle's file says that `stop` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<Shutdown>,
     /// HTTP requests seen, refused ones included.
     pub requests: u64,
     /// Requests, names and connections refused.
@@ -206,6 +221,8 @@ impl Answer {
         Answer {
             record,
             state,
+            why: None,
+            shutdown: None,
             requests: 0,
             refusals: 0,
             failures: 0,
@@ -374,6 +391,8 @@ mod tests {
             Answer {
                 record: self.0.clone(),
                 state: state.into(),
+                why: None,
+                shutdown: None,
                 requests: 2,
                 refusals: 1,
                 failures: 0,

@@ -76,6 +76,7 @@ pub struct Gateway {
     requests: AtomicU64,
     /// Exchanges whose outcome is not in the log yet.
     open: watch::Sender<usize>,
+    storms: watch::Sender<u32>,
     /// What a run that learns was refused.
     learned: Option<Mutex<Learned>>,
 }
@@ -95,6 +96,8 @@ pub enum Learning {
 #[derive(Clone)]
 pub(crate) struct Law {
     pub(crate) routes: Arc<RouteSet>,
+    /// Every route is closed for this reason until they are opened again.
+    closed: Option<Denial>,
     pub(crate) cut: bool,
 }
 
@@ -102,7 +105,7 @@ impl Gateway {
     /// Makes a gateway; it does nothing until a listener is served.
     pub fn new(config: GatewayConfig) -> Result<Arc<Gateway>, CaError> {
         let limits = Arc::new(config.limits);
-        let law = Law { routes: Arc::new(config.routes), cut: false };
+        let law = Law { routes: Arc::new(config.routes), closed: None, cut: false };
         Ok(Arc::new(Gateway {
             subject: config.subject,
             detectors: RwLock::new(config.detectors),
@@ -122,6 +125,7 @@ impl Gateway {
             pace: Mutex::new(Pace::new(limits.refusal_every, limits.refusal_burst)),
             requests: AtomicU64::new(0),
             open: watch::Sender::new(0),
+            storms: watch::Sender::new(0),
             learned: match config.learning {
                 Learning::On => Some(Mutex::default()),
                 Learning::Off => None,
@@ -154,6 +158,21 @@ impl Gateway {
         self.law.send_modify(|law| law.cut = true);
         let rest = self.repeats.lock().expect("no panic under this lock").drain();
         self.write_repeats(rest);
+    }
+
+    /// Closes every route.
+    pub fn cut_off(&self, denial: Denial) {
+        self.law.send_modify(|law| law.closed = Some(denial));
+    }
+
+    /// Opens the routes that [`cut_off`](Self::cut_off) closed.
+    pub fn restore(&self) {
+        self.law.send_modify(|law| law.closed = None);
+    }
+
+    /// How often its client went on asking after final denials.
+    pub fn storms(&self) -> watch::Receiver<u32> {
+        self.storms.subscribe()
     }
 
     fn write_repeats(&self, counted: Vec<Counted>) {
@@ -194,7 +213,10 @@ impl Gateway {
     /// The routes in force, unless the run is ending.
     pub(crate) fn routes_now(&self) -> Result<Arc<RouteSet>, Denial> {
         let law = self.law.borrow();
-        if law.cut { Err(stopping()) } else { Ok(law.routes.clone()) }
+        if law.cut {
+            return Err(stopping());
+        }
+        law.closed.clone().map_or_else(|| Ok(law.routes.clone()), Err)
     }
 
     pub(crate) fn watch_law(&self) -> watch::Receiver<Law> {
@@ -242,7 +264,7 @@ impl Gateway {
 
     pub(crate) fn answer_dns(&self, query: &[u8]) -> crate::dns::Reply {
         // After the cut nothing has a name any more.
-        let routes = self.routes_now().unwrap_or_default();
+        let routes = self.law.borrow().routes.clone();
         let mut names = self.names.lock().expect("no panic under this lock");
         let learning = if self.learned.is_some() { Learning::On } else { Learning::Off };
         crate::dns::answer(query, &routes, &mut names, &self.detectors(), learning)
