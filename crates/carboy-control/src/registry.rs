@@ -30,6 +30,8 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::grants::{GrantAsked, GrantView};
 use crate::home::{Home, HomeError, write_private};
 use crate::ports::PortReport;
+use crate::resume::Waiting;
+use crate::summary::By;
 
 /// Longest question or answer, in bytes.
 pub const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
@@ -232,6 +234,15 @@ impl Answer {
             ports: vec![],
             grants: vec![],
         }
+    }
+}
+
+impl From<Waiting> for Answer {
+    /// Of one that was frozen or lost: how it went before is in its summary.
+    fn from(waiting: Waiting) -> Answer {
+        let (state, why) = (waiting.word().to_owned(), waiting.resumable.why);
+        let by = waiting.resumable.by.map_or("system", By::as_str);
+        Answer { state, why: why.map(|why| format!("by the {by}: {why}")), ..Answer::silent(waiting.past.record) }
     }
 }
 

@@ -10,6 +10,7 @@
 //!
 //! *Must never* hold a secret: of the variables that were given by hand only the names are kept.
 
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -17,7 +18,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use carboy_core::ids::{BottleName, RunId};
 use carboy_core::ports::Clock;
-use carboy_manifest::provider::Provider;
+use carboy_manifest::Provider;
 use carboy_manifest::providers;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -188,6 +189,24 @@ impl Waiting {
         Some(Waiting { past, resumable })
     }
 }
+
+/// A cap that is still spent, and what helps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// Which, in words.
+    pub what: String,
+    /// The command that makes room.
+    pub next: String,
+}
+
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, still; `{}` makes room, then resume it", self.what, self.next)
+    }
+}
+
+/// Asks for a cap that stopped a run and is still spent.
+pub type StillSpent = Box<dyn Fn() -> Option<Spent> + Send + Sync>;
 
 /// What a run that is started again is known by.
 #[derive(Clone, Debug, PartialEq, Eq)]

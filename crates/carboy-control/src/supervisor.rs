@@ -13,6 +13,7 @@
 
 mod control;
 mod ending;
+mod enforce;
 mod exec;
 mod noticing;
 mod seal;
@@ -20,9 +21,10 @@ mod secrets;
 mod streams;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use carboy_bottle::{Bottle, CapturedSockets, LaunchError, LaunchOptions, Stdio, TcpKind};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
@@ -46,13 +48,16 @@ use crate::notify::Notifier;
 use crate::ports::{Joining, PortError, Ports};
 use crate::registry::{Registration, RunRecord};
 use crate::reload;
+use crate::resume::{self, Again, AgainError, Keeper, Resumable};
 use crate::runs;
 use crate::seed::{self, SeedError};
 use crate::session::{Session, Streaming};
+use crate::summary::By;
 use crate::vault::{Lookup, Vault, VaultError};
 use crate::workspace::{self, Held, RunOf, WorkspaceError};
 
 use control::{Shared, stop_when_asked};
+use enforce::break_storms;
 use noticing::Noticing;
 use seal::{bottle_spec, injected_secrets};
 use secrets::{detectors, look_for_renewed, no_secret_inside, undumpable};
@@ -106,6 +111,10 @@ pub struct RunRequest {
     pub streaming: Streaming,
     /// Whether refusals are kept for a proposal.
     pub learning: Learning,
+    /// The flags that it can be started again with; `None` for a run that cannot be.
+    pub flags: Option<serde_json::Value>,
+    /// It was stopped or lost, and is started again.
+    pub again: Option<Again>,
 }
 
 /// Says a few lines to the person, while the program has the terminal.
@@ -148,6 +157,9 @@ pub enum RunError {
     /// A port that cannot be joined.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// It cannot be started again now.
+    #[error(transparent)]
+    Again(#[from] AgainError),
     /// What the bottle keeps of the workspace.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
@@ -184,6 +196,8 @@ pub struct Running {
     notifier: Arc<Notifier>,
     noticed: Noticing,
     registration: Registration,
+    /// Nobody else starts it again.
+    _alone: Option<File>,
     /// Given back last: until then nobody applies or removes what the bottle works on.
     held: Option<Held>,
 }
@@ -205,7 +219,10 @@ pub async fn start(mut request: RunRequest) -> Result<Running, RunError> {
     let started_ms = SystemClock.now_ms();
     // Before anything is made: of a directory that is never shown nothing is indexed and nothing left behind.
     seal::may_be_shown(&request)?;
-    let run = new_run_id()?;
+    let (run, alone) = match &request.again {
+        Some(again) => (again.run.clone(), Some(resume::alone(&request.home, &request.effective.bottle, &again.run)?)),
+        None => (new_run_id()?, None),
+    };
     let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
     let injected = injected_secrets(&request.effective.routes);
     let root = image::root_of(request.effective.image.clone(), |image| image_job(&request, image)).await?;
@@ -218,10 +235,12 @@ pub async fn start(mut request: RunRequest) -> Result<Running, RunError> {
     if equipped.is_err() {
         // The bottle died with the attempt. What it put into the workspace is taken away before the person is told.
         let _ = tokio::task::spawn_blocking(move || watcher.wait()).await;
-        // A run that never was is not kept; most attempts end before there is anything to remove.
-        let _ = std::fs::remove_dir_all(run_dir);
+        if alone.is_none() {
+            // A run that never was is not kept; most attempts end before there is anything to remove.
+            let _ = std::fs::remove_dir_all(run_dir);
+        }
     }
-    equipped.map(|running| Running { held: Some(held), ..running })
+    equipped.map(|running| Running { held: Some(held), _alone: alone, ..running })
 }
 
 /// Takes what the bottle keeps of this workspace for the run.
@@ -300,6 +319,9 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         terminal: matches!(request.stdio, StdioMode::Terminal { .. }),
     };
     let run_dir = runs::begin(&request.home, &spec.name, &run, &record)?;
+    let before = request.again.as_ref().map(|again| &again.before);
+    let kept = request.flags.take().map(|flags| Resumable::begun(flags, before));
+    let keeper = kept.map(|kept| Keeper::begin(&run_dir, kept)).transpose()?;
     let mut stdio = bottle.take_stdio();
     let grants = Grants::new(gateway.clone(), audit.clone(), subject.clone(), &request.effective.routes);
     let shared = Arc::new_cyclic(|itself| Shared {
@@ -314,12 +336,20 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         audit: audit.clone(),
         stopping: AtomicBool::new(false),
         stop_asked: Notify::new(),
+        turn: Mutex::default(),
+        force: Mutex::default(),
+        keeper,
+        stormed_before: before.is_some_and(|before| before.by == Some(By::Storm)),
+        shutdown: None,
+        spent: OnceLock::new(),
+        notifier: OnceLock::new(),
         tier,
         ports: ports.all(),
     });
     let notifier = notifier(&request, &record, (&vault, fingerprint_key), &audit, &subject);
     let session = session(&request.streaming, request.stdio, &shared, &notifier, &mut stdio, &run_dir)?;
     let _ = shared.session.set(session.clone());
+    let _ = shared.notifier.set(notifier.clone());
     tasks.push(tokio::spawn(grants.clone().watch()));
     tasks.push(tokio::spawn(reload::watch(reload::Watched {
         grants,
@@ -343,6 +373,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     }
     tasks.push(tokio::spawn(notifier.clone().watch(gateway.clone(), session.clone())));
     tasks.push(tokio::spawn(stop_when_asked(shared.clone())));
+    tasks.push(tokio::spawn(break_storms(shared.clone())));
     Ok(Running {
         shared,
         stdio,
@@ -356,6 +387,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         run_dir,
         noticed,
         registration,
+        _alone: None,
         held: None,
     })
 }
