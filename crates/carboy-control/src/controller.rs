@@ -21,5 +21,6 @@ mod snapshots;
 pub mod start;
 pub mod unit;
 
+pub use projection::KeySource;
 pub use serving::{CONNECTIONS_MAX, IDLE, Running, ServeError, run};
 pub use start::{START_WAIT_MAX, StartError, Starter, Word};

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use carboy_store::controller::frame::{self, FrameError};
 use carboy_store::controller::protocol::{
-    Answer, Call, Goodbye, Hello, Push, Request, Role, Said, Supervised, VERSION, Welcome, understands,
+    Goodbye, Hello, Push, Request, Role, Said, Supervised, VERSION, Welcome, understands,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;

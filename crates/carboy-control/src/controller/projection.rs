@@ -26,30 +26,36 @@ const BATCH: usize = 256;
 /// The particular that holds an event's number.
 const NUMBER: &str = "ledger";
 
+/// Gives the key of the log's chain, each time the log is opened: a key is never copied.
+pub type KeySource = Box<dyn Fn() -> Result<ChainKey, String> + Send + Sync>;
+
 /// Brings events over, until it is aborted.
 pub struct Projection {
     keeper: Arc<Keeper>,
     home: Home,
-    key: ChainKey,
+    key: KeySource,
     log: Option<Arc<AuditLog>>,
     /// The last number that stands in the log; `None` until it was looked for.
     last: Option<u64>,
 }
 
-/// What stands in the way.
+/// What stands in the way of the log.
 #[derive(Debug, thiserror::Error)]
-enum Stuck {
+pub enum Stuck {
+    /// The log itself.
     #[error(transparent)]
     Log(#[from] StoreError),
+    /// Something else, in words.
     #[error("{0}")]
     Words(String),
 }
 
 impl Projection {
-    /// Opens the log.
-    pub fn open(keeper: Arc<Keeper>, home: &Home, key: ChainKey) -> Result<Projection, StoreError> {
-        let log = AuditLog::open(&home.audit_log(), key.clone(), Arc::new(SystemClock))?;
-        Ok(Projection { keeper, home: home.clone(), key, log: Some(Arc::new(log)), last: None })
+    /// Into the log of this home, which is opened at once.
+    pub async fn open(keeper: Arc<Keeper>, home: &Home, key: KeySource) -> Result<Projection, Stuck> {
+        let mut projection = Projection { keeper, home: home.clone(), key, log: None, last: None };
+        projection.log().await?;
+        Ok(projection)
     }
 
     /// Everything that waits, and then whatever comes.
@@ -73,11 +79,7 @@ impl Projection {
     }
 
     /// Everything that does not stand in the log yet.
-    pub async fn bring_over(&mut self) -> Result<(), impl std::fmt::Display + use<>> {
-        self.all().await
-    }
-
-    async fn all(&mut self) -> Result<(), Stuck> {
+    async fn bring_over(&mut self) -> Result<(), Stuck> {
         loop {
             let unavailable = |e: carboy_store::ledger::Unavailable| Stuck::Words(e.to_string());
             let events = self.keeper.engine().unprojected_events(BATCH).await.map_err(unavailable)?;
@@ -97,7 +99,7 @@ impl Projection {
         if let Some(log) = &self.log {
             return Ok(log.clone());
         }
-        let (path, key) = (self.home.audit_log(), self.key.clone());
+        let (path, key) = (self.home.audit_log(), (self.key)().map_err(Stuck::Words)?);
         let open = move || AuditLog::open(&path, key, Arc::new(SystemClock));
         let log = tokio::task::spawn_blocking(open).await.map_err(|e| Stuck::Words(e.to_string()))??;
         let log = Arc::new(log);

@@ -14,7 +14,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carboy_core::audit::ChainKey;
 use carboy_store::StoreError;
 use carboy_store::controller::protocol::Status;
 use carboy_store::ledger::{Engine, LedgerStore, Unavailable};
@@ -28,7 +27,7 @@ use super::journal::Journal;
 use super::keeper::Keeper;
 use super::leases::{LEASE, Leases};
 use super::metrics;
-use super::projection::{Projection, now_ms};
+use super::projection::{KeySource, Projection, Stuck, now_ms};
 use super::snapshots::{self, Snapshots};
 use super::start::Starter;
 use crate::clock::SystemClock;
@@ -48,7 +47,7 @@ pub struct Running {
     /// Whose it is.
     pub home: Home,
     /// How log entries are hashed.
-    pub key: ChainKey,
+    pub key: KeySource,
     /// Until it ends when nobody is connected; `None` never.
     pub idle: Option<Duration>,
     /// Where metrics are asked for.
@@ -71,9 +70,12 @@ pub enum ServeError {
     /// Files of the home.
     #[error(transparent)]
     Home(#[from] HomeError),
-    /// The store, or the log.
+    /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] Stuck),
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] Unavailable),
@@ -168,7 +170,7 @@ pub async fn run(
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.clone().pass_on(recorded));
     keeper.remember(&leases).await?;
-    tasks.spawn(Projection::open(keeper.clone(), &home, key)?.go_on(hears));
+    tasks.spawn(Projection::open(keeper.clone(), &home, key).await?.go_on(hears));
     let socket = home.controller_socket()?;
     // Whoever left it there is gone: the lock is ours.
     let _ = std::fs::remove_file(&socket);
