@@ -137,7 +137,7 @@ pub struct Bottle {
     /// A second descriptor of the terminal, for its size.
     terminal: Option<OwnedFd>,
     inside: Inside,
-    stilling: Stilling,
+    pub(crate) stilling: Stilling,
     pidfd: Arc<OwnedFd>,
     pid: i32,
     holds: Holds,
@@ -227,22 +227,6 @@ impl Bottle {
     pub fn resize(&self, rows: u16, cols: u16) -> io::Result<()> {
         let Some(terminal) = &self.terminal else { return Ok(()) };
         Ok(tcsetwinsize(terminal, Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 })?)
-    }
-
-    /// Makes everything inside stand still, the programs of [`Bottle::exec`] too; what is asked of it until [`Bottle::thaw`]
-    /// is refused, and signals wait. Blocks for some milliseconds, at most about two seconds.
-    pub fn pause(&self) -> io::Result<Stillness> {
-        self.stilling.pause()
-    }
-
-    /// Lets a paused bottle go on where it stood.
-    pub fn thaw(&self) -> io::Result<()> {
-        self.stilling.thaw()
-    }
-
-    /// Can it be made to stand still as a whole, by a control group? Else init stops one process after the other.
-    pub fn stills_as_a_whole(&self) -> bool {
-        self.stilling.by_group()
     }
 
     /// Kills everything in the bottle at once, also when it is paused.

@@ -11,7 +11,26 @@ use std::io;
 
 use crate::freezer::Freezer;
 use crate::inside::Inside;
+use crate::launch::Bottle;
 use crate::wire::PAUSE_WAIT_MAX;
+
+impl Bottle {
+    /// Makes everything inside stand still, the programs of [`Bottle::exec`] too; what is asked of it until [`Bottle::thaw`]
+    /// is refused, and signals wait. Blocks for some milliseconds, at most about two seconds.
+    pub fn pause(&self) -> io::Result<Stillness> {
+        self.stilling.pause()
+    }
+
+    /// Lets a paused bottle go on where it stood.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.stilling.thaw()
+    }
+
+    /// Can it be made to stand still as a whole, by a control group? Else init stops one process after the other.
+    pub fn stills_as_a_whole(&self) -> bool {
+        self.stilling.by_group()
+    }
+}
 
 /// How still a paused bottle is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

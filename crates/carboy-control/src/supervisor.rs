@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use carboy_bottle::{Bottle, CapturedSockets, LaunchError, LaunchOptions, Stdio, TcpKind};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
@@ -35,7 +35,7 @@ use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits,
 use carboy_manifest::providers::Task;
 use carboy_manifest::{Diagnostics, Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
@@ -44,20 +44,20 @@ use crate::grants::Grants;
 use crate::home::{Home, HomeError};
 use crate::image::{self, ImageError};
 use crate::inside::ShowError;
+use crate::ledger::UnboundLedger;
 use crate::notify::Notifier;
 use crate::ports::{Joining, PortError, Ports};
 use crate::registry::{Registration, RunRecord};
 use crate::reload;
-use crate::resume::{self, Again, AgainError, Keeper, Resumable};
+use crate::resume::{self, Again, AgainError};
 use crate::runs;
 use crate::seed::{self, SeedError};
 use crate::session::{Session, Streaming};
-use crate::summary::By;
 use crate::vault::{Lookup, Vault, VaultError};
 use crate::workspace::{self, Held, RunOf, WorkspaceError};
 
 use control::{Shared, stop_when_asked};
-use enforce::break_storms;
+use enforce::{Enforcing, break_storms};
 use noticing::Noticing;
 use seal::{bottle_spec, injected_secrets};
 use secrets::{detectors, look_for_renewed, no_secret_inside, undumpable};
@@ -287,6 +287,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         detectors: Arc::new(detectors),
         secrets: vault.clone() as Arc<dyn SecretSource>,
         audit: audit.clone(),
+        ledger: Arc::new(UnboundLedger::new(clock)),
         clock: Arc::new(clock),
         learning: request.learning,
         limits: GatewayLimits::default(),
@@ -319,9 +320,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         terminal: matches!(request.stdio, StdioMode::Terminal { .. }),
     };
     let run_dir = runs::begin(&request.home, &spec.name, &run, &record)?;
-    let before = request.again.as_ref().map(|again| &again.before);
-    let kept = request.flags.take().map(|flags| Resumable::begun(flags, before));
-    let keeper = kept.map(|kept| Keeper::begin(&run_dir, kept)).transpose()?;
+    let enforcing = Enforcing::begin(&request, &run_dir)?;
     let mut stdio = bottle.take_stdio();
     let grants = Grants::new(gateway.clone(), audit.clone(), subject.clone(), &request.effective.routes);
     let shared = Arc::new_cyclic(|itself| Shared {
@@ -336,20 +335,14 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         audit: audit.clone(),
         stopping: AtomicBool::new(false),
         stop_asked: Notify::new(),
-        turn: Mutex::default(),
-        force: Mutex::default(),
-        keeper,
-        stormed_before: before.is_some_and(|before| before.by == Some(By::Storm)),
-        shutdown: None,
-        spent: OnceLock::new(),
-        notifier: OnceLock::new(),
+        enforcing,
         tier,
         ports: ports.all(),
     });
     let notifier = notifier(&request, &record, (&vault, fingerprint_key), &audit, &subject);
     let session = session(&request.streaming, request.stdio, &shared, &notifier, &mut stdio, &run_dir)?;
     let _ = shared.session.set(session.clone());
-    let _ = shared.notifier.set(notifier.clone());
+    let _ = shared.enforcing.notifier.set(notifier.clone());
     tasks.push(tokio::spawn(grants.clone().watch()));
     tasks.push(tokio::spawn(reload::watch(reload::Watched {
         grants,
@@ -358,6 +351,8 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         files: request.files.clone(),
         places: request.places.clone(),
         effective: request.effective.clone(),
+        budgets: watch::Sender::new(request.effective.budgets_of(&run)),
+        run: run.clone(),
         tell: teller(&request.streaming, &request.tell, &session),
     })));
     let registration = Registration::open(&request.home, &record, shared.clone())?;

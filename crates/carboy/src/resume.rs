@@ -127,7 +127,8 @@ fn the_one(target: Option<&str>, environment: &Environment) -> Result<Stopped, F
     match (found.pop(), found.is_empty()) {
         (Some(one), true) => Ok(one),
         (Some(one), false) => {
-            let line = |one: &Stopped| format!("{} of bottle {} ({})", one.record().run, one.record().bottle, one.state());
+            let line =
+                |one: &Stopped| format!("{} of bottle {} ({})", one.record().run, one.record().bottle, one.state());
             let lines: Vec<String> = found.iter().chain([&one]).map(line).collect();
             Err(Failure::words(Exit::Usage, format!("several runs could go on: {}", lines.join(", ")))
                 .hint("name one of them, or `--all`"))

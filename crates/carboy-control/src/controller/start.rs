@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use carboy_bottle::host_process::{Apart, start_for_good};
 use carboy_core::ports::Later;
-use carboy_store::controller::protocol::{Call, Hello, Role, VERSION};
+use carboy_store::controller::protocol::{Call, Role, VERSION};
 use carboy_store::controller::{Line, LineError, Reach};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -200,8 +200,13 @@ fn start_under_lock(home: &Home, socket: &Path, environment: &BTreeMap<OsString,
     if UnixStream::connect(socket).is_ok() {
         return Ok(());
     }
-    let arguments =
-        [OsStr::new("controller"), OsStr::new("run"), OsStr::new("--on-demand"), OsStr::new("--home"), home.root().as_os_str()];
+    let arguments = [
+        OsStr::new("controller"),
+        OsStr::new("run"),
+        OsStr::new("--on-demand"),
+        OsStr::new("--home"),
+        home.root().as_os_str(),
+    ];
     let arguments: Vec<OsString> = arguments.map(OsStr::to_owned).into();
     let Apart { mut child, channel } = start_for_good(&arguments, environment).map_err(StartError::Spawn)?;
     let word = first_word(channel);
@@ -225,11 +230,6 @@ fn first_word(channel: UnixStream) -> Option<Word> {
         let _ = heard.send(read.ok().and_then(|_| serde_json::from_slice(&line).ok()));
     });
     word.recv_timeout(START_WAIT_MAX).ok().flatten()
-}
-
-/// What stands first on every connection of this program's.
-pub(super) fn hello(role: Role) -> Hello {
-    Hello { version: VERSION, program: Starter::version().to_owned(), role }
 }
 
 #[cfg(test)]

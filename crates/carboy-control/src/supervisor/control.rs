@@ -1,7 +1,7 @@
 //! What acts on a run that lives: its control socket and the person's signals.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use carboy_bottle::Bottle;
@@ -14,12 +14,10 @@ use carboy_egress::{Gateway, Port};
 use carboy_store::audit::AuditLog;
 use tokio::sync::Notify;
 
-use super::enforce::Force;
+use super::enforce::Enforcing;
 use super::exec;
 use crate::grants::Grants;
-use crate::notify::Notifier;
 use crate::registry::{Answer, Conversation, Question, Respond, RunRecord};
-use crate::resume::{Keeper, StillSpent};
 use crate::session::{Look, Session};
 use crate::summary::By;
 
@@ -38,19 +36,8 @@ pub(super) struct Shared {
     pub(super) audit: Arc<AuditLog>,
     pub(super) stopping: AtomicBool,
     pub(super) stop_asked: Notify,
-    /// One action at a time.
-    pub(super) turn: Mutex<()>,
-    pub(super) force: Mutex<Force>,
-    /// What it takes to start it again; `None` for a run that cannot be.
-    pub(super) keeper: Option<Keeper>,
-    /// It was frozen by the storm breaker, and started again.
-    pub(super) stormed_before: bool,
-    /// What the bottle's file says that `stop` does.
-    pub(super) shutdown: Option<Shutdown>,
-    /// Says which cap is still spent; set by whoever joins the run to the controller.
-    pub(super) spent: OnceLock<StillSpent>,
-    /// Set before the control socket is opened.
-    pub(super) notifier: OnceLock<Arc<Notifier>>,
+    /// What is done to it from outside.
+    pub(super) enforcing: Enforcing,
     pub(super) tier: CaptureTier,
     pub(super) grants: Arc<Grants>,
     pub(super) ports: Vec<Arc<Port>>,
@@ -203,7 +190,7 @@ impl Respond for Shared {
             record: self.record.clone(),
             state: self.state().to_owned(),
             why: self.last().map(|last| format!("{} by the {}: {}", last.action.as_str(), last.by.as_str(), last.why)),
-            shutdown: self.shutdown,
+            shutdown: self.enforcing.shutdown,
             requests: stats.requests,
             refusals: stats.refused(),
             failures: stats.failed(),

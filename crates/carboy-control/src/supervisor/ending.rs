@@ -110,7 +110,7 @@ impl Running {
             audit_head: format!("{}:{}", head.seq, head.hash),
         };
         runs::end(&self.run_dir, &summary)?;
-        if let Some(keeper) = self.shared.keeper.as_ref().filter(|_| summary.ended != Ended::Frozen) {
+        if let Some(keeper) = self.shared.enforcing.keeper.as_ref().filter(|_| summary.ended != Ended::Frozen) {
             keeper.forget();
         }
         Ok(summary)

@@ -12,21 +12,25 @@
 //! *Must never* need the program's consent, leave a bottle open that a budget wanted closed, or end a process that is to be
 //! resumed before the disk has all of it.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use carboy_bottle::Stillness;
 use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::Shutdown;
 use carboy_core::ports::Clock;
 use carboy_core::verdict::{Denial, Reason};
+use carboy_manifest::origin::Origin;
 use carboy_store::controller::ClientEvents;
 use carboy_store::controller::protocol::Push;
 
+use super::RunRequest;
 use super::control::Shared;
 use crate::clock::SystemClock;
 use crate::home::HomeError;
-use crate::resume::{Spent, Standing};
+use crate::notify::Notifier;
+use crate::resume::{Keeper, Resumable, Spent, Standing, StillSpent};
 use crate::summary::{Action, By, Enforced};
 
 /// Actions that a run remembers for its summary; the log has all of them.
@@ -34,9 +38,52 @@ const ENFORCED_KEPT_MAX: usize = 16;
 
 /// What was done so far, and what of it holds.
 #[derive(Default)]
-pub(super) struct Force {
+struct Force {
     done: Vec<Enforced>,
     in_force: Option<Shutdown>,
+}
+
+/// What a run needs to be stopped and let go on.
+pub(super) struct Enforcing {
+    /// One action at a time.
+    turn: Mutex<()>,
+    force: Mutex<Force>,
+    /// What it takes to start it again; `None` for a run that cannot be.
+    pub(super) keeper: Option<Keeper>,
+    /// It was stopped by the storm breaker, and started again.
+    stormed_before: bool,
+    /// What the bottle's file says that `stop` does.
+    pub(super) shutdown: Option<Shutdown>,
+    /// Says which cap is still spent; set by whoever joins the run to the controller.
+    pub(super) spent: OnceLock<StillSpent>,
+    /// Set before the control socket is opened.
+    pub(super) notifier: OnceLock<Arc<Notifier>>,
+}
+
+impl Enforcing {
+    /// Of a run that is about to start: what it takes to start it again is on the disk when this comes back.
+    pub(super) fn begin(request: &RunRequest, run_dir: &Path) -> Result<Enforcing, HomeError> {
+        let before = request.again.as_ref().map(|again| &again.before);
+        let kept = request.flags.clone().map(|flags| Resumable::begun(flags, before));
+        Ok(Enforcing {
+            turn: Mutex::default(),
+            force: Mutex::default(),
+            keeper: kept.map(|kept| Keeper::begin(run_dir, kept)).transpose()?,
+            stormed_before: before.is_some_and(|before| before.by == Some(By::Storm)),
+            shutdown: shutdown_of_bottle(request),
+            spent: OnceLock::new(),
+            notifier: OnceLock::new(),
+        })
+    }
+}
+
+/// What settings say is for spent caps alone: by hand a run is ended, unless its bottle's own file says something else.
+fn shutdown_of_bottle(request: &RunRequest) -> Option<Shutdown> {
+    let said = match &request.effective.origins.budgets.shutdown {
+        Origin::File { file, .. } => file.starts_with(request.places.bottles()),
+        Origin::Default => false,
+    };
+    said.then_some(request.effective.budgets.terms.shutdown)
 }
 
 /// How it was carried out.
@@ -80,7 +127,7 @@ impl Shared {
     /// Carries it out and writes it down, whoever wants it. Blocks: stopping processes takes some milliseconds, at most two
     /// seconds. When a budget or a storm wants what cannot be had, the routes are closed instead.
     pub(super) fn enforce(&self, how: Shutdown, by: By, why: &str) -> Result<Carried, EnforceError> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.enforcing.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if self.in_force().is_some_and(|now| now >= how) {
             return Ok(Carried::Already);
         }
@@ -91,7 +138,10 @@ impl Shared {
         self.write_down(event(self, Action::Stopped(how), by, why, Outcome::Done));
         match self.carry_out(how, by, why) {
             Ok(remark) => {
-                self.tell(&format!("{}{remark}: {why}; `carboy resume {}` lets it go on", done(how), self.record.run), how);
+                self.tell(
+                    &format!("{}{remark}: {why}; `carboy resume {}` lets it go on", done(how), self.record.run),
+                    how,
+                );
                 Ok(Carried::Done)
             }
             Err(error) => {
@@ -124,11 +174,13 @@ impl Shared {
                 self.stand(Standing::Paused, by, why);
                 Ok(match still {
                     Stillness::Whole => "",
-                    Stillness::Restless => " (some had not stopped within a second: they do when the kernel lets go of them)",
+                    Stillness::Restless => {
+                        " (some had not stopped within a second: they do when the kernel lets go of them)"
+                    }
                 })
             }
             Shutdown::Freeze => {
-                self.keeper.as_ref().ok_or(EnforceError::NotKept)?.stand(Standing::Frozen, by, why)?;
+                self.enforcing.keeper.as_ref().ok_or(EnforceError::NotKept)?.stand(Standing::Frozen, by, why)?;
                 remember();
                 self.gateway.cut_off(denial(by, why));
                 self.kill_now();
@@ -144,7 +196,7 @@ impl Shared {
 
     /// Lets it go on: its routes are open again, its processes run on where they stood.
     pub(super) fn let_go(&self, by: By, why: &str) -> Result<(), EnforceError> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.enforcing.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let was = match self.in_force() {
             None => return Err(EnforceError::Goes),
             Some(Shutdown::Freeze | Shutdown::Kill) => return Err(EnforceError::Ending),
@@ -153,7 +205,9 @@ impl Shared {
         if self.is_stopping() {
             return Err(EnforceError::Ending);
         }
-        if let Some(spent) = self.spent.get().filter(|_| by == By::Operator).and_then(|still_spent| still_spent()) {
+        if let Some(spent) =
+            self.enforcing.spent.get().filter(|_| by == By::Operator).and_then(|still_spent| still_spent())
+        {
             return Err(EnforceError::StillSpent(spent));
         }
         self.write_down(event(self, Action::Resumed, by, why, Outcome::Done));
@@ -195,7 +249,7 @@ impl Shared {
         let how = match self.in_force() {
             None => Shutdown::Cutoff,
             // It was frozen for that before, and was resumed.
-            Some(Shutdown::Cutoff | Shutdown::Pause) if self.stormed_before => Shutdown::Kill,
+            Some(Shutdown::Cutoff | Shutdown::Pause) if self.enforcing.stormed_before => Shutdown::Kill,
             Some(Shutdown::Cutoff | Shutdown::Pause) => Shutdown::Freeze,
             Some(Shutdown::Freeze | Shutdown::Kill) => Shutdown::Kill,
         };
@@ -221,7 +275,7 @@ impl Shared {
     }
 
     fn force(&self) -> MutexGuard<'_, Force> {
-        self.force.lock().unwrap_or_else(PoisonError::into_inner)
+        self.enforcing.force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_stopping(&self) -> bool {
@@ -242,14 +296,16 @@ impl Shared {
 
     /// While it lives nothing depends on what the disk says of it: that is for whoever finds it lost.
     fn stand(&self, standing: Standing, by: By, why: &str) {
-        if let Some(keeper) = &self.keeper {
+        if let Some(keeper) = &self.enforcing.keeper {
             let _ = keeper.stand(standing, by, why);
         }
     }
 
     fn tell(&self, text: &str, how: Shutdown) {
         // The end of a killed run tells itself.
-        if let (Some(notifier), Shutdown::Cutoff | Shutdown::Pause | Shutdown::Freeze) = (self.notifier.get(), how) {
+        if let (Some(notifier), Shutdown::Cutoff | Shutdown::Pause | Shutdown::Freeze) =
+            (self.enforcing.notifier.get(), how)
+        {
             notifier.enforced(text, self.session.get().map(Arc::as_ref));
         }
     }

@@ -21,11 +21,15 @@ const DEAD_WITHIN: Duration = Duration::from_secs(1);
 const NOTES: &str = "https://notes.example/page/clean";
 
 /// Counts in the workspace, as fast as a shell can, and hears nothing.
-const COUNTS: &str = "trap '' TERM INT; echo ready; i=0; while :; do i=$((i+1)); echo $i > count.part; mv count.part count; done";
+const COUNTS: &str =
+    "trap '' TERM INT; echo ready; i=0; while :; do i=$((i+1)); echo $i > count.part; mv count.part count; done";
 
 pub fn cases() -> Vec<Case> {
     vec![
-        case("C10 C18 a run that is cut off is refused everything, lives, and has its routes again after resume", cutoff),
+        case(
+            "C10 C18 a run that is cut off is refused everything, lives, and has its routes again after resume",
+            cutoff,
+        ),
         case("C10 C18 a paused run makes no progress, goes on where it stood, and is shown", pause),
         case("C10 a paused run is asked to end, and hears it", stop_paused),
         case("E3 E11 a frozen run is started again under its id, with its home, files and flags", freeze),
@@ -36,8 +40,16 @@ pub fn cases() -> Vec<Case> {
         case("E3 a run whose supervisor was killed, running, paused or cut off, is resumed from the disk", lost),
         case("C10 E11 stop --all and resume --all, and what is not stopped says so", all),
         case("C10 attach and wait say that it is paused, and hear of its end", attach_paused),
-        case_with("C10 a thousand processes and a fork bomb are frozen, and nothing lives after a second", &["/usr/bin/perl"], hostile),
-        case_with("C10 a program that holds a connection open is cut off, frozen and gone", &["/usr/bin/python3"], holds_open),
+        case_with(
+            "C10 a thousand processes and a fork bomb are frozen, and nothing lives after a second",
+            &["/usr/bin/perl"],
+            hostile,
+        ),
+        case_with(
+            "C10 a program that holds a connection open is cut off, frozen and gone",
+            &["/usr/bin/python3"],
+            holds_open,
+        ),
     ]
 }
 
@@ -102,7 +114,10 @@ fn cutoff(person: Person) {
     let run = run_of(&world);
     let stopped = carboy(&world, &["stop", "--cutoff", "--json", &run]);
     let told: Vec<Value> = serde_json::from_slice(&stopped.stdout).unwrap();
-    assert_eq!((&told[0]["run"], &told[0]["state"], &told[0]["ended"]), (&run.clone().into(), &"cut off".into(), &false.into()));
+    assert_eq!(
+        (&told[0]["run"], &told[0]["state"], &told[0]["ended"]),
+        (&run.clone().into(), &"cut off".into(), &false.into())
+    );
     assert_eq!(state(&world), "cut off");
     let table = stdout(&carboy(&world, &["ps"]));
     assert!(table.contains("cut off") && table.contains("cutoff by the operator: by `carboy stop`"), "{table}");
@@ -247,7 +262,8 @@ fn conversation(person: Person) {
 
 fn trust_again(person: Person) {
     let world = World::new(person);
-    let agent = |text: &str| world.write("project/.carboy/agents/ours.md", &format!("---\nbottle: test\n---\n{text}\n"));
+    let agent =
+        |text: &str| world.write("project/.carboy/agents/ours.md", &format!("---\nbottle: test\n---\n{text}\n"));
     agent("One.");
     let start = ["run", "ours", "--trust", "--", "sh", "-c", "[ -e ~/kept ] && exit 3; touch ~/kept; sleep 1000"];
     let child = world.carboy(&start).spawn().unwrap();
@@ -283,7 +299,8 @@ fn lost(person: Person) {
         assert!(offered.status.code() == Some(1) && stderr(&offered).contains(&hint), "{offered:?}");
         let again = carboy(&world, &["resume", &run]);
         assert!(again.status.code() == Some(3) && stdout(&again).starts_with("home\nwork\n"), "{again:?}");
-        let left: Vec<_> = std::fs::read_dir(&world.project).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(&world.project).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(left, ["here"], "the workspace is in order");
     }
 }
