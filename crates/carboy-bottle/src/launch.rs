@@ -26,7 +26,7 @@ use crate::freezer::{Freezer, Freezing};
 use crate::inside::{Exec, ExecRequest, Inside, SEND_WAIT_MAX};
 use crate::protect::{Cleaned, Journal};
 use crate::sockets::CapturedSockets;
-use crate::stillness::{Stilling, Stillness};
+use crate::stillness::Stilling;
 use crate::sys::spawn::{Cloned, Groups, InitImage, STEPS, clone_init};
 use crate::wire::{self, FromInit};
 
