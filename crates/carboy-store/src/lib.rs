@@ -8,6 +8,7 @@
 pub mod audit;
 mod error;
 pub mod ledger;
+mod place;
 mod ticket;
 
 pub use error::StoreError;
