@@ -275,6 +275,7 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
         learning: if args.learn { Learning::On } else { Learning::Off },
         flags: Some(flags),
         again: args.again.map(|again| *again),
+        keeping: Default::default(),
         audit_key,
         tell: Arc::new(|text| {
             // The terminal may be raw: a carriage return brings the cursor back.
@@ -464,6 +465,7 @@ pub fn failure(error: RunError) -> Failure {
         | RunError::Home(_)
         | RunError::Authority(_)
         | RunError::Audit(_)
+        | RunError::Ledger(_)
         | RunError::System { .. } => Failure::new(Exit::Failed, &error),
     }
 }

@@ -312,7 +312,6 @@ impl Shared {
 }
 
 /// Heeds the controller until it is aborted.
-#[expect(dead_code, reason = "spawned by whoever opens this run's client of the controller")]
 pub(super) async fn heed_pushes(shared: Arc<Shared>, mut pushes: ClientEvents) {
     while let Some(push) = pushes.next().await {
         let shared = shared.clone();

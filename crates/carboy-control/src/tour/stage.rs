@@ -156,6 +156,7 @@ fn run_request(request: &TourRequest, home: Home, workdir: PathBuf) -> Result<Ru
         learning: Default::default(),
         flags: None,
         again: None,
+        keeping: crate::supervisor::Keeping::InProcess,
     })
 }
 
