@@ -16,14 +16,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
+use carboy_core::budget::{Binding, CapKind, CapLine, LedgerSnapshot, Terms};
 use carboy_core::ids::{BottleName, RunId};
 use carboy_core::ports::Clock;
 use carboy_manifest::Provider;
 use carboy_manifest::providers;
+use carboy_store::controller::protocol::{Call, Role};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::SystemClock;
+use crate::controller::Starter;
 use crate::home::{Home, HomeError, read_private, write_private};
 use crate::runs::{self, Past};
 use crate::summary::{By, Ended};
@@ -34,6 +37,8 @@ const VERSION: u32 = 1;
 const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Entries of a home that are looked at for a conversation.
 const ENTRIES_MAX: usize = 10_000;
+/// Longest wait for the controller's word.
+const LOOK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Directories below which a conversation may lie.
 const DEPTH_MAX: usize = 6;
 
@@ -205,8 +210,45 @@ impl fmt::Display for Spent {
     }
 }
 
-/// Asks for a cap that stopped a run and is still spent.
-pub type StillSpent = Box<dyn Fn() -> Option<Spent> + Send + Sync>;
+/// Is the cap that stopped a run still spent? `why` is what the run was told then. A controller that says nothing in time
+/// keeps nobody from going on: it refuses, and stops the run again, as soon as it can.
+pub async fn spent_cap(controller: &Starter, why: &str) -> Option<Spent> {
+    let look = async {
+        let mut line = controller.line(Role::Observer).await.ok()?;
+        line.text(Call::Snapshot).await.ok()
+    };
+    let text = tokio::time::timeout(LOOK_WAIT_MAX, look).await.ok()??;
+    still_spent(&serde_json::from_str(&text).ok()?, why)
+}
+
+fn still_spent(snapshot: &LedgerSnapshot, why: &str) -> Option<Spent> {
+    let mut nodes = vec![&snapshot.host];
+    while let Some(node) = nodes.pop() {
+        nodes.extend(&node.children);
+        for line in &node.meters {
+            for CapLine { kind, standing, until_ms, .. } in &line.caps {
+                let (scope, meter) = (node.scope.clone(), line.meter.clone());
+                let now = Binding { scope, meter, kind: *kind, standing: *standing, until_ms: *until_ms };
+                if is_of(why, &now) && standing.unspent().tokens_down() < Terms::default().output_min {
+                    let flag = match kind {
+                        CapKind::Budget => "",
+                        CapKind::Ceiling => " --ceiling",
+                    };
+                    let next = format!("carboy budget top-up {} {}=AMOUNT{flag}", node.scope, line.meter);
+                    return Some(Spent { what: now.to_string(), next });
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Is this the cap that those words named? They begin as its own do, and only the numbers differ.
+fn is_of(why: &str, cap: &Binding) -> bool {
+    let named = cap.to_string();
+    let until_numbers = |text: &str| text.split(": ").next().map(str::to_owned);
+    until_numbers(why) == until_numbers(&named)
+}
 
 /// What a run that is started again is known by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -299,6 +341,35 @@ mod tests {
         // Of another form, or open to others, it is none.
         std::fs::write(path(dir.path()), "{\"version\":9}").unwrap();
         assert_eq!(Resumable::read(dir.path()), None);
+    }
+
+    #[test]
+    fn c10_the_cap_that_stopped_a_run_is_known_by_its_words_and_only_while_it_is_spent() {
+        let standing = |cap, spent| serde_json::json!({"cap": cap, "spent": spent, "held": 0, "count": "weighted"});
+        let snapshot = |cap: u64, spent: u64| -> LedgerSnapshot {
+            let both = serde_json::json!({"weighted": 0, "raw": 0});
+            let cap = serde_json::json!({"kind": "budget", "standing": standing(cap, spent), "since_ms": 0, "until_ms": null, "replaced": false});
+            let line = serde_json::json!({"meter": "anthropic", "spent": both, "held": both, "caps": [cap], "rate": [0, 0, 0],
+                "usage": serde_json::to_value(carboy_core::budget::Usage::default()).unwrap(), "estimated": both, "requests": 1});
+            let run = serde_json::json!({"scope": {"run": "r-1"}, "live": false, "meters": [line]});
+            let host = serde_json::json!({"scope": "host", "live": false, "meters": [], "children": [run]});
+            serde_json::from_value(
+                serde_json::json!({"at_ms": 1, "host": host, "failing": null, "waiting": 0, "left_out": 0}),
+            )
+            .unwrap()
+        };
+        let why = "budget of run:r-1 for anthropic: 1 of 1 tokens spent, 0 held";
+        let spent = still_spent(&snapshot(5_000_000, 4_999_000), why).unwrap();
+        assert!(spent.what.starts_with("budget of run:r-1 for anthropic: "), "{spent}");
+        assert!(
+            spent
+                .to_string()
+                .ends_with("still; `carboy budget top-up run:r-1 anthropic=AMOUNT` makes room, then resume it"),
+            "{spent}"
+        );
+        assert_eq!(still_spent(&snapshot(9_000_000, 5_000_000), why), None, "there is room again");
+        let other = "budget of run:r-1 for openai: 1 of 1 tokens spent, 0 held";
+        assert_eq!(still_spent(&snapshot(5_000_000, 5_000_000), other), None, "another cap");
     }
 
     #[test]

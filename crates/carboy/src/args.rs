@@ -19,12 +19,10 @@ use serde::{Deserialize, Serialize};
 use crate::client::DetachKey;
 
 pub use audit::{AuditCommand, QueryArgs};
-pub use budget::{
-    BudgetCommand, ControllerCommand, ControllerRunArgs, SetArgs, ShowArgs, TopUpArgs, UnsetArgs,
-};
 pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
+pub use budget::{BudgetCommand, ControllerCommand, ControllerRunArgs, SetArgs, ShowArgs, TopUpArgs, UnsetArgs};
 pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
 pub use stopping::{ResumeArgs, StopArgs};
 pub use watching::{AttachArgs, ExecArgs, PsArgs, SuperviseArgs, WaitArgs};

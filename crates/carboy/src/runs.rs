@@ -10,9 +10,9 @@ use carboy_core::budget::{LedgerSnapshot, Shutdown};
 use carboy_core::ports::Clock;
 
 use crate::args::{PsArgs, StopArgs};
+use crate::budget::{self, Tokens};
 use crate::environment::Environment;
 use crate::report::{self, Exit, Failure, Palette, Side, printable};
-use crate::budget::{self, Tokens};
 use crate::{print, runtime, watching};
 
 /// How long `stop` waits for an end without a word.

@@ -24,13 +24,15 @@ use carboy_core::verdict::{Denial, Reason};
 use carboy_manifest::origin::Origin;
 use carboy_store::controller::ClientEvents;
 use carboy_store::controller::protocol::Push;
+use tokio::runtime::Handle;
 
-use super::RunRequest;
 use super::control::Shared;
+use super::{Keeping, RunRequest};
 use crate::clock::SystemClock;
+use crate::controller::Starter;
 use crate::home::HomeError;
 use crate::notify::Notifier;
-use crate::resume::{Keeper, Resumable, Spent, Standing, StillSpent};
+use crate::resume::{self, Keeper, Resumable, Spent, Standing};
 use crate::summary::{Action, By, Enforced};
 
 /// Actions that a run remembers for its summary; the log has all of them.
@@ -54,8 +56,8 @@ pub(super) struct Enforcing {
     stormed_before: bool,
     /// What the bottle's file says that `stop` does.
     pub(super) shutdown: Option<Shutdown>,
-    /// Says which cap is still spent; set by whoever joins the run to the controller.
-    pub(super) spent: OnceLock<StillSpent>,
+    /// Knows which cap is still spent.
+    controller: Option<Starter>,
     /// Set before the control socket is opened.
     pub(super) notifier: OnceLock<Arc<Notifier>>,
 }
@@ -71,7 +73,10 @@ impl Enforcing {
             keeper: kept.map(|kept| Keeper::begin(run_dir, kept)).transpose()?,
             stormed_before: before.is_some_and(|before| before.by == Some(By::Storm)),
             shutdown: shutdown_of_bottle(request),
-            spent: OnceLock::new(),
+            controller: match request.keeping {
+                Keeping::Controller => Some(Starter::new(&request.home, request.lookup.clone())?),
+                Keeping::InProcess => None,
+            },
             notifier: OnceLock::new(),
         })
     }
@@ -205,9 +210,7 @@ impl Shared {
         if self.is_stopping() {
             return Err(EnforceError::Ending);
         }
-        if let Some(spent) =
-            self.enforcing.spent.get().filter(|_| by == By::Operator).and_then(|still_spent| still_spent())
-        {
+        if let (By::Operator, Some(spent)) = (by, self.still_spent()) {
             return Err(EnforceError::StillSpent(spent));
         }
         self.write_down(event(self, Action::Resumed, by, why, Outcome::Done));
@@ -220,6 +223,13 @@ impl Shared {
         self.stand(Standing::Running, by, why);
         self.tell(&format!("goes on: {why}"), Shutdown::Cutoff);
         Ok(())
+    }
+
+    /// The cap that stopped it, where that has no room yet.
+    fn still_spent(&self) -> Option<Spent> {
+        let last = self.last().filter(|last| last.by == By::Budget)?;
+        let controller = self.enforcing.controller.as_ref()?;
+        Handle::current().block_on(resume::spent_cap(controller, &last.why))
     }
 
     /// What the controller wants.
