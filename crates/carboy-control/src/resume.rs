@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use carboy_core::budget::{Binding, CapKind, CapLine, LedgerSnapshot, Terms};
+use carboy_core::budget::{self, Amount, Binding, BudgetSet, CapKind, CapLine, LedgerSnapshot, Terms, Window};
 use carboy_core::ids::{BottleName, RunId};
 use carboy_core::ports::Clock;
 use carboy_manifest::Provider;
@@ -210,44 +210,73 @@ impl fmt::Display for Spent {
     }
 }
 
+/// May a run that is started again go on, or would the cap that stopped it stop it at once? `budgets` are its files' own: the
+/// controller knows the caps of those that live.
+pub(crate) async fn has_room(controller: &Starter, before: &Resumable, budgets: &BudgetSet) -> Result<(), AgainError> {
+    let (Some(By::Budget), Some(why)) = (before.by, &before.why) else { return Ok(()) };
+    match spent_cap(controller, why, Some(budgets)).await {
+        Some(spent) => Err(AgainError::StillSpent(spent)),
+        None => Ok(()),
+    }
+}
+
 /// Is the cap that stopped a run still spent? `why` is what the run was told then. A controller that says nothing in time
 /// keeps nobody from going on: it refuses, and stops the run again, as soon as it can.
-pub async fn spent_cap(controller: &Starter, why: &str) -> Option<Spent> {
+pub(crate) async fn spent_cap(controller: &Starter, why: &str, budgets: Option<&BudgetSet>) -> Option<Spent> {
     let look = async {
         let mut line = controller.line(Role::Observer).await.ok()?;
         line.text(Call::Snapshot).await.ok()
     };
     let text = tokio::time::timeout(LOOK_WAIT_MAX, look).await.ok()??;
-    still_spent(&serde_json::from_str(&text).ok()?, why)
+    still_spent(&serde_json::from_str(&text).ok()?, why, budgets)
 }
 
-fn still_spent(snapshot: &LedgerSnapshot, why: &str) -> Option<Spent> {
+fn still_spent(snapshot: &LedgerSnapshot, why: &str, budgets: Option<&BudgetSet>) -> Option<Spent> {
     let mut nodes = vec![&snapshot.host];
+    let mut found = Vec::new();
     while let Some(node) = nodes.pop() {
         nodes.extend(&node.children);
         for line in &node.meters {
             for CapLine { kind, standing, until_ms, .. } in &line.caps {
                 let (scope, meter) = (node.scope.clone(), line.meter.clone());
-                let now = Binding { scope, meter, kind: *kind, standing: *standing, until_ms: *until_ms };
-                if is_of(why, &now) && standing.unspent().tokens_down() < Terms::default().output_min {
-                    let flag = match kind {
-                        CapKind::Budget => "",
-                        CapKind::Ceiling => " --ceiling",
-                    };
-                    let next = format!("carboy budget top-up {} {}=AMOUNT{flag}", node.scope, line.meter);
-                    return Some(Spent { what: now.to_string(), next });
-                }
+                found.push(Binding { scope, meter, kind: *kind, standing: *standing, until_ms: *until_ms });
+            }
+            // Of a window that ends only the controller knows how much of the whole counts.
+            let caps = budgets.and_then(|budgets| budgets.caps.get(&line.meter)).into_iter().flatten();
+            for cap in caps.filter(|cap| cap.scope == node.scope && cap.window == Window::Lifetime) {
+                let (spent, held) = (line.spent.by(cap.count), Amount::default());
+                let standing = budget::Standing { cap: cap.amount, spent, held, count: cap.count };
+                let (scope, meter) = (cap.scope.clone(), line.meter.clone());
+                found.push(Binding { scope, meter, kind: cap.kind, standing, until_ms: None });
             }
         }
     }
-    None
+    // What the controller says of a cap stands before what the files do: somebody may have changed it.
+    let now = found.into_iter().find(|cap| named(&cap.to_string()) == named(why))?;
+    (is_near(&now) || !has_moved(why, &now)).then(|| {
+        let flag = match now.kind {
+            CapKind::Budget => "",
+            CapKind::Ceiling => " --ceiling",
+        };
+        let next = format!("carboy budget top-up {} {}=AMOUNT{flag}", now.scope, now.meter);
+        Spent { what: now.to_string(), next }
+    })
 }
 
-/// Is this the cap that those words named? They begin as its own do, and only the numbers differ.
-fn is_of(why: &str, cap: &Binding) -> bool {
-    let named = cap.to_string();
-    let until_numbers = |text: &str| text.split(": ").next().map(str::to_owned);
-    until_numbers(why) == until_numbers(&named)
+/// `budget of run:r-1 for anthropic`, of all that is said of a cap.
+fn named(words: &str) -> Option<&str> {
+    words.split(": ").next()
+}
+
+fn is_near(cap: &Binding) -> bool {
+    cap.standing.unspent().tokens_down() < Terms::default().output_min
+}
+
+/// Is there more room than those words said? What was left then was too little for the request that was refused.
+fn has_moved(why: &str, now: &Binding) -> bool {
+    let mut numbers = why.split(": ").nth(1).unwrap_or_default().split(' ').filter_map(|word| word.parse::<u64>().ok());
+    let (Some(spent), Some(cap)) = (numbers.next(), numbers.next()) else { return true };
+    now.standing.spent.tokens_up() < spent || now.standing.cap.tokens_down() > cap
 }
 
 /// What a run that is started again is known by.
@@ -280,6 +309,9 @@ pub enum AgainError {
         /// The run.
         run: RunId,
     },
+    /// The cap that stopped it is still spent.
+    #[error("{0}")]
+    StillSpent(Spent),
     /// The file system said no.
     #[error("cannot have run {run} alone: {source}")]
     Failed {
@@ -359,7 +391,7 @@ mod tests {
             .unwrap()
         };
         let why = "budget of run:r-1 for anthropic: 1 of 1 tokens spent, 0 held";
-        let spent = still_spent(&snapshot(5_000_000, 4_999_000), why).unwrap();
+        let spent = still_spent(&snapshot(5_000_000, 4_999_000), why, None).unwrap();
         assert!(spent.what.starts_with("budget of run:r-1 for anthropic: "), "{spent}");
         assert!(
             spent
@@ -367,9 +399,9 @@ mod tests {
                 .ends_with("still; `carboy budget top-up run:r-1 anthropic=AMOUNT` makes room, then resume it"),
             "{spent}"
         );
-        assert_eq!(still_spent(&snapshot(9_000_000, 5_000_000), why), None, "there is room again");
+        assert_eq!(still_spent(&snapshot(9_000_000, 5_000_000), why, None), None, "there is room again");
         let other = "budget of run:r-1 for openai: 1 of 1 tokens spent, 0 held";
-        assert_eq!(still_spent(&snapshot(5_000_000, 5_000_000), other), None, "another cap");
+        assert_eq!(still_spent(&snapshot(5_000_000, 5_000_000), other, None), None, "another cap");
     }
 
     #[test]

@@ -41,6 +41,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
+use crate::controller::Starter;
 use crate::datagram::BottlePort;
 use crate::grants::Grants;
 use crate::home::Home;
@@ -163,6 +164,10 @@ pub async fn start(mut request: RunRequest) -> Result<Running, RunError> {
     let started_ms = SystemClock.now_ms();
     // Before anything is made: of a directory that is never shown nothing is indexed and nothing left behind.
     seal::may_be_shown(&request)?;
+    if let Some(Again { run, before }) = &request.again {
+        let controller = Starter::new(&request.home, request.lookup.clone())?;
+        resume::has_room(&controller, before, &request.effective.budgets_of(run)).await?;
+    }
     let (run, alone) = match &request.again {
         Some(again) => (again.run.clone(), Some(resume::alone(&request.home, &request.effective.bottle, &again.run)?)),
         None => (new_run_id()?, None),

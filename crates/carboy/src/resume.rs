@@ -10,10 +10,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use carboy_control::controller::Starter;
 use carboy_control::registry::{self, Answer, Question, RunRecord};
 use carboy_control::resume::{self, Again, Waiting};
-use carboy_control::summary::By;
 use carboy_core::ids::RunId;
 use carboy_manifest::providers::Task;
 
@@ -81,31 +79,16 @@ async fn all(args: &ResumeArgs, environment: &Environment) -> Result<u8, Failure
             Stopped::Lives(answer) => {
                 go_on(&answer.record).and_then(|()| print(format!("{}\n", answer.record.run).as_bytes()))
             }
-            Stopped::Waits(waiting) => match has_room(waiting, environment).await {
-                Ok(()) => apart_again(waiting, args, environment, Detached::Yes).await,
-                Err(failure) => Err(failure),
-            },
+            Stopped::Waits(waiting) => apart_again(waiting, args, environment, Detached::Yes).await,
         };
-        let failed = went.err().map(|failure| {
+        let this = went.unwrap_or_else(|failure| {
             let hint = failure.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
             eprintln!("{}: {}{hint}", one.record().run, failure.message);
             failure.exit as u8
         });
-        code = if code == 0 { failed.unwrap_or(0) } else { code };
+        code = if code == 0 { this } else { code };
     }
     Ok(code)
-}
-
-/// One that a spent cap stopped would be stopped again at once.
-async fn has_room(waiting: &Waiting, environment: &Environment) -> Result<(), Failure> {
-    let (Some(By::Budget), Some(why)) = (waiting.resumable.by, &waiting.resumable.why) else { return Ok(()) };
-    let controller =
-        Starter::new(&environment.home, environment.lookup.clone()).map_err(|e| Failure::new(Exit::Failed, &e))?;
-    match resume::spent_cap(&controller, why).await {
-        None => Ok(()),
-        Some(spent) => Err(Failure::words(Exit::Refused, format!("{}, still", spent.what))
-            .hint(format!("`{}` makes room; then resume it", spent.next))),
-    }
 }
 
 /// Its supervisor opens its routes and lets its processes run.
@@ -168,7 +151,6 @@ fn nothing(target: Option<&str>, lost: &[String], environment: &Environment) -> 
 
 async fn start_again(waiting: &Waiting, args: &ResumeArgs, environment: Environment) -> Result<u8, Failure> {
     let no_tty = kept(waiting)?.no_tty;
-    has_room(waiting, &environment).await?;
     if args.detach {
         apart_again(waiting, args, &environment, Detached::Yes).await
     } else if !no_tty && terminal::is_interactive() {

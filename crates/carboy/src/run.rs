@@ -443,7 +443,7 @@ pub fn failure(error: RunError) -> Failure {
     match &error {
         RunError::Manifest(diagnostics) => Failure::diagnostics(Exit::Config, diagnostics),
         RunError::Show(_) | RunError::SecretInside { .. } => Failure::new(Exit::Refused, &error),
-        RunError::Again(AgainError::Lives { .. }) => Failure::new(Exit::Refused, &error),
+        RunError::Again(AgainError::Lives { .. } | AgainError::StillSpent(_)) => Failure::new(Exit::Refused, &error),
         RunError::Again(AgainError::Failed { .. }) => Failure::new(Exit::Failed, &error),
         RunError::Port(_) => Failure::new(Exit::Config, &error),
         RunError::Workspace(WorkspaceError::Busy { .. } | WorkspaceError::LayerInUse { .. }) => {

@@ -229,7 +229,7 @@ impl Shared {
     fn still_spent(&self) -> Option<Spent> {
         let last = self.last().filter(|last| last.by == By::Budget)?;
         let controller = self.enforcing.controller.as_ref()?;
-        Handle::current().block_on(resume::spent_cap(controller, &last.why))
+        Handle::current().block_on(resume::spent_cap(controller, &last.why, None))
     }
 
     /// What the controller wants.

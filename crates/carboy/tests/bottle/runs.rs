@@ -13,7 +13,7 @@ use crate::world::{Agent, CANARY, Person, REAL_KEY, World, reason};
 use crate::{Case, case, case_with};
 
 /// Longest wait for something that happens by itself.
-const HAPPEN_WAIT_MAX: Duration = Duration::from_secs(10);
+const HAPPEN_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A changed file is taken over within this.
 const RELOAD_WAIT_MAX: Duration = Duration::from_secs(2);
 const NOTES: &str = "https://notes.example/page/clean";

@@ -9,7 +9,7 @@ use carboy_core::audit::Entry;
 use serde_json::Value;
 
 use crate::runs::{Live, carboy, living, stderr, stdout, within};
-use crate::world::{Person, World, reason};
+use crate::world::{Person, STANDARD_ROUTES, World, reason};
 use crate::{Case, case, case_with};
 
 /// Longest wait for something that happens by itself.
@@ -26,6 +26,16 @@ const COUNTS: &str =
 
 pub fn cases() -> Vec<Case> {
     vec![
+        case(
+            "C10 stop does what the bottle's file says, and a failure while it is cut off has a code of its own",
+            as_told,
+        ),
+        case_with(
+            "C10 C11 what a spent budget has stopped stays so until there is room",
+            &["/usr/bin/python3"],
+            budget,
+        ),
+        case_with("C10 C18 a storm after a final no is frozen, and killed the next time", &["/usr/bin/python3"], storm),
         case(
             "C10 C18 a run that is cut off is refused everything, lives, and has its routes again after resume",
             cutoff,
@@ -389,4 +399,88 @@ fn holds_open(person: Person) {
     assert!(begun.elapsed() < HAPPEN_WAIT_MAX, "{:?}", begun.elapsed());
     assert_eq!(live.end(), Some(75));
     assert_eq!(actions(&world), ["cutoff operator", "freeze operator"]);
+}
+
+fn as_told(person: Person) {
+    let world = World::new(person);
+    world.bottle("shutdown: cutoff\n");
+    let live = Live::start(&world, "test", "echo ready; while [ ! -e over ]; do sleep 0.05; done; exit 5");
+    let told = carboy(&world, &["stop", "test"]);
+    assert!(told.status.success() && stderr(&told).contains("is cut off"), "{told:?}");
+    assert_eq!(state(&world), "cut off");
+    world.write("project/over", "");
+    // Its own code is in the summary; whoever waits hears that it was cut off.
+    assert_eq!(live.end(), Some(79));
+    assert_eq!(carboy(&world, &["wait", "test"]).status.code(), Some(79));
+}
+
+/// Asks a model for something until it is told to end, and says what it got.
+const ASKS: &str = r#"
+import json, os, time, urllib.request, urllib.error
+body = json.dumps({'model': 'claude-x', 'max_tokens': 500, 'messages': [{'role': 'user', 'content': 'hi'}]}).encode()
+head = {'anthropic-version': '2023-06-01', 'content-type': 'application/json'}
+print('ready', flush=True)
+n = 0
+while not os.path.exists('over'):
+    request = urllib.request.Request('https://api.anthropic.com/v1/messages', body, head)
+    try: said = urllib.request.urlopen(request).status
+    except urllib.error.HTTPError as e: said = e.code
+    n += 1
+    open('said.part', 'w').write(f'{n} {said}')
+    os.rename('said.part', 'said')
+    time.sleep(0.3)
+"#;
+
+fn budget(person: Person) {
+    let world = World::new(person);
+    world.write("project/asks.py", ASKS);
+    let said = world.project.join("said");
+    let last = |code: &str| within(HAPPEN_WAIT_MAX, code, || read(&said).ends_with(code).then_some(()));
+    world.bottle(&format!("{STANDARD_ROUTES}budget: {{claude: 600}}\nshutdown: cutoff\n"));
+    let live = Live::start(&world, "test", "exec python3 asks.py");
+    within(HAPPEN_WAIT_MAX, "it is cut off", || (state(&world) == "cut off").then_some(()));
+    let table = stdout(&carboy(&world, &["ps"]));
+    assert!(table.contains("cutoff by the budget: budget of bottle:test for anthropic"), "{table}");
+    let still = carboy(&world, &["resume"]);
+    let hint = "carboy budget top-up bottle:test anthropic=AMOUNT";
+    assert!(still.status.code() == Some(77) && stderr(&still).contains(hint), "{still:?}");
+    assert_eq!(state(&world), "cut off");
+    // With room again nobody has to resume it.
+    let more = carboy(&world, &["budget", "top-up", "bottle:test", "claude=100k"]);
+    assert!(more.status.success(), "{more:?}");
+    last(" 200");
+    assert_eq!(state(&world), "running");
+    world.write("project/over", "");
+    assert_eq!(live.end(), Some(0));
+    assert_eq!(actions(&world), ["cutoff budget", "resume budget"]);
+    // Frozen by the next one: it is not started to be frozen again.
+    std::fs::remove_file(world.project.join("over")).unwrap();
+    world.bottle(&format!("{STANDARD_ROUTES}ceiling: {{claude: 700}}\nshutdown: freeze\n"));
+    let live = Live::start(&world, "test", "exec python3 asks.py");
+    assert_eq!(live.end(), Some(75));
+    let still = carboy(&world, &["resume"]);
+    assert!(still.status.code() == Some(77) && stderr(&still).contains("budget top-up bottle:test"), "{still:?}");
+    assert_eq!(state(&world), "frozen");
+    world.bottle(&format!("{STANDARD_ROUTES}ceiling: {{claude: 1M}}\nshutdown: freeze\n"));
+    world.write("project/over", "");
+    let again = carboy(&world, &["resume"]);
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+}
+
+fn storm(person: Person) {
+    let world = World::new(person);
+    let text = "import urllib.request\nprint('ready', flush=True)\nwhile True:\n    \
+                try: urllib.request.urlopen('http://plain.example/page/clean')\n    except Exception: pass\n";
+    world.write("project/storms.py", text);
+    let live = Live::start(&world, "test", "exec python3 storms.py");
+    let run = run_of(&world);
+    assert_eq!(carboy(&world, &["stop", "--cutoff", "test"]).status.code(), Some(0));
+    assert_eq!(live.end(), Some(75));
+    assert_eq!(actions(&world), ["cutoff operator", "freeze storm"]);
+    // The next time it is not given another one.
+    let again = carboy(&world, &["resume", "-d", &run]);
+    assert_eq!((again.status.code(), stdout(&again)), (Some(0), format!("{run}\n")), "{again:?}");
+    assert_eq!(carboy(&world, &["stop", "--cutoff", "test"]).status.code(), Some(0));
+    assert_eq!(carboy(&world, &["wait", &run]).status.code(), Some(79));
+    assert_eq!(actions(&world)[2..], ["cutoff operator", "kill storm"]);
 }
