@@ -23,7 +23,7 @@ use crate::{apart, print, run, terminal, watching};
 /// What is let go on.
 enum Stopped {
     /// It lives, and its supervisor does it.
-    Lives(Answer),
+    Lives(Box<Answer>),
     /// It is started again.
     Waits(Box<Waiting>),
 }
@@ -104,7 +104,7 @@ fn go_on(record: &RunRecord) -> Result<(), Failure> {
 /// Everything that could go on: what lives and is stopped, then what was frozen or lost, oldest first.
 fn stopped(environment: &Environment) -> Result<Vec<Stopped>, Failure> {
     let live = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
-    let lives = live.into_iter().filter(|answer| answer.why.is_some()).map(Stopped::Lives);
+    let lives = live.into_iter().filter(|answer| answer.why.is_some()).map(|answer| Stopped::Lives(Box::new(answer)));
     let waits = resume::waiting(&environment.home).into_iter().map(|one| Stopped::Waits(Box::new(one)));
     Ok(lives.chain(waits).collect())
 }

@@ -9,6 +9,7 @@ use carboy_core::audit::Entry;
 use serde_json::Value;
 
 use crate::runs::{Live, carboy, living, stderr, stdout, within};
+use crate::terminal::Screen;
 use crate::world::{Person, STANDARD_ROUTES, World, reason};
 use crate::{Case, case, case_with};
 
@@ -26,6 +27,11 @@ const COUNTS: &str =
 
 pub fn cases() -> Vec<Case> {
     vec![
+        case_with(
+            "E3 C10 at a terminal a run is paused, resumed in place, frozen and started again",
+            &["tmux"],
+            at_a_terminal,
+        ),
         case(
             "C10 stop does what the bottle's file says, and a failure while it is cut off has a code of its own",
             as_told,
@@ -483,4 +489,31 @@ fn storm(person: Person) {
     assert_eq!(carboy(&world, &["stop", "--cutoff", "test"]).status.code(), Some(0));
     assert_eq!(carboy(&world, &["wait", &run]).status.code(), Some(79));
     assert_eq!(actions(&world)[2..], ["cutoff operator", "kill storm"]);
+}
+
+fn at_a_terminal(person: Person) {
+    let world = World::new(person);
+    let script = "tty >/dev/null || exit 9; if [ -e ~/kept ]; then echo back aga\"\"in; exit 3; fi; touch ~/kept; \
+                  while read line; do echo heard $line; done";
+    let screen = Screen::open(&world, &["run", "--bottle", "test", "--", "sh", "-c", script]);
+    within(HAPPEN_WAIT_MAX, "it is up", || world.dir.join("home/state/test/home/kept").exists().then_some(()));
+    let run = run_of(&world);
+    assert_eq!(carboy(&world, &["stop", "--pause", &run]).status.code(), Some(0));
+    screen.see(&format!("was paused: by `carboy stop`; `carboy resume {run}` lets it go on"));
+    screen.line("one");
+    // A second window: it says that it is paused, lets it go on and looks in.
+    let other = Screen::open(&world, &["attach", &run]);
+    other.see("carboy: it is paused (pause by the operator: by `carboy stop`)");
+    let third = Screen::open(&world, &["resume", &run]);
+    third.see(&format!("{run} of bottle test goes on (running)"));
+    for seen in [&screen, &other, &third] {
+        seen.see("heard one");
+    }
+    assert_eq!(carboy(&world, &["stop", "--freeze", &run]).status.code(), Some(0));
+    screen.see("over with 75");
+    other.see("over with 75");
+    let again = Screen::open(&world, &["resume", "test"]);
+    again.see("was frozen (by `carboy stop`), and is started again");
+    again.see("back again");
+    again.see("over with 3");
 }
