@@ -109,6 +109,12 @@ fn stopped(environment: &Environment) -> Result<Vec<Stopped>, Failure> {
     Ok(lives.chain(waits).collect())
 }
 
+/// Names of what could go on, and of its bottles.
+pub fn stopped_names(environment: &Environment) -> Result<Vec<String>, Failure> {
+    let names = |one: Stopped| [one.record().run.clone(), one.record().bottle.clone()];
+    Ok(stopped(environment)?.into_iter().flat_map(names).collect())
+}
+
 fn the_one(target: Option<&str>, environment: &Environment) -> Result<Stopped, Failure> {
     let fits = |one: &Stopped| target.is_none_or(|target| one.record().run == target || one.record().bottle == target);
     let mut found: Vec<Stopped> = stopped(environment)?.into_iter().filter(fits).collect();
