@@ -88,7 +88,7 @@ impl Place {
                 Ok(_) => {
                     return Err(StoreError::NotALedger { path, what: "it belongs to a ledger that is gone".into() });
                 }
-                Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if is_missing(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -106,10 +106,7 @@ impl Place {
     /// read by nobody.
     pub(super) fn check(&mut self) -> Result<(), StoreError> {
         let replaced = |path: &Path| StoreError::LedgerReplaced { path: path.to_owned() };
-        let missing = |error: StoreError, path: &Path| match error {
-            StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => replaced(path),
-            other => other,
-        };
+        let missing = |error: StoreError, path: &Path| if is_missing(&error) { replaced(path) } else { error };
         let stat = plain(&self.directory, &self.name, &self.path).map_err(|error| missing(error, &self.path))?;
         if Identity::of(&stat) != self.file {
             return Err(replaced(&self.path));
@@ -125,10 +122,14 @@ impl Place {
                 self.log = Some(Identity::of(&stat));
                 Ok(())
             }
-            (Err(StoreError::Io { source, .. }), None) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            (Err(error), None) if is_missing(&error) => Ok(()),
             (Err(error), _) => Err(missing(error, &path)),
         }
     }
+}
+
+fn is_missing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn network(magic: u64) -> Option<&'static str> {
