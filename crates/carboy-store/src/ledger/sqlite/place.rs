@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstatfs, openat, statat};
 use rustix::io::Errno;
 
+use super::LOG_BYTES_MAX;
 use crate::StoreError;
 use crate::place::open_directory;
 
@@ -61,6 +62,7 @@ pub(super) struct Place {
     /// It only grows.
     bytes: i64,
     log: Option<Identity>,
+    log_bytes: i64,
     _lock: File,
 }
 
@@ -94,7 +96,7 @@ impl Place {
         }
         directory.sync_all().map_err(StoreError::io("write the directory of", &path))?;
         let (file, bytes) = (Identity::of(&stat), stat.st_size);
-        Ok(Place { directory, name, path, file, bytes, log: None, _lock: lock })
+        Ok(Place { directory, name, path, file, bytes, log: None, log_bytes: 0, _lock: lock })
     }
 
     /// The database, by a path without links.
@@ -118,8 +120,10 @@ impl Place {
         let (name, path) = (suffixed(&self.name, "-wal"), suffixed_path(&self.path, "-wal"));
         match (plain(&self.directory, &name, &path), self.log) {
             (Ok(stat), Some(known)) if Identity::of(&stat) != known => Err(replaced(&path)),
+            // It is written over from its beginning when all of it was taken over, and only cut back to its limit.
+            (Ok(stat), Some(_)) if stat.st_size < self.log_bytes.min(LOG_BYTES_MAX) => Err(StoreError::LedgerCut { path }),
             (Ok(stat), Some(_) | None) => {
-                self.log = Some(Identity::of(&stat));
+                (self.log, self.log_bytes) = (Some(Identity::of(&stat)), stat.st_size);
                 Ok(())
             }
             (Err(error), None) if is_missing(&error) => Ok(()),
