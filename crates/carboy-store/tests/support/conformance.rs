@@ -158,11 +158,12 @@ pub fn crossings(notices: &mut Notices) -> Vec<Crossing> {
     drain(notices).into_iter().filter_map(crossing).collect()
 }
 
+type Check = fn(&dyn Subject);
 type Make<'a> = &'a dyn Fn() -> Box<dyn Subject>;
 
 /// All of it.
 pub fn suite(make: Make<'_>) {
-    let checks: [(&str, fn(&dyn Subject)); 14] = [
+    let checks: [(&str, Check); 14] = [
         ("one request from hold to charge", one_request),
         ("an ending counts once", one_ending),
         ("nobody ends what is another's", another_owner),
