@@ -187,6 +187,10 @@ impl LedgerStore for MemoryStore {
         Ok(())
     }
 
+    fn alarm(&self) -> Option<String> {
+        None
+    }
+
     fn reader(&self) -> Arc<dyn LedgerReader> {
         Arc::new(self.clone())
     }

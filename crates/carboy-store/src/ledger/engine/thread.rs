@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::LedgerSnapshot;
 use carboy_core::ports::Clock;
 
@@ -44,6 +45,8 @@ pub(super) struct Hands {
     /// Endings that could not be written: what was spent is not forgotten.
     kept: VecDeque<Kept>,
     look: Instant,
+    /// The store's alarm was written down and lasts.
+    alarmed: bool,
 }
 
 impl Hands {
@@ -57,7 +60,18 @@ impl Hands {
     ) -> Hands {
         let shared = Arc::downgrade(shared);
         let look = Instant::now();
-        Hands { store, desk, clock, inbox, shared, subscribers, down: None, kept: VecDeque::new(), look }
+        Hands {
+            store,
+            desk,
+            clock,
+            inbox,
+            shared,
+            subscribers,
+            down: None,
+            kept: VecDeque::new(),
+            look,
+            alarmed: false,
+        }
     }
 
     /// Works until nobody has the ledger any more, or it is closed.
@@ -135,6 +149,12 @@ impl Hands {
         }
         self.desk.serve(batch.now_ms);
         self.desk.look(&mut batch);
+        let (alarm, alarmed) = (self.store.alarm(), self.alarmed);
+        self.alarmed = alarm.is_some();
+        if let Some(words) = alarm.filter(|_| !alarmed) {
+            batch
+                .event(Event::new(EventType::Budget, Subject::default(), "alarm", Outcome::Warned).with("text", words));
+        }
         let committed =
             outcome.and_then(|()| if batch.writes.is_empty() { Ok(()) } else { self.store.commit(&batch.writes) });
         if let Err(error) = committed {
