@@ -24,6 +24,7 @@ struct Gated {
     shut: Arc<(Mutex<bool>, Condvar)>,
     arrived: Arc<AtomicUsize>,
     commits: Arc<AtomicUsize>,
+    doubt: Arc<AtomicUsize>,
 }
 
 impl Gated {
@@ -43,7 +44,10 @@ impl LedgerStore for Gated {
         let (lock, opened) = &*self.shut;
         drop(opened.wait_while(lock.lock().unwrap(), |shut| *shut).unwrap());
         self.commits.fetch_add(1, Ordering::SeqCst);
-        self.inner.commit(writes)
+        self.inner.commit(writes)?;
+        // As when the disk says no to the sync, and has everything all the same.
+        let doubt = self.doubt.swap(0, Ordering::SeqCst) > 0;
+        if doubt { Err(StoreError::Failing { cause: "the sync failed".to_owned() }) } else { Ok(()) }
     }
 
     fn load(&mut self) -> Result<Loaded, StoreError> {
@@ -106,6 +110,29 @@ fn nothing_is_answered_before_it_is_durable_and_all_that_waits_is_one_commit() {
     assert_eq!(store.commits.load(Ordering::SeqCst), commits + 2, "199 of them are one commit");
     ids.iter().for_each(|id| block_on(ledger.settle(*id, wrote(1, 1))).unwrap());
     assert_eq!(host(&engine), (400, 0));
+}
+
+#[test]
+fn what_was_written_though_its_commit_failed_is_charged_once_or_taken_back() {
+    let (store, engine, ledger) = gated(1_000_000);
+    let requests = [ask(10, 500), ask(10, 500)];
+    let ids = requests.each_ref().map(|request| request.id);
+    for request in requests {
+        granted(block_on(ledger.admit(request)));
+    }
+    block_on(ledger.dispatch(ids[0])).unwrap();
+    // Refused, it is not sent; on disk it stands as if it might have been.
+    store.doubt.store(1, Ordering::SeqCst);
+    assert!(block_on(ledger.dispatch(ids[1])).is_err());
+    until("it goes on", || block_on(ledger.admit(ask(1, 1))).is_ok());
+    assert_eq!(block_on(ledger.dispatch(ids[1])), Err(NotHeld::Unknown));
+    // Charged, though it was told that it is not: told again, it is not charged again.
+    store.doubt.store(1, Ordering::SeqCst);
+    assert!(block_on(ledger.settle(ids[0], wrote(10, 90))).is_err());
+    until("it goes on", || block_on(ledger.settle(ids[0], wrote(10, 90))).is_ok());
+    assert_eq!(host(&engine).0, 100);
+    block_on(engine.owner_gone(1)).unwrap();
+    assert_eq!(host(&engine), (100, 0));
 }
 
 #[test]

@@ -71,6 +71,9 @@ impl Rows {
                     (reservation.hold, reservation.granted.held) = (*hold, *held);
                 }
             }
+            Write::Withdrawn(id) => {
+                self.dispatched.remove(id);
+            }
             Write::Spent { spent, .. } => {
                 self.dispatched.remove(&spent.id);
                 self.spent.insert(spent.id, spent.clone());

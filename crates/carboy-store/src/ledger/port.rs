@@ -72,6 +72,8 @@ pub enum Write {
         /// Output tokens of each answer that are held.
         held: u64,
     },
+    /// It was not sent after all: whoever wanted to was told that this could not be written down.
+    Withdrawn(ReservationId),
     /// It is over.
     Spent {
         /// What it cost.

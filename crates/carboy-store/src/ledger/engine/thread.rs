@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
-use carboy_core::budget::LedgerSnapshot;
+use carboy_core::budget::{LedgerSnapshot, ReservationId};
 use carboy_core::ports::Clock;
 
 use super::batch::{Batch, Kept};
@@ -44,6 +44,8 @@ pub(super) struct Hands {
     down: Option<Down>,
     /// Endings that could not be written: what was spent is not forgotten.
     kept: VecDeque<Kept>,
+    /// Requests whose sending was refused by a commit that failed, and may be on disk all the same.
+    doubtful: Vec<ReservationId>,
     look: Instant,
     /// The store's alarm was written down and lasts.
     alarmed: bool,
@@ -69,6 +71,7 @@ impl Hands {
             subscribers,
             down: None,
             kept: VecDeque::new(),
+            doubtful: Vec::new(),
             look,
             alarmed: false,
         }
@@ -175,6 +178,7 @@ impl Hands {
         let why = unavailable(error);
         let endings = std::mem::take(&mut batch.endings);
         endings.into_iter().for_each(|ending| self.keep(ending));
+        self.doubtful.extend(batch.writes.iter().filter_map(doubtful));
         batch.tell(Err(&why));
         for waiter in self.desk.waiting.take() {
             waiter.admit.giver.give(Err(why.clone().into()));
@@ -191,6 +195,10 @@ impl Hands {
             Ok(loaded) => {
                 self.desk.rebuild(loaded);
                 self.down = None;
+                // What fails again stays in doubt: it stands in no batch that succeeded.
+                for id in std::mem::take(&mut self.doubtful) {
+                    self.desk.withdraw(id, batch);
+                }
                 self.settle_kept(batch);
             }
             Err(error) => {
@@ -307,6 +315,24 @@ impl Hands {
             Command::Unprojected { done, .. } => done.give(Err(why.clone())),
             Command::Look => {}
         }
+    }
+}
+
+/// A dispatch, and one that was to be taken back.
+fn doubtful(write: &Write) -> Option<ReservationId> {
+    match write {
+        Write::Dispatched(reservation) => Some(reservation.id),
+        Write::Withdrawn(id) => Some(*id),
+        Write::Owner { .. }
+        | Write::OwnerEnded(_)
+        | Write::Extended { .. }
+        | Write::Spent { .. }
+        | Write::CapSet { .. }
+        | Write::CapUnset(_)
+        | Write::TopUp { .. }
+        | Write::Marked(_)
+        | Write::Unmarked(_)
+        | Write::Event { .. } => None,
     }
 }
 

@@ -104,6 +104,7 @@ impl Desk {
                 | Write::OwnerEnded(_)
                 | Write::Dispatched(_)
                 | Write::Extended { .. }
+                | Write::Withdrawn(_)
                 | Write::Spent { .. }
                 | Write::CapSet { .. }
                 | Write::CapUnset(_)
