@@ -103,15 +103,22 @@ impl Desk {
         // Booked to a scope twice, it would be charged twice.
         let mut seen = BTreeSet::new();
         set.chain.retain(|scope| seen.insert(scope.clone()));
+        if self.clients.get(&owner.id).is_some_and(|client| client.owner != owner) {
+            // Another process under the same name: the former one is gone.
+            self.owner_gone(owner.id, batch);
+        }
         let known = self.clients.get(&owner.id);
         if known.is_none_or(|client| client.owner != owner) {
             batch.writes.push(Write::Owner { owner: owner.clone(), at_ms: batch.now_ms });
         }
         self.places.insert(place(&set.chain));
         let id = owner.id;
-        let client = Client { owner, set: Some(set), meters: meters.into_iter().collect(), crossed: BTreeMap::new() };
-        self.clients.insert(id, client);
-        self.watch.owner(id);
+        // What the same process used or was told before is not forgotten.
+        let before = self.clients.remove(&id).filter(|client| client.owner == owner);
+        let (mut used, crossed) = before.map(|client| (client.meters, client.crossed)).unwrap_or_default();
+        used.extend(meters);
+        self.clients.insert(id, Client { owner, set: Some(set), meters: used, crossed });
+        self.watch.greeted(id);
         self.room = true;
     }
 

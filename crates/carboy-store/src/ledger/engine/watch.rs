@@ -35,6 +35,8 @@ pub(super) enum Latch {
 pub(super) struct Watch {
     lines: BTreeSet<(Scope, MeterName)>,
     owners: BTreeSet<u64>,
+    /// Those that said hello: they are told what is crossed, whether they were told before or not.
+    greeted: BTreeSet<u64>,
     /// Caps that said no, with their amounts: runs whose files differ have other caps under the same key.
     refused: BTreeSet<(CapKey, u64)>,
     everything: bool,
@@ -45,8 +47,9 @@ impl Watch {
         self.lines.insert((scope, meter));
     }
 
-    pub(super) fn owner(&mut self, owner: u64) {
+    pub(super) fn greeted(&mut self, owner: u64) {
         self.owners.insert(owner);
+        self.greeted.insert(owner);
     }
 
     pub(super) fn everything(&mut self) {
@@ -78,7 +81,7 @@ impl Desk {
         let mut fresh = BTreeSet::new();
         for (id, client) in &self.clients {
             let Some(set) = &client.set else { continue };
-            let mut told = Vec::new();
+            let (mut told, mut bound) = (Vec::new(), BTreeSet::new());
             for meter in &client.meters {
                 if !set.chain.iter().any(|scope| watch.touches(*id, scope, meter)) {
                     continue;
@@ -86,10 +89,14 @@ impl Desk {
                 let caps = self.edits.binding(set, meter, batch.now_ms);
                 for cap in caps.iter().filter(|cap| watch.touches(*id, &cap.scope, meter)) {
                     let binding = self.book.binding(cap, meter, batch.now_ms);
+                    bound.insert(key(&cap.scope, meter, &binding));
                     told.extend(crossing(client, &set.terms, &binding, &watch));
                     self.thresholds(client, &set.terms, cap, &binding, &mut fresh, batch);
                 }
             }
+            // What no longer binds is in nobody's way.
+            let lifted = |key: &&CapKey| watch.touches(*id, &key.scope, &key.meter) && !bound.contains(*key);
+            told.extend(client.crossed.keys().filter(lifted).cloned().map(Told::Lifted));
             tell(client, told, &set.terms, batch);
         }
         for write in &batch.writes {
@@ -201,6 +208,7 @@ impl Desk {
 enum Told {
     Crossed(Binding),
     Restored(Binding),
+    Lifted(CapKey),
 }
 
 /// Whether a cap was crossed for an owner, or has room again.
@@ -208,17 +216,17 @@ fn crossing(client: &Client, terms: &Terms, binding: &Binding, watch: &Watch) ->
     let key = key(&binding.scope, &binding.meter, binding);
     let spent = is_spent(&binding.standing, terms);
     let refused = watch.refused.contains(&refusal(binding));
-    match client.crossed.get(&key) {
-        None if spent || refused => Some(Told::Crossed(binding.clone())),
-        Some(then) if !spent && !refused => {
-            let Standing { cap, .. } = binding.standing;
-            let unspent = binding.standing.unspent().as_milli();
-            let raised = cap.as_milli() > then.cap_milli;
-            let refilled = unspent > then.unspent_milli && unspent >= cap.as_milli() / RESTORE_PART;
-            (raised || refilled).then(|| Told::Restored(binding.clone()))
-        }
-        None | Some(_) => None,
+    let Some(then) = client.crossed.get(&key) else {
+        return (spent || refused).then(|| Told::Crossed(binding.clone()));
+    };
+    let Standing { cap, .. } = binding.standing;
+    let unspent = binding.standing.unspent().as_milli();
+    let raised = cap.as_milli() > then.cap_milli;
+    let refilled = unspent > then.unspent_milli && unspent >= cap.as_milli() / RESTORE_PART;
+    if !spent && !refused && (raised || refilled) {
+        return Some(Told::Restored(binding.clone()));
     }
+    watch.greeted.contains(&client.owner.id).then(|| Told::Crossed(binding.clone()))
 }
 
 /// Nothing useful can be sent any more.
@@ -253,15 +261,25 @@ fn tell(client: &Client, told: Vec<Told>, terms: &Terms, batch: &mut Batch) {
                 batch.notices.push(Notice::Crossing(crossed_by(client, terms, binding)));
             }
             Told::Restored(binding) => {
-                let key = key(&binding.scope, &binding.meter, &binding);
-                batch.latches.push(Latch::Restored { owner, key: key.clone() });
-                crossed.remove(&key);
                 batch.event(about(client.subject(), "restore_cap", Outcome::Done, &binding));
-                let (run, still_crossed) = (client.owner.run.clone(), !crossed.is_empty());
-                batch.notices.push(Notice::Restored { owner, run, key, still_crossed });
+                restore(client, key(&binding.scope, &binding.meter, &binding), &mut crossed, batch);
+            }
+            Told::Lifted(key) => {
+                let event = Event::new(EventType::Budget, client.subject(), "lift_cap", Outcome::Done)
+                    .with("scope", key.scope.to_string())
+                    .with("meter", key.meter.as_str());
+                batch.event(event);
+                restore(client, key, &mut crossed, batch);
             }
         }
     }
+}
+
+fn restore(client: &Client, key: CapKey, crossed: &mut BTreeSet<CapKey>, batch: &mut Batch) {
+    let (owner, run) = (client.owner.id, client.owner.run.clone());
+    batch.latches.push(Latch::Restored { owner, key: key.clone() });
+    crossed.remove(&key);
+    batch.notices.push(Notice::Restored { owner, run, key, still_crossed: !crossed.is_empty() });
 }
 
 fn crossed_by(client: &Client, terms: &Terms, binding: Binding) -> Crossing {
