@@ -12,7 +12,8 @@ use carboy_core::budget::{Admitted, NotHeld, ReservationId, Scope, Terms};
 use carboy_core::ports::Ledger;
 use carboy_store::StoreError;
 use carboy_store::ledger::{
-    COMMANDS_MAX, Engine, HOLDS_MAX, LedgerReader, LedgerStore, Loaded, MemoryStore, NumberedEvent, WAITING_MAX, Write,
+    COMMANDS_MAX, Engine, HOLDS_MAX, LedgerReader, LedgerStore, Loaded, METERS_MAX, MemoryStore, NumberedEvent,
+    OWNERS_MAX, WAITING_MAX, Write,
 };
 use conformance::{ask, granted, host, meter, owner, poll, set, wrote};
 use support::{Wall, block_on, until};
@@ -198,4 +199,22 @@ fn a_snapshot_shows_so_many_scopes_and_counts_the_rest() {
     // The host, a bottle, an agent, and runs up to 512 in all.
     assert_eq!(snapshot.left_out, 600 - (512 - 3));
     assert_eq!(snapshot.host.children[0].scope, Scope::Bottle("dev".into()));
+}
+
+#[test]
+fn there_is_an_end_to_owners_and_to_the_meters_of_one() {
+    let (_, engine, ledger) = gated(1_000_000);
+    let named = |n: usize| carboy_core::ids::MeterName::parse(&format!("m{n}")).unwrap();
+    let metered = |n: usize| carboy_core::budget::Ask { meter: named(n), ..ask(1, 1) };
+    // One it said at its hello.
+    let used: Vec<_> = (1..METERS_MAX).map(|n| block_on(ledger.admit(metered(n)))).collect();
+    assert!(used.iter().all(Result::is_ok));
+    let Err(NotHeld::Unavailable(words)) = block_on(ledger.admit(metered(0))) else { panic!("one more was taken") };
+    assert!(words.contains("64 names"), "{words}");
+    assert!(block_on(ledger.admit(metered(1))).is_ok());
+
+    let hello = |id| block_on(engine.hello(owner(id), set(id, 1_000, Terms::default()), vec![]));
+    assert!((2..=OWNERS_MAX as u64).all(|id| hello(id).is_ok()));
+    assert!(hello(OWNERS_MAX as u64 + 1).unwrap_err().0.contains("4096 runs"));
+    assert!(hello(OWNERS_MAX as u64).is_ok());
 }

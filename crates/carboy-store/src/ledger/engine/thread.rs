@@ -232,10 +232,10 @@ impl Hands {
         let desk = &mut self.desk;
         match command {
             Command::Hello { owner, set, meters, done } => {
-                desk.hello(owner, *set, meters, batch);
-                batch.answer(done, Ok(()));
+                let answer = desk.hello(owner, *set, meters, batch);
+                batch.answer(done, answer);
             }
-            Command::Admit(admit) => desk.admit(*admit, batch),
+            Command::Admit(admit) => desk.admit(*admit, &mut *self.store, batch.now_ms)?,
             Command::Dispatch { owner, id, done } => {
                 let answer = desk.dispatch(owner, id, batch);
                 batch.answer(done, answer);
