@@ -2,7 +2,7 @@
 //!
 //! *Must never* tell the same crossing twice, or forget one that was not made durable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::{Binding, Caching, Cap, CapKey, Gate, Scope, Standing, Terms, Window, Worst};
@@ -33,7 +33,7 @@ pub(super) enum Latch {
 /// What has to be looked at.
 #[derive(Default)]
 pub(super) struct Watch {
-    lines: BTreeSet<(Scope, MeterName)>,
+    lines: BTreeMap<Scope, BTreeSet<MeterName>>,
     owners: BTreeSet<u64>,
     /// Those that said hello: they are told what is crossed, whether they were told before or not.
     greeted: BTreeSet<u64>,
@@ -44,7 +44,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn line(&mut self, scope: Scope, meter: MeterName) {
-        self.lines.insert((scope, meter));
+        self.lines.entry(scope).or_default().insert(meter);
     }
 
     pub(super) fn greeted(&mut self, owner: u64) {
@@ -67,7 +67,8 @@ impl Watch {
     }
 
     fn touches(&self, owner: u64, scope: &Scope, meter: &MeterName) -> bool {
-        self.everything || self.owners.contains(&owner) || self.lines.contains(&(scope.clone(), meter.clone()))
+        let line = || self.lines.get(scope).is_some_and(|meters| meters.contains(meter));
+        self.everything || self.owners.contains(&owner) || line()
     }
 }
 
