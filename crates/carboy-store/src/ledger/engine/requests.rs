@@ -161,8 +161,10 @@ impl Desk {
                 continue;
             };
             waiter.keys = keys(&admission);
-            admission.waiting = sharing(queue.iter(), &waiter.keys);
             let behind = !waiter.keys.is_disjoint(&blocked);
+            if !behind {
+                admission.waiting = sharing(queue.iter(), &waiter.keys);
+            }
             let answer = if behind { self.book.peek(&admission) } else { self.book.admit(&admission).0 };
             match answer {
                 Answer::Held(_) if !behind => self.answer(waiter.admit, answer),
@@ -178,7 +180,14 @@ impl Desk {
                 Answer::CountFirst | Answer::Exhausted(_) | Answer::Absurd => self.answer(waiter.admit, answer),
             }
         }
-        // A hold that nobody waited for any more was given back on the way: the next look is for that.
+    }
+
+    /// Gives back what was never sent, because whoever wanted to was told that it could not be written down.
+    pub(super) fn withdraw(&mut self, id: ReservationId, batch: &mut Batch) {
+        if self.book.withdraw(id).is_ok() {
+            self.given_back(id);
+            batch.writes.push(Write::Withdrawn(id));
+        }
     }
 
     /// Makes a hold durable.

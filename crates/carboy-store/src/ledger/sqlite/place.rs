@@ -104,6 +104,11 @@ impl Place {
         &self.path
     }
 
+    /// How long the write-ahead log was at the last look, in bytes.
+    pub(super) fn log_bytes(&self) -> i64 {
+        self.log_bytes
+    }
+
     /// The names must still stand for the files that are open, and nothing may be cut off them: else what is written is
     /// read by nobody.
     pub(super) fn check(&mut self) -> Result<(), StoreError> {
@@ -121,7 +126,9 @@ impl Place {
         match (plain(&self.directory, &name, &path), self.log) {
             (Ok(stat), Some(known)) if Identity::of(&stat) != known => Err(replaced(&path)),
             // It is written over from its beginning when all of it was taken over, and only cut back to its limit.
-            (Ok(stat), Some(_)) if stat.st_size < self.log_bytes.min(LOG_BYTES_MAX) => Err(StoreError::LedgerCut { path }),
+            (Ok(stat), Some(_)) if stat.st_size < self.log_bytes.min(LOG_BYTES_MAX) => {
+                Err(StoreError::LedgerCut { path })
+            }
             (Ok(stat), Some(_) | None) => {
                 (self.log, self.log_bytes) = (Some(Identity::of(&stat)), stat.st_size);
                 Ok(())
