@@ -11,6 +11,11 @@ pub struct GatewayLimits {
     pub requests_max: usize,
     /// Concurrent streams of one HTTP/2 connection.
     pub streams_max: u32,
+    /// Bytes of one HTTP/2 stream that are read ahead.
+    pub stream_window_bytes: u32,
+    /// Bytes of one HTTP/2 connection that are. The h2 library ends a connection on which frames of under 256 bytes pile up
+    /// beyond half of this, each counted by what it falls short: a model's stream in a burst is made of such frames.
+    pub connection_window_bytes: u32,
     /// Bytes of one request or response head.
     pub head_bytes_max: usize,
     /// Header fields of one request or response.
@@ -68,6 +73,22 @@ pub struct GatewayLimits {
     pub refusal_every: Duration,
     /// Refused requests that are answered without a wait.
     pub refusal_burst: u32,
+    /// For a provider's count of a request's tokens, all of it.
+    pub count_wait: Duration,
+    /// Bytes of the answer to that.
+    pub count_bytes_max: usize,
+    /// How long an answer whose client went away is read on for its end, and what it cost.
+    pub drain: Duration,
+    /// Bytes that are read of it.
+    pub drain_bytes_max: usize,
+    /// Calls of a tool that a provider runs itself, where the request does not say how many.
+    pub tool_calls_max: u32,
+    /// Final denials within [`storm_window`](Self::storm_window) before they are slowed down, and again before it is told.
+    pub storm_denials_max: usize,
+    /// The time in which they are counted.
+    pub storm_window: Duration,
+    /// How often they are answered once they are slowed down.
+    pub storm_every: Duration,
 }
 
 impl Default for GatewayLimits {
@@ -76,6 +97,8 @@ impl Default for GatewayLimits {
             connections_max: 1024,
             requests_max: 512,
             streams_max: 128,
+            stream_window_bytes: 1024 * 1024,
+            connection_window_bytes: 16 * 1024 * 1024,
             head_bytes_max: 64 * 1024,
             headers_max: 128,
             whole_body_bytes_max: 32 * 1024 * 1024,
@@ -104,6 +127,14 @@ impl Default for GatewayLimits {
             cut_grace: Duration::from_secs(2),
             refusal_every: Duration::from_millis(10),
             refusal_burst: 500,
+            count_wait: Duration::from_secs(10),
+            count_bytes_max: 64 * 1024,
+            drain: Duration::from_millis(250),
+            drain_bytes_max: 4 * 1024 * 1024,
+            tool_calls_max: 8,
+            storm_denials_max: 30,
+            storm_window: Duration::from_secs(10),
+            storm_every: Duration::from_millis(200),
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use crate::count::OnBilled;
 use crate::faults::Faults;
 use crate::script::Script;
+use crate::usage::UsageMode;
 
 /// What a simulated provider is started with. [`Config::default`] is what the tour uses.
 #[derive(Clone)]
@@ -26,6 +28,36 @@ pub struct Config {
     pub script: Script,
     /// How it fails; a request's own `x-sim-fault` field takes precedence.
     pub faults: Faults,
+    /// Further keys, each with a bill of its own.
+    pub customers: Vec<Customer>,
+    /// What an answer costs.
+    pub usage: UsageMode,
+    /// Most tokens that are generated after a client left or a connection broke, up to what the cap allows: it takes a
+    /// provider a while to notice.
+    pub overshoot_tokens_max: u64,
+    /// Whether Responses are served over WebSockets.
+    pub websockets: WebSockets,
+    /// Told every step of the bill.
+    pub on_billed: Option<OnBilled>,
+}
+
+/// Somebody with a key of their own, which every provider takes.
+#[derive(Clone)]
+pub struct Customer {
+    /// What the bill calls them.
+    pub name: String,
+    /// Their key.
+    pub key: String,
+}
+
+/// Whether Responses are served over WebSockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WebSockets {
+    /// 426, which clients take for "use POST".
+    #[default]
+    Refused,
+    /// `GET /v1/responses` is upgraded.
+    Served,
 }
 
 /// Which protocols the TLS listener offers. The plain listener takes HTTP/1.1 and HTTP/2 with prior knowledge.
@@ -52,6 +84,11 @@ impl Default for Config {
             alpn: Alpn::default(),
             script: Script::default(),
             faults: Faults::default(),
+            customers: Vec::new(),
+            usage: UsageMode::default(),
+            overshoot_tokens_max: 0,
+            websockets: WebSockets::default(),
+            on_billed: None,
         }
     }
 }

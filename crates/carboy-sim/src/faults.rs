@@ -25,6 +25,18 @@ pub struct FaultStatus {
     pub status: u16,
     /// Seconds in `retry-after`.
     pub retry_after_s: Option<u32>,
+    /// What it says.
+    pub why: FaultWhy,
+}
+
+/// What an error on demand says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FaultWhy {
+    /// That it fails.
+    #[default]
+    Failure,
+    /// That the account's spend limit is reached: not this minute's rate, which is also a 429.
+    SpendLimit,
 }
 
 /// Where and how a body breaks. Counts of events apply to streams, bytes to whole bodies.
@@ -43,13 +55,20 @@ pub enum Break {
     ErrorAfter(usize),
     /// A whole body's connection is broken off after so many bytes, fewer than `content-length` said.
     TruncateAt(usize),
+    /// The connection is broken off before the head, when the request was read and its answer begun.
+    BeforeHead,
+    /// The connection is broken off where the usage would come.
+    BeforeUsage,
+    /// After so many events nothing comes any more, and the connection stays; after a minute it is broken off.
+    SilentAfter(usize),
 }
 
 /// An `x-sim-fault` that says nothing known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a fault: use latency-ms, pace-ms (at most 60000), status (400 to 599), retry-after, drop-after, \
-     end-after, malformed-after, error-after or truncate-at, each with `=NUMBER`"
+    "`{0}` is not a fault: use latency-ms, pace-ms (at most 60000), status (400 to 599), retry-after, spend-limit, \
+     drop-after, drop-before-head, drop-before-usage, silent-after, end-after, malformed-after, error-after or \
+     truncate-at, each with `=NUMBER`"
 )]
 pub struct FaultError(String);
 
@@ -68,9 +87,18 @@ impl Faults {
                 "latency-ms" if wait <= WAIT_MAX => faults.latency = wait,
                 "pace-ms" if wait <= WAIT_MAX => faults.pace = wait,
                 "status" => match u16::try_from(number) {
-                    Ok(status @ 400..=599) => faults.status = Some(FaultStatus { status, retry_after_s: None }),
+                    Ok(status @ 400..=599) => {
+                        faults.status = Some(FaultStatus { status, retry_after_s: None, why: FaultWhy::Failure });
+                    }
                     Ok(_) | Err(_) => return Err(wrong()),
                 },
+                "spend-limit" => {
+                    let why = FaultWhy::SpendLimit;
+                    faults.status = Some(FaultStatus { status: 429, retry_after_s: None, why });
+                }
+                "drop-before-head" => faults.broken = Break::BeforeHead,
+                "drop-before-usage" => faults.broken = Break::BeforeUsage,
+                "silent-after" => faults.broken = Break::SilentAfter(count),
                 "retry-after" => retry_after_s = Some(number),
                 "drop-after" => faults.broken = Break::DropAfter(count),
                 "end-after" => faults.broken = Break::EndAfter(count),
@@ -94,7 +122,7 @@ mod tests {
     #[test]
     fn a_field_says_several_faults_and_a_wrong_one_is_named() {
         let faults = Faults::parse("status=429, retry-after=3,pace-ms=5, drop-after=2").unwrap();
-        assert_eq!(faults.status, Some(FaultStatus { status: 429, retry_after_s: Some(3) }));
+        assert_eq!(faults.status, Some(FaultStatus { status: 429, retry_after_s: Some(3), why: FaultWhy::Failure }));
         assert_eq!((faults.pace, faults.broken), (Duration::from_millis(5), Break::DropAfter(2)));
         assert_eq!(Faults::parse(""), Ok(Faults::default()));
         for wrong in ["status=200", "pace-ms=60001", "drop-after", "explode=1", "status=x"] {

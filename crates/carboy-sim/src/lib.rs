@@ -7,15 +7,19 @@
 //! ```text
 //!            ┌ tls ┐
 //! socket ──▶ server ──▶ record ──▶ route ──▶ anthropic │ openai │ responses │ gemini │ pages ──▶ playback ──▶ socket
+//!              └ websocket ┘                              usage: what it costs                     count: the bill
 //! ```
 //!
 //! *Architecture invariants:* the provider never opens a connection; it listens on loopback unless it is handed a
-//! listener; it has no model, no clock in its answers and no randomness, so that the same request gets the same answer.
+//! listener; it has no model, no clock in its answers and no randomness but a seed's, so that the same request gets the same
+//! answer; its bill is made of what it generates and shares nothing with the meters that are compared with it.
 //!
 //! Tokens are bytes divided by four, rounded up: of the request's body for the input, of the words, tool names and
-//! tool arguments for the output. No tokenizer is meant by it; the figures are only consistent.
+//! tool arguments for the output. No tokenizer is meant by it; the figures are only consistent. [`UsageMode::Random`]
+//! makes them as hard to foresee as a real provider's.
 
 mod anthropic;
+mod coding;
 mod config;
 mod count;
 mod faults;
@@ -32,12 +36,15 @@ mod route;
 mod script;
 mod server;
 mod tls;
+mod usage;
+mod websocket;
 
-pub use config::{Alpn, Config};
-pub use count::{Bill, tokens};
-pub use faults::{Break, FaultError, FaultStatus, Faults};
+pub use config::{Alpn, Config, Customer, WebSockets};
+pub use count::{Account, Bill, Billed, OnBilled, tokens};
+pub use faults::{Break, FaultError, FaultStatus, FaultWhy, Faults};
 pub use origin::Origin;
 pub use pages::SeededBytes;
 pub use record::ReceivedRequest;
 pub use script::{Prompt, Reply, Script, ToolCall};
 pub use server::{Running, SimError, Simulator};
+pub use usage::{InputTokens, RandomUsage, Shown, Thinking, UsageMode};

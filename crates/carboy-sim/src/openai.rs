@@ -10,16 +10,19 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::anthropic::push_line;
-use crate::count::tokens;
+use crate::count::{Bill, Cost, tokens};
 use crate::playback::{Outcome, Step};
 use crate::route::{Ask, Refused, text_of};
 use crate::script::{Answer, Ended, Prompt, fragments, words};
+use crate::usage::{Figures, Planned, Shown, Wants, input_tokens};
 
 /// 2023-11-14, for every answer: the simulated provider has no clock.
 pub(crate) const CREATED: u64 = 1_700_000_000;
 
 const MODELS: [&str; 3] = ["gpt-5", "gpt-5-mini", "text-embedding-3-small"];
 
+/// Answers that one request may ask for, as at the real provider.
+const ANSWERS_MAX: u32 = 128;
 /// Texts in one embeddings request, as at the real provider.
 const EMBEDDINGS_MAX: usize = 2048;
 const DIMENSIONS_DEFAULT: u64 = 1536;
@@ -40,17 +43,34 @@ pub(crate) fn chat(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         return Err(Refused::because(400, "Missing required parameter: 'messages'."));
     };
     let cap = ["max_completion_tokens", "max_tokens"].iter().find_map(|key| request.get(*key)?.as_u64());
-    let answer = Answer::within(ask.config.script.reply(&prompt(&request, messages)), cap);
-    let usage = chat_usage(ask, &answer);
+    if cap == Some(0) {
+        return Err(Refused::because(400, "Invalid 'max_tokens': integer below minimum value."));
+    }
+    let answers = request.get("n").and_then(Value::as_u64).unwrap_or(1);
+    let Some(answers) = u32::try_from(answers).ok().filter(|n| (1..=ANSWERS_MAX).contains(n)) else {
+        return Err(Refused::because(400, "Invalid 'n': has to be 1 to 128."));
+    };
+    let wants = Wants {
+        request: &request,
+        body_bytes: ask.body.len(),
+        cap,
+        answers,
+        writes_cache: false,
+        compacts: false,
+        earlier: 0,
+    };
+    let planned = ask.plan(ask.config.script.reply(&prompt(&request, messages)), &wants);
     let id = format!("chatcmpl-sim-{:08}", ask.serial);
     let streamed = request.get("stream").and_then(Value::as_bool).unwrap_or(false);
     let outcome = if streamed {
-        let asked = request.get("stream_options").and_then(|options| options.get("include_usage")?.as_bool());
-        stream(&Chunks { id, model, with_usage: asked.unwrap_or(false) }, &answer, usage, ask.serial)
+        let option = |key: &str| request.get("stream_options").and_then(|options| options.get(key)?.as_bool());
+        let with_usage = option("include_usage").unwrap_or(false);
+        let padded = option("include_obfuscation").unwrap_or(true);
+        stream(&Chunks { id, model, with_usage, padded, usage: &planned.usage }, &planned.answers, ask.serial)
     } else {
-        whole(id, model, &answer, usage, ask.serial)
+        whole(id, model, &planned, ask.serial)
     };
-    Ok(outcome.charged(usage.prompt_tokens, answer.bytes()))
+    Ok(outcome.charged(planned.usage.cost()))
 }
 
 pub(crate) fn required_model(request: &Map<String, Value>) -> Result<String, Refused> {
@@ -58,14 +78,13 @@ pub(crate) fn required_model(request: &Map<String, Value>) -> Result<String, Ref
     if model.is_empty() { Err(Refused::because(400, "you must provide a model parameter")) } else { Ok(model) }
 }
 
-fn chat_usage(ask: &Ask<'_>, answer: &Answer) -> ChatUsage {
-    let (input, output) = (tokens(ask.body.len() as u64), tokens(answer.bytes()));
+fn chat_usage(usage: &Figures) -> ChatUsage {
     ChatUsage {
-        prompt_tokens: input,
-        completion_tokens: output,
-        total_tokens: input + output,
-        prompt_tokens_details: CachedTokens::default(),
-        completion_tokens_details: ReasoningTokens::default(),
+        prompt_tokens: usage.read(),
+        completion_tokens: usage.bill.output,
+        total_tokens: usage.read() + usage.bill.output,
+        prompt_tokens_details: CachedTokens { cached_tokens: usage.bill.cache_read },
+        completion_tokens_details: ReasoningTokens { reasoning_tokens: usage.thinking },
     }
 }
 
@@ -101,7 +120,7 @@ fn finish_reason(ended: Ended) -> FinishReason {
     }
 }
 
-fn whole(id: String, model: String, answer: &Answer, usage: ChatUsage, serial: u64) -> Outcome {
+fn choice(index: u32, answer: &Answer, serial: u64) -> Choice {
     let tool_calls = answer.tool.iter().map(|tool| ToolCall {
         index: None,
         id: Some(format!("call_sim_{serial:08}")),
@@ -114,30 +133,40 @@ fn whole(id: String, model: String, answer: &Answer, usage: ChatUsage, serial: u
         refusal: None,
         tool_calls: tool_calls.collect(),
     };
-    let choice = Choice { index: 0, message, logprobs: None, finish_reason: finish_reason(answer.ended) };
-    Outcome::json(
-        200,
-        &ChatCompletion {
-            id,
-            object: "chat.completion",
-            created: CREATED,
-            model,
-            choices: vec![choice],
-            usage,
-            system_fingerprint: None,
-        },
-    )
+    Choice { index, message, logprobs: None, finish_reason: finish_reason(answer.ended) }
+}
+
+fn whole(id: String, model: String, planned: &Planned, serial: u64) -> Outcome {
+    let body = ChatCompletion {
+        id,
+        object: "chat.completion",
+        created: CREATED,
+        model,
+        choices: (0..).zip(&planned.answers).map(|(index, answer)| choice(index, answer, serial)).collect(),
+        usage: chat_usage(&planned.usage),
+        system_fingerprint: None,
+    };
+    let Some(telling) = planned.usage.random else { return Outcome::json(200, &body) };
+    let mut body = json!(body);
+    if telling.shown == Shown::Missing {
+        body.as_object_mut().and_then(|body| body.remove("usage"));
+    }
+    Outcome::json(200, &body)
 }
 
 /// What all chunks of one stream share.
-struct Chunks {
+struct Chunks<'a> {
     id: String,
     model: String,
     with_usage: bool,
+    padded: bool,
+    usage: &'a Figures,
 }
 
-impl Chunks {
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<ChatUsage>) -> Vec<u8> {
+impl Chunks<'_> {
+    /// `written` is the output until then: some say it on the way.
+    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<ChatUsage>, written: u64) -> Vec<u8> {
+        let meanwhile = usage.is_none();
         let chunk = ChatChunk {
             id: self.id.clone(),
             object: "chat.completion.chunk",
@@ -146,21 +175,58 @@ impl Chunks {
             choices,
             usage: self.with_usage.then_some(usage),
         };
-        encoded(&chunk.to_sse())
+        let Some(telling) = self.usage.random else { return encoded(&chunk.to_sse()) };
+        let mut chunk = json!(chunk);
+        if self.padded {
+            let length = usize::try_from((telling.salt ^ written) % 16).unwrap_or(0);
+            chunk["obfuscation"] = json!("aZ09bY18cX27dW36"[..length]);
+        }
+        let read = self.usage.read();
+        match telling.shown {
+            Shown::ZeroThenReal if self.with_usage && meanwhile => {
+                chunk["usage"] = json!({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0});
+            }
+            Shown::Repeated if self.with_usage && meanwhile => {
+                let total = read + written;
+                chunk["usage"] = json!({"prompt_tokens": read, "completion_tokens": written, "total_tokens": total});
+            }
+            Shown::AtEnd | Shown::ZeroThenReal | Shown::Repeated | Shown::Missing => {}
+        }
+        encoded(&Event::new("", chunk.to_string()))
     }
 
-    fn step(&self, delta: ChunkDelta, finish_reason: Option<FinishReason>, output: u64) -> Step {
-        let choice = ChunkChoice { index: 0, delta, logprobs: None, finish_reason };
-        Step { bytes: self.chunk(vec![choice], None), output }
+    /// Whether the usage comes in a chunk of its own.
+    fn sums_up(&self) -> bool {
+        self.with_usage && self.usage.random.is_none_or(|telling| telling.shown != Shown::Missing)
+    }
+
+    fn step(&self, index: u32, delta: ChunkDelta, finish_reason: Option<FinishReason>, output: Written) -> Step {
+        let choice = ChunkChoice { index, delta, logprobs: None, finish_reason };
+        Step::of(self.chunk(vec![choice], None, tokens(output.before)), output.now)
     }
 }
 
-fn stream(chunks: &Chunks, answer: &Answer, usage: ChatUsage, serial: u64) -> Outcome {
+/// Bytes of output: before a chunk, and in it.
+#[derive(Clone, Copy, Default)]
+struct Written {
+    before: u64,
+    now: u64,
+}
+
+impl Written {
+    fn more(&mut self, bytes: usize) -> Written {
+        *self = Written { before: self.before + self.now, now: bytes as u64 };
+        *self
+    }
+}
+
+fn choice_steps(chunks: &Chunks<'_>, steps: &mut Vec<Step>, index: u32, answer: &Answer, serial: u64) {
+    let mut written = Written::default();
     let first = ChunkDelta { role: Some("assistant"), content: Some(String::new()), tool_calls: Vec::new() };
-    let mut steps = vec![chunks.step(first, None, 0)];
+    steps.push(chunks.step(index, first, None, written).after(answer.thinking));
     for word in words(&answer.text) {
         let delta = ChunkDelta { content: Some(word.into()), ..ChunkDelta::default() };
-        steps.push(chunks.step(delta, None, word.len() as u64));
+        steps.push(chunks.step(index, delta, None, written.more(word.len())));
     }
     if let Some(tool) = &answer.tool {
         let call = |id, kind, name, arguments| ChunkDelta {
@@ -169,17 +235,27 @@ fn stream(chunks: &Chunks, answer: &Answer, usage: ChatUsage, serial: u64) -> Ou
         };
         let name = Some(tool.name.clone());
         let head = call(Some(format!("call_sim_{serial:08}")), Some("function"), name, String::new());
-        steps.push(chunks.step(head, None, tool.name.len() as u64));
+        steps.push(chunks.step(index, head, None, written.more(tool.name.len())));
         for part in fragments(&tool.arguments()) {
-            let bytes = part.len() as u64;
-            steps.push(chunks.step(call(None, None, None, part), None, bytes));
+            let bytes = part.len();
+            steps.push(chunks.step(index, call(None, None, None, part), None, written.more(bytes)));
         }
     }
-    steps.push(chunks.step(ChunkDelta::default(), Some(finish_reason(answer.ended)), 0));
-    if chunks.with_usage {
-        steps.push(Step { bytes: chunks.chunk(Vec::new(), Some(usage)), output: 0 });
+    steps.push(chunks.step(index, ChunkDelta::default(), Some(finish_reason(answer.ended)), written.more(0)));
+}
+
+fn stream(chunks: &Chunks<'_>, answers: &[Answer], serial: u64) -> Outcome {
+    let mut steps = Vec::new();
+    for (index, answer) in (0..).zip(answers) {
+        choice_steps(chunks, &mut steps, index, answer, serial);
     }
-    steps.push(Step { bytes: encoded(&Event::new("", DONE)), output: 0 });
+    if chunks.sums_up() {
+        let usage = chat_usage(chunks.usage);
+        steps.push(Step::of(chunks.chunk(Vec::new(), Some(usage), usage.completion_tokens), 0).summing_up());
+    } else if let Some(last) = steps.last_mut() {
+        last.sums_up = true;
+    }
+    steps.push(Step::of(encoded(&Event::new("", DONE)), 0));
     let error =
         json!({"error": {"message": "The server had an error.", "type": "server_error", "param": null, "code": null}});
     Outcome::events(steps, encoded(&Event::new("", error.to_string())))
@@ -212,10 +288,11 @@ pub(crate) fn embeddings(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         let embedding = if base64 { base64_of(&vector) } else { json!(vector) };
         json!({"object": "embedding", "index": index, "embedding": embedding})
     });
-    let input = tokens(ask.body.len() as u64);
+    let input = input_tokens(&ask.config.usage, &request, ask.body.len());
     let usage = json!({"prompt_tokens": input, "total_tokens": input});
     let body = json!({"object": "list", "data": data.collect::<Vec<_>>(), "model": model, "usage": usage});
-    Ok(Outcome::json(200, &body).charged(input, 0))
+    let cost = Cost { before: Bill { input, ..Bill::default() }, output: 0 };
+    Ok(Outcome::json(200, &body).charged(cost))
 }
 
 /// A unit vector that depends on the text alone; it means nothing.

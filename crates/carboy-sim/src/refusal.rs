@@ -59,8 +59,57 @@ impl Provider {
         }
     }
 
-    /// What is wrong with the request's key, in this provider's words. The key itself is never repeated.
-    pub fn check_key(self, headers: &HeaderMap, config: &Config) -> Result<(), &'static str> {
+    /// What the bill calls it.
+    pub fn meter(self) -> &'static str {
+        match self {
+            Provider::Anthropic => "anthropic",
+            Provider::OpenAi | Provider::ChatGpt => "openai",
+            Provider::Gemini => "gemini",
+        }
+    }
+
+    /// The refusal of an account whose spend limit is reached.
+    pub fn spend_limit(self, request_id: &str) -> Outcome {
+        const MESSAGE: &str = "You have reached your specified usage limits.";
+        match self {
+            Provider::Anthropic => Outcome::json(
+                429,
+                &json!({
+                    "type": "error",
+                    "error": {
+                        "type": "rate_limit_error",
+                        "message": MESSAGE,
+                        "error_code": "enforced_spend_limit_reached",
+                    },
+                    "request_id": request_id,
+                }),
+            ),
+            Provider::OpenAi | Provider::ChatGpt => {
+                let kind = "insufficient_quota";
+                let error = openai::ErrorDetail { message: MESSAGE.into(), kind, param: None, code: Some(kind) };
+                Outcome::json(429, &openai::ErrorBody { error })
+            }
+            Provider::Gemini => self.error(429, MESSAGE, request_id),
+        }
+    }
+
+    /// Whose key the request has, or what is wrong with it in this provider's words. The key itself is never repeated.
+    pub fn check_key<'a>(self, headers: &HeaderMap, config: &'a Config) -> Result<&'a str, &'static str> {
+        let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let bearer = field("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let sent = match self {
+            Provider::Anthropic => field("x-api-key").or(bearer),
+            Provider::OpenAi | Provider::ChatGpt => bearer,
+            Provider::Gemini => field("x-goog-api-key"),
+        };
+        let customer = config.customers.iter().find(|customer| Some(&customer.key[..]) == sent);
+        match customer {
+            Some(customer) => Ok(&customer.name),
+            None => self.check_own_key(headers, config).map(|()| ""),
+        }
+    }
+
+    fn check_own_key(self, headers: &HeaderMap, config: &Config) -> Result<(), &'static str> {
         let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let bearer = field("authorization").and_then(|value| value.strip_prefix("Bearer "));
         match self {

@@ -1,39 +1,89 @@
-//! OpenAI's Responses endpoint, whole and streamed.
+//! OpenAI's Responses endpoint: whole, streamed, and the count of its input.
 
 use carboy_wire::openai::responses::{IncompleteDetails, Item, Part, Response, Status, StreamEvent, Usage};
 use carboy_wire::openai::{CachedTokens, ErrorDetail, ReasoningTokens};
+use carboy_wire::sse::Event;
 use serde_json::{Map, Value, json};
 
 use crate::anthropic::push_line;
 use crate::config::Config;
-use crate::count::tokens;
 use crate::openai::{CREATED, encoded, gather, required_model};
 use crate::playback::{Outcome, Step};
 use crate::route::{Ask, Refused};
 use crate::script::{Answer, Ended, Prompt, fragments, words};
+use crate::usage::{Figures, Shown, UsageMode, Wants, counted_tokens};
 
 pub(crate) fn responses(ask: &Ask<'_>) -> Result<Outcome, Refused> {
     let request = ask.json()?;
-    let model = required_model(&request)?;
+    let streamed = request.get("stream").and_then(Value::as_bool).unwrap_or(false);
+    respond(ask, &request, streamed)
+}
+
+/// The answer to a `response.create`: always as events.
+pub(crate) fn created(ask: &Ask<'_>, request: &Map<String, Value>) -> Result<Outcome, Refused> {
+    respond(ask, request, true)
+}
+
+fn respond(ask: &Ask<'_>, request: &Map<String, Value>, streamed: bool) -> Result<Outcome, Refused> {
+    let model = required_model(request)?;
     let cap = request.get("max_output_tokens").and_then(Value::as_u64);
     if cap.is_some_and(|cap| cap < 16) {
         return Err(Refused::because(400, "Invalid 'max_output_tokens': expected a value of at least 16."));
     }
-    let answer = Answer::within(ask.config.script.reply(&prompt(&request)?), cap);
-    let (input, output) = (tokens(ask.body.len() as u64), tokens(answer.bytes()));
-    let usage = Usage {
-        input_tokens: input,
-        input_tokens_details: CachedTokens::default(),
-        output_tokens: output,
-        output_tokens_details: ReasoningTokens::default(),
-        total_tokens: input + output,
+    let wants = Wants {
+        request,
+        body_bytes: ask.body.len(),
+        cap,
+        answers: 1,
+        writes_cache: false,
+        compacts: false,
+        earlier: earlier(ask, request)?,
     };
-    let started = started(&request, model, cap, ask.serial);
-    let items = items(&answer, &request, ask.serial);
-    let done = finished(started.clone(), items.clone(), answer.ended, usage);
-    let streamed = request.get("stream").and_then(Value::as_bool).unwrap_or(false);
-    let outcome = if streamed { stream(started, items, done) } else { Outcome::json(200, &done) };
-    Ok(outcome.charged(input, answer.bytes()))
+    let planned = ask.plan(ask.config.script.reply(&prompt(request)?), &wants);
+    let answer = &planned.answers[0];
+    let started = started(request, model, cap, ask.serial);
+    ask.contexts.keep(started.id.clone(), planned.usage.read() + planned.usage.bill.output);
+    let items = items(answer, request, ask.serial);
+    let done = finished(started.clone(), items.clone(), answer.ended, figures(&planned.usage));
+    let outcome = if streamed { stream(started, items, done, &planned.usage) } else { whole(&done, &planned.usage) };
+    Ok(outcome.charged(planned.usage.cost()))
+}
+
+pub(crate) fn input_tokens(ask: &Ask<'_>) -> Result<Outcome, Refused> {
+    let request = ask.json()?;
+    required_model(&request)?;
+    prompt(&request)?;
+    let counted = counted_tokens(&ask.config.usage, &request, ask.body.len()) + earlier(ask, &request)?;
+    Ok(Outcome::json(200, &json!({"object": "response.input_tokens", "input_tokens": counted})))
+}
+
+/// What the conversation before this request adds to its input. A fixed usage knows no conversations.
+fn earlier(ask: &Ask<'_>, request: &Map<String, Value>) -> Result<u64, Refused> {
+    match (&ask.config.usage, request.get("previous_response_id").and_then(Value::as_str)) {
+        (UsageMode::Fixed, _) | (UsageMode::Random(_), None) => Ok(0),
+        (UsageMode::Random(_), Some(id)) => {
+            let known = ask.contexts.of(id);
+            known.ok_or_else(|| Refused::because(400, "Previous response not found."))
+        }
+    }
+}
+
+fn figures(usage: &Figures) -> Usage {
+    Usage {
+        input_tokens: usage.read(),
+        input_tokens_details: CachedTokens { cached_tokens: usage.bill.cache_read },
+        output_tokens: usage.bill.output,
+        output_tokens_details: ReasoningTokens { reasoning_tokens: usage.thinking },
+        total_tokens: usage.read() + usage.bill.output,
+    }
+}
+
+fn whole(done: &Response, usage: &Figures) -> Outcome {
+    let mut done = done.clone();
+    if usage.random.is_some_and(|telling| telling.shown == Shown::Missing) {
+        done.usage = None;
+    }
+    Outcome::json(200, &done)
 }
 
 /// What a subscription's client asks first: where the account's requests go.
@@ -171,10 +221,22 @@ fn part(text: String) -> Part {
     Part::OutputText { text, annotations: Vec::new(), logprobs: Vec::new() }
 }
 
-fn stream(started: Response, items: Vec<Item>, done: Response) -> Outcome {
+fn stream(mut started: Response, items: Vec<Item>, mut done: Response, usage: &Figures) -> Outcome {
+    let error = step(&failed(started.clone()), 0, 0, None).bytes;
+    match usage.random.map(|telling| telling.shown) {
+        Some(Shown::Missing) => done.usage = None,
+        Some(Shown::ZeroThenReal) => started.usage = Some(figures(&Figures::default())),
+        Some(Shown::Repeated) => {
+            let mut meanwhile = usage.clone();
+            meanwhile.bill.output = 0;
+            meanwhile.thinking = 0;
+            started.usage = Some(figures(&meanwhile));
+        }
+        Some(Shown::AtEnd) | None => {}
+    }
     let mut events = vec![
         (StreamEvent::Created { response: started.clone() }, 0),
-        (StreamEvent::InProgress { response: started.clone() }, 0),
+        (StreamEvent::InProgress { response: started }, 0),
     ];
     for (output_index, item) in items.into_iter().enumerate() {
         item_events(&mut events, output_index, item);
@@ -184,8 +246,16 @@ fn stream(started: Response, items: Vec<Item>, done: Response) -> Outcome {
         Status::Completed | Status::InProgress | Status::Failed => StreamEvent::Completed { response: done },
     };
     events.push((end, 0));
-    let steps = events.into_iter().zip(0..).map(|((event, output), number)| step(&event, number, output)).collect();
-    Outcome::events(steps, step(&failed(started), 0, 0).bytes)
+    let salt = usage.random.map(|telling| telling.salt);
+    let steps = events.into_iter().zip(0..).map(|((event, output), number)| step(&event, number, output, salt));
+    let mut steps: Vec<Step> = steps.collect();
+    if let Some(second) = steps.get_mut(2) {
+        second.hidden = usage.thinking;
+    }
+    if let Some(last) = steps.last_mut() {
+        last.sums_up = true;
+    }
+    Outcome::events(steps, error)
 }
 
 fn failed(mut response: Response) -> StreamEvent {
@@ -247,6 +317,16 @@ fn item_events(events: &mut Vec<(StreamEvent, u64)>, output_index: usize, item: 
     events.push((StreamEvent::ItemDone { output_index, item }, 0));
 }
 
-fn step(event: &StreamEvent, sequence_number: u64, output: u64) -> Step {
-    Step { bytes: encoded(&event.to_sse(sequence_number)), output }
+fn step(event: &StreamEvent, sequence_number: u64, output: u64, salt: Option<u64>) -> Step {
+    let event = event.to_sse(sequence_number);
+    let padded = salt.filter(|_| event.name.ends_with(".delta")).and_then(|salt| pad(&event, salt ^ sequence_number));
+    Step::of(encoded(&padded.unwrap_or(event)), output)
+}
+
+/// A field that hides the length of a delta, which is no output.
+fn pad(event: &Event, salt: u64) -> Option<Event> {
+    let mut data: Value = serde_json::from_str(&event.data).ok()?;
+    let length = usize::try_from(salt % 16).ok()?;
+    data["obfuscation"] = json!("aZ09bY18cX27dW36"[..length]);
+    Some(Event::new(&event.name, data.to_string()))
 }

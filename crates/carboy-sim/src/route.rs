@@ -3,11 +3,15 @@
 use http::HeaderMap;
 use serde_json::{Map, Value, json};
 
+use crate::coding::Coding;
 use crate::config::Config;
+use crate::count::{Account, Whom};
 use crate::pages;
-use crate::playback::{Coding, Outcome};
+use crate::playback::Outcome;
 use crate::record::ReceivedRequest;
 use crate::refusal::Provider;
+use crate::script::Reply;
+use crate::usage::{self, Contexts, Planned, Wants};
 use crate::{anthropic, gemini, openai, responses};
 
 /// A request whose body is complete.
@@ -21,7 +25,14 @@ pub(crate) struct Ask<'a> {
     /// Counts requests, for ids.
     pub serial: u64,
     pub received: &'a ReceivedRequest,
+    pub contexts: &'a Contexts,
 }
+
+/// Characters of an `x-sim-tag` that are told.
+const TAG_CHARS_MAX: usize = 64;
+
+/// A model that nobody has: whoever asks for it is told so.
+const NO_MODEL: &str = "no-such-model";
 
 /// An error before it has a provider's shape.
 #[derive(Debug)]
@@ -57,6 +68,32 @@ impl Ask<'_> {
         provider.error(status, message, &id).with(provider.request_id_header(), id)
     }
 
+    /// The same of an error.
+    pub fn refused(&self, refused: &Refused) -> Outcome {
+        self.refuse(refused.status, &refused.message)
+    }
+
+    /// The refusal of an account whose spend limit is reached.
+    pub fn limit_reached(&self) -> Outcome {
+        let provider = Provider::of(self.path, self.headers);
+        let id = self.request_id();
+        provider.spend_limit(&id).with(provider.request_id_header(), id)
+    }
+
+    /// Who is charged for it, as far as its key is known.
+    pub fn whom(&self) -> Option<Whom> {
+        let provider = Provider::of(self.path, self.headers);
+        let customer = provider.check_key(self.headers, self.config).ok()?.to_owned();
+        let tag = self.headers.get("x-sim-tag").and_then(|tag| tag.to_str().ok()).unwrap_or_default();
+        let tag = tag.chars().take(TAG_CHARS_MAX).collect();
+        Some(Whom { account: Account { customer, meter: provider.meter() }, serial: self.serial, tag })
+    }
+
+    /// Decides what is generated.
+    pub fn plan(&self, reply: Reply, wants: &Wants<'_>) -> Planned {
+        usage::plan(&self.config.usage, self.serial, reply, wants)
+    }
+
     /// `?encoding=`; absent means none.
     pub fn coding(&self) -> Option<Coding> {
         query_value(self.query, "encoding").map_or(Some(Coding::Identity), |name| Coding::parse(&name))
@@ -65,7 +102,7 @@ impl Ask<'_> {
 
 /// The answer of the endpoint that the request names.
 pub(crate) fn answer(ask: &Ask<'_>) -> Outcome {
-    endpoint(ask).unwrap_or_else(|refused| ask.refuse(refused.status, &refused.message))
+    endpoint(ask).unwrap_or_else(|refused| ask.refused(&refused))
 }
 
 fn endpoint(ask: &Ask<'_>) -> Result<Outcome, Refused> {
@@ -78,6 +115,7 @@ fn endpoint(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         ("POST", "/v1/messages/count_tokens") => model(ask, anthropic::count_tokens),
         ("POST", "/v1/chat/completions") => model(ask, openai::chat),
         ("POST", "/v1/responses") => model(ask, responses::responses),
+        ("POST", "/v1/responses/input_tokens") => model(ask, responses::input_tokens),
         ("POST", "/backend-api/codex/responses") => model(ask, responses::responses),
         ("GET", "/backend-api/codex/models") => model(ask, |_| Ok(Outcome::json(200, &json!({"models": []})))),
         ("GET", "/backend-api/wham/accounts/check") => model(ask, |ask| Ok(responses::accounts(ask.config))),
@@ -106,6 +144,14 @@ fn endpoint(ask: &Ask<'_>) -> Result<Outcome, Refused> {
 fn model(ask: &Ask<'_>, endpoint: impl Fn(&Ask<'_>) -> Result<Outcome, Refused>) -> Result<Outcome, Refused> {
     let provider = Provider::of(ask.path, ask.headers);
     provider.check_key(ask.headers, ask.config).map_err(|message| Refused::because(401, message))?;
+    let named = serde_json::from_slice::<Value>(ask.body).ok();
+    let named = named.as_ref().and_then(|body| body.get("model")?.as_str());
+    if named == Some(NO_MODEL) || ask.path.contains(NO_MODEL) {
+        return Err(Refused::because(
+            404,
+            format!("model: {NO_MODEL} does not exist or you do not have access to it."),
+        ));
+    }
     Ok(endpoint(ask)?.with(provider.request_id_header(), ask.request_id()))
 }
 

@@ -98,6 +98,8 @@ pub(crate) struct Answer {
     pub text: String,
     pub tool: Option<ToolCall>,
     pub ended: Ended,
+    /// Tokens that are written before it and not shown.
+    pub thinking: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,13 +118,13 @@ impl Answer {
         if text.len() > bytes_max {
             let end = (0..=bytes_max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
             text.truncate(end);
-            return Answer { text, tool: None, ended: Ended::ByCap };
+            return Answer { text, tool: None, ended: Ended::ByCap, thinking: 0 };
         }
-        let Some(tool) = tool else { return Answer { text, tool: None, ended: Ended::ByItself } };
+        let Some(tool) = tool else { return Answer { text, tool: None, ended: Ended::ByItself, thinking: 0 } };
         if text.len() + tool.name.len() + tool.arguments().len() > bytes_max {
-            return Answer { text, tool: None, ended: Ended::ByCap };
+            return Answer { text, tool: None, ended: Ended::ByCap, thinking: 0 };
         }
-        Answer { text, tool: Some(tool), ended: Ended::ForTool }
+        Answer { text, tool: Some(tool), ended: Ended::ForTool, thinking: 0 }
     }
 
     /// Bytes that count as output.

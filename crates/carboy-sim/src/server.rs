@@ -1,6 +1,6 @@
 //! The sockets: two listeners, their connections, and each request from its head to its answer.
 
-use std::convert::Infallible;
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,14 +19,17 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
+use crate::coding::Coding;
 use crate::config::Config;
-use crate::count::{Bill, Till};
-use crate::faults::{Faults, WAIT_MAX};
+use crate::count::{Account, Bill, Generation, Till};
+use crate::faults::{FaultWhy, Faults, WAIT_MAX};
 use crate::pages;
-use crate::playback::{Body, Coding, Outcome, play};
+use crate::playback::{Body, BrokenOff, Outcome, play};
 use crate::record::{Open, ReceivedRequest, Recorder};
 use crate::route::{Ask, answer};
 use crate::tls::{self, TlsError};
+use crate::usage::{Contexts, Dice};
+use crate::websocket;
 
 /// Largest body that an endpoint reads; `/sink` counts and hashes without end.
 const REQUEST_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -64,12 +67,27 @@ pub struct Running {
 }
 
 #[derive(Debug)]
-struct Shared {
-    config: Config,
+pub(crate) struct Shared {
+    pub config: Config,
     recorder: Recorder,
-    till: Till,
+    pub till: Till,
     connections: AtomicU64,
     serial: AtomicU64,
+    pub contexts: Contexts,
+}
+
+impl Shared {
+    /// A name for a request: they count up.
+    pub fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Begins the answer that is charged for, if this one is.
+    pub fn generation(&self, ask: &Ask<'_>, outcome: &Outcome) -> Option<Generation> {
+        let (cost, whom) = (outcome.charge?, ask.whom()?);
+        let dice = Dice::new(self.config.usage.seed(), u64::MAX - ask.serial);
+        Some(Generation::begin(&self.till, whom, cost, self.config.overshoot_tokens_max, dice))
+    }
 }
 
 impl Simulator {
@@ -87,12 +105,14 @@ impl Simulator {
             listener.set_nonblocking(true)?;
             TcpListener::from_std(listener)
         };
+        let till = Till::new(config.on_billed.clone());
         let shared = Arc::new(Shared {
             config,
             recorder: Recorder::default(),
-            till: Till::default(),
+            till,
             connections: AtomicU64::new(0),
             serial: AtomicU64::new(0),
+            contexts: Contexts::default(),
         });
         let (stop, stopped) = watch::channel(());
         let (plain, tls) = (listen(plain)?, listen(tls)?);
@@ -110,9 +130,14 @@ impl Running {
         &self.ca_pem
     }
 
-    /// What it would charge for so far.
+    /// What it would charge everybody for so far.
     pub fn bill(&self) -> Bill {
         self.shared.till.bill()
+    }
+
+    /// The same for each account.
+    pub fn bills(&self) -> BTreeMap<Account, Bill> {
+        self.shared.till.bills()
     }
 
     /// What reached it, oldest first: the last 1024 requests, bodies up to 1 MiB each and 64 MiB together.
@@ -197,12 +222,20 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, fac
     builder.http2().timer(TokioTimer::new());
     let service = service_fn(move |request| handle(request, facts.clone(), shared.clone()));
     // An error is a client that left or spoke nonsense, or a break that was asked for.
-    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
-async fn handle(request: Request<Incoming>, facts: Facts, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
+async fn handle(
+    mut request: Request<Incoming>,
+    facts: Facts,
+    shared: Arc<Shared>,
+) -> Result<Response<Body>, BrokenOff> {
+    if websocket::is_wanted(&request, &shared.config) {
+        shared.recorder.open(received(&request, facts));
+        return Ok(websocket::accept(&mut request, shared));
+    }
+    let open = shared.recorder.open(received(&request, facts));
     let (head, body) = request.into_parts();
-    let open = shared.recorder.open(received(&head, facts));
     let path = head.uri.path().to_owned();
     let query = head.uri.query().unwrap_or_default();
     let limit = if path == "/sink" { Reading::CountOnly } else { Reading::Keep };
@@ -215,34 +248,43 @@ async fn handle(request: Request<Incoming>, facts: Facts, shared: Arc<Shared>) -
         query,
         headers: &head.headers,
         body: &[],
-        serial: shared.serial.fetch_add(1, Ordering::SeqCst) + 1,
+        serial: shared.next_serial(),
         received: &received,
+        contexts: &shared.contexts,
     };
     let (body, faults) = match read.and_then(|body| Ok((body, wanted_faults(&head.headers, &shared.config)?))) {
         Ok(ready) => ready,
-        Err((status, message)) => return Ok(refusal(&ask, status, &message, &shared.till)),
+        Err((status, message)) => return refusal(&ask, status, &message).await,
     };
     ask.body = &body;
     tokio::time::sleep(faults.latency).await;
     if path == "/slow" {
         tokio::time::sleep(pages::slow(query)).await;
     }
-    Ok(respond(&ask, &faults, &shared.till))
+    respond(&ask, &faults, &shared).await
 }
 
-fn refusal(ask: &Ask<'_>, status: u16, message: &str, till: &Till) -> Response<Body> {
-    play(ask.refuse(status, message), Coding::Identity, &Faults::default(), till)
+async fn refusal(ask: &Ask<'_>, status: u16, message: &str) -> Result<Response<Body>, BrokenOff> {
+    play(ask.refuse(status, message), Coding::Identity, &Faults::default(), None).await
 }
 
-fn respond(ask: &Ask<'_>, faults: &Faults, till: &Till) -> Response<Body> {
+async fn respond(ask: &Ask<'_>, faults: &Faults, shared: &Shared) -> Result<Response<Body>, BrokenOff> {
     let Some(coding) = ask.coding() else {
-        return refusal(ask, 400, "use ?encoding=gzip, deflate or identity", till);
+        return refusal(ask, 400, "use ?encoding=gzip, deflate, br, zstd or identity").await;
     };
-    let outcome = match faults.status {
-        Some(fault) => with_retry_after(ask.refuse(fault.status, "Simulated failure."), fault.retry_after_s),
-        None => answer(ask),
+    let outcome = refused_on_demand(ask, faults).unwrap_or_else(|| answer(ask));
+    let generation = shared.generation(ask, &outcome);
+    play(outcome, coding, faults, generation).await
+}
+
+/// The error that the request's faults ask for.
+pub(crate) fn refused_on_demand(ask: &Ask<'_>, faults: &Faults) -> Option<Outcome> {
+    let fault = faults.status?;
+    let outcome = match fault.why {
+        FaultWhy::Failure => ask.refuse(fault.status, "Simulated failure."),
+        FaultWhy::SpendLimit => ask.limit_reached(),
     };
-    play(outcome, coding, faults, till)
+    Some(with_retry_after(outcome, fault.retry_after_s))
 }
 
 fn with_retry_after(outcome: Outcome, seconds: Option<u32>) -> Outcome {
@@ -253,22 +295,22 @@ fn with_retry_after(outcome: Outcome, seconds: Option<u32>) -> Outcome {
 }
 
 /// The status and the words of an error that concerns HTTP rather than an endpoint.
-type HttpFault = (u16, String);
+pub(crate) type HttpFault = (u16, String);
 
-fn wanted_faults(headers: &HeaderMap, config: &Config) -> Result<Faults, HttpFault> {
+pub(crate) fn wanted_faults(headers: &HeaderMap, config: &Config) -> Result<Faults, HttpFault> {
     let Some(wanted) = headers.get("x-sim-fault") else { return Ok(config.faults.clone()) };
     Faults::parse(wanted.to_str().unwrap_or("?")).map_err(|error| (400, error.to_string()))
 }
 
-fn received(head: &http::request::Parts, facts: Facts) -> ReceivedRequest {
-    let host = head.headers.get("host").map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
-    let authority = head.uri.authority().map(ToString::to_string).or(host).unwrap_or_default();
+fn received(head: &Request<Incoming>, facts: Facts) -> ReceivedRequest {
+    let host = head.headers().get("host").map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+    let authority = head.uri().authority().map(ToString::to_string).or(host).unwrap_or_default();
     ReceivedRequest {
-        method: head.method.to_string(),
-        path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        method: head.method().to_string(),
+        path: head.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
         authority,
-        version: format!("{:?}", head.version),
-        headers: head.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect(),
+        version: format!("{:?}", head.version()),
+        headers: head.headers().iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect(),
         body_len: 0,
         body: Vec::new(),
         body_sha256: None,
