@@ -10,8 +10,8 @@
 
 mod answering;
 mod connection;
-mod keeper;
 pub mod journal;
+mod keeper;
 pub mod leases;
 mod metrics;
 pub mod process;

@@ -25,7 +25,11 @@ pub fn controller(command: ControllerCommand, environment: &Environment) -> Resu
     }
 }
 
-fn running(args: &ControllerRunArgs, environment: &Environment, stop: watch::Receiver<bool>) -> Result<Running, Failure> {
+fn running(
+    args: &ControllerRunArgs,
+    environment: &Environment,
+    stop: watch::Receiver<bool>,
+) -> Result<Running, Failure> {
     if let Some(address) = args.metrics.filter(|address| !address.ip().is_loopback() && !args.metrics_anywhere) {
         return Err(Failure::words(Exit::Usage, format!("other machines would reach {address}"))
             .hint("take an address of this machine alone, 127.0.0.1:9477, or add --metrics-anywhere"));

@@ -63,7 +63,9 @@ pub struct Running {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Another one does.
-    #[error("a controller of {home} runs already; `carboy controller status` shows it, `carboy controller stop` ends it")]
+    #[error(
+        "a controller of {home} runs already; `carboy controller status` shows it, `carboy controller stop` ends it"
+    )]
     Another {
         /// Whose.
         home: PathBuf,
@@ -182,7 +184,8 @@ pub async fn run(
     // Whoever left it there is gone: the lock is ours.
     let _ = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).map_err(system("open the controller's socket"))?;
-    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o600)).map_err(system("close its socket to others"))?;
+    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o600))
+        .map_err(system("close its socket to others"))?;
     let serving = Arc::new(Serving {
         keeper: keeper.clone(),
         leases,
@@ -201,7 +204,12 @@ pub async fn run(
     }
     let idling = serving.clone();
     tasks.spawn(async move { end_when_idle(&idling).await });
-    journal.say(&format!("carboy {} serves {} as process {}", Starter::version(), socket.display(), std::process::id()));
+    journal.say(&format!(
+        "carboy {} serves {} as process {}",
+        Starter::version(),
+        socket.display(),
+        std::process::id()
+    ));
     ready();
     let accepting = accept(&serving, listener);
     tokio::select! {
