@@ -182,9 +182,7 @@ fn nonsense_ends_its_own_connection_with_a_word_and_no_other() {
     let unknown = [&hello[..], &encode(&serde_json::json!({"number": 1, "call": "open_the_door"})).unwrap()].concat();
     let deep = [&20_000_u32.to_be_bytes()[..], "[".repeat(20_000).as_bytes()].concat();
     let short = [&5_u32.to_be_bytes()[..], b"hello"].concat();
-    for nonsense in
-        [b"GET / HTTP/1.1\r\n\r\n".to_vec(), 1_000_000_u32.to_be_bytes().to_vec(), unknown, deep, short]
-    {
+    for nonsense in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), 1_000_000_u32.to_be_bytes().to_vec(), unknown, deep, short] {
         let mut stream = UnixStream::connect(controller.socket()).unwrap();
         stream.write_all(&nonsense).unwrap();
         let mut answer = Vec::new();

@@ -171,7 +171,8 @@ pub async fn run(
     let journal = Arc::new(Journal::open(&home.controller_log(), aloud));
     let place = home.clone();
     let opened = tokio::task::spawn_blocking(move || open(&place)).await;
-    let engine = opened.map_err(|e| ServeError::System { what: "open the ledger", source: std::io::Error::other(e) })??;
+    let engine =
+        opened.map_err(|e| ServeError::System { what: "open the ledger", source: std::io::Error::other(e) })??;
     let keeper = Keeper::new(engine, journal.clone());
     let leases = Leases::new(keeper.clone(), LEASE);
     let recorded = watch::Sender::new(());

@@ -179,7 +179,9 @@ impl Drop for Waiting {
 
 /// What a metered request is told.
 fn unavailable(why: &str) -> NotHeld {
-    NotHeld::Unavailable(format!("{why}; `carboy controller status` says how it stands, `carboy controller run` starts it"))
+    NotHeld::Unavailable(format!(
+        "{why}; `carboy controller status` says how it stands, `carboy controller run` starts it"
+    ))
 }
 
 fn done(answer: Result<Answer, NotHeld>) -> Result<(), NotHeld> {
