@@ -20,18 +20,20 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use carboy_core::budget::{Ending, NotHeld, Usage};
-use carboy_core::verdict::Denial;
+use carboy_core::verdict::{Denial, Reason};
 use carboy_guard::Inflate;
 use carboy_wire::closing::Follower;
 use carboy_wire::estimate::Class;
 use carboy_wire::filter::UsageFilter;
+use carboy_wire::format::WireFormat;
 use carboy_wire::meter::{Meter, Reading, Reported, Shape};
 use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
-use crate::hold::{Hold, UsageAskedFor, denial_of, later};
+use crate::answer::Parts;
+use crate::hold::{Hold, Streams, UsageAskedFor, denial_of, later};
 use crate::limits::GatewayLimits;
 
 /// Tokens that a model may have written between the last that was seen and the end of its stream.
@@ -40,6 +42,11 @@ const TAIL_TOKENS_MIN: u64 = 32;
 const TAIL_PART: u64 = 7;
 /// A stream is refused more output this many tokens before what is held runs out: those are on their way by then.
 const CUT_SLACK_TOKENS: u64 = 32;
+/// A provider that goes so much beyond the bound that it was sent (one in four, and a few) does not keep to it: pieces that
+/// came are counted here, and each has a token or more.
+const OVERSTEP_PART: u64 = 4;
+/// The few.
+const OVERSTEP_TOKENS_MIN: u64 = 64;
 /// More output is asked for when a quarter of the first tranche is left of what is held.
 const EXTEND_PART: u64 = 4;
 
@@ -71,19 +78,29 @@ pub(crate) struct Metered {
     tranche: Option<Tranche>,
 }
 
+/// A ledger that is asked for more.
+type Asking = Pin<Box<dyn Future<Output = Result<u64, NotHeld>> + Send>>;
+
 /// A stream of which only a part is held.
 struct Tranche {
     /// What was held of each answer at first; so much more is asked for at a time.
     step: u64,
-    asking: Option<Pin<Box<dyn Future<Output = Result<u64, NotHeld>> + Send>>>,
+    asking: Option<Asking>,
     refused: Option<Denial>,
 }
 
 impl Metered {
-    pub(crate) fn new(hold: Hold, status: StatusCode, shape: Shape, form: Form) -> Metered {
+    pub(crate) fn new(hold: Hold, status: StatusCode, parts: Parts, form: Form) -> Metered {
         let wire = hold.wire();
-        let streams = shape == Shape::Events && status.is_success() && form == Form::Plain;
-        let filter = (streams && wire.usage_asked_for == UsageAskedFor::ByGateway).then(UsageFilter::new);
+        let shape = match (parts, wire.streams) {
+            (Parts::Events, _) => Shape::Events,
+            // Gemini's streams without `alt=sse`; whatever else was asked to stream and does not is an error.
+            (Parts::One, Streams::Yes) if wire.format == WireFormat::Gemini && status.is_success() => Shape::List,
+            (Parts::One, Streams::Yes | Streams::No) => Shape::Whole,
+        };
+        let streams = shape != Shape::Whole && status.is_success() && form == Form::Plain;
+        let filter = (shape == Shape::Events && streams && wire.usage_asked_for == UsageAskedFor::ByGateway)
+            .then(UsageFilter::new);
         let follower = if streams { Follower::new(wire.format, shape) } else { None };
         let step = hold.granted().held.max(1);
         let tranche = (hold.output_to_extend() > 0).then_some(Tranche { step, asking: None, refused: None });
@@ -101,8 +118,8 @@ impl Metered {
     }
 
     /// What of cleared bytes the client gets.
-    pub(crate) fn to_client(&mut self, cleared: Bytes) -> Bytes {
-        let shown = match &mut self.filter {
+    pub(crate) fn shown(&mut self, cleared: Bytes) -> Bytes {
+        let bytes = match &mut self.filter {
             None => cleared,
             Some(filter) => {
                 let mut out = Vec::with_capacity(cleared.len());
@@ -111,9 +128,9 @@ impl Metered {
             }
         };
         if let Some(follower) = &mut self.follower {
-            follower.feed(&shown);
+            follower.feed(&bytes);
         }
-        shown
+        bytes
     }
 
     /// What is left for the client at the end.
@@ -125,10 +142,17 @@ impl Metered {
         Bytes::from(out)
     }
 
-    /// What ends the client's stream here, by its protocol; nothing for an answer that has no such end.
-    pub(crate) fn close(&self, denial: &Denial) -> Option<Bytes> {
-        let follower = self.follower.as_ref()?;
-        Some(Bytes::from(follower.close(&format!("carboy: {denial}"))))
+    /// Ends it here: tells the ledger, and gives what ends the client's stream by its protocol; nothing for an answer that
+    /// has no such end.
+    pub(crate) fn cut(mut self, denial: &Denial) -> Option<Bytes> {
+        let closing = self.follower.take().map(|mut follower| {
+            let (Ending::Reported(usage) | Ending::Estimated(usage) | Ending::Unknown(usage)) =
+                self.ending(&self.meter.reading(), End::Broken);
+            follower.costs(usage);
+            Bytes::from(follower.close(&format!("carboy: {denial}")))
+        });
+        self.end(End::Broken);
+        closing
     }
 
     /// Output tokens as far as they can be told by now.
@@ -141,10 +165,12 @@ impl Metered {
     /// Sees to it that more is held before the stream gets there. Pending while what is held is used up and the answer
     /// is not there; an error where the stream has to end.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Denial>> {
+        let reading = self.meter.reading();
+        self.keeps_to_its_bound(&reading)?;
         if self.tranche.is_none() {
             return Poll::Ready(Ok(()));
         }
-        let observed = self.observed(&self.meter.reading());
+        let observed = self.observed(&reading);
         loop {
             let held = self.hold.output_held();
             let Some(tranche) = self.tranche.as_mut() else { return Poll::Ready(Ok(())) };
@@ -173,6 +199,18 @@ impl Metered {
             let most = granted.output.unwrap_or(granted.held);
             tranche.asking = Some(Box::pin(self.hold.extend(granted.held.saturating_add(tranche.step).min(most))));
         }
+    }
+
+    /// A provider may not know the bound, or not care.
+    fn keeps_to_its_bound(&self, reading: &Reading) -> Result<(), Denial> {
+        let Some(output) = self.hold.output_cap() else { return Ok(()) };
+        let bound = output.saturating_mul(u64::from(self.hold.ask().answers.max(1)));
+        let written = reading.usage.output.max(reading.deltas);
+        if written <= bound.saturating_add(bound / OVERSTEP_PART).saturating_add(OVERSTEP_TOKENS_MIN) {
+            return Ok(());
+        }
+        let detail = format!("the provider wrote {written} tokens and was allowed {bound}");
+        Err(Denial::new(Reason::BudgetExhausted, detail))
     }
 
     /// Tells the ledger.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 use carboy_control::apart::{channel_at_stdin, leave_terminal};
-use carboy_control::controller::{IDLE, Running, ServeError, Starter, Word, open_store, unit};
+use carboy_control::controller::{IDLE, Running, ServeError, Starter, Word, open_ledger, unit};
 use carboy_control::controller_client::{Answer, Call, Line, LineError, Role, Status};
 use carboy_core::audit::ChainKey;
 use tokio::sync::watch;
@@ -62,7 +62,7 @@ async fn serve(running: Running, asked: watch::Sender<bool>, ready: impl FnOnce(
         }
         asked.send_replace(true);
     });
-    carboy_control::controller::run(running, open_store, ready).await
+    carboy_control::controller::run(running, open_ledger, ready).await
 }
 
 fn foreground(args: &ControllerRunArgs, environment: &Environment) -> Result<u8, Failure> {
