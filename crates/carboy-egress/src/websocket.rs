@@ -46,7 +46,7 @@ pub(crate) async fn open(
     let scan = Scan::of(&scanned.route, &exchange);
     let route = scanned.route.clone();
     let offer = asked.offer(&mut scanned.head.headers)?;
-    let credentialed = scanned.as_opening().credential(&*gateway.secrets, &gateway.dialer, flow.pool().inside())?;
+    let credentialed = scanned.for_opening().credential(&*gateway.secrets, &gateway.dialer, flow.pool().inside())?;
     let now = gateway.routes_now()?;
     if now.generation() != routes.generation() && !exchange.stands(&now) {
         return Err(relay::withdrawn());

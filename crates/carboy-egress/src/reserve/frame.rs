@@ -73,7 +73,7 @@ impl Scanned {
     }
 
     /// The opening of a WebSocket costs nothing; what it is opened for is held message by message.
-    pub(crate) fn as_opening(self) -> Reserved {
+    pub(crate) fn for_opening(self) -> Reserved {
         Reserved { scanned: self, metering: Metering::Unmetered(Unmetered(Costless::Opening)) }
     }
 }

@@ -138,12 +138,12 @@ impl Relay {
             () = sleep_until(quiet_until) => return Err(Over::Gone(Side::Client)),
         };
         match (side, message) {
-            (Side::Client, message) => self.from_client(message).await,
-            (Side::Upstream, message) => self.from_upstream(message).await,
+            (Side::Client, message) => self.client_says(message).await,
+            (Side::Upstream, message) => self.upstream_says(message).await,
         }
     }
 
-    async fn from_client(&mut self, message: Message) -> Result<(), Over> {
+    async fn client_says(&mut self, message: Message) -> Result<(), Over> {
         let (bytes, text) = match message {
             Message::Text(text) => (Bytes::from(text), Form::Text),
             Message::Binary(bytes) => (bytes, Form::Binary),
@@ -201,7 +201,7 @@ impl Relay {
         }
     }
 
-    async fn from_upstream(&mut self, message: Message) -> Result<(), Over> {
+    async fn upstream_says(&mut self, message: Message) -> Result<(), Over> {
         let (bytes, form) = match message {
             Message::Text(text) => (Bytes::from(text), Form::Text),
             Message::Binary(bytes) => (bytes, Form::Binary),
@@ -329,6 +329,8 @@ impl Relay {
         self.upstream = None;
         let messages = self.responses.as_mut().map(|responses| responses.cut(&denial)).unwrap_or_default();
         let id = refusal_id();
+        // Written down before anybody is told.
+        let denial = self.exchange.refuse(denial, &id).await;
         let reason = format!("carboy: {}; carboy explain {id}", denial.reason);
         let _ = timeout(CLOSING_WAIT_MAX, async {
             for message in messages {
@@ -340,7 +342,6 @@ impl Relay {
             linger(&mut self.client).await;
         })
         .await;
-        self.exchange.refuse(denial, &id).await;
     }
 
     /// Closes both legs: with what the other side said where it may be said, else with `otherwise`.
