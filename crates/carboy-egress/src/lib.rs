@@ -51,6 +51,7 @@ mod testing;
 mod tls;
 pub mod trust;
 mod upstream;
+mod websocket;
 
 pub use ca::{CaError, CaFiles, CertificateAuthority};
 pub use gateway::{Gateway, GatewayConfig, Learning};
