@@ -14,6 +14,7 @@ pub mod home;
 pub mod host_user;
 pub mod image;
 pub mod inside;
+mod ledger;
 mod notify;
 pub mod operator;
 pub mod ports;

@@ -42,6 +42,7 @@ use crate::grants::Grants;
 use crate::home::{Home, HomeError};
 use crate::image::{self, ImageError};
 use crate::inside::ShowError;
+use crate::ledger::UnboundLedger;
 use crate::notify::Notifier;
 use crate::ports::{Joining, PortError, Ports};
 use crate::registry::{Registration, RunRecord};
@@ -268,6 +269,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         detectors: Arc::new(detectors),
         secrets: vault.clone() as Arc<dyn SecretSource>,
         audit: audit.clone(),
+        ledger: Arc::new(UnboundLedger::new(clock)),
         clock: Arc::new(clock),
         learning: request.learning,
         limits: GatewayLimits::default(),

@@ -290,6 +290,11 @@ impl RoutePermit {
     pub fn path(&self) -> &str {
         &self.path
     }
+
+    /// Does the request ask for another method or path beside its line?
+    pub fn overrides(&self) -> bool {
+        self.overrides
+    }
 }
 
 impl RouteSet {

@@ -17,10 +17,12 @@ use carboy_core::finding::{Detector, Location};
 use carboy_core::verdict::{Denial, Reason};
 use carboy_guard::{Coding, DecodedMax, Inflate, InjectionScanner, Mode, ScanPlan, StreamScanner};
 use carboy_wire::format::WireFormat;
+use carboy_wire::meter::Shape;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, response};
 use http_body::Body;
 
+use crate::metering::{End, Form, Metered};
 use crate::record::Exchange;
 use crate::request::strip_hop_by_hop;
 use crate::upstream::Answer;
@@ -82,8 +84,7 @@ impl Wanted {
 impl Answer {
     /// Judges head and body; the response that comes back may be given to the client.
     pub(crate) async fn screen(self) -> Result<Response<Screened>, Denial> {
-        let Answer { response, lease, rest } = self;
-        let wanted = &rest.wanted;
+        let Answer { response, lease, mut rest } = self;
         let exchange = rest.exchange.clone();
         let (mut head, body) = response.into_parts();
         exchange.answered(head.status.as_u16());
@@ -101,13 +102,18 @@ impl Answer {
         if head.status == StatusCode::PARTIAL_CONTENT && !codings.is_empty() {
             return Err(Denial::new(Reason::UpstreamFailed, "a part of an encoded answer cannot be decoded"));
         }
-        let plain = wanted.understands(&codings);
+        let plain = rest.wanted.understands(&codings);
         if plain && !codings.is_empty() {
             head.headers.remove(header::CONTENT_ENCODING);
             head.headers.remove(header::CONTENT_LENGTH);
             head.headers.remove("content-md5");
         }
-        if wanted.head_only || body.is_end_stream() {
+        let events = media_type(&head) == EVENT_STREAM;
+        let form = if plain || codings.is_empty() { Form::Plain } else { Form::Coded };
+        let shape = if events { Shape::Events } else { Shape::Whole };
+        let metered = rest.hold.take().map(|hold| Metered::new(hold, head.status, shape, form));
+        if rest.wanted.head_only || body.is_end_stream() {
+            metered.into_iter().for_each(|metered| metered.end(End::Whole));
             exchange.end(Outcome::Done);
             lease.into_iter().for_each(crate::upstream::Lease::give_back);
             return Ok(Response::from_parts(head, Screened::Empty));
@@ -118,9 +124,12 @@ impl Answer {
         let mode = if inflate.is_some() && !plain { Mode::Block } else { Mode::Redact };
         let plan = ScanPlan { detectors: vec![Detector::KnownSecrets], mode, location: Location::ResponseBody };
         let scanner = StreamScanner::new(exchange.gateway().detectors(), plan.clone());
-        let parts = if media_type(&head) == EVENT_STREAM { Parts::Events } else { Parts::One };
+        let parts = if events { Parts::Events } else { Parts::One };
         let sieve = Sieve { inflate, plain, plan, scanner, parts, judge };
-        let mut screened = Screened::new(body, sieve, rest, lease);
+        if metered.as_ref().is_some_and(Metered::changes_length) {
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        let mut screened = Screened::new(body, sieve, metered, rest, lease);
         screened.hold().await?;
         Ok(Response::from_parts(head, screened))
     }

@@ -41,6 +41,8 @@ pub(crate) enum OutBody {
     Empty,
     /// Scanned as a whole; its share of what such bodies may hold goes with it.
     Whole(Arc<Exchange>, Option<Bytes>, #[expect(dead_code, reason = "held as long as the bytes are")] Share),
+    /// Of a request that the gateway makes beside the bottle's: none of its exchange's bytes.
+    Aside(Option<Bytes>),
     /// Scanned as it flows.
     Gated(Box<Gated>),
 }
@@ -55,7 +57,7 @@ impl Share {
         let more = u32::try_from(bytes).ok().and_then(|n| gateway.whole_bytes.clone().try_acquire_many_owned(n).ok());
         let Some(more) = more else {
             let most = gateway.limits.whole_bytes_max;
-            let detail = format!("{most} bytes in bodies with a content encoding at once");
+            let detail = format!("{most} bytes in bodies that are read whole at once");
             return Err(Denial::new(Reason::LimitReached, detail));
         };
         match &mut self.0 {
@@ -251,6 +253,23 @@ impl Gated {
     }
 }
 
+impl OutBody {
+    /// The bytes of a body that was read whole.
+    pub(crate) fn whole(&self) -> Option<Bytes> {
+        match self {
+            OutBody::Whole(_, bytes, _) => bytes.clone(),
+            OutBody::Empty | OutBody::Aside(_) | OutBody::Gated(_) => None,
+        }
+    }
+
+    /// Puts other bytes in the place of those of a body that was read whole.
+    pub(crate) fn replace(&mut self, bytes: Bytes) {
+        if let OutBody::Whole(_, own, _) = self {
+            *own = Some(bytes);
+        }
+    }
+}
+
 fn late(patience: Duration) -> Denial {
     Denial::new(Reason::LimitReached, format!("the request body paused for more than {patience:?}"))
 }
@@ -266,6 +285,7 @@ impl Body for OutBody {
                 exchange.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 Ok(Frame::data(bytes))
             })),
+            OutBody::Aside(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             OutBody::Gated(gated) => gated.poll(cx),
         }
     }
@@ -273,7 +293,7 @@ impl Body for OutBody {
     fn is_end_stream(&self) -> bool {
         match self {
             OutBody::Empty => true,
-            OutBody::Whole(_, bytes, _) => bytes.is_none(),
+            OutBody::Whole(_, bytes, _) | OutBody::Aside(bytes) => bytes.is_none(),
             OutBody::Gated(gated) => gated.ended && gated.ready.is_empty(),
         }
     }
@@ -281,7 +301,9 @@ impl Body for OutBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             OutBody::Empty => SizeHint::with_exact(0),
-            OutBody::Whole(_, bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            OutBody::Whole(_, bytes, _) | OutBody::Aside(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             OutBody::Gated(gated) => gated.remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
@@ -291,7 +313,7 @@ impl Body for OutBody {
 pub(crate) fn no_trailers(trailers: Option<&HeaderMap>) -> Result<(), Denial> {
     match trailers {
         Some(trailers) if !trailers.is_empty() => {
-            Err(Denial::new(Reason::ProtocolRefused, "trailers after a body with a content encoding"))
+            Err(Denial::new(Reason::ProtocolRefused, "trailers after a body that is read whole"))
         }
         Some(_) | None => Ok(()),
     }

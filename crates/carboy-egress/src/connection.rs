@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use carboy_core::host::Host;
 use carboy_core::route::RouteSet;
@@ -9,13 +10,16 @@ use carboy_core::verdict::{Denial, Reason};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::alpn::Alpn;
 use crate::gateway::Gateway;
 use crate::pipeline;
 use crate::record::Exchange;
 use crate::upstream::Pool;
+
+/// How long a client may take to read the end of a stream that was ended for it.
+const CLOSING_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// What is known of a connection before its first request.
 pub(crate) struct Flow {
@@ -167,9 +171,11 @@ impl Flow {
             }
         }
         end(connection.as_mut());
-        tokio::select! {
-            _ = connection => {}
-            () = sleep(self.gateway.limits.cut_grace) => {}
+        let grace = self.gateway.limits.cut_grace;
+        if timeout(grace, connection.as_mut()).await.is_err() {
+            // A model's stream that flows on is ended as its protocol ends, and its client given time to read that.
+            self.gateway.taps.shut(&pipeline::stopping());
+            let _ = timeout(grace.min(CLOSING_WAIT_MAX), connection).await;
         }
     }
 

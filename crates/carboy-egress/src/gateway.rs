@@ -9,14 +9,17 @@ use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::finding::{Detector, Location};
 use carboy_core::host::Host;
 use carboy_core::ids::RefusalId;
-use carboy_core::ports::{AuditSink, Clock, SecretSource};
+use carboy_core::ports::{AuditSink, Clock, Ledger, SecretSource};
 use carboy_core::route::RouteSet;
 use carboy_core::upstream::Upstreams;
 use carboy_core::verdict::Denial;
 use carboy_guard::Detectors;
+use carboy_wire::estimate::Calibration;
 use tokio::sync::{Semaphore, watch};
 
+use crate::breaker::{Breaker, is_final};
 use crate::ca::{CaError, CertificateAuthority, Leaves};
+use crate::cut::Taps;
 use crate::learn::{Learned, LearnedRequest};
 use crate::limits::GatewayLimits;
 use crate::names::NamePool;
@@ -45,6 +48,8 @@ pub struct GatewayConfig {
     pub secrets: Arc<dyn SecretSource>,
     /// Where events go; without it nothing passes.
     pub audit: Arc<dyn AuditSink>,
+    /// Where tokens are held and charged; without it nothing metered passes.
+    pub ledger: Arc<dyn Ledger>,
     /// Dates of certificates.
     pub clock: Arc<dyn Clock>,
     /// Whether refusals are kept for a proposal.
@@ -59,6 +64,7 @@ pub struct Gateway {
     detectors: RwLock<Arc<Detectors>>,
     pub(crate) secrets: Arc<dyn SecretSource>,
     pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Arc<GatewayLimits>,
     pub(crate) dialer: Dialer,
@@ -73,6 +79,11 @@ pub struct Gateway {
     stats: Mutex<GatewayStats>,
     repeats: Mutex<Repeats>,
     pace: Mutex<Pace>,
+    breaker: Mutex<Breaker>,
+    storms: watch::Sender<u32>,
+    pub(crate) taps: Taps,
+    /// What an octet that a model writes costs, learned from its whole answers.
+    pub(crate) calibration: Mutex<Calibration>,
     requests: AtomicU64,
     /// Exchanges whose outcome is not in the log yet.
     open: watch::Sender<usize>,
@@ -91,23 +102,35 @@ pub enum Learning {
     On,
 }
 
-/// What connections watch: the routes, and whether the run is ending.
+/// What connections watch: the routes, whether they are closed, and whether the run is ending.
 #[derive(Clone)]
 pub(crate) struct Law {
     pub(crate) routes: Arc<RouteSet>,
+    /// Every route is closed for this reason until they are opened again.
+    closed: Option<Denial>,
     pub(crate) cut: bool,
+}
+
+/// See [`Gateway::unsettled`].
+pub(crate) struct Unsettled(Arc<Gateway>);
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        self.0.closed();
+    }
 }
 
 impl Gateway {
     /// Makes a gateway; it does nothing until a listener is served.
     pub fn new(config: GatewayConfig) -> Result<Arc<Gateway>, CaError> {
         let limits = Arc::new(config.limits);
-        let law = Law { routes: Arc::new(config.routes), cut: false };
+        let law = Law { routes: Arc::new(config.routes), closed: None, cut: false };
         Ok(Arc::new(Gateway {
             subject: config.subject,
             detectors: RwLock::new(config.detectors),
             secrets: config.secrets,
             audit: config.audit,
+            ledger: config.ledger,
             clock: config.clock,
             dialer: Dialer::new(config.upstreams, limits.clone()),
             leaves: Leaves::new(config.ca, limits.leaves_max)?,
@@ -120,6 +143,10 @@ impl Gateway {
             stats: Mutex::default(),
             repeats: Mutex::new(Repeats::new(limits.repeats_max, limits.repeats_window)),
             pace: Mutex::new(Pace::new(limits.refusal_every, limits.refusal_burst)),
+            breaker: Mutex::new(Breaker::new(limits.storm_denials_max, limits.storm_window, limits.storm_every)),
+            storms: watch::Sender::new(0),
+            taps: Taps::default(),
+            calibration: Mutex::default(),
             requests: AtomicU64::new(0),
             open: watch::Sender::new(0),
             learned: match config.learning {
@@ -148,8 +175,25 @@ impl Gateway {
         self.detectors.read().expect("no panic under this lock").clone()
     }
 
-    /// Cuts the bottle off: every request is refused with `stopping`, open exchanges end within the grace, and
-    /// counted refusals are written down. Cannot be undone.
+    pub(crate) fn close(&self, denial: &Denial) {
+        self.law.send_modify(|law| law.closed = Some(denial.clone()));
+    }
+
+    /// Opens the routes that [`cut_off`](Self::cut_off) closed; what its client did meanwhile is forgotten.
+    pub fn restore(&self) {
+        self.breaker.lock().expect("no panic under this lock").forget();
+        self.storms.send_replace(0);
+        self.law.send_modify(|law| law.closed = None);
+    }
+
+    /// How often its client went on asking after final denials, slowed down as it was. Each step is for the supervisor to
+    /// answer: first by freezing, then by killing.
+    pub fn storms(&self) -> watch::Receiver<u32> {
+        self.storms.subscribe()
+    }
+
+    /// Ends the run: every request is refused with `stopping`, open exchanges end within the grace, and counted
+    /// refusals are written down. Cannot be undone.
     pub fn shutdown(&self) {
         self.law.send_modify(|law| law.cut = true);
         let rest = self.repeats.lock().expect("no panic under this lock").drain();
@@ -167,13 +211,19 @@ impl Gateway {
         }
     }
 
-    /// After [`shutdown`](Self::shutdown): waits until the outcome of every exchange is in the log and in the counters.
-    /// Says how many are still missing after `wait_max`; their intent is in the log.
+    /// After [`shutdown`](Self::shutdown): waits until the outcome of every exchange is in the log, in the counters and
+    /// with the ledger. Says how many are still missing after `wait_max`; their intent is in the log.
     pub async fn settled(&self, wait_max: Duration) -> usize {
         let mut open = self.open.subscribe();
         // The sender is this gateway's own, so the only error is the time being over.
         let _ = tokio::time::timeout(wait_max, open.wait_for(|open| *open == 0)).await;
         *self.open.borrow()
+    }
+
+    /// A settlement that is under way: [`settled`](Self::settled) waits for it.
+    pub(crate) fn unsettled(self: &Arc<Self>) -> Unsettled {
+        self.opened();
+        Unsettled(self.clone())
     }
 
     pub(crate) fn opened(&self) {
@@ -191,10 +241,34 @@ impl Gateway {
         stats
     }
 
-    /// The routes in force, unless the run is ending.
+    /// The routes in force, unless the run is ending or they are closed.
     pub(crate) fn routes_now(&self) -> Result<Arc<RouteSet>, Denial> {
         let law = self.law.borrow();
+        if law.cut {
+            return Err(stopping());
+        }
+        law.closed.clone().map_or_else(|| Ok(law.routes.clone()), Err)
+    }
+
+    /// The routes, whether they are open or not: what has a name, and what speaks which format.
+    pub(crate) fn routes_known(&self) -> Result<Arc<RouteSet>, Denial> {
+        let law = self.law.borrow();
         if law.cut { Err(stopping()) } else { Ok(law.routes.clone()) }
+    }
+
+    /// Why every route is closed, if they are.
+    pub(crate) fn closed_by(&self) -> Option<Denial> {
+        self.law.borrow().closed.clone()
+    }
+
+    /// Waits until every route is closed.
+    pub(crate) async fn closing(&self) -> Denial {
+        let mut law = self.watch_law();
+        match law.wait_for(|law| law.closed.is_some()).await.map(|law| law.closed.clone()) {
+            Ok(Some(denial)) => denial,
+            // The sender is this gateway's own.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
     }
 
     pub(crate) fn watch_law(&self) -> watch::Receiver<Law> {
@@ -202,8 +276,14 @@ impl Gateway {
     }
 
     /// How long a refusal has to wait for its turn.
-    pub(crate) fn refusal_wait(&self) -> Duration {
-        self.pace.lock().expect("no panic under this lock").take(Instant::now())
+    pub(crate) fn refusal_wait(&self, denial: &Denial) -> Duration {
+        let even = self.pace.lock().expect("no panic under this lock").take(Instant::now());
+        if !is_final(denial.reason) {
+            return even;
+        }
+        let turn = self.breaker.lock().expect("no panic under this lock").note(Instant::now());
+        self.storms.send_if_modified(|storms| std::mem::replace(storms, turn.storms) != turn.storms);
+        even.max(turn.wait)
     }
 
     pub(crate) fn next_request(&self) -> u64 {
@@ -241,8 +321,8 @@ impl Gateway {
     }
 
     pub(crate) fn answer_dns(&self, query: &[u8]) -> crate::dns::Reply {
-        // After the cut nothing has a name any more.
-        let routes = self.routes_now().unwrap_or_default();
+        // After the end nothing has a name any more. While the routes are closed names stay: their clients are to be told.
+        let routes = self.routes_known().unwrap_or_default();
         let mut names = self.names.lock().expect("no panic under this lock");
         let learning = if self.learned.is_some() { Learning::On } else { Learning::Off };
         crate::dns::answer(query, &routes, &mut names, &self.detectors(), learning)

@@ -1,4 +1,4 @@
-//! Steps 4 and 5: un-metered for now, and the real credential set for the one host that it belongs to.
+//! Step 5: the real credential is set, for the one host that it belongs to.
 //!
 //! *Must never* put a credential on a request whose host was not agreed on by name, TLS and target (B16), or on a
 //! leg without TLS that the operator did not ask for.
@@ -14,9 +14,11 @@ use http::{Request, Uri, Version};
 
 use crate::answer::Wanted;
 use crate::body::{Gate, OutBody};
+use crate::hold::Hold;
 use crate::outbound::Scanned;
 use crate::record::Exchange;
 use crate::request::{authority, dashed, target};
+use crate::reserve::{Metering, Reserved};
 use crate::upstream::{Dialer, Security};
 
 /// Fields by which the providers' upstreams take a credential. On a route with a credential none of the bottle's own
@@ -121,16 +123,6 @@ fn percent_decoded(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Step 4: the permit of a request whose tokens nobody counts. Budgets put a reservation in its place.
-pub(crate) struct Unmetered(Scanned);
-
-impl Scanned {
-    /// Lets the request go on without a reservation.
-    pub(crate) fn unmetered(self) -> Unmetered {
-        Unmetered(self)
-    }
-}
-
 /// Step 5: a request that may be written to its upstream, with its credential set. Not `Clone`, not `Debug`, and
 /// made only by the step before it:
 ///
@@ -141,6 +133,7 @@ impl Scanned {
 pub struct Credentialed {
     request: Request<OutBody>,
     rest: Rest,
+    metering: Metering,
 }
 
 /// What the answer's side needs to know of the request.
@@ -150,9 +143,11 @@ pub(crate) struct Rest {
     pub(crate) route: RoutePermit,
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) wanted: Wanted,
+    /// What is held for it, once it may have been sent; nothing for a request that costs nothing.
+    pub(crate) hold: Option<Hold>,
 }
 
-impl Unmetered {
+impl Reserved {
     /// Sets the route's credential and makes the request as the upstream gets it.
     pub(crate) fn credential(
         self,
@@ -160,7 +155,8 @@ impl Unmetered {
         dialer: &Dialer,
         inside: Security,
     ) -> Result<Credentialed, Denial> {
-        let Scanned { mut head, body, gate, permit, route, exchange } = self.0;
+        let (scanned, metering) = self.into_parts();
+        let Scanned { mut head, body, gate, permit, route, exchange, used: _ } = scanned;
         if let Some(auth) = &route.route().auth {
             if !dialer.may_carry_credential(permit.host(), permit.port(), inside) {
                 let detail = format!("{} port {}", permit.host(), permit.port());
@@ -174,10 +170,17 @@ impl Unmetered {
             .map_err(|error| Denial::new(Reason::HostInvalid, error.to_string()))?;
         head.headers.insert(header::HOST, host);
         let wanted = Wanted::settle(&head.method, &mut head.headers);
+        match metering {
+            // What is metered has to be read, and what decoders buffer comes late.
+            Metering::Held(_) => {
+                head.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
+            Metering::Unmetered(_) => {}
+        }
         head.version = Version::HTTP_11;
         head.extensions.clear();
-        let rest = Rest { gate, permit, route, exchange, wanted };
-        Ok(Credentialed { request: Request::from_parts(head, body), rest })
+        let rest = Rest { gate, permit, route, exchange, wanted, hold: None };
+        Ok(Credentialed { request: Request::from_parts(head, body), rest, metering })
     }
 }
 
@@ -198,8 +201,8 @@ fn set(headers: &mut HeaderMap, auth: &RouteAuth, secrets: &dyn SecretSource) ->
 }
 
 impl Credentialed {
-    /// Apart for the writing: only `upstream` calls this.
-    pub(crate) fn into_parts(self) -> (Request<OutBody>, Rest) {
-        (self.request, self.rest)
+    /// Apart for the last step before the writing: only `reserve` calls this.
+    pub(crate) fn into_parts(self) -> (Request<OutBody>, Rest, Metering) {
+        (self.request, self.rest, self.metering)
     }
 }

@@ -20,15 +20,19 @@
 mod alpn;
 mod answer;
 mod body;
+mod breaker;
 pub mod ca;
 mod connection;
+mod cut;
 mod dns;
 mod gateway;
+mod hold;
 mod inject;
 pub mod learn;
 mod limits;
 mod linger;
 mod listener;
+mod metering;
 mod name_server;
 mod names;
 mod outbound;
@@ -38,6 +42,7 @@ pub mod port;
 mod record;
 mod repeats;
 mod request;
+mod reserve;
 pub mod standing;
 pub mod stats;
 #[cfg(test)]

@@ -68,6 +68,22 @@ pub struct GatewayLimits {
     pub refusal_every: Duration,
     /// Refused requests that are answered without a wait.
     pub refusal_burst: u32,
+    /// For a provider's count of a request's tokens, all of it.
+    pub count_wait: Duration,
+    /// Bytes of the answer to that.
+    pub count_bytes_max: usize,
+    /// How long an answer whose client went away is read on for its end, and what it cost.
+    pub drain: Duration,
+    /// Bytes that are read of it.
+    pub drain_bytes_max: usize,
+    /// Calls of a tool that a provider runs itself, where the request does not say how many.
+    pub tool_calls_max: u32,
+    /// Final denials within [`storm_window`](Self::storm_window) before they are slowed down, and again before it is told.
+    pub storm_denials_max: usize,
+    /// The time in which they are counted.
+    pub storm_window: Duration,
+    /// How often they are answered once they are slowed down.
+    pub storm_every: Duration,
 }
 
 impl Default for GatewayLimits {
@@ -104,6 +120,14 @@ impl Default for GatewayLimits {
             cut_grace: Duration::from_secs(2),
             refusal_every: Duration::from_millis(10),
             refusal_burst: 500,
+            count_wait: Duration::from_secs(10),
+            count_bytes_max: 64 * 1024,
+            drain: Duration::from_millis(250),
+            drain_bytes_max: 4 * 1024 * 1024,
+            tool_calls_max: 8,
+            storm_denials_max: 30,
+            storm_window: Duration::from_secs(10),
+            storm_every: Duration::from_millis(200),
         }
     }
 }

@@ -3,7 +3,8 @@
 //! A body without a content coding is *gated*: its first bytes are scanned before any head goes out, the rest as it
 //! flows. A body with one is read *whole*, decoded and scanned, and then goes out as its original bytes: decoders of
 //! modern formats may hold whole blocks back, so releasing encoded bytes piece by piece would release what nobody
-//! has seen. *Must never* let a body pass that it could not decode.
+//! has seen. A metered request is read whole as well, and goes out decoded: what it may cost has to be known first.
+//! *Must never* let a body pass that it could not decode.
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::inject;
 use crate::limits::GatewayLimits;
 use crate::record::Exchange;
 use crate::request::{Routed, target};
+use crate::reserve::{self, Use};
 
 /// Most bytes of a body's end that trailers are judged together with: more than any token or key spans.
 const TAIL_BYTES_MAX: usize = 20 * 1024;
@@ -37,6 +39,8 @@ pub(crate) struct Scanned {
     pub(crate) permit: HostPermit,
     pub(crate) route: RoutePermit,
     pub(crate) exchange: Arc<Exchange>,
+    /// Whether its tokens are counted.
+    pub(crate) used: Use,
 }
 
 /// What is looked for in one request, by the rule that allowed it.
@@ -71,16 +75,21 @@ impl Routed {
         scan.target(&mut head, &permit)?;
         scan.fields(&mut head.headers)?;
         refuse_long(&body, route.route())?;
+        let used = reserve::classify(&head, &permit, &route)?;
         let codings = codings_of(&head.headers)?;
+        let keep = match used {
+            Use::Metered(_) => Keep::Decoded,
+            Use::Unmetered(_) => Keep::AsSent,
+        };
         let (body, gate) = if body.is_end_stream() {
             (OutBody::Empty, Arc::default())
-        } else if codings.is_empty() {
+        } else if codings.is_empty() && keep == Keep::AsSent {
             gated(body, route.route(), scan).await?
         } else {
-            let whole = Whole { codings, route: route.route(), scan: &scan, limits: &gateway.limits };
+            let whole = Whole { codings, keep, route: route.route(), scan: &scan, limits: &gateway.limits };
             (whole.read(body, &mut head.headers).await?, Arc::default())
         };
-        Ok(Scanned { head, body, gate, permit, route, exchange })
+        Ok(Scanned { head, body, gate, permit, route, exchange, used })
     }
 }
 
@@ -109,9 +118,19 @@ async fn gated(body: Incoming, route: &Route, scan: Scan) -> Result<(OutBody, Ar
     Ok((OutBody::Gated(Box::new(gated)), gate))
 }
 
-/// A body with a content coding, read as a whole.
+/// In what form a body goes out that was read as a whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// As it came, unless something in it was overwritten.
+    AsSent,
+    /// Without its content codings.
+    Decoded,
+}
+
+/// A body with a content coding, or of a metered request, read as a whole.
 struct Whole<'a> {
     codings: Vec<Coding>,
+    keep: Keep,
     route: &'a Route,
     scan: &'a Scan,
     limits: &'a GatewayLimits,
@@ -120,41 +139,74 @@ struct Whole<'a> {
 impl Whole<'_> {
     async fn read(self, body: Incoming, headers: &mut HeaderMap) -> Result<OutBody, Denial> {
         let mut share = Share::default();
-        let encoded = self.collect(body, &mut share).await?;
-        let in_wrapping = self.scan_wrapping(&encoded)?;
-        let (plain, mut findings) = self.decode_and_scan(&encoded)?;
-        findings.extend(in_wrapping);
-        let redacted = self.scan.passed(findings);
-        let out = match plain {
-            Some(plain) if redacted => {
-                headers.remove(header::CONTENT_ENCODING);
-                share.grow(self.scan.exchange.gateway(), plain.len())?;
-                Bytes::from(plain)
-            }
-            Some(_) | None => encoded,
+        let out = if self.codings.is_empty() {
+            self.read_plain(body, &mut share).await?
+        } else {
+            self.read_encoded(body, &mut share, headers).await?
         };
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(out.len()));
         Ok(OutBody::Whole(self.scan.exchange.clone(), Some(out), share))
     }
 
-    async fn collect(&self, mut body: Incoming, share: &mut Share) -> Result<Bytes, Denial> {
+    /// Scans as it reads; what comes out is what goes on, redacted where that was asked for.
+    async fn read_plain(&self, body: Incoming, share: &mut Share) -> Result<Bytes, Denial> {
+        let mut scanner = self.scan.body_scanner();
+        let mut cleared = Vec::new();
+        self.collect(body, share, |data| {
+            scanner.push(&data, &mut cleared).map_err(|stopped| self.scan.refusal(*stopped.finding))
+        })
+        .await?;
+        scanner.finish(&mut cleared).map_err(|stopped| self.scan.refusal(*stopped.finding))?;
+        self.scan.passed(scanner.take_findings());
+        Ok(Bytes::from(cleared))
+    }
+
+    async fn read_encoded(&self, body: Incoming, share: &mut Share, headers: &mut HeaderMap) -> Result<Bytes, Denial> {
+        let mut encoded = BytesMut::new();
+        self.collect(body, share, |data| {
+            encoded.extend_from_slice(&data);
+            Ok(())
+        })
+        .await?;
+        let encoded = encoded.freeze();
+        let in_wrapping = self.scan_wrapping(&encoded)?;
+        let (plain, mut findings) = self.decode_and_scan(&encoded)?;
+        findings.extend(in_wrapping);
+        let redacted = self.scan.passed(findings);
+        match plain {
+            Some(plain) if redacted || self.keep == Keep::Decoded => {
+                headers.remove(header::CONTENT_ENCODING);
+                share.grow(self.scan.exchange.gateway(), plain.len())?;
+                Ok(Bytes::from(plain))
+            }
+            Some(_) | None => Ok(encoded),
+        }
+    }
+
+    async fn collect(
+        &self,
+        mut body: Incoming,
+        share: &mut Share,
+        mut take: impl FnMut(Bytes) -> Result<(), Denial>,
+    ) -> Result<(), Denial> {
         let max = self.limits.whole_body_bytes_max.min(self.route.body_bytes_max.unwrap_or(u64::MAX));
-        let mut all = BytesMut::new();
+        let mut taken = 0;
         loop {
             let frame = match timeout(self.limits.body_idle, body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(_))) => return Err(Denial::new(Reason::ProtocolRefused, "the request body broke off")),
-                Ok(None) => return Ok(all.freeze()),
+                Ok(None) => return Ok(()),
                 Err(_) => return Err(Denial::new(Reason::LimitReached, "the request body paused for too long")),
             };
             no_trailers(frame.trailers_ref())?;
             if let Ok(data) = frame.into_data() {
-                if all.len() as u64 + data.len() as u64 > max {
-                    let detail = format!("limit {max} bytes for a body with a content encoding");
+                taken += data.len() as u64;
+                if taken > max {
+                    let detail = format!("limit {max} bytes for a body that is read whole");
                     return Err(Denial::new(Reason::BodyTooLarge, detail).by(&self.route.id));
                 }
                 share.grow(self.scan.exchange.gateway(), data.len()).map_err(|denial| denial.by(&self.route.id))?;
-                all.extend_from_slice(&data);
+                take(data)?;
             }
         }
     }
@@ -186,7 +238,7 @@ impl Whole<'_> {
 
     /// Scans the decoded text. Gives it back where it may have to replace the original.
     fn decode_and_scan(&self, encoded: &[u8]) -> Result<(Option<Vec<u8>>, Vec<Finding>), Denial> {
-        let keep = self.scan.mode == Mode::Redact;
+        let keep = self.scan.mode == Mode::Redact || self.keep == Keep::Decoded;
         let mut scanner = self.scan.scanner(self.scan.list.clone(), self.scan.mode);
         let mut inflate = Inflate::new(&self.codings, DecodedMax(self.limits.whole_body_bytes_max));
         let (mut rest, mut decoded, mut cleared) = (encoded, Vec::new(), Vec::new());

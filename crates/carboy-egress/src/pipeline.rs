@@ -5,10 +5,11 @@
 //! | 1 | `Intercepted` | the bottle is known by its socket; the name asked of DNS, the TLS server name and the target agree; a `HostPermit` says that the host may be dialled |
 //! | 2 | `Routed` | a route allows method, path and fields |
 //! | 3 | `Scanned` | every byte is seen before it leaves |
-//! | 4 | `Unmetered` | nobody counts this request's tokens (budgets put a reservation here) |
+//! | 4 | `Reserved` | what it may cost is held, or a permit says that it costs nothing |
 //! | 5 | [`Credentialed`](crate::Credentialed) | the real secret is set, for this host alone |
+//! | 5½ | `Dispatched` | the hold is durable, and the request says what it may write |
 //! | 6 | `Answer` | it was written to a checked address over a verified connection |
-//! | 7 | `Screened` | what comes back holds no secret of this run and was judged |
+//! | 7 | `Screened` | what comes back holds no secret of this run, was judged and metered; its end is told to the ledger |
 //!
 //! Each step consumes the one before it; none has a public constructor. A denial of any step ends in [`refuse`], which
 //! writes it down before the client is told.
@@ -35,7 +36,13 @@ pub(crate) async fn handle(flow: Arc<Flow>, request: Request<Incoming>) -> Resul
     let exchange = Exchange::open(flow.gateway(), flow.host(), flow.port(), &request);
     flow.holds(&exchange);
     let upgrade = wants_web_socket(&request);
-    match pass(&flow, request, &exchange).await {
+    let gateway = flow.gateway().clone();
+    let passed = tokio::select! {
+        biased;
+        denial = gateway.closing() => Err(denial), // what is under way ends here, and its hold with it
+        passed = pass(&flow, request, &exchange) => passed,
+    };
+    match passed {
         Ok(response) => Ok(response),
         Err(denial) => Ok(refuse(&exchange, denial, upgrade).await),
     }
@@ -50,15 +57,16 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
     let intercepted = Intercepted::agree(request, flow, &routes, exchange)?;
     let routed = intercepted.route(&routes)?;
     let scanned = routed.scan().await?;
-    let unmetered = scanned.unmetered();
-    let credentialed = unmetered.credential(&*gateway.secrets, &gateway.dialer, flow.pool().inside())?;
+    let reserved = scanned.reserve(flow, &routes).await?;
+    let credentialed = reserved.credential(&*gateway.secrets, &gateway.dialer, flow.pool().inside())?;
 
     let now = gateway.routes_now()?;
     if now.generation() != routes.generation() && !exchange.stands(&now) {
         return Err(Denial::new(Reason::RequestNotAllowed, "its route was withdrawn while the request was read"));
     }
     exchange.allow()?; // the intent is in the chain before a byte leaves
-    let answer = upstream::send(&gateway.dialer, flow.pool(), credentialed).await?;
+    let dispatched = credentialed.dispatch(&gateway.dialer, flow.pool()).await?;
+    let answer = upstream::send(&gateway.dialer, flow.pool(), dispatched).await?;
 
     if answer.response.status() == StatusCode::UNAUTHORIZED {
         refresh(&gateway.secrets, answer.rest.route.route().auth.as_ref());
@@ -68,7 +76,7 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
 
 /// Writes the refusal down, durably, and renders it for the client.
 async fn refuse(exchange: &Exchange, denial: Denial, upgrade: WebSocket) -> Response<Screened> {
-    tokio::time::sleep(exchange.gateway().refusal_wait()).await;
+    tokio::time::sleep(exchange.gateway().refusal_wait(&denial)).await;
     let id = refusal_id();
     let upgrade = denial.reason == Reason::ProtocolRefused && upgrade == WebSocket::Asked;
     let denial = if upgrade { exchange.refuse_upgrade(denial, &id).await } else { exchange.refuse(denial, &id).await };

@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use carboy_core::audit::{Event, EventType, Outcome};
+use carboy_core::budget::Usage;
 use carboy_core::finding::Finding;
 use carboy_core::host::Host;
-use carboy_core::ids::{RefusalId, RouteId};
+use carboy_core::ids::{MeterName, RefusalId, RouteId};
 use carboy_core::route::{GitUse, Misfit, RequestFacts, RoutePermit, RouteSet, git_use};
 use carboy_core::verdict::{Denial, Layer, Reason};
 use carboy_wire::format::WireFormat;
@@ -22,6 +23,7 @@ use http::{Method, Request, Version};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::gateway::{Gateway, refusal_id};
+use crate::hold::Charged;
 use crate::learn::{Asked, LearnedRequest};
 
 /// Findings that one exchange keeps; the rest only count in the statistics.
@@ -67,6 +69,19 @@ struct State {
     intent_written: bool,
     redacted: bool,
     findings: Vec<Finding>,
+    held: Option<HeldFacts>,
+    charged: Option<(Usage, Charged)>,
+}
+
+/// What is held for a request, so that log and ledger can be compared.
+pub(crate) struct HeldFacts {
+    pub(crate) meter: MeterName,
+    pub(crate) model: Option<String>,
+    /// Its name at the ledger, in hex.
+    pub(crate) reservation: String,
+    pub(crate) input: u64,
+    /// Of all its answers together.
+    pub(crate) output: u64,
 }
 
 /// What a refusal is to the run's counters.
@@ -178,6 +193,21 @@ impl Exchange {
         (self.state.lock().expect("no panic under this lock").format, self.accept.as_deref())
     }
 
+    /// So much is held for it now.
+    pub(crate) fn holds(&self, facts: HeldFacts) {
+        self.state.lock().expect("no panic under this lock").held = Some(facts);
+    }
+
+    /// So much is charged for it.
+    pub(crate) fn charged(&self, usage: Usage, how: Charged) {
+        self.state.lock().expect("no panic under this lock").charged = Some((usage, how));
+    }
+
+    /// The number by which the log and the gateway know it.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(crate) fn answered(&self, status: u16) {
         self.state.lock().expect("no panic under this lock").status = Some(status);
     }
@@ -240,7 +270,7 @@ impl Exchange {
     fn asks_a_model(&self) -> bool {
         let metered = |routes: &RouteSet| routes.iter().any(|r| r.meter.is_some() && r.host.matches(&self.host));
         WireFormat::of_request(None, &self.host, "/").is_some()
-            || self.gateway.routes_now().is_ok_and(|routes| metered(&routes))
+            || self.gateway.routes_known().is_ok_and(|routes| metered(&routes))
     }
 
     async fn refuse_as(&self, mut denial: Denial, id: &RefusalId, counted: Counted) -> Denial {
@@ -320,7 +350,10 @@ impl Exchange {
         if !state.findings.is_empty() {
             event = event.with("findings", state.findings.iter().map(finding_words).collect::<Vec<_>>());
         }
-        event
+        match &state.held {
+            Some(held) => held.in_event(event),
+            None => event,
+        }
     }
 
     fn outcome(&self, action: &'static str, how: Outcome, state: &State) -> Event {
@@ -332,7 +365,29 @@ impl Exchange {
         if let Some(status) = state.status {
             event = event.with("status", status);
         }
+        if let Some((usage, how)) = state.charged {
+            event = event
+                .with("charged", how.as_str())
+                .with("tokens_input", usage.input)
+                .with("tokens_cache_write", usage.cache_write)
+                .with("tokens_cache_read", usage.cache_read)
+                .with("tokens_output", usage.output);
+        }
         event
+    }
+}
+
+impl HeldFacts {
+    fn in_event(&self, event: Event) -> Event {
+        let event = event
+            .with("meter", self.meter.as_str())
+            .with("reservation", self.reservation.clone())
+            .with("held_input", self.input)
+            .with("held_output", self.output);
+        match &self.model {
+            Some(model) => event.with("model", model.clone()),
+            None => event,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! HostPermit ──▶ Dialer::connect ──▶ resolve ─▶ check each address ─▶ dial that address ─▶ TLS, verified
-//! Credentialed + HostPermit ──▶ Pool::send ──▶ Answer
+//! Dispatched + HostPermit ──▶ Pool::send ──▶ Answer
 //! ```
 //!
 //! *Must never* connect without a [`HostPermit`], dial an address that was not checked (B31), accept a certificate
@@ -31,11 +31,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::alpn::{Alpn, AlpnMemory, Offer};
 use crate::body::OutBody;
-use crate::inject::{Credentialed, Rest};
+use crate::inject::Rest;
 use crate::limits::GatewayLimits;
+use crate::reserve::Dispatched;
 
 pub(crate) use client_tls::ClientTls;
-pub(crate) use pool::{Lease, Pool};
+pub(crate) use pool::{Lease, Left, Line, Pool};
 
 /// Whether a leg of the way is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,10 +214,10 @@ pub(crate) struct Answer {
 
 /// Writes the request to its upstream and waits for the answer's head. A body that is stopped on the way ends the
 /// wait: its sender is dropped, which resets the upstream's stream.
-pub(crate) async fn send(dialer: &Dialer, pool: &Arc<Pool>, request: Credentialed) -> Result<Answer, Denial> {
-    let (request, rest) = request.into_parts();
+pub(crate) async fn send(dialer: &Dialer, pool: &Arc<Pool>, request: Dispatched) -> Result<Answer, Denial> {
+    let (request, line, mut rest) = request.into_parts();
     let permit = &rest.permit;
-    let sending = pool.send(dialer, permit, request);
+    let sending = pool.send(dialer, permit, line, request);
     let outcome = tokio::select! {
         biased;
         denial = rest.gate.stopped() => return Err(denial),
@@ -228,7 +229,12 @@ pub(crate) async fn send(dialer: &Dialer, pool: &Arc<Pool>, request: Credentiale
     }
     match outcome {
         Ok(Ok((response, lease))) => Ok(Answer { response, lease, rest }),
-        Ok(Err(denial)) => Err(denial),
+        Ok(Err(failure)) => {
+            if let (Left::Nothing, Some(hold)) = (failure.left, rest.hold.take()) {
+                hold.unsent();
+            }
+            Err(failure.denial)
+        }
         Err(_) => {
             let detail = format!("{}: no answer within {:?}", permit.host(), dialer.limits.answer_head);
             Err(Denial::new(Reason::UpstreamFailed, detail))

@@ -30,6 +30,8 @@ pub struct Demand {
     pub thinking: Option<u64>,
     /// What the body's own text does not bound.
     pub beyond: BTreeSet<Beyond>,
+    /// Tools that the client runs and the provider describes: their descriptions are read and do not stand in the body.
+    pub kept_tools: u32,
     format: WireFormat,
     places: Places,
 }
@@ -110,12 +112,13 @@ impl Demand {
     /// Reads a request's whole body; `path` is without its query.
     pub fn read(format: WireFormat, path: &str, body: &[u8]) -> Result<Demand, DemandError> {
         let demand = Demand {
-            model: None,
+            model: model_of(format, path),
             streams: format == WireFormat::Gemini && path.ends_with(":streamGenerateContent"),
             output_max: None,
             answers: 1,
             thinking: None,
             beyond: BTreeSet::new(),
+            kept_tools: 0,
             format,
             places: Places::default(),
         };
@@ -172,6 +175,13 @@ impl Demand {
     pub fn asks_usage(&self) -> bool {
         self.format != WireFormat::OpenAiChat || matches!(self.places.include, Some((true, _)))
     }
+}
+
+/// Gemini has the model in the path: `/v1beta/models/NAME:verb`.
+fn model_of(format: WireFormat, path: &str) -> Option<String> {
+    let named = path.split('?').next().unwrap_or_default();
+    let (resource, _) = (format == WireFormat::Gemini).then(|| named.rsplit_once(':')).flatten()?;
+    crate::count::model_of_path(resource)
 }
 
 /// Members at the beginning of a map, with a comma behind them where others follow.
@@ -274,10 +284,12 @@ impl Reader {
             // Tools of the client have no type, `custom`, or one of these families; the provider runs every other kind.
             "tools[].type" => {
                 let own = ["custom", "bash_", "text_editor_", "computer_", "memory_"];
-                if let Scalar::Text(kind, _) = value
-                    && !own.iter().any(|family| kind.starts_with(family))
-                {
-                    self.beyond(Beyond::ProviderTool);
+                if let Scalar::Text(kind, _) = value {
+                    if !own.iter().any(|family| kind.starts_with(family)) {
+                        self.beyond(Beyond::ProviderTool);
+                    } else if kind != "custom" {
+                        self.demand.kept_tools = self.demand.kept_tools.saturating_add(1);
+                    }
                 }
             }
             "context_management.edits[].type" => {
@@ -312,11 +324,10 @@ impl Reader {
             "conversation.id" => self.beyond(Beyond::EarlierContext),
             "messages[].content[].type" | "input[].content[].type" | "input[].type" => self.kind_of_content(value),
             // Of these the client runs the tool; the provider runs every other kind.
-            "tools[].type"
-                if matches!(
-                    value,
-                    Scalar::Text("function" | "custom" | "local_shell" | "shell" | "apply_patch", _)
-                ) => {}
+            "tools[].type" if matches!(value, Scalar::Text("function" | "custom", _)) => {}
+            "tools[].type" if matches!(value, Scalar::Text("local_shell" | "shell" | "apply_patch", _)) => {
+                self.demand.kept_tools = self.demand.kept_tools.saturating_add(1);
+            }
             "tools[].type" => self.beyond(Beyond::ProviderTool),
             _ if path.starts_with("web_search_options") => self.beyond(Beyond::ProviderTool),
             _ => {}

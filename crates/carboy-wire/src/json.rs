@@ -10,7 +10,11 @@
 //!
 //! *Must never* give a scalar of a document that is malformed up to that place.
 
+mod members;
+
 use std::ops::Range;
+
+pub(crate) use members::members;
 
 /// Longest key that is told from others; a longer one matches nothing.
 const KEY_BYTES_MAX: usize = 64;

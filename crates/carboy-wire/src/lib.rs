@@ -10,8 +10,13 @@
 //! whether a request may go: it only reads and writes what was decided elsewhere.
 
 pub mod anthropic;
+pub mod closing;
+pub mod count;
 pub mod demand;
 pub mod denial;
+pub mod endpoint;
+pub mod estimate;
+pub mod filter;
 pub mod format;
 mod json;
 pub mod meter;

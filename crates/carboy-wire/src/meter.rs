@@ -29,6 +29,10 @@ pub enum Shape {
     Whole,
     /// Server-sent events, a JSON document each.
     Events,
+    /// One JSON list of what would be events: Gemini's streams without `alt=sse`.
+    List,
+    /// Messages of a WebSocket, an event each: given one by one to [`Meter::message`].
+    Messages,
 }
 
 /// Whether usage was reported.
@@ -51,6 +55,8 @@ pub struct Reading {
     pub reported: Reported,
     /// Octets of text, reasoning and tool arguments that the model wrote.
     pub written_bytes: u64,
+    /// In how many pieces they came; no provider sends a piece without a token.
+    pub deltas: u64,
     /// A count was negative, no whole number, not a number, or beyond any request, or an event was no JSON document: the
     /// answer is not to be believed.
     pub implausible: bool,
@@ -75,29 +81,38 @@ impl Meter {
     pub fn feed(&mut self, bytes: &[u8]) {
         let Meter { shape, lines, scanner, tally } = self;
         match shape {
-            Shape::Whole => scanner.feed(bytes, tally),
+            Shape::Whole | Shape::List | Shape::Messages => scanner.feed(bytes, tally),
             Shape::Events => lines.feed(bytes, |piece| match piece {
                 Piece::Data(part) => scanner.feed(part, tally),
                 Piece::Done => tally.done(),
-                Piece::EventEnds => {
-                    scanner.end(tally);
-                    if !scanner.is_untouched() && !scanner.is_complete() {
-                        tally.broken();
-                    }
-                    tally.event_ends();
-                    scanner.reset();
-                }
+                Piece::EventEnds => event_ends(scanner, tally),
             }),
         }
+    }
+
+    /// Reads a whole event that came as a message of its own.
+    pub fn message(&mut self, event: &[u8]) {
+        self.scanner.feed(event, &mut self.tally);
+        event_ends(&mut self.scanner, &mut self.tally);
     }
 
     /// How it stands now.
     pub fn reading(&self) -> Reading {
         self.tally.reading(match self.shape {
             Shape::Whole => self.scanner.is_complete(),
-            Shape::Events => self.tally.came_to_its_end(),
+            Shape::List => self.scanner.is_complete() && self.tally.came_to_its_end(),
+            Shape::Events | Shape::Messages => self.tally.came_to_its_end(),
         })
     }
+}
+
+fn event_ends(scanner: &mut Scanner, tally: &mut Tally) {
+    scanner.end(tally);
+    if !scanner.is_untouched() && !scanner.is_complete() {
+        tally.broken();
+    }
+    tally.event_ends();
+    scanner.reset();
 }
 
 #[cfg(test)]

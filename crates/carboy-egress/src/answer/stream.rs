@@ -11,14 +11,16 @@ use bytes::{Buf, Bytes};
 use carboy_core::audit::Outcome;
 use carboy_core::finding::{Finding, Severity};
 use carboy_core::ids::RouteId;
-use carboy_core::verdict::{Denial, Reason};
+use carboy_core::verdict::{Denial, Layer, Reason};
 use carboy_guard::{Inflate, InjectionScanner, ScanPlan, StreamScanner};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use super::redact_fields;
+use crate::cut::{Flowed, Tap};
 use crate::inject::Rest;
+use crate::metering::{End, Metered};
 use crate::outbound::denial_of;
 use crate::request::strip_framing;
 use crate::upstream::Lease;
@@ -96,8 +98,10 @@ pub(crate) enum Screened {
 
 /// An upstream's body on its way in.
 pub(crate) struct Live {
-    inner: Incoming,
+    tap: Tap,
     sieve: Sieve,
+    /// Until the ledger is told what it cost.
+    metered: Option<Metered>,
     rule: RouteId,
     /// The piece that is being decoded, and all of it, for a client that gets the original.
     rest: Bytes,
@@ -106,12 +110,13 @@ pub(crate) struct Live {
     ready: VecDeque<Frame<Bytes>>,
     held: usize,
     ended: bool,
+    /// The log has its end already.
+    told: bool,
     exact: Option<u64>,
     idle: Duration,
     silence: Pin<Box<Sleep>>,
     /// When held bytes are let go.
     flush_at: Pin<Box<Sleep>>,
-    lease: Option<Lease>,
     of: Rest,
 }
 
@@ -120,13 +125,22 @@ impl Screened {
         Screened::Text(Some(bytes))
     }
 
-    pub(crate) fn new(inner: Incoming, sieve: Sieve, of: Rest, lease: Option<Lease>) -> Screened {
-        let idle = of.exchange.gateway().limits.body_idle;
-        let keeps_length = sieve.inflate.is_none() || !sieve.plain;
+    pub(crate) fn new(
+        inner: Incoming,
+        sieve: Sieve,
+        metered: Option<Metered>,
+        of: Rest,
+        lease: Option<Lease>,
+    ) -> Screened {
+        let gateway = of.exchange.gateway();
+        let idle = gateway.limits.body_idle;
+        let keeps_length =
+            (sieve.inflate.is_none() || !sieve.plain) && !metered.as_ref().is_some_and(Metered::changes_length);
         Screened::Live(Box::new(Live {
             exact: if keeps_length { inner.size_hint().exact() } else { None },
-            inner,
+            tap: Tap::open(gateway, of.exchange.number(), inner, lease),
             sieve,
+            metered,
             rule: of.route.route().id.clone(),
             rest: Bytes::new(),
             whole: Bytes::new(),
@@ -134,10 +148,10 @@ impl Screened {
             ready: VecDeque::new(),
             held: 0,
             ended: false,
+            told: false,
             idle,
             silence: Box::pin(sleep(idle)),
             flush_at: Box::pin(sleep(idle)),
-            lease,
             of,
         }))
     }
@@ -169,8 +183,11 @@ impl Live {
         if let Some(denial) = self.of.gate.denial() {
             return Poll::Ready(Err(denial));
         }
-        match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+        if let Some(metered) = &mut self.metered {
+            ready!(metered.poll_room(cx))?;
+        }
+        match self.tap.poll(cx) {
+            Poll::Ready(Flowed::Frame(frame)) => {
                 let (now, idle) = (Instant::now(), self.idle);
                 self.silence.as_mut().reset(now + idle);
                 let step = self.take(frame);
@@ -179,10 +196,11 @@ impl Live {
                 }
                 Poll::Ready(step)
             }
-            Poll::Ready(Some(Err(error))) => {
+            Poll::Ready(Flowed::Broken(error)) => {
                 Poll::Ready(Err(Denial::new(Reason::UpstreamFailed, format!("its answer broke off: {error}"))))
             }
-            Poll::Ready(None) => Poll::Ready(self.finish()),
+            Poll::Ready(Flowed::Shut(denial)) => Poll::Ready(Err(denial)),
+            Poll::Ready(Flowed::End) => Poll::Ready(self.finish()),
             Poll::Pending if self.sieve.scanner.releasable() > 0 && self.flush_at.as_mut().poll(cx).is_ready() => {
                 let mut out = Vec::new();
                 let step = self.sieve.scanner.release(&mut out);
@@ -205,12 +223,15 @@ impl Live {
                 self.decode()
             }
             Ok(data) => {
+                if let Some(metered) = &mut self.metered {
+                    metered.read(&data);
+                }
                 let mut out = Vec::with_capacity(data.len());
                 let step = self.sieve.scanner.push(&data, &mut out);
                 self.pass(step.map_err(|stopped| stopped.finding), out)?;
                 self.end_of_event(&data)?;
                 // A reader that counts bytes does not come back for the end.
-                if self.inner.is_end_stream() { self.finish() } else { Ok(()) }
+                if self.tap.is_at_its_end() { self.finish() } else { Ok(()) }
             }
             Err(frame) => {
                 self.finish()?;
@@ -233,6 +254,9 @@ impl Live {
             .map_err(|error| Denial::new(Reason::UpstreamFailed, error.to_string()))?;
         self.rest.advance(step.consumed);
         self.busy = step.more;
+        if let Some(metered) = &mut self.metered {
+            metered.read(&decoded);
+        }
         let mut out = Vec::with_capacity(decoded.len());
         let scanned = self.sieve.scanner.push(&decoded, &mut out);
         self.pass(scanned.map_err(|stopped| stopped.finding), out)?;
@@ -241,7 +265,7 @@ impl Live {
             let whole = std::mem::take(&mut self.whole);
             self.queue(whole);
         }
-        if !self.busy && self.inner.is_end_stream() { self.finish() } else { Ok(()) }
+        if !self.busy && self.tap.is_at_its_end() { self.finish() } else { Ok(()) }
     }
 
     fn end_of_event(&mut self, newest: &[u8]) -> Result<(), Denial> {
@@ -276,7 +300,11 @@ impl Live {
             return Err(self.refusal(finding));
         }
         if self.sieve.plain || self.sieve.inflate.is_none() {
-            self.queue(Bytes::from(out));
+            let shown = match &mut self.metered {
+                Some(metered) => metered.to_client(Bytes::from(out)),
+                None => Bytes::from(out),
+            };
+            self.queue(shown);
         }
         Ok(())
     }
@@ -300,9 +328,35 @@ impl Live {
         }
         let seen = self.sieve.judge.scanner().and_then(|injection| injection.verdict());
         self.of.exchange.found(seen.into_iter().collect(), false);
+        if let Some(mut metered) = self.metered.take() {
+            self.queue(metered.rest());
+            metered.end(End::Whole);
+        }
         // Complete: the connection may carry the next request.
-        self.lease.take().into_iter().for_each(Lease::give_back);
+        self.tap.done();
         Ok(())
+    }
+
+    /// Ends it before its end: by the client's protocol where there is one and the gateway wants it so, else it breaks off.
+    /// The log has the reason.
+    fn stop(&mut self, denial: Denial) -> Result<(), Broken> {
+        (self.ended, self.told) = (true, true);
+        self.tap.close();
+        let metered = self.metered.take();
+        // An answer that broke off by itself is its client's to ask for again; one that is cut is not.
+        let wanted = denial.decided_by == Layer::Budget || denial.reason == Reason::Stopping;
+        let closing = metered.as_ref().filter(|_| wanted).and_then(|metered| metered.close(&denial));
+        metered.into_iter().for_each(|metered| metered.end(End::Broken));
+        self.of.exchange.cut_off(denial);
+        let closing = closing.ok_or(Broken)?;
+        self.queue(closing);
+        Ok(())
+    }
+
+    fn over(&mut self) {
+        if !self.told {
+            self.of.exchange.end(Outcome::Done);
+        }
     }
 
     fn queue(&mut self, bytes: Bytes) {
@@ -327,23 +381,29 @@ impl Live {
                     self.exact = self.exact.map(|n| n.saturating_sub(length));
                 }
                 if self.ended && self.ready.is_empty() {
-                    self.of.exchange.end(Outcome::Done);
+                    self.over();
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
             if self.ended {
-                self.of.exchange.end(Outcome::Done);
+                self.over();
                 return Poll::Ready(None);
             }
             if let Err(denial) = ready!(self.advance(cx)) {
-                self.ended = true;
-                // The head is out: the log has the reason, the client sees a broken answer.
-                self.of.exchange.cut_off(denial);
-                return Poll::Ready(Some(Err(Broken)));
+                self.stop(denial)?;
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl Drop for Live {
+    /// The client went away before the end.
+    fn drop(&mut self) {
+        if let Some(metered) = self.metered.take() {
+            metered.gone(self.tap.close(), self.sieve.inflate.take(), std::mem::take(&mut self.rest));
+        }
     }
 }
 

@@ -56,6 +56,30 @@ impl Lease {
     }
 }
 
+/// A connection that is ready for one request.
+pub(crate) struct Line(Sender);
+
+/// Whether bytes of a request that failed may have left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Not one.
+    Nothing,
+    /// Some, or all of them.
+    Perhaps,
+}
+
+/// Why there is no answer.
+pub(crate) struct Failure {
+    pub(crate) denial: Denial,
+    pub(crate) left: Left,
+}
+
+impl Failure {
+    fn before(denial: Denial) -> Failure {
+        Failure { denial, left: Left::Nothing }
+    }
+}
+
 impl Pool {
     pub(crate) fn new(inside: Security, offer: Offer) -> Arc<Pool> {
         Arc::new(Pool { inside, offer, open: Mutex::default(), dialling: AsyncMutex::new(()) })
@@ -88,26 +112,42 @@ impl Pool {
         }
     }
 
-    /// Sends one request and waits for the head of its answer.
+    /// A connection that is ready for a request, dialled where none is kept.
+    pub(crate) async fn line(&self, dialer: &Dialer, permit: &HostPermit) -> Result<Line, Denial> {
+        match self.kept().await {
+            Some(sender) => Ok(Line(sender)),
+            None => self.fresh(dialer, permit).await.map(Line),
+        }
+    }
+
+    /// Sends one request and waits for the head of its answer; on `line` first, where there is one.
     pub(super) async fn send(
         self: &Arc<Self>,
         dialer: &Dialer,
         permit: &HostPermit,
+        line: Option<Line>,
         mut request: Request<OutBody>,
-    ) -> Result<(Response<Incoming>, Option<Lease>), Denial> {
+    ) -> Result<(Response<Incoming>, Option<Lease>), Failure> {
+        let mut line = line.map(|line| line.0);
         // A kept connection may have been closed by the upstream meanwhile: hyper hands the request back when not a
         // byte of it was sent, and only then another connection is tried.
         for _ in 0..=IDLE_MAX {
-            let Some(sender) = self.kept().await else { break };
+            let sender = match line.take() {
+                Some(sender) => sender,
+                None => match self.kept().await {
+                    Some(sender) => sender,
+                    None => break,
+                },
+            };
             match self.send_on(sender, permit, request).await? {
                 Sent::Answered(response, lease) => return Ok((response, lease)),
                 Sent::NotSent(back) => request = back,
             }
         }
-        let sender = self.fresh(dialer, permit).await?;
+        let sender = self.fresh(dialer, permit).await.map_err(Failure::before)?;
         match self.send_on(sender, permit, request).await? {
             Sent::Answered(response, lease) => Ok((response, lease)),
-            Sent::NotSent(_) => Err(failed(permit, "it closed a new connection at once")),
+            Sent::NotSent(_) => Err(Failure::before(failed(permit, "it closed a new connection at once"))),
         }
     }
 
@@ -154,7 +194,7 @@ impl Pool {
         sender: Sender,
         permit: &HostPermit,
         request: Request<OutBody>,
-    ) -> Result<Sent, Denial> {
+    ) -> Result<Sent, Failure> {
         let (outcome, lease) = match sender {
             Sender::H1(mut sender) => {
                 let outcome = sender.try_send_request(request).await;
@@ -164,14 +204,14 @@ impl Pool {
                 if sender.ready().await.is_err() {
                     return Ok(Sent::NotSent(request));
                 }
-                (sender.try_send_request(for_h2(request)?).await, None)
+                (sender.try_send_request(for_h2(request).map_err(Failure::before)?).await, None)
             }
         };
         match outcome {
             Ok(response) => Ok(Sent::Answered(response, lease)),
             Err(mut error) => match error.take_message() {
                 Some(request) => Ok(Sent::NotSent(for_h1(request))),
-                None => Err(failed(permit, &describe(error.error()))),
+                None => Err(Failure { denial: failed(permit, &describe(error.error())), left: Left::Perhaps }),
             },
         }
     }

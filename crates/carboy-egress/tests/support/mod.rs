@@ -1,6 +1,8 @@
 //! A gateway between a client and an upstream, all on loopback: what the integration tests share.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
+pub mod ledger;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
@@ -29,6 +31,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::{TcpListener, TcpStream};
+
+use ledger::Memory;
 
 /// The one secret of the run, as the gateway holds it.
 pub const SECRET: &str = "sk-test-Zq8vTr3LmW5xKd0PyB7nHc2A";
@@ -270,6 +274,7 @@ pub fn route(host: &str) -> Route {
 pub struct Bench {
     pub gateway: Arc<Gateway>,
     pub log: Arc<Log>,
+    pub ledger: Arc<Memory>,
     pub secrets: Arc<Secrets>,
     pub origin: Arc<Origin>,
     pub upstream: SocketAddr,
@@ -313,6 +318,18 @@ impl Bench {
         answer: Handler,
         limits: GatewayLimits,
     ) -> Bench {
+        Bench::governed(Memory::unbound(), given, kind, routes, (origin, answer), limits).await
+    }
+
+    /// The same with a ledger of its own.
+    pub async fn governed(
+        ledger: Arc<Memory>,
+        given: Upstreams,
+        kind: Kind,
+        routes: Vec<Route>,
+        (origin, answer): (Arc<Origin>, Handler),
+        limits: GatewayLimits,
+    ) -> Bench {
         let (ca, _) = CertificateAuthority::generate(now_ms()).unwrap();
         let (world, _) = CertificateAuthority::generate(now_ms()).unwrap();
         let (upstream, transport) = match kind {
@@ -344,11 +361,12 @@ impl Bench {
             detectors: Arc::new(detectors),
             secrets: secrets.clone(),
             audit: log.clone(),
+            ledger: ledger.clone(),
             clock: Arc::new(WallClock),
             limits,
         })
         .unwrap();
-        Bench { gateway, log, secrets, origin, upstream, ca_pem }
+        Bench { gateway, log, ledger, secrets, origin, upstream, ca_pem }
     }
 
     /// A listener whose connections are meant for this host and port.

@@ -43,6 +43,7 @@ pub(super) struct Tally {
     /// `iterations` of the present event.
     iterations: Usage,
     written_bytes: u64,
+    deltas: u64,
     ended: bool,
     implausible: bool,
 }
@@ -55,6 +56,7 @@ impl Tally {
             iteration: Iteration::default(),
             iterations: Usage::default(),
             written_bytes: 0,
+            deltas: 0,
             ended: false,
             implausible: false,
         }
@@ -90,6 +92,7 @@ impl Tally {
             usage: usage.unwrap_or_default(),
             reported,
             written_bytes: self.written_bytes,
+            deltas: self.deltas,
             implausible: self.implausible,
         }
     }
@@ -134,6 +137,7 @@ impl Tally {
     fn wrote(&mut self, value: Scalar<'_>) {
         if let Scalar::Text(_, bytes) = value {
             self.written_bytes = self.written_bytes.saturating_add(bytes);
+            self.deltas = self.deltas.saturating_add(u64::from(bytes > 0));
         }
     }
 

@@ -74,7 +74,9 @@ fn streams() -> [(WireFormat, &'static str, Usage, u64); 4] {
 #[test]
 fn c3_c4_each_stream_is_read_to_the_token() {
     for (format, body, usage, written_bytes) in streams() {
-        let want = Reading { usage, reported: Reported::Complete, written_bytes, implausible: false };
+        let deltas =
+            if format == WireFormat::AnthropicMessages || format == WireFormat::OpenAiResponses { 1 } else { 2 };
+        let want = Reading { usage, reported: Reported::Complete, written_bytes, deltas, implausible: false };
         for end in ["\n", "\r\n", "\r"] {
             assert_eq!(of(format, Shape::Events, &body.replace('\n', end)), want, "{format:?}");
         }

@@ -1,0 +1,272 @@
+//! Step 7: what an answer cost, read from the answer itself while it passes, and told to the ledger once.
+//!
+//! ```text
+//! decoded bytes ─▶ Meter ──────────────────────────────▶ Ending ─▶ Hold::settle
+//! cleared bytes ─▶ UsageFilter ─▶ Follower ─▶ client        ▲
+//!                                                           │ its end │ broke off │ client gone: read on for its end
+//! ```
+//!
+//! | how it ended | charged |
+//! |---|---|
+//! | whole, and it says what it cost | that |
+//! | whole, with an error's status | what it says, else nothing: providers do not bill errors |
+//! | broken off, cut, or its client gone | what was reported, else counted, with what may have been written meanwhile |
+//! | nothing seen, nothing said, or not to be believed | all that is held |
+//!
+//! *Must never* charge nothing for an answer that may have cost something, or less than was seen.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use carboy_core::budget::{Ending, NotHeld, Usage};
+use carboy_core::verdict::Denial;
+use carboy_guard::Inflate;
+use carboy_wire::closing::Follower;
+use carboy_wire::estimate::Class;
+use carboy_wire::filter::UsageFilter;
+use carboy_wire::meter::{Meter, Reading, Reported, Shape};
+use http::StatusCode;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use crate::hold::{Hold, UsageAskedFor, denial_of, later};
+use crate::limits::GatewayLimits;
+
+/// Tokens that a model may have written between the last that was seen and the end of its stream.
+const TAIL_TOKENS_MIN: u64 = 32;
+/// And this part of those seen, if that is more: one in seven (14 % beyond what was delivered was once measured).
+const TAIL_PART: u64 = 7;
+/// A stream is refused more output this many tokens before what is held runs out: those are on their way by then.
+const CUT_SLACK_TOKENS: u64 = 32;
+/// More output is asked for when a quarter of the first tranche is left of what is held.
+const EXTEND_PART: u64 = 4;
+
+/// Whether an answer's bytes reach the client in a form that can be ended by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As text.
+    Plain,
+    /// In their content coding.
+    Coded,
+}
+
+/// How an answer's body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// By itself.
+    Whole,
+    /// Before its end.
+    Broken,
+}
+
+/// Meters one answer on its way.
+pub(crate) struct Metered {
+    hold: Hold,
+    meter: Meter,
+    status: StatusCode,
+    filter: Option<UsageFilter>,
+    follower: Option<Follower>,
+    tranche: Option<Tranche>,
+}
+
+/// A stream of which only a part is held.
+struct Tranche {
+    /// What was held of each answer at first; so much more is asked for at a time.
+    step: u64,
+    asking: Option<Pin<Box<dyn Future<Output = Result<u64, NotHeld>> + Send>>>,
+    refused: Option<Denial>,
+}
+
+impl Metered {
+    pub(crate) fn new(hold: Hold, status: StatusCode, shape: Shape, form: Form) -> Metered {
+        let wire = hold.wire();
+        let streams = shape == Shape::Events && status.is_success() && form == Form::Plain;
+        let filter = (streams && wire.usage_asked_for == UsageAskedFor::ByGateway).then(UsageFilter::new);
+        let follower = if streams { Follower::new(wire.format, shape) } else { None };
+        let step = hold.granted().held.max(1);
+        let tranche = (hold.output_to_extend() > 0).then_some(Tranche { step, asking: None, refused: None });
+        Metered { meter: Meter::new(wire.format, shape), hold, status, filter, follower, tranche }
+    }
+
+    /// Something is put into the stream or taken out of it: its length is not the upstream's.
+    pub(crate) fn changes_length(&self) -> bool {
+        self.filter.is_some() || self.follower.is_some()
+    }
+
+    /// Reads what the provider sent.
+    pub(crate) fn read(&mut self, decoded: &[u8]) {
+        self.meter.feed(decoded);
+    }
+
+    /// What of cleared bytes the client gets.
+    pub(crate) fn to_client(&mut self, cleared: Bytes) -> Bytes {
+        let shown = match &mut self.filter {
+            None => cleared,
+            Some(filter) => {
+                let mut out = Vec::with_capacity(cleared.len());
+                filter.feed(&cleared, &mut out);
+                Bytes::from(out)
+            }
+        };
+        if let Some(follower) = &mut self.follower {
+            follower.feed(&shown);
+        }
+        shown
+    }
+
+    /// What is left for the client at the end.
+    pub(crate) fn rest(&mut self) -> Bytes {
+        let mut out = Vec::new();
+        if let Some(filter) = &mut self.filter {
+            filter.end(&mut out);
+        }
+        Bytes::from(out)
+    }
+
+    /// What ends the client's stream here, by its protocol; nothing for an answer that has no such end.
+    pub(crate) fn close(&self, denial: &Denial) -> Option<Bytes> {
+        let follower = self.follower.as_ref()?;
+        Some(Bytes::from(follower.close(&format!("carboy: {denial}"))))
+    }
+
+    /// Output tokens as far as they can be told by now.
+    fn observed(&self, reading: &Reading) -> u64 {
+        let model = self.hold.ask().model.as_deref();
+        let calibration = self.hold.gateway().calibration.lock().expect("no panic under this lock");
+        reading.usage.output.max(calibration.output(model, reading.written_bytes, reading.deltas))
+    }
+
+    /// Sees to it that more is held before the stream gets there. Pending while what is held is used up and the answer
+    /// is not there; an error where the stream has to end.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Denial>> {
+        if self.tranche.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        let observed = self.observed(&self.meter.reading());
+        loop {
+            let held = self.hold.output_held();
+            let Some(tranche) = self.tranche.as_mut() else { return Poll::Ready(Ok(())) };
+            let used_up = observed.saturating_add(CUT_SLACK_TOKENS) >= held;
+            if let Some(asking) = tranche.asking.as_mut() {
+                match asking.as_mut().poll(cx) {
+                    Poll::Ready(answer) => {
+                        tranche.asking = None;
+                        match answer {
+                            Ok(now) => self.hold.extended(now),
+                            Err(not_held) => tranche.refused = Some(denial_of(not_held)),
+                        }
+                        continue;
+                    }
+                    Poll::Pending if used_up => return Poll::Pending,
+                    Poll::Pending => return Poll::Ready(Ok(())),
+                }
+            }
+            if let Some(denial) = &tranche.refused {
+                return Poll::Ready(if used_up { Err(denial.clone()) } else { Ok(()) });
+            }
+            if self.hold.output_to_extend() == 0 || observed.saturating_add(tranche.step / EXTEND_PART) < held {
+                return Poll::Ready(Ok(()));
+            }
+            let granted = self.hold.granted();
+            let most = granted.output.unwrap_or(granted.held);
+            tranche.asking = Some(Box::pin(self.hold.extend(granted.held.saturating_add(tranche.step).min(most))));
+        }
+    }
+
+    /// Tells the ledger.
+    pub(crate) fn end(self, end: End) {
+        let reading = self.meter.reading();
+        let ending = self.ending(&reading, end);
+        if let (Ending::Reported(usage), true) = (ending, reading.written_bytes > 0) {
+            let mut calibration = self.hold.gateway().calibration.lock().expect("no panic under this lock");
+            calibration.learn(self.hold.ask().model.as_deref(), Class::Written, reading.written_bytes, usage.output);
+        }
+        self.hold.settle(ending);
+    }
+
+    fn ending(&self, reading: &Reading, end: End) -> Ending {
+        let seen = if reading.usage.total().is_some() { reading.usage } else { Usage::default() };
+        if reading.implausible || seen != reading.usage {
+            return Ending::Unknown(seen);
+        }
+        match (end, self.status.is_success(), reading.reported) {
+            (End::Whole, true, Reported::Complete) | (End::Whole, false, _) => Ending::Reported(seen),
+            (End::Whole, true, Reported::Never) => Ending::Unknown(seen),
+            (End::Whole, true, Reported::Partly) | (End::Broken, _, _) => self.estimate(reading, seen),
+        }
+    }
+
+    fn estimate(&self, reading: &Reading, seen: Usage) -> Ending {
+        let said = reading.reported != Reported::Never;
+        if !said && reading.written_bytes == 0 && reading.deltas == 0 {
+            return Ending::Unknown(seen);
+        }
+        let observed = self.observed(reading);
+        let with_tail = observed.saturating_add(TAIL_TOKENS_MIN.max(observed / TAIL_PART));
+        let ask = self.hold.ask();
+        let most = match self.hold.output_cap() {
+            Some(_) => self.hold.output_held(),
+            None => ask.output.saturating_mul(u64::from(ask.answers.max(1))),
+        };
+        let output = with_tail.min(most).max(seen.output);
+        let input = if said { seen.input } else { ask.input };
+        Ending::Estimated(Usage { input, output, ..seen })
+    }
+
+    /// Its client went away: what has arrived by now is read for its end, and then the ledger is told.
+    pub(crate) fn gone(mut self, source: Option<Incoming>, decoder: Option<Inflate>, rest: Bytes) {
+        let gateway = self.hold.gateway().clone();
+        later(&gateway.clone(), async move {
+            let end = match source {
+                Some(body) => self.read_on(body, decoder, rest, &gateway.limits).await,
+                None => End::Broken,
+            };
+            self.end(end);
+        });
+    }
+
+    async fn read_on(
+        &mut self,
+        mut body: Incoming,
+        mut decoder: Option<Inflate>,
+        rest: Bytes,
+        limits: &GatewayLimits,
+    ) -> End {
+        let until = Instant::now() + limits.drain;
+        let mut taken = 0;
+        let mut piece = Some(rest);
+        while taken <= limits.drain_bytes_max {
+            if let Some(data) = piece.take() {
+                taken += data.len();
+                if self.decode(&data, decoder.as_mut()).is_err() {
+                    return End::Broken;
+                }
+            }
+            match timeout_at(until, body.frame()).await {
+                Ok(Some(Ok(frame))) => piece = frame.into_data().ok(),
+                Ok(None) => return End::Whole,
+                Ok(Some(Err(_))) | Err(_) => return End::Broken,
+            }
+        }
+        End::Broken
+    }
+
+    fn decode(&mut self, mut data: &[u8], decoder: Option<&mut Inflate>) -> Result<(), carboy_guard::InflateError> {
+        let Some(decoder) = decoder else {
+            self.read(data);
+            return Ok(());
+        };
+        let mut decoded = Vec::new();
+        loop {
+            decoded.clear();
+            let step = decoder.push(data, &mut decoded)?;
+            self.read(&decoded);
+            data = &data[step.consumed..];
+            if !step.more {
+                return Ok(());
+            }
+        }
+    }
+}
