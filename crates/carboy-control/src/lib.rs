@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod bottles;
 pub mod clock;
+pub mod controller;
 mod datagram;
 pub mod disk;
 pub mod explain;
@@ -65,7 +66,7 @@ pub mod probe {
 
 /// This program started once more, apart from its terminal.
 pub mod apart {
-    pub use carboy_bottle::host_process::{Apart, inherited_channel, leave_terminal, start_apart};
+    pub use carboy_bottle::host_process::{Apart, channel_at_stdin, inherited_channel, leave_terminal, start_apart};
 }
 
 /// Programs of the host: found where no bottle puts any, and run in `/`.

@@ -12,18 +12,25 @@
 //!
 //! *Must never* release what may have been sent, settle twice, or count a hold in another window than its admission's.
 
-use std::collections::BTreeMap;
+mod tally;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use self::tally::Tally;
+use super::ask::{Binding, Counted, Granted, NotHeld};
 use super::caps::{Cap, Scope};
-use super::law::{Decision, Standing, Worst, decide};
+use super::law::{Decision, Standing, Worst, count_first, decide};
+use super::terms::{Gate, Overrun};
 use super::usage::{Amount, Count, Usage};
-use super::window::Window;
 use crate::ids::MeterName;
 
 /// Spending is kept by the minute: a rolling window is exact to that.
 pub const GRAIN_MS: u64 = 60_000;
+
+/// Output tokens of each answer that are held at first under [`Overrun::Bounded`].
+pub const TRANCHE_TOKENS: u64 = 4_096;
 
 /// One reservation, named by whoever makes it, so that asking twice is asking once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -52,11 +59,14 @@ impl Both {
         }
     }
 
-    fn plus(self, other: Both) -> Option<Both> {
-        Some(Both { weighted: self.weighted.plus(other.weighted)?, raw: self.raw.plus(other.raw)? })
+    /// The sum. One beyond all numbers is the largest there is: every cap is exhausted by it.
+    pub fn or_most(self, other: Both) -> Both {
+        let sum = |a: Amount, b: Amount| a.plus(b).unwrap_or(Amount::milli(u64::MAX));
+        Both { weighted: sum(self.weighted, other.weighted), raw: sum(self.raw, other.raw) }
     }
 
-    fn less(self, other: Both) -> Both {
+    /// The difference in each way of counting, or nothing.
+    pub fn less(self, other: Both) -> Both {
         Both { weighted: self.weighted.less(other.weighted), raw: self.raw.less(other.raw) }
     }
 
@@ -85,14 +95,18 @@ pub struct Reservation {
     pub owner: u64,
     /// What is metered.
     pub meter: MeterName,
+    /// The model, as the request named it.
+    pub model: Option<String>,
     /// Whom it is booked to.
     pub chain: Vec<Scope>,
     /// When it was admitted, in milliseconds since 1970: the window it counts in.
     pub at_ms: u64,
-    /// How much.
+    /// What it may cost when nothing is lowered.
+    pub worst: Worst,
+    /// How much is held.
     pub hold: Both,
-    /// The output cap that was granted to each answer.
-    pub output: u64,
+    /// What was granted.
+    pub granted: Granted,
     /// How far it is.
     pub stage: Stage,
 }
@@ -106,16 +120,39 @@ pub struct Admission {
     pub owner: u64,
     /// What is metered.
     pub meter: MeterName,
+    /// The model, as the request named it.
+    pub model: Option<String>,
     /// Whom it is booked to, nearest first.
     pub chain: Vec<Scope>,
     /// The caps that bind it.
     pub caps: Vec<Cap>,
     /// What it may cost.
     pub worst: Worst,
+    /// How sure its input is.
+    pub counted: Counted,
+    /// When it is measured.
+    pub gate: Gate,
+    /// How much of its output is held.
+    pub overrun: Overrun,
     /// How many others wait for the same room.
     pub waiting: u32,
     /// Now.
     pub at_ms: u64,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is held.
+    Held(Granted),
+    /// Nothing is held: a cap is near, and the provider can tell how near.
+    CountFirst,
+    /// Nothing is held: what is held by others is in the way.
+    Wait(Binding),
+    /// Nothing is held: what was spent is in the way.
+    Exhausted(Binding),
+    /// Nothing is held: the numbers are beyond any request.
+    Absurd,
 }
 
 /// What it really cost.
@@ -128,12 +165,21 @@ pub struct Settlement {
 }
 
 /// A step to make durable.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Row {
     /// A reservation was made.
     Held(Reservation),
     /// It may have been sent from now on.
     Dispatched(ReservationId),
+    /// More is held for it.
+    Extended {
+        /// Which.
+        id: ReservationId,
+        /// How much in all.
+        hold: Both,
+        /// Output tokens of each answer that are held.
+        held: u64,
+    },
     /// Nothing was sent; nothing is held any more.
     Released(ReservationId),
     /// It is over.
@@ -145,8 +191,12 @@ pub enum Row {
 pub struct Spent {
     /// Its reservation.
     pub id: ReservationId,
+    /// Who made it.
+    pub owner: u64,
     /// What was metered.
     pub meter: MeterName,
+    /// The model, as the request named it.
+    pub model: Option<String>,
     /// Whom it was booked to.
     pub chain: Vec<Scope>,
     /// The window it counts in: when it was admitted.
@@ -184,67 +234,88 @@ type Line = (Scope, MeterName);
 #[derive(Clone, Debug, Default)]
 pub struct Book {
     /// What was spent, by whom, on what, in which minute.
-    spent: BTreeMap<Line, BTreeMap<u64, Both>>,
-    /// And in all.
-    total: BTreeMap<Line, Both>,
+    spent: BTreeMap<Line, Tally>,
+    /// What is held, in the same order; the sum of the reservations.
+    held: BTreeMap<Line, Tally>,
     reservations: BTreeMap<ReservationId, Reservation>,
+    ended: Ended,
 }
 
 impl Book {
     /// How a cap stands for a meter now.
     pub fn standing(&self, cap: &Cap, meter: &MeterName, now_ms: u64) -> Standing {
-        let since = cap.window.since_ms(now_ms);
+        let minute = cap.window.since_ms(now_ms) / GRAIN_MS;
+        let line = (cap.scope.clone(), meter.clone());
+        let sum = |of: &BTreeMap<Line, Tally>| of.get(&line).map(|tally| tally.since(minute)).unwrap_or_default();
         Standing {
             cap: cap.amount,
-            spent: self.spent_since(&cap.scope, meter, &cap.window, since).by(cap.count),
-            held: self.held_since(&cap.scope, meter, since).by(cap.count),
+            spent: sum(&self.spent).by(cap.count),
+            held: sum(&self.held).by(cap.count),
             count: cap.count,
         }
     }
 
-    fn spent_since(&self, scope: &Scope, meter: &MeterName, window: &Window, since: u64) -> Both {
-        let line = (scope.clone(), meter.clone());
-        if *window == Window::Lifetime {
-            return self.total.get(&line).copied().unwrap_or_default();
-        }
-        let minutes = self.spent.get(&line).into_iter().flat_map(|minutes| minutes.range(since / GRAIN_MS..));
-        minutes.fold(Both::default(), |sum, (_, spent)| sum.plus(*spent).unwrap_or(MOST))
-    }
-
-    fn held_since(&self, scope: &Scope, meter: &MeterName, since: u64) -> Both {
-        let of_line =
-            |r: &&Reservation| r.meter == *meter && r.at_ms / GRAIN_MS >= since / GRAIN_MS && r.chain.contains(scope);
-        let holds = self.reservations.values().filter(of_line).map(|r| r.hold);
-        holds.fold(Both::default(), |sum, hold| sum.plus(hold).unwrap_or(MOST))
+    /// The same, in the words of a refusal.
+    pub fn binding(&self, cap: &Cap, meter: &MeterName, now_ms: u64) -> Binding {
+        let standing = self.standing(cap, meter, now_ms);
+        let until_ms = cap.window.until_ms(now_ms);
+        Binding { scope: cap.scope.clone(), meter: meter.clone(), kind: cap.kind, standing, until_ms }
     }
 
     /// Decides, and holds what was admitted. The same name twice gives the same answer and holds once.
-    pub fn admit(&mut self, admission: &Admission) -> (Decision, Option<Row>) {
+    pub fn admit(&mut self, admission: &Admission) -> (Answer, Option<Row>) {
         if let Some(known) = self.reservations.get(&admission.id) {
-            return (Decision::Admit { output: known.output }, None);
+            return (Answer::Held(known.granted), None);
         }
-        let now = admission.at_ms;
-        let standings: Vec<Standing> =
-            admission.caps.iter().map(|cap| self.standing(cap, &admission.meter, now)).collect();
-        let decision = decide(&standings, &admission.worst, admission.waiting);
-        let Decision::Admit { output } = decision else { return (decision, None) };
-        let holds = |count| admission.worst.holds(output, count);
-        let (Some(weighted), Some(raw)) = (holds(Count::Weighted), holds(Count::Raw)) else {
-            return (Decision::Absurd, None);
+        let granted = match self.decide(admission) {
+            Ok(granted) => granted,
+            Err(answer) => return (answer, None),
         };
+        let Some(hold) = holds(&admission.worst, granted.held) else { return (Answer::Absurd, None) };
         let reservation = Reservation {
             id: admission.id,
             owner: admission.owner,
             meter: admission.meter.clone(),
+            model: admission.model.clone(),
             chain: admission.chain.clone(),
-            at_ms: now,
-            hold: Both { weighted, raw },
-            output,
+            at_ms: admission.at_ms,
+            worst: admission.worst,
+            hold,
+            granted,
             stage: Stage::Open,
         };
         let row = Row::Held(reservation);
         self.apply(&row);
-        (decision, Some(row))
+        (Answer::Held(granted), Some(row))
+    }
+
+    fn decide(&self, admission: &Admission) -> Result<Granted, Answer> {
+        let Admission { caps, meter, worst, at_ms, .. } = admission;
+        let standings: Vec<Standing> = caps.iter().map(|cap| self.standing(cap, meter, *at_ms)).collect();
+        let say = |by: usize| self.binding(&caps[by], meter, *at_ms);
+        let tranche = match (admission.gate, admission.overrun) {
+            (Gate::Observe, _) => {
+                // Its worst case is held all the same: it is what a crash costs, and others keep off it.
+                return match standings.iter().position(|standing| standing.spent >= standing.cap) {
+                    Some(by) => Err(Answer::Exhausted(say(by))),
+                    None => Ok(Granted { output: None, held: worst.output }),
+                };
+            }
+            (Gate::Reserve, Overrun::Exact) => *worst,
+            (Gate::Reserve, Overrun::Bounded) => Worst { output: worst.output.min(TRANCHE_TOKENS), ..*worst },
+        };
+        if admission.counted == Counted::Bound && count_first(&standings, &tranche, admission.waiting) {
+            return Err(Answer::CountFirst);
+        }
+        match decide(&standings, &tranche, admission.waiting) {
+            Decision::Wait { by } => Err(Answer::Wait(say(by))),
+            Decision::Exhausted { by } => Err(Answer::Exhausted(say(by))),
+            Decision::Absurd => Err(Answer::Absurd),
+            Decision::Admit { output } => Ok(match admission.overrun {
+                Overrun::Exact => Granted { output: Some(output), held: output },
+                Overrun::Bounded => Granted { output: Some(worst.output), held: output },
+            }),
+        }
     }
 
     /// From now on it may have been sent. Written down before a byte leaves.
@@ -253,6 +324,44 @@ impl Book {
         let row = Row::Dispatched(id);
         self.apply(&row);
         Ok(row)
+    }
+
+    /// Holds output up to so many tokens of each answer, or as many as there is room for; `caps` are those that bind it
+    /// now. No row where so much is held already.
+    ///
+    /// It counts in the window of its admission: room is asked of the window as it stood then, up to now. Across the end
+    /// of a window that is less than there is, never more.
+    pub fn extend(&mut self, id: ReservationId, output: u64, caps: &[Cap]) -> Result<(Granted, Option<Row>), NotHeld> {
+        let known = self.reservations.get(&id).ok_or(NotHeld::Unknown)?;
+        let wanted = output.min(known.worst.output);
+        if wanted <= known.granted.held {
+            return Ok((known.granted, None));
+        }
+        let held = self.room_for(known, wanted, caps)?;
+        let hold = holds(&known.worst, held).ok_or(NotHeld::Absurd)?;
+        let granted = Granted { held, ..known.granted };
+        let row = Row::Extended { id, hold, held };
+        self.apply(&row);
+        Ok((granted, Some(row)))
+    }
+
+    fn room_for(&self, known: &Reservation, wanted: u64, caps: &[Cap]) -> Result<u64, NotHeld> {
+        let more = Worst { output: wanted, output_min: known.granted.held + 1, ..known.worst };
+        let mut held = wanted;
+        for cap in caps {
+            let own = if known.chain.contains(&cap.scope) { known.hold.by(cap.count) } else { Amount::ZERO };
+            let standing = self.standing(cap, &known.meter, known.at_ms);
+            let room = |free: Amount| standing.cap.less(standing.spent).less(free);
+            match more.output_within(room(standing.held.less(own)), cap.count) {
+                Some(output) => held = held.min(output),
+                None => {
+                    let binding = self.binding(cap, &known.meter, known.at_ms);
+                    let alone = more.output_within(room(Amount::ZERO), cap.count);
+                    return Err(if alone.is_some() { NotHeld::Busy(binding) } else { NotHeld::Exhausted(binding) });
+                }
+            }
+        }
+        Ok(held)
     }
 
     /// Nothing was sent.
@@ -267,25 +376,35 @@ impl Book {
         }
     }
 
-    /// It cost so much. More than was held is charged in full and told.
-    pub fn settle(&mut self, id: ReservationId, settlement: &Settlement) -> Result<Row, BookError> {
-        let reservation = self.reservations.get(&id).ok_or(BookError::Unknown)?;
+    /// It cost so much. More than was held is charged in full and told. No row where it had ended before: the same ending
+    /// twice is charged once.
+    pub fn settle(&mut self, id: ReservationId, settlement: &Settlement) -> Result<Option<Row>, BookError> {
+        let Some(reservation) = self.alive(id)? else { return Ok(None) };
         if reservation.stage == Stage::Open {
             return Err(BookError::NotSent);
         }
         let charged = Both::of(&settlement.usage).ok_or(BookError::Absurd)?;
         let row = Row::Spent(spent(reservation, charged, settlement));
         self.apply(&row);
-        Ok(row)
+        Ok(Some(row))
     }
 
     /// Nobody will ever know what it cost: all that was held is charged, and what was seen of it if that is more.
-    pub fn charge_whole(&mut self, id: ReservationId, seen: &Usage) -> Result<Row, BookError> {
-        let reservation = self.reservations.get(&id).ok_or(BookError::Unknown)?;
+    pub fn charge_whole(&mut self, id: ReservationId, seen: &Usage) -> Result<Option<Row>, BookError> {
+        let Some(reservation) = self.alive(id)? else { return Ok(None) };
         let charged = reservation.hold.larger(Both::of(seen).ok_or(BookError::Absurd)?);
         let row = Row::Spent(spent(reservation, charged, &Settlement { usage: *seen, estimated: true }));
         self.apply(&row);
-        Ok(row)
+        Ok(Some(row))
+    }
+
+    /// The reservation; `None` where it is known to have been charged.
+    fn alive(&self, id: ReservationId) -> Result<Option<&Reservation>, BookError> {
+        match self.reservations.get(&id) {
+            Some(reservation) => Ok(Some(reservation)),
+            None if self.ended.contains(id) => Ok(None),
+            None => Err(BookError::Unknown),
+        }
     }
 
     /// An owner is gone: what it may have sent is charged whole, the rest is released.
@@ -293,17 +412,19 @@ impl Book {
         let own: Vec<(ReservationId, Stage)> =
             self.reservations.values().filter(|r| r.owner == owner).map(|r| (r.id, r.stage)).collect();
         let mut end = |(id, stage): (ReservationId, Stage)| match stage {
-            Stage::Open => self.release(id),
+            Stage::Open => self.release(id).map(Some),
             Stage::Dispatched => self.charge_whole(id, &Usage::default()),
         };
         // Each was there a moment ago and nobody else has the book.
-        own.into_iter().filter_map(|one| end(one).ok()).collect()
+        own.into_iter().filter_map(|one| end(one).ok().flatten()).collect()
     }
 
     /// Brings the book to where it stood when the row was written; the way to rebuild it.
     pub fn apply(&mut self, row: &Row) {
         match row {
             Row::Held(reservation) => {
+                self.drop_hold(reservation.id);
+                hold_more(&mut self.held, reservation, reservation.hold);
                 self.reservations.insert(reservation.id, reservation.clone());
             }
             Row::Dispatched(id) => {
@@ -311,11 +432,16 @@ impl Book {
                     reservation.stage = Stage::Dispatched;
                 }
             }
-            Row::Released(id) => {
-                self.reservations.remove(id);
+            Row::Extended { id, hold, held } => {
+                if let Some(reservation) = self.reservations.get_mut(id) {
+                    hold_more(&mut self.held, reservation, hold.less(reservation.hold));
+                    (reservation.hold, reservation.granted.held) = (*hold, *held);
+                }
             }
+            Row::Released(id) => self.drop_hold(*id),
             Row::Spent(spent) => {
-                self.reservations.remove(&spent.id);
+                self.drop_hold(spent.id);
+                self.ended.insert(spent.id);
                 for scope in &spent.chain {
                     self.add(scope, &spent.meter, spent.at_ms / GRAIN_MS, spent.charged);
                 }
@@ -323,33 +449,94 @@ impl Book {
         }
     }
 
-    /// Adds a sum that was kept elsewhere, by the minute.
-    pub fn add(&mut self, scope: &Scope, meter: &MeterName, minute: u64, amount: Both) {
-        let line = (scope.clone(), meter.clone());
-        let total = self.total.entry(line.clone()).or_default();
-        *total = total.plus(amount).unwrap_or(MOST);
-        let spent = self.spent.entry(line).or_default().entry(minute).or_default();
-        *spent = spent.plus(amount).unwrap_or(MOST);
+    fn drop_hold(&mut self, id: ReservationId) {
+        let Some(reservation) = self.reservations.remove(&id) else { return };
+        for scope in &reservation.chain {
+            let line = (scope.clone(), reservation.meter.clone());
+            if let Some(tally) = self.held.get_mut(&line) {
+                tally.take(reservation.at_ms / GRAIN_MS, reservation.hold);
+                if tally.is_empty() {
+                    self.held.remove(&line);
+                }
+            }
+        }
     }
 
-    /// Everything that is held, oldest name first.
+    /// Adds a sum that was kept elsewhere, by the minute.
+    pub fn add(&mut self, scope: &Scope, meter: &MeterName, minute: u64, amount: Both) {
+        self.spent.entry((scope.clone(), meter.clone())).or_default().add(minute, amount);
+    }
+
+    /// What is held under a name.
+    pub fn reservation(&self, id: ReservationId) -> Option<&Reservation> {
+        self.reservations.get(&id)
+    }
+
+    /// Everything that is held, in the order of names.
     pub fn reservations(&self) -> impl Iterator<Item = &Reservation> {
         self.reservations.values()
     }
 
+    /// Every scope and meter that anything was ever spent on.
+    pub fn lines(&self) -> impl Iterator<Item = &(Scope, MeterName)> {
+        self.spent.keys()
+    }
+
     /// Everything that was ever spent by a scope on a meter.
     pub fn total(&self, scope: &Scope, meter: &MeterName) -> Both {
-        self.total.get(&(scope.clone(), meter.clone())).copied().unwrap_or_default()
+        self.spent.get(&(scope.clone(), meter.clone())).map(Tally::all).unwrap_or_default()
+    }
+
+    /// Everything that is held for a scope and a meter.
+    pub fn held(&self, scope: &Scope, meter: &MeterName) -> Both {
+        self.held.get(&(scope.clone(), meter.clone())).map(Tally::all).unwrap_or_default()
     }
 }
 
-/// A sum beyond all numbers: every cap is exhausted by it.
-const MOST: Both = Both { weighted: Amount::milli(u64::MAX), raw: Amount::milli(u64::MAX) };
+/// Names of reservations that were charged lately. Beyond so many whoever keeps the rows is asked.
+#[derive(Clone, Debug, Default)]
+struct Ended {
+    names: BTreeSet<ReservationId>,
+    order: VecDeque<ReservationId>,
+}
+
+/// Most names of charged reservations that are remembered.
+const ENDED_MAX: usize = 16_384;
+
+impl Ended {
+    fn contains(&self, id: ReservationId) -> bool {
+        self.names.contains(&id)
+    }
+
+    fn insert(&mut self, id: ReservationId) {
+        if self.names.insert(id) {
+            self.order.push_back(id);
+        }
+        if self.order.len() > ENDED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.names.remove(&oldest);
+        }
+    }
+}
+
+fn holds(worst: &Worst, output: u64) -> Option<Both> {
+    Some(Both { weighted: worst.holds(output, Count::Weighted)?, raw: worst.holds(output, Count::Raw)? })
+}
+
+fn hold_more(held: &mut BTreeMap<Line, Tally>, reservation: &Reservation, amount: Both) {
+    for scope in &reservation.chain {
+        let tally = held.entry((scope.clone(), reservation.meter.clone())).or_default();
+        tally.add(reservation.at_ms / GRAIN_MS, amount);
+    }
+}
 
 fn spent(reservation: &Reservation, charged: Both, settlement: &Settlement) -> Spent {
     Spent {
         id: reservation.id,
+        owner: reservation.owner,
         meter: reservation.meter.clone(),
+        model: reservation.model.clone(),
         chain: reservation.chain.clone(),
         at_ms: reservation.at_ms,
         charged,
