@@ -14,8 +14,8 @@ mod window;
 
 pub use ask::{Admitted, Ask, Binding, Counted, Ending, Granted, NotHeld};
 pub use book::{
-    Admission, Answer, Book, BookError, Both, GRAIN_MS, Reservation, ReservationId, Row, Settlement, Spent, Stage,
-    TRANCHE_TOKENS,
+    Admission, Answer, Book, BookError, Both, GRAIN_MS, NoReservationId, Reservation, ReservationId, Row, Settlement,
+    Spent, Stage, TRANCHE_TOKENS,
 };
 pub use caps::{BudgetSet, Cap, CapKind, Governs, Scope};
 pub use edits::{CapEdit, CapKey, Edits, TOP_UPS_MAX, TopUp};

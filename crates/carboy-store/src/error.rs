@@ -131,6 +131,14 @@ pub enum StoreError {
         /// What the earlier write met.
         cause: String,
     },
+    /// No thread could be started.
+    #[error("cannot start the {what} thread: {source}")]
+    Thread {
+        /// Whose.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The log was closed, or its writer is gone.
     #[error("the audit log is closed")]
     Closed,

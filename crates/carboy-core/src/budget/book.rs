@@ -32,9 +32,32 @@ pub const GRAIN_MS: u64 = 60_000;
 /// Output tokens of each answer that are held at first under [`Overrun::Bounded`].
 pub const TRANCHE_TOKENS: u64 = 4_096;
 
-/// One reservation, named by whoever makes it, so that asking twice is asking once.
+/// One reservation, named by whoever makes it, so that asking twice is asking once. Written as 32 hex digits: as a number it
+/// would be cut short by readers of JSON that know no such large ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ReservationId(pub u128);
+
+impl TryFrom<String> for ReservationId {
+    type Error = NoReservationId;
+
+    fn try_from(text: String) -> Result<ReservationId, NoReservationId> {
+        let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let number = digits.then(|| u128::from_str_radix(&text, 16).ok()).flatten();
+        number.map(ReservationId).ok_or(NoReservationId)
+    }
+}
+
+impl From<ReservationId> for String {
+    fn from(id: ReservationId) -> String {
+        format!("{:032x}", id.0)
+    }
+}
+
+/// Not the name of a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the name of a reservation is 32 hex digits in lower case")]
+pub struct NoReservationId;
 
 /// An amount in both ways of counting: a cap may be changed from one to the other at any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -318,6 +341,14 @@ impl Book {
         }
     }
 
+    /// What [`admit`](Self::admit) would answer; nothing is held.
+    pub fn peek(&self, admission: &Admission) -> Answer {
+        match self.reservations.get(&admission.id) {
+            Some(known) => Answer::Held(known.granted),
+            None => self.decide(admission).map_or_else(|answer| answer, Answer::Held),
+        }
+    }
+
     /// From now on it may have been sent. Written down before a byte leaves.
     pub fn dispatch(&mut self, id: ReservationId) -> Result<Row, BookError> {
         self.reservations.get(&id).ok_or(BookError::Unknown)?;
@@ -405,6 +436,11 @@ impl Book {
             None if self.ended.contains(id) => Ok(None),
             None => Err(BookError::Unknown),
         }
+    }
+
+    /// Whether it is remembered that this one was charged. Of more than the latest whoever keeps the rows has to be asked.
+    pub fn ended(&self, id: ReservationId) -> bool {
+        self.ended.contains(id)
     }
 
     /// An owner is gone: what it may have sent is charged whole, the rest is released.

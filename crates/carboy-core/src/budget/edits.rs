@@ -78,6 +78,11 @@ impl Edits {
 
     /// The caps that bind a request of a run now, nearest first, with everything that was changed.
     pub fn binding(&self, set: &BudgetSet, meter: &MeterName, now_ms: u64) -> Vec<Cap> {
+        set.binding_of(&self.all(set, meter, now_ms)).into_iter().cloned().collect()
+    }
+
+    /// Every cap of a run's scopes now, those that a nearer budget replaces included.
+    pub fn all(&self, set: &BudgetSet, meter: &MeterName, now_ms: u64) -> Vec<Cap> {
         let files = set.caps.get(meter).map(Vec::as_slice).unwrap_or_default();
         let mut all: Vec<Cap> =
             files.iter().filter(|cap| !self.caps.contains_key(&key_of(cap, meter))).cloned().collect();
@@ -91,11 +96,10 @@ impl Edits {
                 window: edit.window.clone().or(file.map(|cap| cap.window.clone())).unwrap_or_default(),
             });
         }
-        let mut bound: Vec<Cap> = set.binding_of(&all).into_iter().cloned().collect();
-        for cap in &mut bound {
+        for cap in &mut all {
             cap.amount = cap.amount.plus(self.given(cap, meter, now_ms)).unwrap_or(Amount::milli(u64::MAX));
         }
-        bound
+        all
     }
 
     /// What was given on top of a cap in its present window.

@@ -100,6 +100,17 @@ fn a_hold_counts_in_the_window_of_its_admission() {
     assert_eq!(book.admit(&admission(3, 7, &hour, 100, 500, later)).0, held(500));
 }
 
+#[test]
+fn a_name_is_written_in_hex_and_read_back() {
+    for id in [ReservationId(0), ReservationId(u128::MAX), ReservationId(1 << 90)] {
+        let text = String::from(id);
+        assert_eq!((text.len(), ReservationId::try_from(text)), (32, Ok(id)));
+    }
+    for text in ["", "12", "+1111111111111111111111111111111", "ABCDEF00000000000000000000000000"] {
+        assert!(ReservationId::try_from(text.to_owned()).is_err(), "{text}");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Admit { input: u64, output: u64, owner: u64 },
