@@ -165,7 +165,8 @@ struct Errand {
 
 fn errand(target: &Target, dice: &mut Dice) -> Errand {
     let calm = target.manners == Manners::Calm;
-    let words = "lorem ipsum dolor sit amet ".repeat(1 + dice.below(if dice.percent(10) { 200 } else { 20 }) as usize);
+    let length = if dice.percent(10) { 200 } else { 20 };
+    let words = "lorem ipsum dolor sit amet ".repeat(1 + dice.below(length) as usize);
     let cap = match dice.below(10) {
         0 => 64_000,
         1 => 16,
@@ -345,7 +346,7 @@ fn refused(status: u16, answer: &[u8]) -> Became {
     let says = |text: &str| answer.windows(text.len()).any(|window| window == text.as_bytes());
     match status {
         402 => Became::NoMore,
-        429 if says("insufficient_quota") => Became::NoMore,
+        _ if says("insufficient_quota") || says("budget_exhausted") || says("\"cut_off\"") => Became::NoMore,
         400 | 403 | 404 | 411 | 413 | 426 | 431 => {
             if std::env::var_os("CARBOY_SHOW_WRONG").is_some() {
                 eprintln!("{}", String::from_utf8_lossy(&answer[..answer.len().min(1200)]));
@@ -379,7 +380,13 @@ fn websocket(stream: &mut TcpStream, target: &Target, errand: &Errand, dice: &mu
         Some(101) => {}
         None => return Became::Broken,
         Some(status) => {
-            let _ = stream.take(16 * 1024).read_to_end(&mut answer);
+            // The connection may stay open: what comes at once is what is said.
+            let mut words = [0; 8192];
+            if stream.set_read_timeout(Some(PATIENCE)).is_ok()
+                && let Ok(count) = stream.read(&mut words)
+            {
+                answer.extend_from_slice(&words[..count]);
+            }
             return refused(status, &answer);
         }
     }

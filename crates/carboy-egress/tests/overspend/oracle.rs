@@ -126,6 +126,12 @@ impl Oracle {
         self.state.lock().unwrap().beyond.values().cloned().collect()
     }
 
+    /// What the provider bills the owner of one key.
+    pub fn account(&self, customer: &str) -> Bill {
+        let state = self.state.lock().unwrap();
+        state.accounts.iter().find(|(account, _)| account.customer == customer).map(|(_, bill)| *bill).unwrap_or_default()
+    }
+
     /// What the provider bills one cap's members.
     pub fn bill(&self, limit: &Limit) -> Bill {
         sum(&self.state.lock().unwrap().accounts, limit)
