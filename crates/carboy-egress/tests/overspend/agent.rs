@@ -155,7 +155,8 @@ enum Leaves {
     BeforeTheEnd,
 }
 
-struct Errand {
+#[derive(Debug)]
+pub struct Errand {
     path: &'static str,
     body: String,
     headers: String,
@@ -163,7 +164,15 @@ struct Errand {
     leaves: Leaves,
 }
 
-fn errand(target: &Target, dice: &mut Dice) -> Errand {
+impl Errand {
+    /// In a line.
+    pub fn told(&self) -> String {
+        let body: String = self.body.replace("lorem ipsum dolor sit amet ", "").chars().take(200).collect();
+        format!("{:?} {}{} {} {body}", self.leaves, self.path, self.query, self.headers.replace("\r\n", " "))
+    }
+}
+
+pub fn errand(target: &Target, dice: &mut Dice) -> Errand {
     let calm = target.manners == Manners::Calm;
     let length = if dice.percent(10) { 200 } else { 20 };
     let words = "lorem ipsum dolor sit amet ".repeat(1 + dice.below(length) as usize);
@@ -263,10 +272,15 @@ fn connect(target: &Target) -> io::Result<TcpStream> {
 /// One request and what became of it.
 pub fn run(target: &Target, dice: &mut Dice) -> Became {
     let errand = errand(target, dice);
+    carry_out(target, &errand, dice)
+}
+
+/// The same of one that is given.
+pub fn carry_out(target: &Target, errand: &Errand, dice: &mut Dice) -> Became {
     let Ok(mut stream) = connect(target) else { return Became::Away };
     match target.format {
-        Format::WebSocket => websocket(&mut stream, target, &errand, dice),
-        Format::Anthropic | Format::Chat | Format::Responses | Format::Gemini => http(&mut stream, target, &errand),
+        Format::WebSocket => websocket(&mut stream, target, errand, dice),
+        Format::Anthropic | Format::Chat | Format::Responses | Format::Gemini => http(&mut stream, target, errand),
     }
 }
 

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use agent::Dice;
 use carboy_sim::{Config, RandomUsage, Running, Simulator, UsageMode, WebSockets};
 use oracle::Oracle;
-use supervisor::{Job, Sum, Which};
+use supervisor::{Job, Ledgers, Sum, Which};
 use world::{Bottle, World};
 
 /// What a process that a test below started is to do, and with what.
@@ -175,5 +175,75 @@ fn compare(world: &World, oracle: &Oracle, sums: &[Sum]) {
             bottle.name, sum.raw / 1000, sum.estimated / 1000, sum.held, sum.requests, bill.raw(), bill.requests, bill.interrupted,
             sum.weighted, bill.weighted_milli()
         );
+    }
+}
+
+/// One request after the other, so that each charge can be laid beside its bill.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_is_charged_less_than_the_provider_bills_however_it_ends() {
+    let seed = seed();
+    println!("CARBOY_SEED={seed}");
+    let world = World::new(1_000_000, 1);
+    let oracle = Oracle::new(world.limits.clone());
+    let sim = provider(&world, &oracle, seed).await;
+    let job = Job { bottles: world.bottles.clone(), provider: sim.addr, ledger: Which::Engine };
+    let ledgers = Ledgers::new(&job).await;
+    for bottle in &world.bottles {
+        supervisor::serve(bottle, sim.addr, ledgers.by_bottle[&bottle.name].clone()).await;
+    }
+    let engine = ledgers.engine.clone().unwrap();
+    let mut dice = Dice(seed);
+    let bottles: Vec<&Bottle> = world.bottles.iter().filter(|bottle| bottle.manners == "any").collect();
+    let mut below = Vec::new();
+    let (mut exact, mut above, mut kinds) = (0, 0_u64, std::collections::BTreeMap::<String, (u64, u64)>::new());
+    let count = std::env::var("CARBOY_COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(300);
+    for _ in 0..count {
+        let bottle = bottles[dice.below(bottles.len() as u64) as usize];
+        let targets = bottle.targets();
+        let target = agent::Target::parse(&targets[dice.below(targets.len() as u64) as usize]).unwrap();
+        let (mut own, before) = (Dice(dice.roll()), oracle.account(&bottle.name));
+        let spent = spent_by(&engine, bottle).await;
+        let (errand, became) = tokio::task::spawn_blocking(move || {
+            let errand = agent::errand(&target, &mut own);
+            let became = agent::carry_out(&target, &errand, &mut own);
+            (errand, became)
+        })
+        .await
+        .unwrap();
+        let charged = settled(&engine, bottle, &oracle).await - spent;
+        let after = oracle.account(&bottle.name);
+        let billed = after.raw() * 1000 - before.raw() * 1000;
+        let entry = kinds.entry(format!("{became:?}")).or_default();
+        (entry.0, entry.1) = (entry.0 + charged / 1000, entry.1 + billed / 1000);
+        if charged < billed {
+            below.push(format!("{} {became:?}: charged {charged}, billed {billed}: {}", bottle.name, errand.told()));
+        }
+        exact += u64::from(charged == billed);
+        above += charged.saturating_sub(billed) / 1000;
+    }
+    println!("{exact} of {count} to the token; {above} tokens above; {kinds:?}");
+    assert!(below.is_empty(), "{} of {count} charged less:\n{}", below.len(), below.join("\n"));
+}
+
+async fn spent_by(engine: &carboy_store::ledger::Engine, bottle: &Bottle) -> u64 {
+    let scope = format!("bottle:{}", bottle.name);
+    let sums = supervisor::sums(&engine.snapshot().await.unwrap().host);
+    sums.iter().find(|sum| sum.scope == scope).map_or(0, |sum| sum.raw)
+}
+
+/// What is spent when nothing is held any more and the bill stands still.
+async fn settled(engine: &carboy_store::ledger::Engine, bottle: &Bottle, oracle: &Oracle) -> u64 {
+    let mut still = 0;
+    let mut last = (0, 0);
+    loop {
+        let sums = supervisor::sums(&engine.snapshot().await.unwrap().host);
+        let held: u64 = sums.iter().map(|sum| sum.held).sum();
+        let now = (spent_by(engine, bottle).await, oracle.steps());
+        still = if held == 0 && now == last { still + 1 } else { 0 };
+        last = now;
+        if still > 3 {
+            return now.0;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -86,10 +86,7 @@ pub fn main(job: Job) {
     runtime.block_on(async {
         let ledgers = Ledgers::new(&job).await;
         for bottle in &job.bottles {
-            let gateway = gateway(bottle, job.provider, ledgers.of(bottle));
-            let listener = TcpListener::bind(("127.0.0.1", bottle.port)).await.unwrap();
-            let kind = Listener::Fixed { host: Host::parse(HOST).unwrap(), port: 80 };
-            tokio::spawn(async move { gateway.serve_tcp(listener, kind).await });
+            serve(bottle, job.provider, ledgers.of(bottle)).await;
         }
         println!("ready");
         while asks.recv().await.is_some() {
@@ -100,9 +97,9 @@ pub fn main(job: Job) {
     });
 }
 
-struct Ledgers {
-    by_bottle: BTreeMap<String, Arc<dyn Ledger>>,
-    engine: Option<Engine>,
+pub struct Ledgers {
+    pub by_bottle: BTreeMap<String, Arc<dyn Ledger>>,
+    pub engine: Option<Engine>,
 }
 
 /// What a ledger says of one scope and meter, in thousandths.
@@ -115,6 +112,14 @@ pub struct Sum {
     pub held: u64,
     pub estimated: u64,
     pub requests: u64,
+}
+
+/// The gateway of one bottle, listening on its port.
+pub async fn serve(bottle: &Bottle, provider: SocketAddr, ledger: Arc<dyn Ledger>) {
+    let gateway = gateway(bottle, provider, ledger);
+    let listener = TcpListener::bind(("127.0.0.1", bottle.port)).await.unwrap();
+    let kind = Listener::Fixed { host: Host::parse(HOST).unwrap(), port: 80 };
+    tokio::spawn(async move { gateway.serve_tcp(listener, kind).await });
 }
 
 pub fn sums(node: &Node) -> Vec<Sum> {
@@ -131,7 +136,7 @@ pub fn sums(node: &Node) -> Vec<Sum> {
 }
 
 impl Ledgers {
-    async fn new(job: &Job) -> Ledgers {
+    pub async fn new(job: &Job) -> Ledgers {
         let mut by_bottle: BTreeMap<String, Arc<dyn Ledger>> = BTreeMap::new();
         let all = Arc::new(Spent::default());
         let mut own = None;
