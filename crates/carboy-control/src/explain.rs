@@ -121,11 +121,8 @@ fn now(refusal: &Refusal, files: &dyn ManifestFiles, places: &Places, grants: &[
     let Ok(bottles) = bottles_of(bottle, files, places) else {
         return unknown(format!("`{bottle}` is no bottle's name"));
     };
-    let base = match routes_of(files, places, &bottles, 1) {
-        Ok(read) => read.routes,
-        Err(_) => {
-            return unknown(format!("the file of bottle {bottle} is not valid or gone; `carboy check` says more"));
-        }
+    let Ok(base) = routes_of(files, places, &bottles) else {
+        return unknown(format!("the file of bottle {bottle} is not valid or gone; `carboy check` says more"));
     };
     let granted = grants.iter().filter_map(|grant| {
         let route = carboy_manifest::edit::alone::route_of(&grant.route).ok()?;

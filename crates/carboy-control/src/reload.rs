@@ -1,4 +1,4 @@
-//! Hot reload: a changed bottle file takes effect at once; an invalid one keeps the old routes and says so.
+//! Hot reload: a changed file takes effect at once, its routes and its budgets; an invalid one keeps the old ones and says so.
 //!
 //! Files are looked at by content, twice a second: editors replace, truncate and touch in too many ways for anything
 //! finer to be simpler.
@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject, hex, sha256};
+use carboy_core::budget::BudgetSet;
+use carboy_core::ids::RunId;
 use carboy_core::ports::AuditSink;
 use carboy_manifest::files::FILE_BYTES_MAX;
-use carboy_manifest::{Effective, ManifestFiles, Places, Reread};
+use carboy_manifest::{Effective, ManifestFiles, Places, Reread, reread};
 use carboy_store::audit::AuditLog;
+use tokio::sync::watch::Sender;
 
 use crate::grants::Grants;
 use crate::supervisor::Tell;
@@ -33,6 +36,10 @@ pub struct Watched {
     pub places: Places,
     /// What was loaded at the start.
     pub effective: Effective,
+    /// The budgets in force, the run's own in front; whoever speaks to the ledger is told when they have changed.
+    pub budgets: Sender<BudgetSet>,
+    /// The run.
+    pub run: RunId,
     /// Tells the person, while the program goes on.
     pub tell: Tell,
 }
@@ -49,14 +56,15 @@ pub async fn watch(mut watched: Watched) {
         }
         last = now;
         let event = |result| Event::new(EventType::Policy, watched.subject.clone(), "reload_routes", result);
-        let event = match carboy_manifest::routes_of(
-            watched.files.as_ref(),
-            &watched.places,
-            &watched.effective.bottles,
-            generation + 1,
-        ) {
-            Ok(Reread { routes, bottle_files, .. }) => {
+        let event = match reread(watched.files.as_ref(), &watched.places, &watched.effective, generation + 1) {
+            Ok(Reread { routes, budgets, bottle_files, .. }) => {
                 generation += 1;
+                let budgets = watched.effective.run_budget.in_front_of(budgets, &watched.run);
+                watched.budgets.send_if_modified(|known| {
+                    let changed = *known != budgets;
+                    *known = budgets;
+                    changed
+                });
                 let count = routes.iter().count() as u64;
                 let in_force = watched.grants.replace_base(&routes);
                 // A file that extends another one since now is watched together with it.
@@ -66,7 +74,9 @@ pub async fn watch(mut watched: Watched) {
                 event(Outcome::Done).with("generation", in_force).with("routes", count)
             }
             Err(diagnostics) => {
-                (watched.tell)(&format!("the changed file is not valid, the old routes stay:\n{diagnostics}"));
+                (watched.tell)(&format!(
+                    "the changed file is not valid, the old routes stay, and so do the budgets:\n{diagnostics}"
+                ));
                 event(Outcome::Failed).with("generation", generation).with("errors", diagnostics.error_count() as u64)
             }
         };

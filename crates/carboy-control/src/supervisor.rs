@@ -33,7 +33,7 @@ use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits,
 use carboy_manifest::providers::Task;
 use carboy_manifest::{Diagnostics, Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
@@ -330,6 +330,8 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         files: request.files.clone(),
         places: request.places.clone(),
         effective: request.effective.clone(),
+        budgets: watch::Sender::new(request.effective.budgets_of(&run)),
+        run: run.clone(),
         tell: teller(&request.streaming, &request.tell, &session),
     })));
     let registration = Registration::open(&request.home, &record, shared.clone())?;

@@ -48,6 +48,8 @@ pub struct Route {
     pub reach: Reach,
     /// Largest request body in bytes as sent; `None` leaves streamed bodies unbounded.
     pub body_bytes_max: Option<u64>,
+    /// Whether it may carry WebSockets (`websocket: true`); without it their opening is refused.
+    pub websocket: bool,
 }
 
 impl Route {
@@ -64,6 +66,7 @@ impl Route {
             meter: None,
             reach: Reach::default(),
             body_bytes_max: None,
+            websocket: false,
         }
     }
 }

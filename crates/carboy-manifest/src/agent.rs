@@ -6,6 +6,7 @@ use carboy_core::audit::{hex, sha256};
 use carboy_core::ids::{AgentName, BottleName};
 use serde::Serialize;
 
+use crate::budget::{self, Amounts};
 use crate::diagnostic::{Code, Diagnostics, Position, listed};
 use crate::files::Places;
 use crate::frontmatter::{self, FrontMatterError};
@@ -21,15 +22,21 @@ const BOTTLE_KEYS: &[&str] = &[
     "backend",
     "binds",
     "ceiling",
+    "count",
     "egress",
     "env",
     "extends",
     "forward",
+    "gate",
     "image",
     "mounts",
+    "overrun",
     "presets",
     "publish",
+    "shutdown",
     "supervise",
+    "warn",
+    "window",
     "workspace",
 ];
 
@@ -44,6 +51,8 @@ pub struct Agent {
     pub(crate) bottle: Option<Said<BottleName>>,
     /// Who commits; its fields win over the bottle's.
     pub(crate) git_user: UserPart,
+    /// What it may spend.
+    pub(crate) budget: Amounts,
     /// What stands below the front matter.
     pub prompt: String,
     /// SHA-256 of the file's bytes, in hex: what a person who looked at it agreed to (M39).
@@ -88,8 +97,9 @@ fn read_in(scope: &mut Scope<'_>, name: AgentName, bytes: &[u8]) -> Option<Agent
     scope.keys(&root, &keys::AGENT, "the front matter");
     let bottle = find(&root, "bottle").and_then(|node| bottle(scope, node));
     let git_user = find(&root, "git-gate").map(|node| agent_git_user(scope, node)).unwrap_or_default();
+    let budget = budget::amounts_of(scope, &root, "budget");
     let sha256 = hex(&sha256(bytes));
-    Some(Agent { name, file: scope.file.to_path_buf(), bottle, git_user, prompt, sha256 })
+    Some(Agent { name, file: scope.file.to_path_buf(), bottle, git_user, budget, prompt, sha256 })
 }
 
 fn bottle(scope: &mut Scope<'_>, node: &Node) -> Option<Said<BottleName>> {

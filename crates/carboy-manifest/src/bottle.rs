@@ -7,6 +7,7 @@ use carboy_core::ids::BottleName;
 use carboy_core::plan::{Bind, Forward, Image, Publish};
 use serde::Serialize;
 
+use crate::budget::{self, BottleScope, TermsPart};
 use crate::diagnostic::{Code, Diagnostics, Position, excerpt, listed};
 use crate::egress::EgressPart;
 use crate::files::Places;
@@ -67,6 +68,11 @@ pub(crate) struct Part {
     pub(crate) image: Option<Said<Image>>,
     /// `backend`
     pub(crate) backend: Option<Said<Backend>>,
+    /// `budget`, `ceiling`, `window` and `count` of this file and of those that it stands on, each by itself, nearest
+    /// first.
+    pub(crate) scopes: Vec<BottleScope>,
+    /// `gate`, `overrun`, `shutdown`, `warn`
+    pub(crate) terms: TermsPart,
 }
 
 /// Reads a bottle's file. What is read is worth something only when `out` has got no error.
@@ -74,12 +80,12 @@ pub(crate) fn read(name: &BottleName, file: &Path, bytes: &[u8], places: &Places
     let owner = format!("bottle `{name}`");
     let start = out.kept();
     let mut scope = Scope { file, owner: &owner, home: &places.home, carboy_home: &places.carboy_home, out };
-    let part = read_in(&mut scope, bytes).unwrap_or_default();
+    let part = read_in(&mut scope, name, bytes).unwrap_or_default();
     out.sort_from(start);
     part
 }
 
-fn read_in(scope: &mut Scope<'_>, bytes: &[u8]) -> Option<Part> {
+fn read_in(scope: &mut Scope<'_>, name: &BottleName, bytes: &[u8]) -> Option<Part> {
     let (root, _prose) = agent::front_matter(scope, bytes)?;
     let root = agent::root_map(scope, &root)?;
     scope.keys(&root, &keys::BOTTLE, "the front matter");
@@ -100,6 +106,8 @@ fn read_in(scope: &mut Scope<'_>, bytes: &[u8]) -> Option<Part> {
         forward: find(&root, "forward").map(|node| ports::forward(scope, node)).unwrap_or_default(),
         image: find(&root, "image").and_then(|node| image::image(scope, node)),
         backend: find(&root, "backend").and_then(|node| image::backend(scope, node)),
+        scopes: vec![BottleScope { name: name.clone(), caps: budget::caps(scope, &root) }],
+        terms: budget::terms(scope, &root),
     })
 }
 

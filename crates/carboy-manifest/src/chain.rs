@@ -135,6 +135,7 @@ impl<'a> Chains<'a> {
             return None;
         }
         let inherited = parents.iter().map(|parent| parent.part.clone());
+        let own = standing_on(own, &parents);
         let part = fold(inherited.chain([own]), Way::Extends);
         Some(Chain { part: Part { extends: Vec::new(), ..part }, files, depth })
     }
@@ -146,6 +147,17 @@ impl<'a> Chains<'a> {
         let message = format!("`extends` leads in a circle: {}", steps.join(" → "));
         placed(Diagnostic::error(Code::ExtendsCycle, message, "remove one of these steps"), said)
     }
+}
+
+/// What a file leaves open of its caps is as in those that it extends, the later ones first. It is settled here and not in a
+/// run: a bottle's cap is the same whoever extends it.
+fn standing_on(mut own: Part, parents: &[Rc<Chain>]) -> Part {
+    for scope in &mut own.scopes {
+        for parent in parents.iter().rev().filter_map(|parent| parent.part.scopes.first()) {
+            scope.caps = std::mem::take(&mut scope.caps).standing_on(Some(&parent.caps));
+        }
+    }
+    own
 }
 
 fn too_long(what: &str, said: Option<&Place>) -> Diagnostic {

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use carboy_core::ids::{AgentName, BottleName, SecretName};
+use carboy_core::budget::BudgetSet;
+use carboy_core::ids::{AgentName, BottleName, RunId, SecretName};
 use carboy_core::plan::{Bind, Forward, Image, Limits, Publish};
 use carboy_core::route::RouteSet;
 
 use crate::agent::RepositoryAgent;
 use crate::bottle::Workspace;
+use crate::budget::{AgentBudget, Budgets, RunBudget};
 use crate::diagnostic::Diagnostics;
 use crate::git::{GitRepo, GitUser};
 use crate::image::Backend;
@@ -61,6 +63,12 @@ pub struct Effective {
     pub image: Option<Image>,
     /// What makes the bottle.
     pub backend: Backend,
+    /// Whom spending is booked to and which caps bind, without the run itself.
+    pub budgets: BudgetSet,
+    /// `--budget`
+    pub run_budget: RunBudget,
+    /// What the agent's file says of it, for the next look at the files.
+    pub(crate) agent_budget: Option<AgentBudget>,
     /// Where each of these was said.
     pub origins: Origins,
     /// The operator's settings.
@@ -72,6 +80,17 @@ pub struct Effective {
 }
 
 impl Effective {
+    /// The budgets of this run: its own `--budget` in front of what the files say (C7).
+    pub fn budgets_of(&self, run: &RunId) -> BudgetSet {
+        self.run_budget.in_front_of(self.budgets.clone(), run)
+    }
+
+    /// The budgets with their origins.
+    pub(crate) fn sourced_budgets(&self) -> Budgets {
+        let count = self.run_budget.count;
+        Budgets { set: self.budgets.clone(), origins: self.origins.budgets.clone(), count }
+    }
+
     /// Every secret that a route needs and where its value is got from.
     pub fn secrets(&self) -> BTreeMap<SecretName, SecretFrom> {
         let names: BTreeSet<&SecretName> =

@@ -119,9 +119,12 @@ pub(crate) fn route(scope: &mut Scope<'_>, node: &Node, index: usize, what: &str
     let dlp = dlp(scope, entries, what);
     let body_bytes_max =
         find(entries, "body_bytes_max").and_then(|node| size(scope, node, &format!("`body_bytes_max` of {what}"), 1));
+    let websocket = find(entries, "websocket")
+        .and_then(|node| scope.boolean(node, &format!("`websocket` of {what}")))
+        .unwrap_or(false);
     let host = host?;
     let id = RouteId::new(index, &host);
-    Some(Route { id, host, ports, auth, matches, git, dlp, meter, reach, body_bytes_max })
+    Some(Route { id, host, ports, auth, matches, git, dlp, meter, reach, body_bytes_max, websocket })
 }
 
 fn host(scope: &mut Scope<'_>, node: &Node, what: &str, reach: Reach) -> Option<HostPattern> {

@@ -29,19 +29,27 @@ pub(crate) const BOTTLE: Keys = Keys {
         "agent_provider",
         "backend",
         "binds",
+        "budget",
+        "ceiling",
+        "count",
         "egress",
         "env",
         "extends",
         "forward",
+        "gate",
         "git-gate",
         "image",
         "limits",
+        "overrun",
         "presets",
         "publish",
+        "shutdown",
         "supervise",
+        "warn",
+        "window",
         "workspace",
     ],
-    later: &["budget", "ceiling", "mounts", "shutdown", "window"],
+    later: &["mounts"],
     removed: &[
         Removed {
             key: "runtime",
@@ -70,8 +78,8 @@ pub(crate) const BOTTLE: Keys = Keys {
 };
 
 pub(crate) const AGENT: Keys = Keys {
-    allowed: &["bottle", "git-gate"],
-    later: &["budget", "confirm", "identity", "kind", "limits", "prompt", "requires", "tools"],
+    allowed: &["bottle", "budget", "git-gate"],
+    later: &["confirm", "identity", "kind", "limits", "prompt", "requires", "tools"],
     removed: &[],
 };
 
@@ -88,8 +96,9 @@ pub(crate) const ROUTE: Keys = Keys {
         "ports",
         "private",
         "token_env",
+        "websocket",
     ],
-    later: &["bytes_per_day_max", "credential", "websocket"],
+    later: &["bytes_per_day_max", "credential"],
     removed: &[],
 };
 
@@ -108,7 +117,25 @@ pub(crate) const PRESET_OF_TOKEN: Keys = Keys::only(&["token_env"]);
 pub(crate) const PRESET_OF_HOSTS: Keys = Keys::only(&["hosts", "private", "token_env"]);
 pub(crate) const LIMITS: Keys = Keys::only(&["memory", "open_files", "processes"]);
 pub(crate) const IMAGE: Keys = Keys::only(&["archive", "directory", "dockerfile"]);
-pub(crate) const SETTINGS: Keys = Keys::only(&["bottle_uid", "capture", "notify", "secrets", "upstreams"]);
+pub(crate) const SETTINGS: Keys = Keys::only(&[
+    "bottle_uid",
+    "budget",
+    "capture",
+    "ceiling",
+    "count",
+    "gate",
+    "governs",
+    "hold_wait",
+    "notify",
+    "output_min",
+    "overrun",
+    "secrets",
+    "shutdown",
+    "upstreams",
+    "warn",
+    "window",
+]);
+pub(crate) const WINDOW: Keys = Keys::only(&["calendar", "rolling", "tz"]);
 pub(crate) const SECRET: Keys = Keys::only(&["command", "env", "file", "pointer"]);
 pub(crate) const NOTIFY: Keys = Keys::only(&["bell", "desktop", "webhook"]);
 pub(crate) const WEBHOOK: Keys = Keys::only(&["token_env", "url"]);
@@ -143,6 +170,7 @@ mod tests {
             &LIMITS,
             &IMAGE,
             &SETTINGS,
+            &WINDOW,
             &SECRET,
             &NOTIFY,
             &WEBHOOK,
@@ -167,7 +195,7 @@ mod tests {
 
     #[test]
     fn lists_of_keys_are_sorted() {
-        for keys in [&BOTTLE, &AGENT, &ROUTE] {
+        for keys in [&BOTTLE, &AGENT, &ROUTE, &SETTINGS] {
             assert!(keys.allowed.is_sorted() && keys.later.is_sorted());
         }
     }

@@ -16,6 +16,7 @@
 
 pub mod agent;
 pub mod bottle;
+pub mod budget;
 pub mod chain;
 pub mod check;
 pub mod diagnostic;
@@ -48,12 +49,13 @@ pub mod yaml;
 
 pub use agent::RepositoryAgent;
 pub use bottle::Workspace;
+pub use budget::{Budgets, RunBudget};
 pub use check::{CheckReport, check};
 pub use diagnostic::{Code, Diagnostic, Diagnostics};
 pub use effective::Effective;
 pub use files::{ManifestFiles, MapFiles, Places};
 pub use image::Backend;
-pub use load::{Manifest, Request, Reread, routes_of};
+pub use load::{Manifest, Request, Reread, reread, routes_of};
 pub use provider::{EnvValue, Provider};
 pub use settings::{Notify, SecretFrom, Settings, Webhook};
 pub use trust::{LoadError, NeedsTrust, Trust, TrustNothing, Trusted};

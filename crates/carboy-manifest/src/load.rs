@@ -4,12 +4,15 @@
 //! the working directory (M3: a repository could widen its own sandbox), nor hand out a configuration with a repository's
 //! agent that nobody has agreed to (M39).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use carboy_core::audit::{hex, sha256};
+use carboy_core::budget::{BudgetSet, CapKind, Scope};
 use carboy_core::ids::{AgentName, BottleName};
 use carboy_core::route::RouteSet;
 
 use crate::agent::{self, Agent, RepositoryAgent};
+use crate::budget::{AgentBudget, Amounts, Budgets, RunBudget, together};
 use crate::chain::Chains;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, listed};
 use crate::effective::Effective;
@@ -29,6 +32,9 @@ pub const BOTTLES_MAX: usize = 8;
 
 /// What stands between the names of several bottles in the name under which they run.
 const JOINT: &str = "--";
+
+/// Hexadecimal digits of a path's hash in the scope of a repository's agent.
+const PATH_HASH_DIGITS: usize = 12;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,36 +133,92 @@ pub(crate) fn load_any(files: &dyn ManifestFiles, request: &Request) -> Result<E
     }
 }
 
-/// Routes that were read anew.
+/// What was read anew.
 #[derive(Clone, Debug)]
 pub struct Reread {
     /// The routes, of the generation that was asked for.
     pub routes: RouteSet,
-    /// The bottle files that they come from, which may have become others.
+    /// The budgets, without the run's own ([`RunBudget::in_front_of`]).
+    pub budgets: BudgetSet,
+    /// The bottle files that both come from, which may have become others.
     pub bottle_files: Vec<PathBuf>,
     /// What somebody should look at.
     pub warnings: Diagnostics,
 }
 
-/// The routes of the bottles of a run ([`Effective::bottles`]) read anew, for hot reload: the same checks, and the old
-/// rules stay when it fails.
+/// The routes and budgets of a run read anew, for hot reload: the same checks, and the old rules stay when it fails. A
+/// repository's agent keeps the budget that somebody agreed to: whoever is inside could write its file.
 ///
 /// # Errors
-/// Every error of the bottles' files and of those that they extend.
-pub fn routes_of(
+/// Every error of the bottles' files and of those that they extend, of the user's own agent and of the settings.
+pub fn reread(
     files: &dyn ManifestFiles,
     places: &Places,
-    bottles: &[BottleName],
+    running: &Effective,
     generation: u64,
 ) -> Result<Reread, Diagnostics> {
     let mut out = Diagnostics::default();
-    let chosen: Vec<Wanted> = bottles.iter().map(|name| Wanted { name: name.clone(), said: None }).collect();
-    match made_of(files, places, &chosen, &mut out) {
+    let settings = settings::load(files, places, &mut out);
+    let agent = agent_budget_now(files, places, running, &mut out);
+    let made = made_of(files, places, &wanted_of(&running.bottles), &mut out);
+    match made {
         Some(made) if !out.has_errors() => {
-            let routes = RouteSet::new(made.bottle.routes, generation);
-            Ok(Reread { routes, bottle_files: made.files, warnings: out })
+            let bottle = made.bottle;
+            let budgets = together(&settings.budgets, agent.as_ref(), &bottle.scopes, &bottle.terms).set;
+            let routes = RouteSet::new(bottle.routes, generation);
+            Ok(Reread { routes, budgets, bottle_files: made.files, warnings: out })
         }
         Some(_) | None => Err(out),
+    }
+}
+
+/// The routes of these bottles together, checked.
+///
+/// # Errors
+/// Every error of the bottles' files and of those that they extend.
+pub fn routes_of(files: &dyn ManifestFiles, places: &Places, bottles: &[BottleName]) -> Result<RouteSet, Diagnostics> {
+    let mut out = Diagnostics::default();
+    match made_of(files, places, &wanted_of(bottles), &mut out) {
+        Some(made) if !out.has_errors() => Ok(RouteSet::new(made.bottle.routes, 1)),
+        Some(_) | None => Err(out),
+    }
+}
+
+fn wanted_of(bottles: &[BottleName]) -> Vec<Wanted> {
+    bottles.iter().map(|name| Wanted { name: name.clone(), said: None }).collect()
+}
+
+/// The budget of the run's agent: of the user's own file as it is now, or, where that is gone, as it was.
+fn agent_budget_now(
+    files: &dyn ManifestFiles,
+    places: &Places,
+    running: &Effective,
+    out: &mut Diagnostics,
+) -> Option<AgentBudget> {
+    let known = running.agent_budget.clone();
+    let (Some(name), Some(file), None) = (&running.agent, &running.agent_file, &running.repository_agent) else {
+        return known;
+    };
+    match read_file(files, file, out) {
+        Some(bytes) => {
+            let agent = agent::read(name.clone(), file, &bytes, places, out)?;
+            Some(agent_budget(&agent.name, &agent.file, agent.budget, Whose::User))
+        }
+        None => known,
+    }
+}
+
+/// M39: a repository's agent is another scope than one of the user's of the same name, and its budget binds beside the
+/// others instead of replacing them.
+fn agent_budget(name: &AgentName, file: &Path, amounts: Amounts, whose: Whose) -> AgentBudget {
+    match whose {
+        Whose::User => AgentBudget { scope: Scope::Agent(name.to_string()), kind: CapKind::Budget, amounts },
+        Whose::Repository => {
+            let path = hex(&sha256(file.as_os_str().as_encoded_bytes()));
+            // `@` stands in no agent's name.
+            let scope = Scope::Agent(format!("{name}@{}", &path[..PATH_HASH_DIGITS]));
+            AgentBudget { scope, kind: CapKind::Ceiling, amounts }
+        }
     }
 }
 
@@ -218,6 +280,10 @@ fn assemble(settings: Settings, agent: Option<(Agent, Whose)>, chosen: Chosen, w
         }
         Some((_, Whose::User)) | None => None,
     };
+    let agent_budget =
+        agent.as_ref().map(|(agent, whose)| agent_budget(&agent.name, &agent.file, agent.budget.clone(), *whose));
+    let Budgets { set: budgets, origins: budget_origins, count } =
+        together(&settings.budgets, agent_budget.as_ref(), &bottle.scopes, &bottle.terms);
     let (name, agent_file, prompt, user) = match agent {
         Some((agent, _)) => (Some(agent.name), Some(agent.file), agent.prompt, agent.git_user),
         None => (None, None, String::new(), UserPart::default()),
@@ -227,6 +293,7 @@ fn assemble(settings: Settings, agent: Option<(Agent, Whose)>, chosen: Chosen, w
     let mut origins = bottle.origins;
     origins.git_name = origin_of(&git_name);
     origins.git_email = origin_of(&git_email);
+    origins.budgets = budget_origins;
     Effective {
         agent: name,
         agent_file,
@@ -248,6 +315,9 @@ fn assemble(settings: Settings, agent: Option<(Agent, Whose)>, chosen: Chosen, w
         forward: bottle.forward,
         image: bottle.image,
         backend: bottle.backend,
+        budgets,
+        run_budget: RunBudget { count, ..RunBudget::default() },
+        agent_budget,
         origins,
         settings,
         warnings,

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::bottle::Part;
+use crate::budget;
 use crate::git::{GitGate, RepoPart};
 use crate::limits::LimitsPart;
 use crate::origin::Said;
@@ -47,6 +48,14 @@ pub enum Rule {
     LaterWinsPerName,
     /// The lower number of the two.
     Tighter,
+    /// The stricter word of the two.
+    Stricter,
+    /// Both, each a scope of its own with its own spending; the later one is the nearer one.
+    OwnScope,
+    /// For the file's own caps alone; where it says none, as in the file that it stands on.
+    OwnElseParents,
+    /// For the file's own caps alone.
+    Own,
     /// Followed, and not handed on.
     Followed,
 }
@@ -65,6 +74,10 @@ impl Rule {
             Rule::UnitedOrCleared => "absent inherits, `{}` clears, else both; one name field by field",
             Rule::LaterWinsPerName => "both; the later one per name, whole",
             Rule::Tighter => "the lower one per field",
+            Rule::Stricter => "the stricter one",
+            Rule::OwnScope => "both, each a scope of its own; the later one is nearer",
+            Rule::Own => "for the file's own caps",
+            Rule::OwnElseParents => "for the file's own caps; absent, as in the file it stands on",
             Rule::Followed => "followed; not handed on",
         }
     }
@@ -88,6 +101,14 @@ pub const RULES: &[(&str, Rule, Rule)] = &[
     ("forward", Rule::LaterWinsPerPort, Rule::LaterWinsPerPort),
     ("image", Rule::LaterWins, Rule::LaterWins),
     ("backend", Rule::LaterWins, Rule::LaterWins),
+    ("budget", Rule::OwnScope, Rule::OwnScope),
+    ("ceiling", Rule::OwnScope, Rule::OwnScope),
+    ("window", Rule::OwnElseParents, Rule::Own),
+    ("count", Rule::OwnElseParents, Rule::Own),
+    ("gate", Rule::LaterWins, Rule::Stricter),
+    ("overrun", Rule::LaterWins, Rule::Stricter),
+    ("shutdown", Rule::LaterWins, Rule::Stricter),
+    ("warn", Rule::LaterWins, Rule::LaterWins),
 ];
 
 /// `later` over `earlier`.
@@ -114,6 +135,11 @@ pub(crate) fn merge(earlier: Part, later: Part, way: Way) -> Part {
         forward: united(earlier.forward, later.forward, |forward| &forward.inside),
         image: later.image.or(earlier.image),
         backend: later.backend.or(earlier.backend),
+        scopes: budget::chained(earlier.scopes, later.scopes),
+        terms: match way {
+            Way::Extends => budget::over(earlier.terms, later.terms),
+            Way::Runtime => budget::beside(earlier.terms, later.terms),
+        },
     }
 }
 

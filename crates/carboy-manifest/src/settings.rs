@@ -18,6 +18,7 @@ use serde::Serialize;
 pub use crate::origin::{Origin, Sourced};
 pub use notify::{Notify, Webhook};
 
+use crate::budget::{self, HostBudgets, SettingsPart};
 use crate::diagnostic::{Code, Diagnostics, Position, excerpt};
 use crate::files::{ManifestFiles, Places};
 use crate::frontmatter::{FrontMatterError, text_of};
@@ -68,6 +69,8 @@ pub struct Settings {
     pub bottle_uid: Sourced<Option<u32>>,
     /// `notify`
     pub notify: Sourced<Notify>,
+    /// `budget` and what goes with it.
+    pub(crate) budgets: HostBudgets,
 }
 
 impl Default for Settings {
@@ -80,6 +83,7 @@ impl Default for Settings {
             capture: Sourced::default_of(CapturePolicy::default()),
             bottle_uid: Sourced::default_of(None),
             notify: Sourced::default_of(Notify::default()),
+            budgets: HostBudgets::default(),
         }
     }
 }
@@ -147,6 +151,7 @@ fn read_in(scope: &mut Scope<'_>, files: &dyn ManifestFiles, bytes: &[u8]) -> Se
     {
         settings.notify = Sourced { value, origin: origin(scope, node.at) };
     }
+    settings.budgets.own = SettingsPart { caps: budget::caps(scope, &root), terms: budget::terms(scope, &root) };
     settings
 }
 

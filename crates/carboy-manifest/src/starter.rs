@@ -165,6 +165,13 @@ pub struct Starter {
     pub home: PathBuf,
 }
 
+/// What a starter's bottle may spend in a day, on each provider by itself.
+pub const BUDGET: &str = "5M";
+
+/// What [`BUDGET`] buys, in words. A request of a coding session weighs about 9,000 tokens: of a context of 70,000 most is
+/// read from the provider's cache, at a tenth (`docs/budgets.md` counts it out).
+pub const BUDGET_BUYS: &str = "5M weighted tokens a day, about 550 requests of a coding session";
+
 /// The bottle's file.
 pub fn bottle(starter: &Starter) -> String {
     let mut out = Block::default();
@@ -186,6 +193,7 @@ pub fn bottle(starter: &Starter) -> String {
         }
     }
     presets(&mut out, starter);
+    budget(&mut out, starter);
     binds(&mut out, starter);
     env(&mut out, starter);
     if let Some((name, email)) = &starter.git_user {
@@ -245,6 +253,23 @@ fn presets(out: &mut Block, starter: &Starter) {
             out.line(&commented("  ", &format!("- {}", preset_entry(preset))));
         }
     }
+}
+
+/// A bottle for trying things out has no model to spend on.
+fn budget(out: &mut Block, starter: &Starter) {
+    if !has_budget(starter) {
+        return;
+    }
+    out.blank();
+    out.comment(&format!("What it may spend at each model's provider: {BUDGET_BUYS}."));
+    out.comment("Then the model is closed until midnight, or `carboy budget top-up`. docs/budgets.md says more.");
+    out.line(&format!("budget: {BUDGET}"));
+    out.line("window: {calendar: day, tz: UTC}");
+}
+
+/// Whether its bottle gets a budget.
+pub fn has_budget(starter: &Starter) -> bool {
+    starter.program.is_some() || starter.login != Login::None
 }
 
 fn preset_entry(preset: &PresetLine) -> String {

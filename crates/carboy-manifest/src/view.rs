@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::agent::RepositoryAgent;
 use crate::bottle::Workspace;
+use crate::budget::BudgetsView;
 use crate::effective::Effective;
 use crate::git::GitRepo;
 use crate::image::Backend;
@@ -65,6 +66,8 @@ pub struct EffectiveView {
     pub image: Sourced<Option<ImageView>>,
     /// What makes the bottle.
     pub backend: Sourced<Backend>,
+    /// Budgets.
+    pub budgets: BudgetsView,
     /// Each secret that a route needs.
     pub secrets: BTreeMap<SecretName, SecretView>,
     /// Where hosts are really reached.
@@ -151,6 +154,8 @@ pub struct RouteView {
     pub git_fetch: bool,
     /// May it resolve to private addresses?
     pub private: bool,
+    /// May it carry WebSockets?
+    pub websocket: bool,
     /// Outbound detectors.
     pub outbound_detectors: Vec<&'static str>,
     /// Inbound detectors.
@@ -296,6 +301,7 @@ impl Effective {
             forward: self.forward.iter().zip(&origins.forward).map(ForwardView::of).collect(),
             image: sourced(self.image.as_ref().map(ImageView::from), &origins.image),
             backend: sourced(self.backend, &origins.backend),
+            budgets: self.sourced_budgets().view(),
             secrets: secrets.collect(),
             upstreams: upstreams.collect(),
             capture: Sourced {
@@ -358,6 +364,7 @@ impl RouteView {
             matches: route.matches.iter().map(crate::egress::describe_match).collect(),
             git_fetch: route.git == GitAccess::Fetch,
             private: route.reach == Reach::Private,
+            websocket: route.websocket,
             outbound_detectors: route.dlp.outbound.iter().map(|detector| detector.as_str()).collect(),
             inbound_detectors: route.dlp.inbound.iter().map(|detector| detector.as_str()).collect(),
             outbound_on_match: match route.dlp.outbound_on_match {

@@ -9,6 +9,7 @@ use carboy_core::route::Route;
 use serde::Serialize;
 
 use crate::bottle::{ENV_MAX, Part, Workspace};
+use crate::budget::{BottleScope, BudgetOrigins, TermsPart};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, excerpt};
 use crate::egress::{ROUTES_MAX, hides};
 use crate::git::{GitRepo, RepoPart, UserPart};
@@ -49,6 +50,8 @@ pub struct Origins {
     pub image: Origin,
     /// `backend`
     pub backend: Origin,
+    /// Of the budgets
+    pub budgets: BudgetOrigins,
 }
 
 /// Where a route comes from.
@@ -89,6 +92,8 @@ pub(crate) struct Bottle {
     pub(crate) forward: Vec<Forward>,
     pub(crate) image: Option<Image>,
     pub(crate) backend: Backend,
+    pub(crate) scopes: Vec<BottleScope>,
+    pub(crate) terms: TermsPart,
     pub(crate) origins: Origins,
 }
 
@@ -125,6 +130,7 @@ pub(crate) fn whole(part: Part, owner: &str, out: &mut Diagnostics) -> Bottle {
         forward: part.forward.iter().map(Said::origin).collect(),
         image: image.origin,
         backend: backend.origin,
+        budgets: BudgetOrigins::default(),
     };
     Bottle {
         env: part.env.into_iter().map(|(name, said)| (name, said.value)).collect(),
@@ -141,6 +147,8 @@ pub(crate) fn whole(part: Part, owner: &str, out: &mut Diagnostics) -> Bottle {
         forward: part.forward.into_iter().map(|said| said.value).collect(),
         image: image.value,
         backend: backend.value,
+        scopes: part.scopes,
+        terms: part.terms,
         origins,
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use carboy_core::ids::BottleName;
 use carboy_manifest::chain::{CHAIN_DEPTH_MAX, CHAIN_FILES_MAX};
 use carboy_manifest::files::FileError;
-use carboy_manifest::{Code, Effective, EnvValue, Manifest, ManifestFiles, MapFiles, Reread, check, routes_of};
+use carboy_manifest::{Code, Effective, EnvValue, Manifest, ManifestFiles, MapFiles, Reread, check, reread};
 use support::{codes, places, request, shown};
 
 /// Bottles by name and front matter.
@@ -262,12 +262,12 @@ fn bottles_of_a_run_keep_their_state_under_a_name_that_is_nobody_else_s() {
 #[test]
 fn a_reload_follows_the_chain_and_says_which_files_it_has_become() {
     // M26
-    let names = [BottleName::parse("dev").expect("a name")];
+    let running = load(&[("dev", "")], &["dev"]);
     let base = ("base", "egress: {routes: [{host: b.example}]}");
     let counts = |dev: &str| {
         let files = home(&[base, ("dev", dev)]);
         let Reread { routes, bottle_files, .. } =
-            routes_of(&files, &places(), &names, 2).unwrap_or_else(|errors| panic!("{errors}"));
+            reread(&files, &places(), &running, 2).unwrap_or_else(|errors| panic!("{errors}"));
         (routes.iter().count(), bottle_files.len())
     };
     assert_eq!(counts("egress: {routes: [{host: a.example}]}"), (1, 1));

@@ -47,14 +47,14 @@ fn every_example_of_the_reference_is_accepted() {
         false => format!("{key}: {example}"),
     };
     let bottles = section("Bottle");
-    assert_eq!(bottles.len(), 14);
+    assert_eq!(bottles.len(), 22);
     for (key, example) in bottles {
         let text = format!("---\n{}\n---\n", whole(&key, &example));
         let home = files(&[("bottles/dev.md", &text), ("bottles/base.md", "---\n---\n")]);
         Manifest::load(&home, &request(None, &["dev"])).unwrap_or_else(|errors| panic!("{key}: {errors}"));
     }
     let routes = section("Route");
-    assert_eq!(routes.len(), 11);
+    assert_eq!(routes.len(), 12);
     for (key, example) in routes {
         let rest = match key.as_str() {
             "host" => "",
@@ -66,9 +66,16 @@ fn every_example_of_the_reference_is_accepted() {
         let yaml = support::route(&format!("{rest}{}", whole(&key, &example)));
         bottle(&yaml).unwrap_or_else(|errors| panic!("{key}: {errors}"));
     }
-    for (key, example) in section("settings.yml") {
+    let settings = section("settings.yml");
+    assert_eq!(settings.len(), 16);
+    for (key, example) in settings {
         let pem = ("/home/u/ca.pem", "-----BEGIN CERTIFICATE-----\n");
         let home = files(&[("settings.yml", &whole(&key, &example)), pem]);
+        assert!(check(&home, &request(None, &[])).ok, "{key}");
+    }
+    for (key, example) in section("Agent") {
+        let text = format!("---\n{}\n---\n", whole(&key, &example));
+        let home = files(&[("agents/fix.md", &text), ("bottles/work.md", "---\n---\n")]);
         assert!(check(&home, &request(None, &[])).ok, "{key}");
     }
 }

@@ -4,7 +4,8 @@ mod support;
 
 use std::path::PathBuf;
 
-use carboy_core::ids::SecretName;
+use carboy_core::budget::Shutdown;
+use carboy_core::ids::{MeterName, SecretName};
 use carboy_manifest::import::{Imported, NoteKind, bot_bottle};
 use carboy_manifest::{Code, Effective, Manifest, MapFiles, check};
 use support::{files, places, request};
@@ -121,27 +122,33 @@ fn a_route_of_which_a_part_is_not_understood_is_left_out_whole() {
 }
 
 #[test]
-fn limits_that_nobody_would_enforce_and_keys_without_a_counterpart_are_told() {
-    // M40, M34
+fn budgets_are_taken_over_and_keys_without_a_counterpart_are_told() {
+    // M40, M34, C9
     let all = imported(&[
-        ("bottles/dev.md", "---\nbudget: {claude: 5}\nmystery: 1\n---\n"),
+        ("bottles/dev.md", "---\nbudget: {claude: 5, mistral: 6}\nmystery: 1\n---\n"),
         ("agents/fix.md", "---\nbottle: dev\nskills: [a]\n---\nDo.\n"),
-        ("settings.yml", "budget: {claude: 5000000}\nshutdown: cutoff\n"),
+        ("settings.yml", "budget: {claude: 5000000, codex: 2000000}\nshutdown: freeze\nceiling: {cursor: 1}\n"),
     ]);
-    assert!(loaded(&all, Some("fix"), &[]).env.is_empty());
+    let effective = loaded(&all, Some("fix"), &[]);
+    let caps = |meter: &str| {
+        let found = effective.budgets.caps.get(&MeterName::parse(meter).unwrap()).into_iter().flatten();
+        found.map(|cap| format!("{} {}", cap.scope, cap.amount.tokens_down())).collect::<Vec<_>>()
+    };
+    assert_eq!(caps("anthropic"), ["bottle:dev 5", "host 5000000"]);
+    assert_eq!((caps("openai"), effective.budgets.terms.shutdown), (vec!["host 2000000".into()], Shutdown::Freeze));
     let told: Vec<String> =
         all.notes.iter().map(|note| format!("{} {}:{}", note.key, note.file.display(), note.line)).collect();
     assert_eq!(
         told,
         [
             format!("skills {HOME}/agents/fix.md:3"),
-            format!("budget {HOME}/bottles/dev.md:2"),
+            format!("budget.mistral {HOME}/bottles/dev.md:2"),
             format!("mystery {HOME}/bottles/dev.md:3"),
-            format!("budget {HOME}/settings.yml:1"),
-            format!("shutdown {HOME}/settings.yml:2"),
+            format!("ceiling.cursor {HOME}/settings.yml:3"),
         ]
     );
-    assert!(all.files.iter().all(|(path, _)| path != &PathBuf::from("settings.yml")));
+    assert!(text(&all, "settings.yml").contains("budget: {claude: 5000000, codex: 2000000}\nshutdown: freeze\n"));
+    assert!(text(&all, "bottles/dev.md").contains("# bot-bottle: budget: {claude: 5, mistral: 6}"));
 }
 
 #[test]

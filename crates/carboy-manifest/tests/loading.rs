@@ -5,9 +5,8 @@ mod support;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-use carboy_core::ids::BottleName;
 use carboy_manifest::files::FileError;
-use carboy_manifest::{Code, Manifest, ManifestFiles, MapFiles, Places, Request, Reread, check, routes_of};
+use carboy_manifest::{Code, Manifest, ManifestFiles, MapFiles, Places, Request, Reread, check, reread};
 use support::{codes, files, load_trusted, places, request};
 
 const EMPTY: &str = "---\n---\n";
@@ -221,13 +220,15 @@ fn an_agent_file_selects_and_never_widens() {
         "image: /i/x",
         "backend: namespaces",
         "workspace: overlay",
+        "ceiling: 2M",
+        "window: lifetime",
+        "shutdown: cutoff",
         "extends: dev",
         "presets: [github-read]",
     ] {
         assert_eq!(of(yaml), [Code::BottleKeyInAgent], "{yaml}");
     }
     for yaml in [
-        "budget: 2M",
         "kind: chat",
         "tools: []",
         "identity: x",
@@ -294,12 +295,12 @@ fn a_file_is_bounded_text_with_front_matter() {
 
 #[test]
 fn routes_are_read_anew_with_a_new_generation_or_not_at_all() {
-    let name = [BottleName::parse("dev").unwrap()];
     let good = files(&[("bottles/dev.md", "---\negress: {routes: [{host: a.example}]}\n---\n")]);
-    let Reread { routes, warnings, bottle_files } = routes_of(&good, &places(), &name, 7).unwrap();
+    let running = Manifest::load(&good, &request(None, &["dev"])).unwrap();
+    let Reread { routes, warnings, bottle_files, .. } = reread(&good, &places(), &running, 7).unwrap();
     assert_eq!((routes.generation(), routes.iter().count(), warnings.is_empty()), (7, 1, true));
     assert_eq!(bottle_files, [places().carboy_home.join("bottles/dev.md")]);
     let bad = files(&[("bottles/dev.md", "---\negress: {routes: [{host: a.example}, {hosts: b}]}\n---\n")]);
-    assert_eq!(codes(&routes_of(&bad, &places(), &name, 8).err().unwrap()), [Code::MissingKey, Code::UnknownKey]);
-    assert_eq!(codes(&routes_of(&MapFiles::default(), &places(), &name, 8).err().unwrap()), [Code::NoSuchBottle]);
+    assert_eq!(codes(&reread(&bad, &places(), &running, 8).err().unwrap()), [Code::MissingKey, Code::UnknownKey]);
+    assert_eq!(codes(&reread(&MapFiles::default(), &places(), &running, 8).err().unwrap()), [Code::NoSuchBottle]);
 }

@@ -223,6 +223,9 @@ pub struct RunArgs {
     /// Service of this host to reach in the bottle: PORT:ADDRESS:PORT or PORT:/SOCKET
     #[arg(long, value_name = "SPEC")]
     pub forward: Vec<String>,
+    /// What this run may spend on tokens: 500k or 2M for each meter by itself, claude=2M for one; lifts no ceiling
+    #[arg(long, value_name = "AMOUNT", value_parser = values::budget)]
+    pub budget: Vec<String>,
     /// Run as this ordinary user (when carboy is started by root)
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,

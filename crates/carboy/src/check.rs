@@ -3,6 +3,7 @@
 //!
 //! *Must never* print a secret's value, or run a command to get one.
 
+mod budgets;
 mod page;
 mod secrets;
 

@@ -18,7 +18,7 @@ mod registries;
 use std::fmt::Write as _;
 
 use carboy_control::setup::agents::InstalledAgent;
-use carboy_manifest::starter::Program;
+use carboy_manifest::starter::{self, Program};
 use serde::Serialize;
 
 use crate::args::{InitArgs, InitKind};
@@ -85,7 +85,7 @@ fn agreed(args: &InitArgs, answers: &Answers, drafts: &Drafts, environment: &Env
     }
 }
 
-/// `{name, login, agent, files, notes, next, written}`.
+/// `{name, login, agent, files, notes, budget?, next, written}`.
 #[derive(Serialize)]
 struct Report<'a> {
     name: &'a str,
@@ -93,6 +93,8 @@ struct Report<'a> {
     agent: Option<&'a InstalledAgent>,
     files: Vec<FileReport>,
     notes: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<&'static str>,
     next: Vec<String>,
     written: bool,
 }
@@ -123,6 +125,7 @@ fn as_json(args: &InitArgs, environment: &Environment, choice: &Choice, drafts: 
         agent: choice.agent.as_ref(),
         files: files.collect(),
         notes: &choice.notes,
+        budget: budget_of(choice),
         next: commands(choice).into_iter().map(|(command, _)| command).collect(),
         written: writes,
     };
@@ -132,7 +135,10 @@ fn as_json(args: &InitArgs, environment: &Environment, choice: &Choice, drafts: 
 }
 
 fn next_steps(choice: &Choice) -> String {
-    let mut out = String::from("\nNext:\n");
+    let mut out = budget_of(choice)
+        .map(|buys| format!("\nBudget: {buys}; `budget` in its bottle changes it\n"))
+        .unwrap_or_default();
+    out.push_str("\nNext:\n");
     let commands = commands(choice);
     let width = commands.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
     for (command, what) in commands {
@@ -140,6 +146,11 @@ fn next_steps(choice: &Choice) -> String {
         let _ = writeln!(out, "  {command:<width$}  {what}");
     }
     out
+}
+
+/// What its bottle may spend, in words.
+fn budget_of(choice: &Choice) -> Option<&'static str> {
+    starter::has_budget(&choice.starter).then_some(starter::BUDGET_BUYS)
 }
 
 /// What to do next, and what that is.

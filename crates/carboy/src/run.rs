@@ -15,7 +15,7 @@ use carboy_control::supervisor::{self, Learning, RunError, RunRequest};
 use carboy_control::workspace::WorkspaceError;
 use carboy_core::ids::{BottleName, RunId};
 use carboy_core::plan::{Access, Bind, StdioMode};
-use carboy_manifest::{Effective, EnvValue, Request};
+use carboy_manifest::{Effective, EnvValue, Request, RunBudget};
 
 use crate::args::RunArgs;
 use crate::environment::Environment;
@@ -227,6 +227,9 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
     if args.overlay {
         effective.workspace = carboy_manifest::Workspace::Overlay;
     }
+    effective.run_budget.amounts = RunBudget::parse(&args.budget).map_err(|e| {
+        Failure::new(Exit::Usage, &e).hint("`--budget 2M` for each meter, `--budget claude=2M` for one")
+    })?;
     for warning in effective.warnings.iter() {
         eprintln!("{warning}");
     }

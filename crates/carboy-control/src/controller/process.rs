@@ -8,8 +8,7 @@ use std::os::fd::OwnedFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 
 /// One process, now or in another boot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,8 +23,9 @@ pub struct Process {
 
 /// Hears of a process's end.
 pub struct EndOf {
-    /// `None` where the kernel gives none: then only silence tells.
-    pidfd: Option<AsyncFd<OwnedFd>>,
+    /// `None` where the kernel gives none: then only silence tells. It is no pipe, and never read: like one it becomes
+    /// readable at the end, and that is all that is waited for.
+    pidfd: Option<pipe::Receiver>,
 }
 
 impl Process {
@@ -54,7 +54,7 @@ impl Process {
         if !self.lives() || pidfd.as_ref().is_some_and(ended) {
             return None;
         }
-        Some(EndOf { pidfd: pidfd.and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE).ok()) })
+        Some(EndOf { pidfd: pidfd.and_then(|fd| pipe::Receiver::from_owned_fd_unchecked(fd).ok()) })
     }
 }
 

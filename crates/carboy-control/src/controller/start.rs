@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use carboy_bottle::host_process::{Apart, start_for_good};
 use carboy_core::ports::Later;
-use carboy_store::controller::protocol::{Call, Hello, Role, VERSION};
+use carboy_store::controller::protocol::{Call, Role, VERSION};
 use carboy_store::controller::{Line, LineError, Reach};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -227,10 +227,6 @@ fn first_word(channel: UnixStream) -> Option<Word> {
     word.recv_timeout(START_WAIT_MAX).ok().flatten()
 }
 
-/// What stands first on every connection of this program's.
-pub(super) fn hello(role: Role) -> Hello {
-    Hello { version: VERSION, program: Starter::version().to_owned(), role }
-}
 
 #[cfg(test)]
 mod tests {

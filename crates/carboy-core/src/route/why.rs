@@ -110,7 +110,8 @@ impl RouteSet {
 
 /// What a route says about who may pass; expressions have no equality, their text does.
 fn rule_text(route: &Route) -> String {
-    let Route { id: _, host, ports, auth, matches, git, dlp: _, meter: _, reach, body_bytes_max: _ } = route;
+    let Route { id: _, host, ports, auth, matches, git, dlp: _, meter: _, reach, body_bytes_max: _, websocket: _ } =
+        route;
     format!("{host:?} {ports:?} {auth:?} {matches:?} {git:?} {reach:?}")
 }
 

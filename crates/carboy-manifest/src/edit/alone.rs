@@ -35,7 +35,7 @@ pub fn read(text: &str) -> Result<Vec<Route>, Diagnostics> {
     let whole = format!("---\n{text}---\n");
     let files: MapFiles = [(file.to_str().unwrap_or_default(), whole.as_str())].into_iter().collect();
     let name = BottleName::parse(BOTTLE).expect("the name above is a bottle's name");
-    Ok(routes_of(&files, &places, &[name], 1)?.routes.iter().cloned().collect())
+    Ok(routes_of(&files, &places, &[name])?.iter().cloned().collect())
 }
 
 /// The route as a bottle's file with it would give it.
@@ -49,10 +49,10 @@ pub fn route_of(route: &NewRoute) -> Result<Route, Diagnostics> {
 
 impl NewRoute {
     /// A route that was read, as one to be added; none when it says something that is added by hand alone: a
-    /// credential, an expression, a header, other detectors.
+    /// credential, an expression, a header, other detectors, WebSockets.
     pub fn of(route: &Route) -> Option<NewRoute> {
-        let Route { id: _, host, ports, auth, matches, git, dlp, meter, reach, body_bytes_max } = route;
-        let carries = carries_nothing(auth.as_ref()) && meter.is_none() && body_bytes_max.is_none();
+        let Route { id: _, host, ports, auth, matches, git, dlp, meter, reach, body_bytes_max, websocket } = route;
+        let carries = carries_nothing(auth.as_ref()) && meter.is_none() && body_bytes_max.is_none() && !websocket;
         let plain = Route::plain(1, host.clone());
         (carries && *dlp == plain.dlp).then_some(())?;
         Some(NewRoute {

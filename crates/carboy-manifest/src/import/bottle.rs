@@ -56,11 +56,7 @@ pub(super) fn bottle(source: &mut Source<'_>, name: &str, root: &[Entry], lines:
             "egress" => Piece::of(entry, egress(source, name, entry)),
             "env" => Piece::of(entry, env(source, name, entry)),
             "extends" => Piece::of(entry, renamed(source, entry)),
-            "budget" | "ceiling" | "window" => {
-                let fix =
-                    "this version enforces no budget: bound the spending at the provider before you start the bottle";
-                gone(source, entry, NoteKind::LeftOut, "is a limit that nobody would enforce", fix)
-            }
+            "budget" | "ceiling" => amounts(source, entry, |source, one| error_of(source, name, &[one])),
             _ => whole(source, name, entry),
         };
         pieces.push(piece);
@@ -113,23 +109,56 @@ pub(super) fn agent(source: &mut Source<'_>, name: &str, root: &[Entry], lines: 
 pub(super) fn settings(source: &mut Source<'_>, root: &[Entry], lines: &Lines<'_>) -> Option<String> {
     let mut pieces = Vec::new();
     for entry in root {
-        if matches!(entry.key.as_str(), "budget" | "shutdown") {
-            let fix = "this version enforces no budget: bound the spending at the provider before you start a bottle";
-            pieces.push(gone(source, entry, NoteKind::LeftOut, "is a limit that nobody would enforce", fix));
+        if matches!(entry.key.as_str(), "budget" | "ceiling") {
+            pieces.push(amounts(source, entry, |source, one| settings_error(source, &one)));
             continue;
         }
-        let mut text = String::new();
-        emit::entry(&mut text, &entry.key, &entry.value, 0);
-        let files: MapFiles = [(source.places.settings(), text)].into_iter().collect();
-        let mut found = Diagnostics::default();
-        settings_reader::load(&files, source.places, &mut found);
-        pieces.push(match first_error(&found) {
+        pieces.push(match settings_error(source, entry) {
             None => Piece::Same(entry.clone()),
             Some((_, what, fix)) => gone(source, entry, NoteKind::LeftOut, &what, &fix),
         });
     }
     let kept = pieces.iter().any(|piece| matches!(piece, Piece::Same(_) | Piece::New(_)));
     kept.then(|| written(&pieces, root, lines))
+}
+
+/// What carboy's reader says of settings with this key alone.
+fn settings_error(source: &Source<'_>, entry: &Entry) -> Option<(Code, String, String)> {
+    let mut text = String::new();
+    emit::entry(&mut text, &entry.key, &entry.value, 0);
+    let files: MapFiles = [(source.places.settings(), text)].into_iter().collect();
+    let mut found = Diagnostics::default();
+    settings_reader::load(&files, source.places, &mut found);
+    first_error(&found)
+}
+
+/// `METER: AMOUNT` each by itself: a name that nothing is metered by takes no other limit away.
+fn amounts(
+    source: &mut Source<'_>,
+    entry: &Entry,
+    error_of: impl Fn(&Source<'_>, Entry) -> Option<(Code, String, String)>,
+) -> Piece {
+    let alone = |value: Node| Entry { value, ..entry.clone() };
+    let Value::Map(meters) = &entry.value.value else {
+        return match error_of(source, entry.clone()) {
+            None => Piece::Same(entry.clone()),
+            Some((_, what, fix)) => gone(source, entry, NoteKind::LeftOut, &what, &fix),
+        };
+    };
+    let mut kept = Vec::new();
+    for meter in meters {
+        match error_of(source, alone(emit::map(vec![meter.clone()], entry.value.at))) {
+            None => kept.push(meter.clone()),
+            Some((_, what, fix)) => {
+                source.note(NoteKind::LeftOut, meter.key_at, &format!("{}.{}", entry.key, meter.key), what, fix);
+            }
+        }
+    }
+    match kept.len() {
+        0 => Piece::Gone(entry.key_at, entry.key.clone()),
+        all if all == meters.len() => Piece::Same(entry.clone()),
+        _ => Piece::New(alone(emit::map(kept, entry.value.at))),
+    }
 }
 
 impl Piece {

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::bottle;
+use crate::budget::CapsPart;
 use crate::diagnostic::Diagnostics;
 use crate::files::Places;
 
@@ -67,7 +68,13 @@ fn yaml(clears: Clears) -> impl Strategy<Value = String> {
         one_of(repos),
         one_of(&["", "publish: [1, \"2:1\", \"0.0.0.0:1:3\"]", "publish: [\"1:9\", 4]"]),
         map("forward", &["1: \"127.0.0.1:1\"", "2: /run/two.sock", "3: \"[::1]:3\""]),
-        one_of(&["", "image: /i/a", "image: {archive: /i/b}\nbackend: namespaces", "backend: namespaces"]),
+        one_of(&[
+            "",
+            "image: /i/a",
+            "image: {archive: /i/b}\nbackend: namespaces\nshutdown: kill\nwarn: [5]",
+            "backend: namespaces\nbudget: 5M\nceiling: {claude: 9M}\ngate: observe",
+            "gate: reserve\noverrun: bounded\nshutdown: pause\nwindow: {rolling: 5h}\ncount: raw",
+        ]),
     );
     parts.prop_map(|(a, b, c, d, e, f, g, h, i, j, k)| [a, b, c, d, e, f, g, h, i, j, k].concat())
 }
@@ -190,6 +197,24 @@ fn repositories_are_inherited_cleared_or_united_field_by_field() {
     assert_eq!(says(own, Way::Runtime), "a ssh://other/a - -; b ssh://h/b - -; c ssh://h/c - -");
 }
 
+/// Are the caps of `two` counted as `one` says, when `two` extends it or is named after it?
+fn together_of(way: Way, one: &str, two: &str) -> bool {
+    let places = Places { carboy_home: "/h/.carboy".into(), home: "/h".into(), cwd: "/w".into() };
+    let extends = if way == Way::Extends { "extends: one\n" } else { "" };
+    let files: crate::MapFiles = [
+        ("/h/.carboy/bottles/one.md", format!("---\n{one}\n---\n")),
+        ("/h/.carboy/bottles/two.md", format!("---\n{extends}{two}\n---\n")),
+    ]
+    .into_iter()
+    .collect();
+    let named: &[&str] = if way == Way::Extends { &["two"] } else { &["one", "two"] };
+    let bottles = named.iter().map(|name| (*name).to_owned()).collect();
+    let loaded = crate::Manifest::load(&files, &crate::Request { agent: None, bottles, places }).unwrap();
+    let caps = loaded.budgets.caps.into_values().next().unwrap();
+    let of = |name: &str| caps.iter().find(|cap| cap.scope.to_string() == format!("bottle:{name}")).cloned().unwrap();
+    (of("one").window, of("one").count) == (of("two").window, of("two").count)
+}
+
 /// Puts two files together that both have the key, and tells by which rule it was done.
 fn rule_of(key: &str, way: Way) -> Rule {
     let both = |earlier: &str, later: &str| merge(part("one", earlier), part("two", later), way);
@@ -279,6 +304,43 @@ fn rule_of(key: &str, way: Way) -> Rule {
         "backend" => {
             let file = both("backend: namespaces", "backend: namespaces").backend.unwrap().place.file;
             assert_eq!(file.to_str(), Some("two"));
+            Rule::LaterWins
+        }
+        "budget" | "ceiling" => {
+            let scopes = both(&format!("{key}: 5M"), &format!("{key}: {{claude: 7M}}")).scopes;
+            let amounts = |caps: &CapsPart| if key == "budget" { caps.budget.len() } else { caps.ceiling.len() };
+            let all = scopes.iter().map(|scope| format!("{}:{}", scope.name, amounts(&scope.caps))).collect();
+            assert_eq!(words(all), "two:1 one:4");
+            Rule::OwnScope
+        }
+        "window" | "count" => {
+            let value = if key == "window" { "{rolling: 5h}" } else { "raw" };
+            // Settled where a file is put on those that it extends.
+            let windows = |two: &str| together_of(way, &format!("budget: 1M\n{key}: {value}"), two);
+            assert!(!windows(&format!("budget: 2M\n{key}: {}", if key == "window" { "lifetime" } else { "weighted" })));
+            if windows("budget: 2M") { Rule::OwnElseParents } else { Rule::Own }
+        }
+        "gate" | "overrun" | "shutdown" => {
+            let (strict, loose) = match key {
+                "gate" => ("reserve", "observe"),
+                "overrun" => ("exact", "bounded"),
+                _ => ("kill", "pause"),
+            };
+            let file = |earlier: &str, later: &str| {
+                let terms = both(&format!("{key}: {earlier}"), &format!("{key}: {later}")).terms;
+                let places = [
+                    terms.gate.map(|said| said.place),
+                    terms.overrun.map(|said| said.place),
+                    terms.shutdown.map(|said| said.place),
+                ];
+                places.into_iter().flatten().map(|place| place.file.display().to_string()).collect::<String>()
+            };
+            assert_eq!(file(loose, strict), "two");
+            if file(strict, loose) == "two" { Rule::LaterWins } else { Rule::Stricter }
+        }
+        "warn" => {
+            assert_eq!(both("warn: [50]", "warn: [80, 95]").terms.warn.unwrap().value, [80, 95]);
+            assert_eq!(both("warn: [50]", "").terms.warn.unwrap().value, [50]);
             Rule::LaterWins
         }
         other => panic!("no sample for `{other}`"),

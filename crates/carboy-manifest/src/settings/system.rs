@@ -53,6 +53,8 @@ pub(super) fn over(system: Settings, mut user: Settings) -> Settings {
     said_over(&mut user.capture, system.capture);
     said_over(&mut user.bottle_uid, system.bottle_uid);
     said_over(&mut user.notify, system.notify);
+    // Both are kept: which of their words is the stricter one is decided with the bottle's (`budget::together`).
+    user.budgets.machine = system.budgets.own;
     user.sources.splice(0..0, system.sources);
     user
 }

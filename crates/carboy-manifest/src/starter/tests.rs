@@ -128,6 +128,26 @@ fn a_model_route_masks_what_looks_like_a_token_instead_of_ending_the_night() {
 }
 
 #[test]
+fn c6_a_starter_for_a_program_has_a_budget_for_each_day_and_a_shell_has_none() {
+    let set_of = |starter: &Starter| {
+        let (files, report) = checked(starter);
+        assert!(report.ok, "{}", report.diagnostics);
+        let request = Request { agent: None, bottles: vec!["work".into()], places: places() };
+        Manifest::load(&files, &request).unwrap().budgets
+    };
+    let set = set_of(&plain(Some(Program::Claude), Login::None));
+    assert_eq!(set.caps.len(), crate::budget::METERS.len());
+    for cap in set.caps.values().flatten() {
+        assert_eq!(Ok(cap.amount), crate::budget::parse_amount(BUDGET));
+        assert_eq!((cap.kind, cap.scope.to_string()), (carboy_core::budget::CapKind::Budget, "bottle:work".into()));
+        let day = carboy_core::budget::Unit::Day;
+        assert!(matches!(cap.window, carboy_core::budget::Window::Calendar { unit, .. } if unit == day));
+    }
+    assert!(BUDGET_BUYS.starts_with(BUDGET));
+    assert!(set_of(&plain(None, Login::None)).caps.is_empty());
+}
+
+#[test]
 fn a_long_comment_goes_on_in_the_next_line_and_no_word_is_cut() {
     let mut starter = plain(None, Login::None);
     let words: Vec<String> = (0..60).map(|n| format!("word{n}")).collect();

@@ -172,7 +172,9 @@ fn done(answer: Result<Answer, NotHeld>) -> Result<(), NotHeld> {
         Answer::Done => Ok(()),
         Answer::NotHeld(why) => Err(why),
         Answer::Refused(why) => Err(NotHeld::Unavailable(why)),
-        Answer::Admitted(_) | Answer::Extended(_) => Err(misunderstood()),
+        Answer::Admitted(_) | Answer::Extended(_) | Answer::Part { .. } | Answer::Unset(_) | Answer::Status(_) => {
+            Err(misunderstood())
+        }
     }
 }
 
@@ -191,7 +193,9 @@ impl Ledger for Client {
                 Answer::Admitted(admitted) => Ok(admitted),
                 Answer::NotHeld(why) => Err(why),
                 Answer::Refused(why) => Err(NotHeld::Unavailable(why)),
-                Answer::Done | Answer::Extended(_) => Err(misunderstood()),
+                Answer::Done | Answer::Extended(_) | Answer::Part { .. } | Answer::Unset(_) | Answer::Status(_) => {
+                    Err(misunderstood())
+                }
             }
         })
     }
@@ -206,7 +210,9 @@ impl Ledger for Client {
                 Answer::Extended(held) => Ok(held),
                 Answer::NotHeld(why) => Err(why),
                 Answer::Refused(why) => Err(NotHeld::Unavailable(why)),
-                Answer::Done | Answer::Admitted(_) => Err(misunderstood()),
+                Answer::Done | Answer::Admitted(_) | Answer::Part { .. } | Answer::Unset(_) | Answer::Status(_) => {
+                    Err(misunderstood())
+                }
             }
         })
     }

@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::frame::{self, FrameError};
-use super::protocol::{Answer, Call, Hello, Request, Role, Said, VERSION, Welcome, understands};
+use super::protocol::{Answer, Call, Hello, Request, Role, Said, TEXT_BYTES_MAX, VERSION, Welcome, understands};
 
 /// How long an answer may take.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -48,6 +48,9 @@ pub enum LineError {
     /// It says something that was not asked.
     #[error("the controller answered something that was not asked; start it again: carboy controller stop")]
     Misunderstood,
+    /// It ended before it answered.
+    #[error("the controller ended before it answered; look with `carboy budget show` whether it was done")]
+    Ended,
     /// The connection.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -58,6 +61,8 @@ pub struct Line {
     stream: UnixStream,
     welcome: Welcome,
     next: u64,
+    /// How long an answer may take.
+    patience: Option<Duration>,
 }
 
 impl Line {
@@ -77,7 +82,7 @@ impl Line {
         };
         match timeout(ANSWER_WAIT_MAX, greeting).await.map_err(|_| LineError::Silent)?? {
             Some(Said::Welcome(welcome)) if understands(VERSION, welcome.version) => {
-                Ok(Line { stream, welcome, next: 0 })
+                Ok(Line { stream, welcome, next: 0, patience: Some(ANSWER_WAIT_MAX) })
             }
             Some(Said::Welcome(welcome)) => {
                 let why = "it greeted in a version that was not asked for".to_owned();
@@ -100,7 +105,7 @@ impl Line {
     pub async fn ask(&mut self, call: Call) -> Result<Answer, LineError> {
         let number = self.send(call).await?;
         loop {
-            let (answered, answer) = self.next().await?.ok_or(LineError::Misunderstood)?;
+            let (answered, answer) = self.next().await?.ok_or(LineError::Ended)?;
             if answered == number {
                 return match answer {
                     Answer::Refused(why) => Err(LineError::Refused(why)),
@@ -120,13 +125,51 @@ impl Line {
         Ok(number)
     }
 
+    /// The next snapshot of a [`Call::Watch`] that was sent before. It comes when something changes, so there is no longest
+    /// wait; not to be dropped in the middle.
+    pub async fn watched(&mut self, number: u64) -> Result<String, LineError> {
+        self.patience = None;
+        self.rest_of_text(number).await
+    }
+
     /// The next answer; `None` when the controller has closed.
     pub async fn next(&mut self) -> Result<Option<(u64, Answer)>, LineError> {
-        match timeout(ANSWER_WAIT_MAX, frame::read::<Said>(&mut self.stream)).await.map_err(|_| LineError::Silent)?? {
+        let read = frame::read::<Said>(&mut self.stream);
+        let said = match self.patience {
+            Some(patience) => timeout(patience, read).await.map_err(|_| LineError::Silent)??,
+            None => read.await?,
+        };
+        match said {
             Some(Said::Answer(number, answer)) => Ok(Some((number, answer))),
             Some(Said::Goodbye(goodbye)) => Err(LineError::Goodbye(goodbye.why)),
             Some(Said::Welcome(_) | Said::Push(_)) => Err(LineError::Misunderstood),
             None => Ok(None),
+        }
+    }
+
+    /// Asks for a text that comes in parts.
+    pub async fn text(&mut self, call: Call) -> Result<String, LineError> {
+        let number = self.send(call).await?;
+        self.rest_of_text(number).await
+    }
+
+    /// The next text of a request that was [sent](Self::send) before.
+    pub async fn rest_of_text(&mut self, number: u64) -> Result<String, LineError> {
+        let mut whole = String::new();
+        loop {
+            match self.next().await?.ok_or(LineError::Ended)? {
+                (answered, Answer::Part { text, more }) if answered == number => {
+                    whole.push_str(&text);
+                    if whole.len() > TEXT_BYTES_MAX {
+                        return Err(LineError::Misunderstood);
+                    }
+                    if !more {
+                        return Ok(whole);
+                    }
+                }
+                (answered, Answer::Refused(why)) if answered == number => return Err(LineError::Refused(why)),
+                (_, _) => return Err(LineError::Misunderstood),
+            }
         }
     }
 

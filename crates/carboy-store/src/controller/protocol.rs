@@ -5,12 +5,34 @@
 //!
 //! *Must never* carry a secret, a header or a byte of a body.
 
-use carboy_core::budget::{Admitted, Ask, BudgetSet, Ending, NotHeld, ReservationId, Shutdown};
+use carboy_core::budget::{
+    Admitted, Amount, Ask, BudgetSet, CapEdit, CapKey, Ending, NotHeld, ReservationId, Shutdown,
+};
 use carboy_core::ids::MeterName;
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::UsageQuery;
+
 /// This version of the protocol. One version back is understood.
 pub const VERSION: u16 = 1;
+
+/// Longest piece of a longer text, in bytes: room for it escaped, in a message.
+pub const PART_BYTES_MAX: usize = 24 * 1024;
+/// Longest text that is put together of parts, in bytes.
+pub const TEXT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A text in the parts that it is answered in.
+pub fn parts(text: &str) -> Vec<Answer> {
+    let (mut rest, mut parts) = (text, Vec::new());
+    loop {
+        let piece = &rest[..rest.floor_char_boundary(PART_BYTES_MAX)];
+        rest = &rest[piece.len()..];
+        parts.push(Answer::Part { text: piece.to_owned(), more: !rest.is_empty() });
+        if rest.is_empty() {
+            return parts;
+        }
+    }
+}
 
 /// Can a peer of that version be spoken to?
 pub const fn understands(own: u16, theirs: u16) -> bool {
@@ -84,6 +106,25 @@ pub enum Call {
     Heartbeat,
     /// The budgets were changed in their files.
     Renew(Box<Supervised>),
+    /// How everything stands: one [`LedgerSnapshot`](carboy_core::budget::LedgerSnapshot), in parts.
+    Snapshot,
+    /// The same whenever it has changed, at most ten times a second; whoever is slow gets the latest.
+    Watch,
+    /// What was spent, in parts: rows as JSON.
+    Usage(UsageQuery),
+    /// Set a cap over what the files say.
+    SetCap(CapKey, CapEdit),
+    /// What the files say holds again.
+    UnsetCap(CapKey),
+    /// Give an amount on top of a cap, in its present window.
+    TopUp(CapKey, Amount),
+    /// How the controller is.
+    Status,
+    /// End.
+    Shutdown {
+        /// Only when no supervisor is connected.
+        only_idle: bool,
+    },
 }
 
 /// A message of the controller's.
@@ -135,10 +176,42 @@ pub enum Answer {
     Admitted(Admitted),
     /// Of an extension: what is held now.
     Extended(u64),
+    /// A part of a text that is longer than a message. `more` follow under the same number.
+    Part {
+        /// The next piece.
+        text: String,
+        /// Whether it goes on.
+        more: bool,
+    },
+    /// Whether something had been set that no longer is.
+    Unset(bool),
+    /// How the controller is.
+    Status(Box<Status>),
     /// Not held, not settled, not released.
     NotHeld(NotHeld),
     /// It is not done, and this is why.
     Refused(String),
+}
+
+/// How the controller is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its program's version.
+    pub program: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since when, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// Whether it ends by itself when nobody needs it, and after how long.
+    pub idle_ms: Option<u64>,
+    /// Connected supervisors.
+    pub supervisors: u64,
+    /// Everybody who is connected.
+    pub connections: u64,
+    /// Where it keeps what was spent.
+    pub ledger: String,
+    /// Why metered requests are refused just now; `None` while they are not.
+    pub failing: Option<String>,
 }
 
 /// What the controller wants of a supervisor.
@@ -173,6 +246,24 @@ mod tests {
         let understood: Vec<u16> = (0..6).filter(|theirs| understands(3, *theirs)).collect();
         assert_eq!(understood, [2, 3]);
         assert!(understands(1, 1) && !understands(1, 0) && !understands(1, 2));
+    }
+
+    #[test]
+    fn a_long_text_goes_in_parts_of_which_each_is_a_message() {
+        // The worst there is: every octet is escaped to six.
+        for text in ["".to_owned(), "\u{1}".repeat(3 * PART_BYTES_MAX), "\u{1f600}".repeat(PART_BYTES_MAX)] {
+            let mut whole = String::new();
+            let parts = parts(&text);
+            for (n, part) in parts.iter().enumerate() {
+                let Answer::Part { text, more } = part else { panic!("{part:?}") };
+                assert_eq!(*more, n + 1 < parts.len());
+                whole.push_str(text);
+            }
+            assert_eq!(whole, text);
+        }
+        // JSON has no control characters of its own: quotes are the worst, and double.
+        let quotes = parts(&"\"".repeat(PART_BYTES_MAX));
+        super::super::frame::encode(&Said::Answer(u64::MAX, quotes[0].clone())).unwrap();
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use carboy_core::route::normal_path;
+use carboy_manifest::RunBudget;
 
 /// `30s`, `10m`, `2h`, `1d`, `1h30m`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -26,6 +27,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         number.clear();
     }
     if number.is_empty() && total > 0 { Ok(Duration::from_secs(total)) } else { Err(wrong()) }
+}
+
+/// `2M`, `claude=500k`; whether several fit together is seen when all are there.
+pub(super) fn budget(text: &str) -> Result<String, String> {
+    RunBudget::parse([text]).map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
 /// A method, as it stands in a request: upper case, whatever was typed.
@@ -68,6 +74,13 @@ mod tests {
         assert_eq!(path_prefix("/v1"), Ok("/v1".into()));
         assert!(path_prefix("foo").is_err_and(|why| why.contains("`/foo`")));
         assert!(path_prefix("/a?b").is_err() && path_prefix("/a\n").is_err() && path_prefix("").is_err());
+    }
+
+    #[test]
+    fn c7_a_budget_is_an_amount_or_one_for_a_meter() {
+        assert_eq!(budget("claude=2M"), Ok("claude=2M".into()));
+        assert!(budget("much").is_err_and(|why| why.contains("1.5M")));
+        assert!(budget("mistral=1").is_err_and(|why| why.contains("anthropic")));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 use carboy_manifest::view::{EffectiveView, RouteView};
 use carboy_manifest::{EnvValue, SecretFrom, Workspace};
 
+use super::budgets;
 use super::secrets::{Needed, State};
 use crate::report::{Palette, bytes, printable};
 use crate::trust::route_line;
@@ -58,6 +59,8 @@ pub fn page(view: &EffectiveView, needed: &[Needed], palette: Palette) -> String
     let memory = limits.memory_bytes_max.value.map_or("the host's own".into(), bytes);
     let (processes, files) = (limits.processes_max.value, limits.open_files_max.value);
     out.row("limits", format!("memory {memory}, {processes} processes, {files} open files each"));
+    let metered = view.routes.iter().any(|route| route.meter.is_some());
+    out.rows("spending", budgets::rows(&view.budgets, metered));
     if let Some(name) = &view.git_user.name.value {
         out.row("commits", format!("as {name} <{}>", view.git_user.email.value.as_deref().unwrap_or("no address")));
     }

@@ -57,12 +57,13 @@ enum Away {
 /// Carries calls until it is aborted.
 pub(super) async fn carry(calls: Arc<Calls>, reach: Arc<dyn Reach>, events: EventsIn) {
     let (mut pause, mut may_start) = (PAUSE.0, true);
+    let mut acted = false;
     loop {
         let away = match connected(&calls, reach.as_ref()).await {
             Ok((stream, welcome)) => {
                 greeted(&calls, &events, &welcome);
                 let since = Instant::now();
-                let away = converse(&calls, &events, stream).await;
+                let away = converse(&calls, &events, stream, &mut acted).await;
                 pause = PAUSE.0;
                 may_start |= since.elapsed() >= SETTLED_AFTER;
                 // Whatever made it end: the first thing to try is to have it back.
@@ -122,17 +123,17 @@ async fn connected(calls: &Calls, reach: &dyn Reach) -> Result<(UnixStream, Welc
 }
 
 /// Everything over one connection, to its end.
-async fn converse(calls: &Calls, events: &EventsIn, stream: UnixStream) -> Away {
+async fn converse(calls: &Calls, events: &EventsIn, stream: UnixStream, acted: &mut bool) -> Away {
     let (read, write) = stream.into_split();
     let (beat, beats) = tokio::sync::mpsc::channel(1);
     tokio::select! {
-        away = listen(calls, events, read) => away,
+        away = listen(calls, events, read, acted) => away,
         away = speak(calls, write, beats) => away,
         () = tick(calls, beat) => Away::Closed,
     }
 }
 
-async fn listen(calls: &Calls, events: &EventsIn, mut read: OwnedReadHalf) -> Away {
+async fn listen(calls: &Calls, events: &EventsIn, mut read: OwnedReadHalf, acted: &mut bool) -> Away {
     loop {
         let said = match timeout(SILENCE_MAX, frame::read::<Said>(&mut read)).await {
             Ok(Ok(Some(said))) => said,
@@ -143,7 +144,12 @@ async fn listen(calls: &Calls, events: &EventsIn, mut read: OwnedReadHalf) -> Aw
         match said {
             Said::Answer(HEARTBEAT, _) => {}
             Said::Answer(number, answer) => calls.answered(number, answer),
-            Said::Push(push) => events.put(push),
+            // The controller says how it stands after each hello; what was never undone needs no undoing.
+            Said::Push(Push::Restore { .. }) if !std::mem::take(acted) => {}
+            Said::Push(push) => {
+                *acted |= matches!(push, Push::Act { .. });
+                events.put(push);
+            }
             Said::Goodbye(goodbye) => return Away::Refused(goodbye.why),
             Said::Welcome(_) => return Away::Closed,
         }

@@ -1,0 +1,171 @@
+//! From what all files of a run say to its budgets.
+//!
+//! *Must never* drop a ceiling, or take the user's word over the machine's where that is stricter.
+
+use std::collections::BTreeMap;
+
+use carboy_core::budget::{BudgetSet, Cap, CapKind, Count, Governs, Scope, Terms, Window};
+use carboy_core::ids::MeterName;
+
+use super::terms::{Strict, TermsPart};
+use super::{AgentBudget, Amounts, BottleScope, CapsPart, HostBudgets};
+use crate::origin::{Origin, Said, Sourced};
+
+/// The budgets of a run, without the run's own.
+#[derive(Clone, Debug, Default)]
+pub struct Budgets {
+    /// What a ledger is told.
+    pub set: BudgetSet,
+    /// Where each of it was said.
+    pub origins: BudgetOrigins,
+    /// How tokens are counted against a budget of the run itself.
+    pub count: Count,
+}
+
+/// Where each of the budgets' values was said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetOrigins {
+    /// Of each cap, in the order of [`BudgetSet::caps`].
+    pub caps: BTreeMap<MeterName, Vec<Origin>>,
+    /// `governs`
+    pub governs: Origin,
+    /// `gate`
+    pub gate: Origin,
+    /// `overrun`
+    pub overrun: Origin,
+    /// `shutdown`
+    pub shutdown: Origin,
+    /// `warn`
+    pub warn: Origin,
+    /// `hold_wait`
+    pub hold_wait: Origin,
+    /// `output_min`
+    pub output_min: Origin,
+}
+
+impl Default for BudgetOrigins {
+    fn default() -> Self {
+        let none = || Origin::Default;
+        BudgetOrigins {
+            caps: BTreeMap::new(),
+            governs: none(),
+            gate: none(),
+            overrun: none(),
+            shutdown: none(),
+            warn: none(),
+            hold_wait: none(),
+            output_min: none(),
+        }
+    }
+}
+
+/// Puts them together: the agent, the bottles from the nearest, the host.
+pub(crate) fn together(
+    host: &HostBudgets,
+    agent: Option<&AgentBudget>,
+    bottles: &[BottleScope],
+    terms: &TermsPart,
+) -> Budgets {
+    let mut found = Found::default();
+    let (own, machine) = (&host.own, &host.machine);
+    // Where nobody nearer says a window, it is that of the settings.
+    let settings = own.caps.clone().standing_on(Some(&machine.caps));
+    let mut chain = Vec::new();
+    let near = |take: &dyn Fn(&CapsPart) -> bool| bottles.iter().map(|one| &one.caps).find(|caps| take(caps));
+    let window = near(&|caps| caps.window.is_some()).and_then(|caps| caps.window.clone()).or(settings.window.clone());
+    let count = near(&|caps| caps.count.is_some()).and_then(|caps| caps.count.clone()).or(settings.count.clone());
+    let of_run = CapsPart { window, count, ..CapsPart::default() };
+    if let Some(agent) = agent {
+        chain.push(agent.scope.clone());
+        found.add(&agent.scope, agent.kind, &agent.amounts, &of_run);
+    }
+    for bottle in bottles {
+        let scope = Scope::Bottle(bottle.name.to_string());
+        chain.push(scope.clone());
+        found.add_both(&scope, &bottle.caps.clone().standing_on(Some(&settings)));
+    }
+    chain.push(Scope::Host);
+    found.add_both(&Scope::Host, &own.caps);
+    found.add_both(&Scope::Host, &machine.caps);
+    let count = of_run.count.map_or(Count::default(), |said| said.value);
+    let (terms, governs, mut origins) = decided(terms, &own.terms, &machine.terms);
+    let mut caps: BTreeMap<MeterName, Vec<Cap>> = BTreeMap::new();
+    for (meter, said) in found.0 {
+        let (all, places) = said.into_iter().unzip();
+        caps.insert(meter.clone(), all);
+        origins.caps.insert(meter, places);
+    }
+    Budgets { set: BudgetSet { chain, caps, governs, terms }, origins, count }
+}
+
+/// Caps with their places.
+#[derive(Default)]
+struct Found(BTreeMap<MeterName, Vec<(Cap, Origin)>>);
+
+impl Found {
+    fn add_both(&mut self, scope: &Scope, caps: &CapsPart) {
+        self.add(scope, CapKind::Budget, &caps.budget, caps);
+        self.add(scope, CapKind::Ceiling, &caps.ceiling, caps);
+    }
+
+    fn add(&mut self, scope: &Scope, kind: CapKind, amounts: &Amounts, over: &CapsPart) {
+        let window = over.window.as_ref().map_or(Window::default(), |said| said.value.clone());
+        let count = over.count.as_ref().map_or(Count::default(), |said| said.value);
+        for (meter, said) in amounts {
+            let cap = Cap { scope: scope.clone(), kind, amount: said.value, count, window: window.clone() };
+            let all = self.0.entry(meter.clone()).or_default();
+            match all.iter_mut().find(|(known, _)| Cap { amount: cap.amount, ..known.clone() } == cap) {
+                // The user's and the machine's settings are both the host's: the smaller of the two says all.
+                Some(known) if known.0.amount <= cap.amount => {}
+                Some(known) => *known = (cap, said.origin()),
+                None => all.push((cap, said.origin())),
+            }
+        }
+    }
+}
+
+fn decided(bottle: &TermsPart, own: &TermsPart, machine: &TermsPart) -> (Terms, Governs, BudgetOrigins) {
+    let default = Terms::default();
+    let warn = machine.warn.clone().or(bottle.warn.clone()).or(own.warn.clone());
+    let warn = Said::or_default(warn, default.warn_percent);
+    let gate = nearest(&bottle.gate, &own.gate, default.gate, &machine.gate);
+    let overrun = nearest(&bottle.overrun, &own.overrun, default.overrun, &machine.overrun);
+    let shutdown = nearest(&bottle.shutdown, &own.shutdown, default.shutdown, &machine.shutdown);
+    let governs = nearest(&None, &own.governs, Governs::default(), &machine.governs);
+    let hold_wait = Said::or_default(machine.hold_wait.clone().or(own.hold_wait.clone()), default.hold_wait_ms);
+    let output_min = Said::or_default(machine.output_min.clone().or(own.output_min.clone()), default.output_min);
+    let origins = BudgetOrigins {
+        caps: BTreeMap::new(),
+        governs: governs.origin,
+        gate: gate.origin,
+        overrun: overrun.origin,
+        shutdown: shutdown.origin,
+        warn: warn.origin,
+        hold_wait: hold_wait.origin,
+        output_min: output_min.origin,
+    };
+    let terms = Terms {
+        gate: gate.value,
+        overrun: overrun.value,
+        shutdown: shutdown.value,
+        warn_percent: warn.value,
+        hold_wait_ms: hold_wait.value,
+        output_min: output_min.value,
+    };
+    (terms, governs.value, origins)
+}
+
+/// The bottle's word, else the user's, else carboy's own; but what the machine's settings say is the least.
+fn nearest<T: Strict + Clone>(
+    bottle: &Option<Said<T>>,
+    own: &Option<Said<T>>,
+    default: T,
+    machine: &Option<Said<T>>,
+) -> Sourced<T> {
+    let said = bottle.clone().or_else(|| own.clone());
+    match (machine, said) {
+        (Some(least), Some(said)) if said.value.rank() > least.value.rank() => Said::or_default(Some(said), default),
+        (Some(least), _) => Said::or_default(Some(least.clone()), default),
+        (None, said) => Said::or_default(said, default),
+    }
+}
