@@ -17,6 +17,7 @@
 mod engine;
 mod memory;
 mod port;
+mod sqlite;
 
 pub use engine::{
     BATCH_COMMANDS_MAX, COMMANDS_MAX, Crossing, Engine, Gone, HOLD_WAIT_MS_MAX, HOLDS_MAX, KnownOwner, NOTICES_MAX,
@@ -27,3 +28,4 @@ pub use port::{
     By, Difference, EVENTS_MAX, LedgerReader, LedgerStore, Loaded, Mark, MinuteSum, NumberedEvent, Owner, Total,
     USAGE_ROWS_MAX, UsageQuery, UsageRow, Write,
 };
+pub use sqlite::SqliteStore;

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod controller;
 mod error;
 pub mod ledger;
+mod place;
 mod ticket;
 
 pub use error::StoreError;

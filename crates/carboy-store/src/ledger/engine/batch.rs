@@ -13,6 +13,7 @@ use crate::ticket::Giver;
 pub(super) type Kept = (u64, ReservationId, Ending);
 
 type Outcome<'a> = Result<(), &'a Unavailable>;
+type Answer = Box<dyn FnOnce(Outcome<'_>) + Send>;
 
 /// One batch. Nothing of it is known to anybody before it is committed.
 #[derive(Default)]
@@ -24,7 +25,7 @@ pub(super) struct Batch {
     pub(super) latches: Vec<Latch>,
     /// The endings that are in it: what was spent is not forgotten when it fails.
     pub(super) endings: Vec<Kept>,
-    answers: Vec<Box<dyn FnOnce(Outcome<'_>) + Send>>,
+    answers: Vec<Answer>,
 }
 
 impl Batch {

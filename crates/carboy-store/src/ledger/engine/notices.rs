@@ -106,12 +106,12 @@ impl Notices {
     }
 
     /// Waits for the next one; `None` once the ledger is closed. Dropped while it waits, it loses nothing.
-    pub fn next(&mut self) -> Next<'_> {
+    pub fn wait(&mut self) -> Next<'_> {
         Next(self)
     }
 }
 
-/// See [`Notices::next`].
+/// See [`Notices::wait`].
 pub struct Next<'a>(&'a mut Notices);
 
 impl Future for Next<'_> {
