@@ -111,7 +111,8 @@ impl Flow {
                 let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                 builder
                     .timer(TokioTimer::new())
-                    .adaptive_window(true)
+                    .initial_stream_window_size(limits.stream_window_bytes)
+                    .initial_connection_window_size(limits.connection_window_bytes)
                     .max_concurrent_streams(limits.streams_max)
                     .max_header_list_size(limits.head_bytes_max as u32)
                     .auto_date_header(false);

@@ -11,6 +11,11 @@ pub struct GatewayLimits {
     pub requests_max: usize,
     /// Concurrent streams of one HTTP/2 connection.
     pub streams_max: u32,
+    /// Bytes of one HTTP/2 stream that are read ahead.
+    pub stream_window_bytes: u32,
+    /// Bytes of one HTTP/2 connection that are. The h2 library ends a connection on which frames of under 256 bytes pile up
+    /// beyond half of this, each counted by what it falls short: a model's stream in a burst is made of such frames.
+    pub connection_window_bytes: u32,
     /// Bytes of one request or response head.
     pub head_bytes_max: usize,
     /// Header fields of one request or response.
@@ -92,6 +97,8 @@ impl Default for GatewayLimits {
             connections_max: 1024,
             requests_max: 512,
             streams_max: 128,
+            stream_window_bytes: 1024 * 1024,
+            connection_window_bytes: 16 * 1024 * 1024,
             head_bytes_max: 64 * 1024,
             headers_max: 128,
             whole_body_bytes_max: 32 * 1024 * 1024,

@@ -183,7 +183,8 @@ impl Dialer {
             Some(Alpn::H2) => {
                 let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
-                    .adaptive_window(true)
+                    .initial_stream_window_size(self.limits.stream_window_bytes)
+                    .initial_connection_window_size(self.limits.connection_window_bytes)
                     .max_header_list_size(self.limits.head_bytes_max as u32)
                     .handshake(io)
                     .await

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 pub mod ledger;
+pub mod model;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
