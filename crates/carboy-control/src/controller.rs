@@ -22,5 +22,5 @@ pub mod start;
 pub mod unit;
 
 pub use projection::KeySource;
-pub use serving::{CONNECTIONS_MAX, IDLE, Running, ServeError, run};
+pub use serving::{CONNECTIONS_MAX, IDLE, Running, ServeError, open_store, run};
 pub use start::{START_WAIT_MAX, StartError, Starter, Word};

@@ -15,7 +15,6 @@ pub mod home;
 pub mod host_user;
 pub mod image;
 pub mod inside;
-mod ledger;
 mod notify;
 pub mod operator;
 pub mod ports;
@@ -42,6 +41,12 @@ pub mod log {
         Answer, Follow, Found, Hint, Integrity, Query, Report, SEARCH_BYTES_MAX, find_refusal, follow, parse_time,
         query, tail, verify,
     };
+}
+
+/// Speaking to the controller.
+pub mod controller_client {
+    pub use carboy_store::controller::protocol::{Answer, Call, Role, Status};
+    pub use carboy_store::controller::{Line, LineError};
 }
 
 /// What this host can give a bottle.

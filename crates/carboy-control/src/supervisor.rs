@@ -14,6 +14,7 @@
 mod control;
 mod ending;
 mod exec;
+mod keeping;
 mod noticing;
 mod seal;
 mod secrets;
@@ -42,7 +43,6 @@ use crate::grants::Grants;
 use crate::home::{Home, HomeError};
 use crate::image::{self, ImageError};
 use crate::inside::ShowError;
-use crate::ledger::UnboundLedger;
 use crate::notify::Notifier;
 use crate::ports::{Joining, PortError, Ports};
 use crate::registry::{Registration, RunRecord};
@@ -54,6 +54,7 @@ use crate::vault::{Lookup, Vault, VaultError};
 use crate::workspace::{self, Held, RunOf, WorkspaceError};
 
 use control::{Shared, stop_when_asked};
+use keeping::Kept;
 use noticing::Noticing;
 use seal::{bottle_spec, injected_secrets};
 use secrets::{detectors, look_for_renewed, no_secret_inside, undumpable};
@@ -63,6 +64,7 @@ use streams::{notifier, session, teller};
 
 pub use control::{Control, STOP_GRACE};
 pub use ending::Farewell;
+pub use keeping::Keeping;
 
 /// Longest beginning of a task that a run's record has, in characters.
 const TASK_CHARS_MAX: usize = 200;
@@ -107,6 +109,8 @@ pub struct RunRequest {
     pub streaming: Streaming,
     /// Whether refusals are kept for a proposal.
     pub learning: Learning,
+    /// Who keeps its ledger.
+    pub keeping: Keeping,
 }
 
 /// Says a few lines to the person, while the program has the terminal.
@@ -161,6 +165,9 @@ pub enum RunError {
     /// The audit log.
     #[error("{0}")]
     Audit(String),
+    /// The ledger.
+    #[error("{0}")]
+    Ledger(String),
     /// Something of the system.
     #[error("could not {what}: {source}")]
     System {
@@ -185,6 +192,8 @@ pub struct Running {
     notifier: Arc<Notifier>,
     noticed: Noticing,
     registration: Registration,
+    kept: Kept,
+    _pushes: Option<carboy_store::controller::ClientEvents>,
     /// Given back last: until then nobody applies or removes what the bottle works on.
     held: Option<Held>,
 }
@@ -261,6 +270,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     let detectors = detectors(fingerprint_key, &vault)?;
     let mut captured = bottle.take_captured().expect("a bottle that was just launched still has its sockets");
     let tier = captured.tier;
+    let (kept, pushes) = Kept::open(&request, &run).await?;
     let gateway = Gateway::new(GatewayConfig {
         subject: subject.clone(),
         routes: request.effective.routes.clone(),
@@ -269,7 +279,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         detectors: Arc::new(detectors),
         secrets: vault.clone() as Arc<dyn SecretSource>,
         audit: audit.clone(),
-        ledger: Arc::new(UnboundLedger::new(clock)),
+        ledger: kept.ledger(),
         clock: Arc::new(clock),
         learning: request.learning,
         limits: GatewayLimits::default(),
@@ -323,6 +333,8 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     let session = session(&request.streaming, request.stdio, &shared, &notifier, &mut stdio, &run_dir)?;
     let _ = shared.session.set(session.clone());
     tasks.push(tokio::spawn(grants.clone().watch()));
+    let budgets = watch::Sender::new(request.effective.budgets_of(&run));
+    tasks.extend(kept.follow(budgets.subscribe(), &request.effective, &run));
     tasks.push(tokio::spawn(reload::watch(reload::Watched {
         grants,
         audit: audit.clone(),
@@ -330,7 +342,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         files: request.files.clone(),
         places: request.places.clone(),
         effective: request.effective.clone(),
-        budgets: watch::Sender::new(request.effective.budgets_of(&run)),
+        budgets,
         run: run.clone(),
         tell: teller(&request.streaming, &request.tell, &session),
     })));
@@ -360,6 +372,8 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         run_dir,
         noticed,
         registration,
+        kept,
+        _pushes: pushes,
         held: None,
     })
 }

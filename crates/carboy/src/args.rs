@@ -2,6 +2,7 @@
 
 mod audit;
 mod bottle;
+mod budget;
 mod plumbing;
 mod values;
 mod watching;
@@ -14,6 +15,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::client::DetachKey;
 
 pub use audit::{AuditCommand, QueryArgs};
+pub use budget::{
+    BudgetCommand, ControllerCommand, ControllerRunArgs, SetArgs, ShowArgs, TopUpArgs, UnsetArgs,
+};
 pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
@@ -65,8 +69,14 @@ pub enum Command {
     /// What bottles keep: changes that wait, homes, what was taken out of workspaces
     #[command(subcommand)]
     Bottle(BottleCommand),
+    /// What may be spent: show it, set it, add to it
+    #[command(subcommand)]
+    Budget(BudgetCommand),
     /// Validate every bottle, every agent and the settings
     Check(CheckArgs),
+    /// The process that keeps the ledger: runs start it, and it ends by itself
+    #[command(subcommand)]
+    Controller(ControllerCommand),
     /// Print shell completions
     Completions(CompletionsArgs),
     /// Print the man page
@@ -92,12 +102,12 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["tour", "init", "doctor"]),
     ("Run", &["run", "attach", "exec"]),
     ("Watch", &["ps", "logs", "explain", "wait"]),
-    ("Decide", &["allow"]),
+    ("Decide", &["allow", "budget"]),
     ("Stop", &["stop"]),
     ("Prove", &["audit"]),
     ("Keep", &["bottle"]),
     ("Write", &["check"]),
-    ("Plumbing", &["completions", "man", "uninstall"]),
+    ("Plumbing", &["controller", "completions", "man", "uninstall"]),
 ];
 
 #[derive(Debug, Args)]

@@ -264,6 +264,7 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
         lookup: environment.lookup,
         files: Arc::new(DiskFiles),
         learning: if args.learn { Learning::On } else { Learning::Off },
+        keeping: Default::default(),
         audit_key,
         tell: Arc::new(|text| {
             // The terminal may be raw: a carriage return brings the cursor back.

@@ -27,6 +27,7 @@ use super::journal::Journal;
 use super::keeper::Keeper;
 use super::leases::{LEASE, Leases};
 use super::metrics;
+use super::process::undumpable;
 use super::projection::{KeySource, Projection, Stuck, now_ms};
 use super::snapshots::{self, Snapshots};
 use super::start::Starter;
@@ -138,6 +139,12 @@ impl Serving {
     }
 }
 
+/// The store of a home's ledger.
+pub fn open_store(home: &Home) -> Result<Box<dyn LedgerStore>, StoreError> {
+    let _ = home.ledger();
+    Ok(Box::new(carboy_store::ledger::MemoryStore::default()))
+}
+
 /// The lock, held; the file is as good as its descriptor.
 fn lock(home: &Home) -> Result<File, ServeError> {
     let path = home.controller_lock();
@@ -157,11 +164,12 @@ pub async fn run(
     ready: impl FnOnce(),
 ) -> Result<(), ServeError> {
     let Running { home, key, idle, metrics, aloud, mut stop } = running;
+    let system = |what| move |source| ServeError::System { what, source };
+    undumpable().map_err(system("protect this process's memory"))?;
     let held = lock(&home)?;
     let journal = Arc::new(Journal::open(&home.controller_log(), aloud));
     let place = home.clone();
     let opened = tokio::task::spawn_blocking(move || Engine::open(open(&place)?, Arc::new(SystemClock))).await;
-    let system = |what| move |source| ServeError::System { what, source };
     let engine = opened.map_err(|e| ServeError::System { what: "open the ledger", source: std::io::Error::other(e) })??;
     let keeper = Keeper::new(engine, journal.clone());
     let leases = Leases::new(keeper.clone(), LEASE);

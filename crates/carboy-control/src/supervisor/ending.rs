@@ -53,6 +53,7 @@ impl Running {
         let _ = tokio::task::spawn_blocking(move || session.drained()).await;
         // What the program left in the middle of is written down before the end is.
         self.gateway.settled(SETTLE_WAIT_MAX).await;
+        let untold = self.kept.drained().await;
         for task in &self.tasks {
             task.abort();
         }
@@ -71,6 +72,8 @@ impl Running {
             .with("failures", stats.failed())
             .with("quarantined", quarantined.clone())
             .with("noticed", noticed.len() as u64);
+        // The controller charges them in full, and says so; here it stands which run's they were.
+        let event = if untold > 0 { event.with("endings_untold", untold as u64) } else { event };
         self.audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))?;
         let audit = self.audit.clone();
         let closed = tokio::task::spawn_blocking(move || audit.close()).await;

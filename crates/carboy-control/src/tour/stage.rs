@@ -154,6 +154,7 @@ fn run_request(request: &TourRequest, home: Home, workdir: PathBuf) -> Result<Ru
         progress: Arc::new(|_| {}),
         streaming: crate::session::Streaming::Direct,
         learning: Default::default(),
+        keeping: crate::supervisor::Keeping::InProcess,
     })
 }
 

@@ -43,7 +43,7 @@ pub enum LineError {
     #[error("{0}")]
     Refused(String),
     /// Nothing comes back.
-    #[error("the controller does not answer within {} s; `carboy controller stop --kill` ends it", ANSWER_WAIT_MAX.as_secs())]
+    #[error("the controller does not answer within {} s; find it with `fuser` on its socket", ANSWER_WAIT_MAX.as_secs())]
     Silent,
     /// It says something that was not asked.
     #[error("the controller answered something that was not asked; start it again: carboy controller stop")]
