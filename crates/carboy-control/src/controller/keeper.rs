@@ -136,7 +136,7 @@ impl Keeper {
     /// Passes on what the ledger tells, until it is closed. `recorded` hears that there are events to be logged.
     pub(super) async fn pass_on(self: Arc<Keeper>, recorded: watch::Sender<()>) {
         let mut notices = self.engine.events();
-        while let Some(notice) = notices.next().await {
+        while let Some(notice) = notices.wait().await {
             match notice {
                 Notice::Crossing(crossing) => self.push(crossing.owner, act(&crossing)),
                 Notice::Warning(warning) => self.push(warning.owner, warn(&warning)),

@@ -1,13 +1,16 @@
 //! The bottles, their caps, and who spends in them.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use carboy_core::budget::{Amount, BudgetSet, Cap, CapKind, Count, Scope, Terms, Unit, Window, Zone};
 use carboy_core::ids::MeterName;
+use carboy_core::ports::Clock;
 use carboy_sim::Customer;
 use serde::{Deserialize, Serialize};
 
 use crate::oracle::{Counts, Limit};
+use crate::supervisor::Ahead;
 
 /// One bottle of a supervisor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +46,8 @@ pub const HOST: &str = "model.example";
 pub struct World {
     pub bottles: Vec<Bottle>,
     pub limits: Vec<Arc<Limit>>,
+    /// How far the ledger's clock is ahead.
+    pub ahead_ms: u64,
 }
 
 fn cap(scope: Scope, kind: CapKind, tokens: u64, count: Count, window: Window) -> Cap {
@@ -100,7 +105,7 @@ impl World {
                 manners: "calm",
                 count: None,
                 above: vec![],
-                caps: vec![own("own", k(60), Count::Weighted), host_anthropic.clone()],
+                caps: vec![own("own", k(30), Count::Weighted), host_anthropic.clone()],
             },
             Row {
                 name: "left",
@@ -161,7 +166,7 @@ impl World {
         let bottles: Vec<Bottle> = rows.into_iter().zip(ports).map(|(row, port)| row.bottle(port)).collect();
         let limits = vec![
             Limit::new("bottle:calm", "anthropic", Counts::Weighted, &["calm"], k(50_000)),
-            Limit::new("bottle:own", "anthropic", Counts::Weighted, &["own"], k(60)),
+            Limit::new("bottle:own", "anthropic", Counts::Weighted, &["own"], k(30)),
             Limit::new("bottle:left", "anthropic", Counts::Raw, &["left"], k(400)),
             Limit::new("bottle:right", "anthropic", Counts::Raw, &["right"], k(400)),
             Limit::new("bottle:base", "anthropic", Counts::Weighted, &["left", "right"], k(90)),
@@ -169,7 +174,19 @@ impl World {
             Limit::new("bottle:sockets", "openai", Counts::Weighted, &["sockets"], k(30)),
             Limit::new("agent:scout", "gemini", Counts::Weighted, &["scout"], k(50)),
         ];
-        World { bottles, limits: limits.into_iter().map(Arc::new).collect() }
+        World { bottles, limits: limits.into_iter().map(Arc::new).collect(), ahead_ms: 0 }
+    }
+
+    /// The ledger's day ends so soon, and the cap that counts by the day is all that is spent.
+    pub fn at_the_days_end(mut self, within: Duration) -> World {
+        const DAY_MS: u64 = 24 * 3600 * 1000;
+        let left = DAY_MS - Ahead(0).now_ms() % DAY_MS;
+        self.ahead_ms = left + DAY_MS - u64::try_from(within.as_millis()).unwrap();
+        self.bottles.retain(|bottle| bottle.name == "scout");
+        let cap = self.limit("agent:scout").cap_milli() / 1000;
+        let limit = Limit::new("agent:scout", "gemini", Counts::Weighted, &["scout"], cap);
+        self.limits = vec![Arc::new(limit.ending(Instant::now() + within))];
+        self
     }
 
     pub fn customers(&self) -> Vec<Customer> {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use carboy_core::audit::{Event, Subject};
 use carboy_core::budget::Node;
@@ -13,12 +14,16 @@ use carboy_core::ports::{AuditError, AuditSink, Clock, Later, Ledger, SecretSour
 use carboy_core::route::{AuthScheme, Route, RouteAuth, RouteSet};
 use carboy_core::secret::{Secret, SecretText};
 use carboy_core::upstream::{Transport, Upstream, Upstreams};
+use carboy_core::verdict::{Denial, Reason};
 use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits, Learning, Listener};
 use carboy_guard::Detectors;
+use carboy_store::controller::protocol::{Push, Supervised};
+use carboy_store::controller::{Client, ClientEvents};
 use carboy_store::ledger::{Engine, MemoryStore, Owner};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+use crate::controller::Waits;
 use crate::ledgers::{CheckThenSpend, Spent};
 use crate::world::{Bottle, HOST};
 
@@ -28,11 +33,15 @@ pub struct Job {
     pub bottles: Vec<Bottle>,
     pub provider: SocketAddr,
     pub ledger: Which,
+    /// How far its clock is ahead.
+    pub ahead_ms: u64,
 }
 
 /// Whom it asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Which {
+    /// The controller of this home.
+    Controller(PathBuf),
     /// The ledger's own engine, in this process.
     Engine,
     /// Nobody that holds anything.
@@ -64,12 +73,13 @@ impl SecretSource for Secrets {
     }
 }
 
-pub struct WallClock;
+/// The time, so many milliseconds ahead.
+pub struct Ahead(pub u64);
 
-impl Clock for WallClock {
+impl Clock for Ahead {
     fn now_ms(&self) -> u64 {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        u64::try_from(since.as_millis()).unwrap()
+        u64::try_from(since.as_millis()).unwrap() + self.0
     }
 }
 
@@ -86,7 +96,7 @@ pub fn main(job: Job) {
     runtime.block_on(async {
         let ledgers = Ledgers::new(&job).await;
         for bottle in &job.bottles {
-            serve(bottle, job.provider, ledgers.of(bottle)).await;
+            ledgers.serve(bottle, job.provider).await;
         }
         println!("ready");
         while asks.recv().await.is_some() {
@@ -97,8 +107,11 @@ pub fn main(job: Job) {
     });
 }
 
+/// The ledgers of some bottles.
+#[derive(Default)]
 pub struct Ledgers {
-    pub by_bottle: BTreeMap<String, Arc<dyn Ledger>>,
+    by_bottle: BTreeMap<String, Arc<dyn Ledger>>,
+    pushes: Mutex<BTreeMap<String, ClientEvents>>,
     pub engine: Option<Engine>,
 }
 
@@ -112,14 +125,6 @@ pub struct Sum {
     pub held: u64,
     pub estimated: u64,
     pub requests: u64,
-}
-
-/// The gateway of one bottle, listening on its port.
-pub async fn serve(bottle: &Bottle, provider: SocketAddr, ledger: Arc<dyn Ledger>) {
-    let gateway = gateway(bottle, provider, ledger);
-    let listener = TcpListener::bind(("127.0.0.1", bottle.port)).await.unwrap();
-    let kind = Listener::Fixed { host: Host::parse(HOST).unwrap(), port: 80 };
-    tokio::spawn(async move { gateway.serve_tcp(listener, kind).await });
 }
 
 pub fn sums(node: &Node) -> Vec<Sum> {
@@ -137,41 +142,68 @@ pub fn sums(node: &Node) -> Vec<Sum> {
 
 impl Ledgers {
     pub async fn new(job: &Job) -> Ledgers {
-        let mut by_bottle: BTreeMap<String, Arc<dyn Ledger>> = BTreeMap::new();
-        let all = Arc::new(Spent::default());
-        let mut own = None;
+        let mut own = Ledgers::default();
         match &job.ledger {
+            Which::Controller(root) => {
+                for bottle in &job.bottles {
+                    let (client, events) = Client::open(Waits::new(root), supervised(bottle));
+                    own.by_bottle.insert(bottle.name.clone(), client);
+                    own.pushes.lock().unwrap().insert(bottle.name.clone(), events);
+                }
+            }
             Which::CheckThenSpend => {
+                let all = Arc::new(Spent::default());
                 for bottle in &job.bottles {
                     let (all, budgets) = (all.clone(), bottle.budgets.clone());
-                    let ledger = CheckThenSpend { all, budgets, open: Default::default() };
-                    by_bottle.insert(bottle.name.clone(), Arc::new(ledger));
+                    let ledger = CheckThenSpend { all, budgets, open: Mutex::default() };
+                    own.by_bottle.insert(bottle.name.clone(), Arc::new(ledger));
                 }
             }
             Which::Engine => {
-                let engine = Engine::open(Box::new(MemoryStore::default()), Arc::new(WallClock)).unwrap();
+                let engine = Engine::open(Box::new(MemoryStore::default()), Arc::new(Ahead(job.ahead_ms))).unwrap();
                 for (id, bottle) in (1..).zip(&job.bottles) {
-                    let owner = Owner {
-                        id,
-                        run: format!("run-{}", bottle.name),
-                        bottle: bottle.name.clone(),
-                        agent: None,
-                        pid: std::process::id(),
-                        start_time: 1,
-                        boot_id: "b".into(),
-                    };
-                    let meters = vec![MeterName::parse(&bottle.meter).unwrap()];
-                    engine.hello(owner, bottle.budgets.clone(), meters).await.unwrap();
-                    by_bottle.insert(bottle.name.clone(), engine.ledger(id));
+                    let Supervised { run, bottle: name, agent, budgets, meters, .. } = supervised(bottle);
+                    let (pid, boot_id) = (std::process::id(), "b".into());
+                    let owner = Owner { id, run, bottle: name, agent, pid, start_time: 1, boot_id };
+                    engine.hello(owner, budgets, meters).await.unwrap();
+                    own.by_bottle.insert(bottle.name.clone(), engine.ledger(id));
                 }
-                own = Some(engine);
+                own.engine = Some(engine);
             }
         }
-        Ledgers { by_bottle, engine: own }
+        own
     }
 
-    fn of(&self, bottle: &Bottle) -> Arc<dyn Ledger> {
-        self.by_bottle[&bottle.name].clone()
+    /// The gateway of one bottle, listening on its port, doing what it is told.
+    pub async fn serve(&self, bottle: &Bottle, provider: SocketAddr) {
+        let gateway = gateway(bottle, provider, self.by_bottle[&bottle.name].clone());
+        let listener = TcpListener::bind(("127.0.0.1", bottle.port)).await.unwrap();
+        let kind = Listener::Fixed { host: Host::parse(HOST).unwrap(), port: 80 };
+        let pushes = self.pushes.lock().unwrap().remove(&bottle.name);
+        if let Some(mut pushes) = pushes {
+            let gateway = gateway.clone();
+            tokio::spawn(async move {
+                while let Some(push) = pushes.next().await {
+                    match push {
+                        Push::Act { why, .. } => gateway.cut_off(Denial::new(Reason::CutOff, why)),
+                        Push::Restore { .. } => gateway.restore(),
+                        Push::Warn { .. } => {}
+                    }
+                }
+            });
+        }
+        tokio::spawn(async move { gateway.serve_tcp(listener, kind).await });
+    }
+}
+
+fn supervised(bottle: &Bottle) -> Supervised {
+    Supervised {
+        run: format!("run-{}", bottle.name),
+        bottle: bottle.name.clone(),
+        agent: Some(bottle.name.clone()),
+        plan: "0".repeat(64),
+        budgets: bottle.budgets.clone(),
+        meters: vec![MeterName::parse(&bottle.meter).unwrap()],
     }
 }
 
@@ -189,7 +221,7 @@ fn gateway(bottle: &Bottle, provider: SocketAddr, ledger: Arc<dyn Ledger>) -> Ar
     let mut upstreams = Upstreams::default();
     let upstream = Upstream { address: provider, transport: Transport::Plain, extra_ca_pem: None };
     upstreams.insert(Host::parse(HOST).unwrap(), None, upstream);
-    let (ca, _) = CertificateAuthority::generate(WallClock.now_ms()).unwrap();
+    let (ca, _) = CertificateAuthority::generate(Ahead(0).now_ms()).unwrap();
     let detectors = Detectors::builder([7; 32]).known_secret(&name, &secret).build().unwrap();
     // Clients here go on asking on purpose; what is made against that is not what is tested.
     let limits = GatewayLimits {
@@ -207,7 +239,7 @@ fn gateway(bottle: &Bottle, provider: SocketAddr, ledger: Arc<dyn Ledger>) -> Ar
         secrets: Arc::new(Secrets(name, secret)),
         audit: Arc::new(Discard),
         ledger,
-        clock: Arc::new(WallClock),
+        clock: Arc::new(Ahead(0)),
         limits,
     })
     .unwrap()

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use carboy_sim::{Account, Bill, Billed};
 
@@ -39,9 +40,20 @@ pub struct Limit {
     now: AtomicU64,
     /// The highest that the bill was.
     peak: AtomicU64,
+    /// When its window ends and another begins; what is allowed counts in each.
+    ends: Option<Instant>,
 }
 
+/// Between its admission and its arrival at the provider a request takes no longer than this.
+const ON_ITS_WAY: Duration = Duration::from_secs(4);
+
 impl Limit {
+    /// With a window that ends then.
+    pub fn ending(mut self, at: Instant) -> Limit {
+        self.ends = Some(at);
+        self
+    }
+
     pub fn new(name: &str, meter: &'static str, counts: Counts, members: &[&str], tokens: u64) -> Limit {
         Limit {
             name: name.into(),
@@ -51,6 +63,7 @@ impl Limit {
             allowed: AtomicU64::new(tokens * 1000),
             now: AtomicU64::new(tokens * 1000),
             peak: AtomicU64::new(0),
+            ends: None,
         }
     }
 
@@ -84,6 +97,8 @@ pub struct Oracle {
 struct State {
     accounts: BTreeMap<Account, Bill>,
     steps: u64,
+    /// When each request of a windowed cap arrived, and what it is billed.
+    arrivals: BTreeMap<u64, (Instant, Bill)>,
     beyond: BTreeMap<String, String>,
 }
 
@@ -101,7 +116,14 @@ impl Oracle {
             if limit.meter != step.account.meter || !limit.members.contains(&step.account.customer) {
                 continue;
             }
-            let billed = limit.counts.milli(&sum(&state.accounts, limit));
+            let billed = match limit.ends {
+                None => limit.counts.milli(&sum(&state.accounts, limit)),
+                Some(end) => {
+                    let arrived = state.arrivals.entry(step.serial).or_insert((Instant::now(), Bill::default()));
+                    arrived.1 = plus(arrived.1, step.added);
+                    in_window(&state.arrivals, limit, end)
+                }
+            };
             limit.peak.fetch_max(billed, Ordering::SeqCst);
             let allowed = limit.allowed_milli();
             if billed > allowed {
@@ -138,16 +160,30 @@ impl Oracle {
     }
 }
 
+/// The fuller of the two windows. A request counts in that of its admission, which came before its arrival: one that arrived
+/// just after the end may belong to either, and is counted in neither but in the sum of both.
+fn in_window(arrivals: &BTreeMap<u64, (Instant, Bill)>, limit: &Limit, end: Instant) -> u64 {
+    let billed = |counts: &dyn Fn(Instant) -> bool| -> u64 {
+        arrivals.values().filter(|(at, _)| counts(*at)).map(|(_, bill)| limit.counts.milli(bill)).sum()
+    };
+    let (first, second) = (billed(&|at| at < end), billed(&|at| at >= end + ON_ITS_WAY));
+    first.max(second).max(billed(&|_| true).div_ceil(2))
+}
+
+fn plus(one: Bill, other: Bill) -> Bill {
+    Bill {
+        requests: one.requests + other.requests,
+        interrupted: one.interrupted + other.interrupted,
+        input: one.input + other.input,
+        cache_write: one.cache_write + other.cache_write,
+        cache_read: one.cache_read + other.cache_read,
+        output: one.output + other.output,
+    }
+}
+
 fn sum(accounts: &BTreeMap<Account, Bill>, limit: &Limit) -> Bill {
     let own = accounts.iter().filter(|(account, _)| {
         account.meter == limit.meter && limit.members.contains(&account.customer)
     });
-    own.fold(Bill::default(), |sum, (_, bill)| Bill {
-        requests: sum.requests + bill.requests,
-        interrupted: sum.interrupted + bill.interrupted,
-        input: sum.input + bill.input,
-        cache_write: sum.cache_write + bill.cache_write,
-        cache_read: sum.cache_read + bill.cache_read,
-        output: sum.output + bill.output,
-    })
+    own.fold(Bill::default(), |sum, (_, bill)| plus(sum, *bill))
 }
