@@ -174,7 +174,7 @@ impl Errand {
 
 pub fn errand(target: &Target, dice: &mut Dice) -> Errand {
     let calm = target.manners == Manners::Calm;
-    let length = if dice.percent(10) { 200 } else { 20 };
+    let length = if dice.percent(10) { 60 } else { 20 };
     let words = "lorem ipsum dolor sit amet ".repeat(1 + dice.below(length) as usize);
     let cap = match dice.below(10) {
         0 => 64_000,
