@@ -450,6 +450,7 @@ pub fn failure(error: RunError) -> Failure {
         | RunError::Home(_)
         | RunError::Authority(_)
         | RunError::Audit(_)
+        | RunError::Ledger(_)
         | RunError::System { .. } => Failure::new(Exit::Failed, &error),
     }
 }

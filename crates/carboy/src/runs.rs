@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use carboy_control::registry::{self, Answer, Question, RunRecord};
 use carboy_control::supervisor::STOP_GRACE;
+use carboy_core::budget::LedgerSnapshot;
 use carboy_core::ports::Clock;
 
 use crate::args::{PsArgs, StopArgs};
 use crate::environment::Environment;
 use crate::report::{self, Exit, Failure, Palette, Side, printable};
-use crate::{print, watching};
+use crate::budget::{self, Tokens};
+use crate::{print, runtime, watching};
 
 /// How long `stop` waits for an end: the grace, and what it takes to put everything in order.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(STOP_GRACE.as_secs() + 10);
@@ -25,25 +27,27 @@ pub fn ps(args: &PsArgs, environment: &Environment) -> Result<u8, Failure> {
     if args.all {
         return all(&runs, args, environment);
     }
+    let ledger = if runs.is_empty() { None } else { runtime()?.block_on(budget::of_runs(environment)) };
     if args.json {
-        let text = serde_json::to_string(&runs).map_err(|e| Failure::new(Exit::Failed, &e))?;
+        let text = as_json(&runs, ledger.as_ref()).map_err(|e| Failure::new(Exit::Failed, &e))?;
         return print(format!("{text}\n").as_bytes());
     }
     if runs.is_empty() {
         eprintln!("nothing runs");
         return Ok(0);
     }
+    let tokens: Vec<Option<Tokens>> =
+        runs.iter().map(|run| budget::tokens_of(ledger.as_ref()?, &run.record.run)).collect();
+    let columns = Columns::of(&tokens, window(args));
     let now = carboy_control::clock::SystemClock.now_ms();
     let palette = Palette::stdout();
     let window = window(args);
-    let mut head = HEAD.to_vec();
-    if window.is_none() {
-        head.splice(7..7, [("OUT", Side::Right), ("IN", Side::Right)]);
-    }
     let rows: Vec<Vec<String>> = runs
         .iter()
-        .map(|run| {
-            let mut row = vec![
+        .zip(tokens)
+        .map(|(run, tokens)| {
+            let Tokens { spent, held, cap, rate } = tokens.unwrap_or_default();
+            columns.only([
                 run.record.run.clone(),
                 run.record.bottle.clone(),
                 printable(run.record.agent.as_deref().unwrap_or("-")),
@@ -51,15 +55,17 @@ pub fn ps(args: &PsArgs, environment: &Environment) -> Result<u8, Failure> {
                 report::duration(now.saturating_sub(run.record.started_ms)),
                 run.requests.to_string(),
                 run.refusals.to_string(),
-            ];
-            if window.is_none() {
-                row.extend([report::bytes(run.bytes_out), report::bytes(run.bytes_in)]);
-            }
-            row.push(command(&run.record, window));
-            row
+                spent,
+                held,
+                cap,
+                rate,
+                report::bytes(run.bytes_out),
+                report::bytes(run.bytes_in),
+                command(&run.record, window),
+            ])
         })
         .collect();
-    let mut lines = report::table(&head, &rows, window).into_iter();
+    let mut lines = report::table(&columns.only(HEAD), &rows, window).into_iter();
     let mut out = format!("{}\n", palette.strong(&lines.next().unwrap_or_default()));
     for (run, line) in runs.iter().zip(lines) {
         // Writing to a String cannot fail.
@@ -72,8 +78,8 @@ pub fn ps(args: &PsArgs, environment: &Environment) -> Result<u8, Failure> {
     print(out.as_bytes())
 }
 
-/// Columns of `ps` in a window; without one, sizes stand before the command.
-const HEAD: [(&str, Side); 8] = [
+/// Every column of `ps`.
+const HEAD: [(&str, Side); 14] = [
     ("RUN", Side::Left),
     ("BOTTLE", Side::Left),
     ("AGENT", Side::Left),
@@ -81,8 +87,57 @@ const HEAD: [(&str, Side); 8] = [
     ("UP", Side::Right),
     ("REQ", Side::Right),
     ("REFUSED", Side::Right),
+    ("SPENT", Side::Right),
+    ("HELD", Side::Right),
+    ("CAP", Side::Right),
+    ("RATE", Side::Right),
+    ("OUT", Side::Right),
+    ("IN", Side::Right),
     ("COMMAND", Side::Left),
 ];
+
+/// Narrower windows have no room for the agent and the requests beside the tokens.
+const ALL_COLUMNS_MIN: usize = 110;
+
+/// Which of the columns are shown.
+struct Columns([bool; HEAD.len()]);
+
+impl Columns {
+    /// Tokens only where some run has them, sizes only where nothing is cut.
+    fn of(tokens: &[Option<Tokens>], window: Option<usize>) -> Columns {
+        let some = |field: fn(&Tokens) -> &String| tokens.iter().flatten().any(|tokens| field(tokens) != "-");
+        let figures = [some(|t| &t.spent), some(|t| &t.held), some(|t| &t.cap), some(|t| &t.rate)];
+        let narrow = window.is_some_and(|columns| columns < ALL_COLUMNS_MIN) && figures.contains(&true);
+        let shown = |(i, (name, _)): (usize, (&str, Side))| match name {
+            "AGENT" | "REQ" => !narrow,
+            "SPENT" | "HELD" | "CAP" | "RATE" => figures[i - 7],
+            "OUT" | "IN" => window.is_none(),
+            _ => true,
+        };
+        let mut columns = [true; HEAD.len()];
+        for (i, head) in HEAD.into_iter().enumerate() {
+            columns[i] = shown((i, head));
+        }
+        Columns(columns)
+    }
+
+    fn only<T>(&self, cells: [T; HEAD.len()]) -> Vec<T> {
+        cells.into_iter().zip(self.0).filter_map(|(cell, shown)| shown.then_some(cell)).collect()
+    }
+}
+
+/// Each run as it answered, with its node of the ledger where there is one.
+fn as_json(runs: &[Answer], ledger: Option<&LedgerSnapshot>) -> serde_json::Result<String> {
+    let with_tokens = |run: &Answer| -> serde_json::Result<serde_json::Value> {
+        let mut value = serde_json::to_value(run)?;
+        let node = ledger.and_then(|ledger| budget::run_node(ledger, &run.record.run));
+        if let (Some(node), Some(object)) = (node, value.as_object_mut()) {
+            object.insert("tokens".into(), serde_json::to_value(&node.meters)?);
+        }
+        Ok(value)
+    };
+    serde_json::to_string(&runs.iter().map(with_tokens).collect::<serde_json::Result<Vec<_>>>()?)
+}
 
 /// The window that a table has to fit; `None` gives everything.
 fn window(args: &PsArgs) -> Option<usize> {

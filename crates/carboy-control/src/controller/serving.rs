@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use carboy_store::StoreError;
 use carboy_store::controller::protocol::Status;
-use carboy_store::ledger::{Engine, LedgerStore, Unavailable};
+use carboy_store::ledger::{Engine, LedgerStore, SqliteStore, Unavailable};
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
@@ -141,8 +141,7 @@ impl Serving {
 
 /// The store of a home's ledger.
 pub fn open_store(home: &Home) -> Result<Box<dyn LedgerStore>, StoreError> {
-    let _ = home.ledger();
-    Ok(Box::new(carboy_store::ledger::MemoryStore::default()))
+    Ok(Box::new(SqliteStore::open(&home.ledger())?))
 }
 
 /// The lock, held; the file is as good as its descriptor.

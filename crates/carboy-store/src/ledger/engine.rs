@@ -37,6 +37,8 @@ use crate::ticket::{Giver, ticket};
 pub const COMMANDS_MAX: usize = 16_384;
 /// Most questions of one batch.
 pub const BATCH_COMMANDS_MAX: usize = 1_024;
+/// Most bytes of particulars of one event: half of what a line of the log has room for.
+pub const EVENT_BYTES_MAX: usize = crate::audit::EVENT_BYTES_MAX / 2;
 /// Most requests that are held at once.
 pub const HOLDS_MAX: usize = 65_536;
 /// Most requests that wait for room at once.
@@ -297,6 +299,11 @@ impl Engine {
 
     /// Writes an event of the controller into the same table as the ledger's own. Ready when durable.
     pub fn event(&self, event: Event) -> Later<'static, Result<(), Unavailable>> {
+        let bytes: usize = event.details.iter().map(|(name, value)| name.len() + value.as_json().to_string().len()).sum();
+        if bytes > EVENT_BYTES_MAX {
+            let words = format!("the event's particulars take {bytes} bytes, more than {EVENT_BYTES_MAX}; shorten them");
+            return Box::pin(std::future::ready(Err(Unavailable(words))));
+        }
         self.ask(|done| Command::Event { event: Box::new(event), done })
     }
 

@@ -99,7 +99,10 @@ impl Desk {
         *self = desk;
     }
 
-    pub(super) fn hello(&mut self, owner: Owner, set: BudgetSet, meters: Vec<MeterName>, batch: &mut Batch) {
+    pub(super) fn hello(&mut self, owner: Owner, mut set: BudgetSet, meters: Vec<MeterName>, batch: &mut Batch) {
+        // Booked to a scope twice, it would be charged twice.
+        let mut seen = BTreeSet::new();
+        set.chain.retain(|scope| seen.insert(scope.clone()));
         let known = self.clients.get(&owner.id);
         if known.is_none_or(|client| client.owner != owner) {
             batch.writes.push(Write::Owner { owner: owner.clone(), at_ms: batch.now_ms });

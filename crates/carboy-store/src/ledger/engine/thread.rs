@@ -143,9 +143,10 @@ impl Hands {
         if batch.writes.iter().any(|write| matches!(write, Write::Event { .. })) {
             batch.notices.push(Notice::Recorded);
         }
-        batch.tell(Ok(()));
         self.desk.latch(std::mem::take(&mut batch.latches));
+        // Before the answers: whoever changed something finds told what came of it.
         self.subscribers.tell(&batch.notices);
+        batch.tell(Ok(()));
     }
 
     /// Nothing of the batch is known to be durable: everybody in it is refused, and nobody is admitted before the book was

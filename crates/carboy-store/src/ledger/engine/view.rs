@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use carboy_core::budget::{
-    Both, Cap, CapLine, GRAIN_MS, InFlight, LedgerSnapshot, MeterLine, Node, Reservation, Scope, Stage,
+    Both, BudgetSet, Cap, CapLine, GRAIN_MS, InFlight, LedgerSnapshot, MeterLine, Node, Reservation, Scope, Stage,
 };
 use carboy_core::ids::MeterName;
 
@@ -60,6 +60,10 @@ struct Draft {
 }
 
 impl Draft {
+    fn has(&self, scope: &Scope) -> bool {
+        *scope == Scope::Host || self.children.iter().any(|(own, below)| own == scope || below.has(scope))
+    }
+
     /// Puts a chain in, whose nearest scope stands first.
     fn put(&mut self, chain: &[Scope], live: bool, nodes: &mut usize, left_out: &mut BTreeSet<Vec<Scope>>) {
         let mut at = self;
@@ -95,6 +99,12 @@ impl Desk {
         for chain in &self.places {
             top.put(chain, false, &mut nodes, &mut left_out);
         }
+        // What an operator set is shown also where nothing of that name has run yet.
+        for (key, _) in self.edits.caps() {
+            if !top.has(&key.scope) {
+                top.put(&[key.scope.clone(), Scope::Host], false, &mut nodes, &mut left_out);
+            }
+        }
         let mut flights = BTreeMap::<&Scope, Vec<&Reservation>>::new();
         for reservation in self.book.reservations() {
             for run in reservation.chain.iter().filter(|scope| matches!(scope, Scope::Run(_))) {
@@ -128,6 +138,15 @@ impl Desk {
                 for cap in self.edits.all(set, meter, now_ms).iter().filter(|cap| cap.scope == *scope) {
                     let lines = caps.entry(meter.clone()).or_default();
                     self.cap_line(cap, meter, binding.contains(cap), now_ms, lines);
+                }
+            }
+        }
+        let alone = BudgetSet { chain: vec![scope.clone()], ..BudgetSet::default() };
+        for meter in self.edits.caps().filter(|(key, _)| key.scope == *scope).map(|(key, _)| &key.meter) {
+            for cap in self.edits.all(&alone, meter, now_ms) {
+                let lines = caps.entry(meter.clone()).or_default();
+                if !lines.iter().any(|line| line.kind == cap.kind) {
+                    self.cap_line(&cap, meter, true, now_ms, lines);
                 }
             }
         }

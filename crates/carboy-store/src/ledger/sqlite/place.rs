@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstatfs, openat, statat};
 use rustix::io::Errno;
 
+use super::LOG_BYTES_MAX;
 use crate::StoreError;
 use crate::place::open_directory;
 
@@ -61,6 +62,7 @@ pub(super) struct Place {
     /// It only grows.
     bytes: i64,
     log: Option<Identity>,
+    log_bytes: i64,
     _lock: File,
 }
 
@@ -88,13 +90,13 @@ impl Place {
                 Ok(_) => {
                     return Err(StoreError::NotALedger { path, what: "it belongs to a ledger that is gone".into() });
                 }
-                Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if is_missing(&error) => {}
                 Err(error) => return Err(error),
             }
         }
         directory.sync_all().map_err(StoreError::io("write the directory of", &path))?;
         let (file, bytes) = (Identity::of(&stat), stat.st_size);
-        Ok(Place { directory, name, path, file, bytes, log: None, _lock: lock })
+        Ok(Place { directory, name, path, file, bytes, log: None, log_bytes: 0, _lock: lock })
     }
 
     /// The database, by a path without links.
@@ -106,10 +108,7 @@ impl Place {
     /// read by nobody.
     pub(super) fn check(&mut self) -> Result<(), StoreError> {
         let replaced = |path: &Path| StoreError::LedgerReplaced { path: path.to_owned() };
-        let missing = |error: StoreError, path: &Path| match error {
-            StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => replaced(path),
-            other => other,
-        };
+        let missing = |error: StoreError, path: &Path| if is_missing(&error) { replaced(path) } else { error };
         let stat = plain(&self.directory, &self.name, &self.path).map_err(|error| missing(error, &self.path))?;
         if Identity::of(&stat) != self.file {
             return Err(replaced(&self.path));
@@ -121,14 +120,20 @@ impl Place {
         let (name, path) = (suffixed(&self.name, "-wal"), suffixed_path(&self.path, "-wal"));
         match (plain(&self.directory, &name, &path), self.log) {
             (Ok(stat), Some(known)) if Identity::of(&stat) != known => Err(replaced(&path)),
+            // It is written over from its beginning when all of it was taken over, and only cut back to its limit.
+            (Ok(stat), Some(_)) if stat.st_size < self.log_bytes.min(LOG_BYTES_MAX) => Err(StoreError::LedgerCut { path }),
             (Ok(stat), Some(_) | None) => {
-                self.log = Some(Identity::of(&stat));
+                (self.log, self.log_bytes) = (Some(Identity::of(&stat)), stat.st_size);
                 Ok(())
             }
-            (Err(StoreError::Io { source, .. }), None) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            (Err(error), None) if is_missing(&error) => Ok(()),
             (Err(error), _) => Err(missing(error, &path)),
         }
     }
+}
+
+fn is_missing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn network(magic: u64) -> Option<&'static str> {
