@@ -17,7 +17,6 @@ use carboy_core::finding::{Detector, Location};
 use carboy_core::verdict::{Denial, Reason};
 use carboy_guard::{Coding, DecodedMax, Inflate, InjectionScanner, Mode, ScanPlan, StreamScanner};
 use carboy_wire::format::WireFormat;
-use carboy_wire::meter::Shape;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, response};
 use http_body::Body;
@@ -108,10 +107,9 @@ impl Answer {
             head.headers.remove(header::CONTENT_LENGTH);
             head.headers.remove("content-md5");
         }
-        let events = media_type(&head) == EVENT_STREAM;
+        let parts = if media_type(&head) == EVENT_STREAM { Parts::Events } else { Parts::One };
         let form = if plain || codings.is_empty() { Form::Plain } else { Form::Coded };
-        let shape = if events { Shape::Events } else { Shape::Whole };
-        let metered = rest.hold.take().map(|hold| Metered::new(hold, head.status, shape, form));
+        let metered = rest.hold.take().map(|hold| Metered::new(hold, head.status, parts, form));
         if rest.wanted.head_only || body.is_end_stream() {
             metered.into_iter().for_each(|metered| metered.end(End::Whole));
             exchange.end(Outcome::Done);
@@ -124,7 +122,6 @@ impl Answer {
         let mode = if inflate.is_some() && !plain { Mode::Block } else { Mode::Redact };
         let plan = ScanPlan { detectors: vec![Detector::KnownSecrets], mode, location: Location::ResponseBody };
         let scanner = StreamScanner::new(exchange.gateway().detectors(), plan.clone());
-        let parts = if events { Parts::Events } else { Parts::One };
         let sieve = Sieve { inflate, plain, plan, scanner, parts, judge };
         if metered.as_ref().is_some_and(Metered::changes_length) {
             head.headers.remove(header::CONTENT_LENGTH);

@@ -38,8 +38,18 @@ pub(crate) struct Hold {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wire {
     pub(crate) format: WireFormat,
+    pub(crate) streams: Streams,
     /// The client did not ask for a chat's usage: it was asked for, and is taken out of what comes back.
     pub(crate) usage_asked_for: UsageAskedFor,
+}
+
+/// Whether the answer was asked for piece by piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Streams {
+    /// It was.
+    Yes,
+    /// It comes as a whole.
+    No,
 }
 
 /// Who asked for a stream's usage.

@@ -25,13 +25,15 @@ use carboy_guard::Inflate;
 use carboy_wire::closing::Follower;
 use carboy_wire::estimate::Class;
 use carboy_wire::filter::UsageFilter;
+use carboy_wire::format::WireFormat;
 use carboy_wire::meter::{Meter, Reading, Reported, Shape};
 use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
-use crate::hold::{Hold, UsageAskedFor, denial_of, later};
+use crate::answer::Parts;
+use crate::hold::{Hold, Streams, UsageAskedFor, denial_of, later};
 use crate::limits::GatewayLimits;
 
 /// Tokens that a model may have written between the last that was seen and the end of its stream.
@@ -80,10 +82,17 @@ struct Tranche {
 }
 
 impl Metered {
-    pub(crate) fn new(hold: Hold, status: StatusCode, shape: Shape, form: Form) -> Metered {
+    pub(crate) fn new(hold: Hold, status: StatusCode, parts: Parts, form: Form) -> Metered {
         let wire = hold.wire();
-        let streams = shape == Shape::Events && status.is_success() && form == Form::Plain;
-        let filter = (streams && wire.usage_asked_for == UsageAskedFor::ByGateway).then(UsageFilter::new);
+        let shape = match (parts, wire.streams) {
+            (Parts::Events, _) => Shape::Events,
+            // Gemini's streams without `alt=sse`; whatever else was asked to stream and does not is an error.
+            (Parts::One, Streams::Yes) if wire.format == WireFormat::Gemini && status.is_success() => Shape::List,
+            (Parts::One, Streams::Yes | Streams::No) => Shape::Whole,
+        };
+        let streams = shape != Shape::Whole && status.is_success() && form == Form::Plain;
+        let filter = (shape == Shape::Events && streams && wire.usage_asked_for == UsageAskedFor::ByGateway)
+            .then(UsageFilter::new);
         let follower = if streams { Follower::new(wire.format, shape) } else { None };
         let step = hold.granted().held.max(1);
         let tranche = (hold.output_to_extend() > 0).then_some(Tranche { step, asking: None, refused: None });
@@ -125,10 +134,17 @@ impl Metered {
         Bytes::from(out)
     }
 
-    /// What ends the client's stream here, by its protocol; nothing for an answer that has no such end.
-    pub(crate) fn close(&self, denial: &Denial) -> Option<Bytes> {
-        let follower = self.follower.as_ref()?;
-        Some(Bytes::from(follower.close(&format!("carboy: {denial}"))))
+    /// Ends it here: tells the ledger, and gives what ends the client's stream by its protocol; nothing for an answer that
+    /// has no such end.
+    pub(crate) fn cut(mut self, denial: &Denial) -> Option<Bytes> {
+        let closing = self.follower.take().map(|mut follower| {
+            let (Ending::Reported(usage) | Ending::Estimated(usage) | Ending::Unknown(usage)) =
+                self.ending(&self.meter.reading(), End::Broken);
+            follower.costs(usage);
+            Bytes::from(follower.close(&format!("carboy: {denial}")))
+        });
+        self.end(End::Broken);
+        closing
     }
 
     /// Output tokens as far as they can be told by now.

@@ -31,7 +31,7 @@ use http::{Request, request};
 use crate::body::OutBody;
 use crate::connection::Flow;
 use crate::gateway::Gateway;
-use crate::hold::{Hold, UsageAskedFor, Wire, new_id};
+use crate::hold::{Hold, Streams, UsageAskedFor, Wire, new_id};
 use crate::inject::{Credentialed, Rest};
 use crate::outbound::Scanned;
 use crate::upstream::{Dialer, Line, Pool};
@@ -140,7 +140,8 @@ impl Scanned {
         let gateway = self.exchange.gateway();
         let bound = Bound::of(&target, &demand, &body, gateway).map_err(by_rule)?;
         let mut ask = bound.ask(&target, model_of(path, &demand), &demand)?;
-        let wire = Wire { format: target.format, usage_asked_for: usage_asked_for(&target, &demand) };
+        let streams = if demand.streams { Streams::Yes } else { Streams::No };
+        let wire = Wire { format: target.format, streams, usage_asked_for: usage_asked_for(&target, &demand) };
         let mut hold = Hold::admit(&self.exchange, &ask, wire).await.map_err(|denial| bound.explain(denial))?;
         if hold.is_none() {
             let counted =

@@ -19,7 +19,14 @@ const ACCEPT_BYTES_MAX: usize = 4096;
 
 /// Refusals that may be gone on the next try. Every other one is final: retrying it is noise in the log and in the
 /// agent's time.
-const WORTH_RETRYING: &[Reason] = &[Reason::LimitReached, Reason::UpstreamUnreachable, Reason::UpstreamFailed];
+const WORTH_RETRYING: &[Reason] =
+    &[Reason::LimitReached, Reason::UpstreamUnreachable, Reason::UpstreamFailed, Reason::BudgetHeld];
+
+/// Refusals after which nothing can be had until somebody adds to a budget: the clients know an answer of their own for it.
+const SPENT: &[Reason] = &[Reason::BudgetExhausted, Reason::CutOff];
+
+/// The code at which Codex ends at once, and shows the text.
+const QUOTA: &str = "insufficient_quota";
 
 /// The answer to send. `content-length` is the body's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,18 +53,25 @@ pub fn render(denial: &Denial, id: &RefusalId, format: Option<WireFormat>, accep
         }
         Some(WireFormat::Gemini) => ("application/json", json(&shown.gemini())),
     };
-    DenialBody { status: status(denial.reason, format), content_type, headers: headers(denial.reason, id), body }
+    DenialBody { status: status(denial.reason, format), content_type, headers: headers(denial, id), body }
 }
 
 /// The status that makes the client stop and show the text. Seen with the real programs, each answer carrying
 /// `x-should-retry: false`: Codex tries a 403, 413, 415 or 421 seven times and a 502 or 503 twenty times, a 400 twice;
 /// Claude Code puts "Failed to authenticate" before the text of a 403 and drops the text of a 413, and shows that of a
 /// 400. So a final refusal is a 400 to a model's client; everybody else gets the status that fits best.
+///
+/// A spent budget is what a provider's own is: 402 ends Claude Code and Gemini at the first, opencode at the second answer,
+/// 429 with [`QUOTA`] ends Codex at the first. What is held for others is a 429 to everybody but Codex, which takes that for
+/// the end: it waits and comes again after a 503.
 fn status(reason: Reason, format: Option<WireFormat>) -> u16 {
     let own = reason.http_status();
     let last = !WORTH_RETRYING.contains(&reason);
     match format {
+        Some(WireFormat::OpenAiResponses) if SPENT.contains(&reason) => 429,
+        Some(WireFormat::OpenAiResponses) if reason == Reason::BudgetHeld => 503,
         Some(WireFormat::OpenAiResponses) if last => 400,
+        _ if SPENT.contains(&reason) => own,
         Some(WireFormat::AnthropicMessages | WireFormat::OpenAiChat) if last && own < 500 => 400,
         Some(
             WireFormat::AnthropicMessages | WireFormat::OpenAiChat | WireFormat::OpenAiResponses | WireFormat::Gemini,
@@ -66,11 +80,15 @@ fn status(reason: Reason, format: Option<WireFormat>) -> u16 {
     }
 }
 
-fn headers(reason: Reason, id: &RefusalId) -> Vec<(&'static str, String)> {
+fn headers(denial: &Denial, id: &RefusalId) -> Vec<(&'static str, String)> {
+    let reason = denial.reason;
     let mut headers = vec![("x-carboy-refusal", id.to_string()), ("x-carboy-reason", reason.code().to_owned())];
     if !WORTH_RETRYING.contains(&reason) {
         // Read by the Anthropic and OpenAI SDKs and by Claude Code, before the status.
         headers.push(("x-should-retry", "false".to_owned()));
+    }
+    if let Some(seconds) = denial.retry_after_s {
+        headers.push(("retry-after", seconds.to_string()));
     }
     headers.push(("cache-control", "no-store".to_owned()));
     headers
@@ -139,7 +157,11 @@ impl<'a> Shown<'a> {
             Some(WireFormat::OpenAiChat | WireFormat::OpenAiResponses) => openai_error_type(status),
             None | Some(WireFormat::AnthropicMessages | WireFormat::Gemini) => anthropic_error_type(status),
         };
-        let error = CommonError { kind, code: self.reason.code(), message: self.message() };
+        let (kind, code) = match format {
+            Some(WireFormat::OpenAiResponses) if SPENT.contains(&self.reason) => (QUOTA, QUOTA),
+            _ => (kind, self.reason.code()),
+        };
+        let error = CommonError { kind, code, message: self.message() };
         CommonBody { kind: "error", error, carboy: self.particulars() }
     }
 
@@ -227,6 +249,7 @@ fn is_invisible(c: char) -> bool {
 fn anthropic_error_type(status: u16) -> &'static str {
     match status {
         401 => "authentication_error",
+        402 => "billing_error",
         403 => "permission_error",
         404 => "not_found_error",
         413 => "request_too_large",
@@ -240,6 +263,7 @@ fn anthropic_error_type(status: u16) -> &'static str {
 /// OpenAI's: its own 403s say `invalid_request_error` as well; the code tells them apart.
 fn openai_error_type(status: u16) -> &'static str {
     match status {
+        402 => "billing_error",
         429 => "rate_limit_error",
         400..=499 => "invalid_request_error",
         _ => "server_error",
@@ -252,7 +276,7 @@ fn google_status(status: u16) -> &'static str {
         401 => "UNAUTHENTICATED",
         403 => "PERMISSION_DENIED",
         404 => "NOT_FOUND",
-        429 => "RESOURCE_EXHAUSTED",
+        402 | 429 => "RESOURCE_EXHAUSTED",
         400..=499 => "INVALID_ARGUMENT",
         502 | 503 => "UNAVAILABLE",
         _ => "INTERNAL",

@@ -11,10 +11,12 @@
 //! *Must never* give a scalar of a document that is malformed up to that place.
 
 mod members;
+mod mend;
 
 use std::ops::Range;
 
 pub(crate) use members::members;
+pub(crate) use mend::{Comma, Escapes, Fill, Nulls};
 
 /// Longest key that is told from others; a longer one matches nothing.
 const KEY_BYTES_MAX: usize = 64;
@@ -42,6 +44,11 @@ pub(crate) enum Scalar<'a> {
 pub(crate) trait Hear {
     /// A scalar at a path: keys with `.` between them, `[]` for an element of a list.
     fn scalar(&mut self, path: &str, value: Scalar<'_>, at: Range<usize>);
+    /// A part of a value's text as it comes, escapes undone (a line break is a space). It is all parts together that
+    /// [`scalar`](Self::scalar) gives the beginning of.
+    fn text(&mut self, _path: &str, _part: &[u8]) {}
+    /// A key has ended; its value follows.
+    fn key(&mut self, _path: &str) {}
     /// A map begins behind its brace, which stands before `_behind`.
     fn map_begins(&mut self, _path: &str, _behind: usize) {}
     /// A map has ended; its scalars have all been given.
@@ -52,6 +59,13 @@ pub(crate) trait Hear {
 enum Frame {
     Map,
     List,
+}
+
+/// Hears nothing.
+pub(crate) struct Deaf;
+
+impl Hear for Deaf {
+    fn scalar(&mut self, _: &str, _: Scalar<'_>, _: Range<usize>) {}
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +100,7 @@ enum Escape {
 }
 
 /// Reads one document after another: [`Scanner::reset`] begins the next.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Scanner {
     frames: Vec<(Frame, usize)>,
     path: String,
@@ -99,6 +113,9 @@ pub(crate) struct Scanner {
     read: usize,
     began: usize,
     malformed: bool,
+    /// How the present string ends, as far as that is of its coding: the last octets, and half a pair.
+    tail: [u8; 3],
+    high: bool,
 }
 
 impl Scanner {
@@ -113,6 +130,8 @@ impl Scanner {
             read: 0,
             began: 0,
             malformed: false,
+            tail: [0; 3],
+            high: false,
         }
     }
 
@@ -150,7 +169,7 @@ impl Scanner {
                 Token::Text { is_key, escape: Escape::No } => {
                     // Most of a body is text: it is passed over in one step.
                     let end = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).unwrap_or(rest.len());
-                    self.text(&rest[..end]);
+                    self.text(&rest[..end], is_key, hear);
                     rest = &rest[end..];
                     if let Some((&byte, next)) = rest.split_first() {
                         self.read = base + bytes.len() - next.len();
@@ -159,7 +178,7 @@ impl Scanner {
                     }
                 }
                 Token::Text { is_key, escape } => {
-                    self.escaped(byte, is_key, escape);
+                    self.escaped(byte, is_key, escape, hear);
                     rest = next;
                 }
                 Token::Number if matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E') => {
@@ -188,8 +207,18 @@ impl Scanner {
         }
     }
 
-    fn text(&mut self, part: &[u8]) {
+    fn text(&mut self, part: &[u8], is_key: bool, hear: &mut impl Hear) {
+        if part.is_empty() {
+            return;
+        }
         self.length += part.len() as u64;
+        self.high = false;
+        for byte in &part[part.len().saturating_sub(3)..] {
+            self.tail = [self.tail[1], self.tail[2], *byte];
+        }
+        if !is_key {
+            hear.text(&self.path, part);
+        }
         let room = KEY_BYTES_MAX + 1 - self.buffer.len().min(KEY_BYTES_MAX + 1);
         self.buffer.extend_from_slice(&part[..part.len().min(room)]);
     }
@@ -209,6 +238,7 @@ impl Scanner {
                     self.path.push('.');
                 }
                 self.path.push_str(key);
+                hear.key(&self.path);
             }
             b'"' => {
                 self.token = Token::None;
@@ -224,12 +254,12 @@ impl Scanner {
         }
     }
 
-    fn escaped(&mut self, byte: u8, is_key: bool, escape: Escape) {
+    fn escaped(&mut self, byte: u8, is_key: bool, escape: Escape, hear: &mut impl Hear) {
         let mut next = Escape::No;
         match (escape, byte) {
             (Escape::Begun, b'u') => next = Escape::Unicode(4, 0),
-            (Escape::Begun, b'"' | b'\\' | b'/') => self.text(&[byte]),
-            (Escape::Begun, b'b' | b'f' | b'n' | b'r' | b't') => self.text(b" "),
+            (Escape::Begun, b'"' | b'\\' | b'/') => self.text(&[byte], is_key, hear),
+            (Escape::Begun, b'b' | b'f' | b'n' | b'r' | b't') => self.text(b" ", is_key, hear),
             (Escape::Unicode(left, value), byte) if byte.is_ascii_hexdigit() => {
                 let digit = (byte as char).to_digit(16).unwrap_or_default() as u16;
                 let value = value << 4 | digit;
@@ -238,7 +268,8 @@ impl Scanner {
                         // Half a pair has no character of its own: a mark stands for it.
                         let mut octets = [0; 4];
                         let c = char::from_u32(u32::from(value)).unwrap_or('\u{fffd}');
-                        self.text(c.encode_utf8(&mut octets).as_bytes());
+                        self.text(c.encode_utf8(&mut octets).as_bytes(), is_key, hear);
+                        self.high = (0xd800..0xdc00).contains(&value);
                     }
                     left => next = Escape::Unicode(left - 1, value),
                 }
@@ -322,6 +353,8 @@ impl Scanner {
     fn begins(&mut self, token: Token) {
         self.buffer.clear();
         self.length = 0;
+        self.tail = [0; 3];
+        self.high = false;
         self.began = self.read;
         self.token = token;
     }

@@ -12,7 +12,7 @@
 //! *Must never* take a number out of a model's text for usage, count below what was reported, or invent a count: what
 //! was not reported is [`Reported::Never`], and its caller decides what that costs.
 
-mod lines;
+pub(crate) mod lines;
 mod tally;
 
 use carboy_core::budget::Usage;

@@ -342,11 +342,16 @@ impl Live {
     fn stop(&mut self, denial: Denial) -> Result<(), Broken> {
         (self.ended, self.told) = (true, true);
         self.tap.close();
-        let metered = self.metered.take();
         // An answer that broke off by itself is its client's to ask for again; one that is cut is not.
-        let wanted = denial.decided_by == Layer::Budget || denial.reason == Reason::Stopping;
-        let closing = metered.as_ref().filter(|_| wanted).and_then(|metered| metered.close(&denial));
-        metered.into_iter().for_each(|metered| metered.end(End::Broken));
+        let cut = denial.decided_by == Layer::Budget || denial.reason == Reason::Stopping;
+        let closing = match self.metered.take() {
+            Some(metered) if cut => metered.cut(&denial),
+            Some(metered) => {
+                metered.end(End::Broken);
+                None
+            }
+            None => None,
+        };
         self.of.exchange.cut_off(denial);
         let closing = closing.ok_or(Broken)?;
         self.queue(closing);

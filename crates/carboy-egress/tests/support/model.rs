@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use carboy_core::host::Host;
 use carboy_core::ids::MeterName;
-use carboy_core::route::{AuthScheme, Route, RouteAuth};
+use carboy_core::route::{AuthScheme, PathMatch, RequestMatch, Route, RouteAuth};
 use carboy_core::upstream::{Transport, Upstream, Upstreams};
 use carboy_egress::GatewayLimits;
 use carboy_sim::{Bill, Config, Running, Simulator};
@@ -163,6 +163,25 @@ pub fn config() -> Config {
 
 impl Model {
     pub async fn start(ledger: Arc<Memory>, route: Route, config: Config, limits: GatewayLimits) -> Model {
+        Model::with(ledger, vec![route], config, limits).await
+    }
+
+    /// All formats on one host, each by a route of its own.
+    pub async fn of_all(ledger: Arc<Memory>, config: Config, limits: GatewayLimits) -> Model {
+        let below = |way: Way, path: &str| {
+            let paths = vec![PathMatch::Prefix(path.into())];
+            Route { matches: vec![RequestMatch { paths, ..RequestMatch::default() }], ..route_of(way) }
+        };
+        let routes = vec![
+            below(Way::Anthropic, "/v1/messages"),
+            below(Way::Chat, "/v1/chat"),
+            below(Way::Responses, "/v1/responses"),
+            below(Way::Gemini, "/v1beta"),
+        ];
+        Model::with(ledger, routes, config, limits).await
+    }
+
+    pub async fn with(ledger: Arc<Memory>, routes: Vec<Route>, config: Config, limits: GatewayLimits) -> Model {
         let provider = Simulator::start(config).await.unwrap();
         let mut upstreams = Upstreams::default();
         let extra_ca_pem = Some(provider.ca_pem().to_owned());
@@ -170,7 +189,7 @@ impl Model {
         upstreams.insert(Host::parse(HOST).unwrap(), None, upstream);
         let unused = handler(|_| async { http::Response::new(full("")) });
         let origin = (Arc::new(Origin::default()), unused);
-        let bench = Bench::governed(ledger, upstreams, Kind::Plain, vec![route], origin, limits).await;
+        let bench = Bench::governed(ledger, upstreams, Kind::Plain, routes, origin, limits).await;
         Model { bench, provider }
     }
 

@@ -51,6 +51,36 @@ fn a_final_refusal_is_a_status_at_which_the_clients_of_models_stop() {
 }
 
 #[test]
+fn a_spent_budget_is_what_each_client_stops_at() {
+    for reason in [Reason::BudgetExhausted, Reason::CutOff] {
+        let answers = FORMATS.map(|format| render(&sample(reason), &id(), Some(format), None));
+        assert_eq!(answers.each_ref().map(|answer| answer.status), [402, 402, 429, 402]);
+        assert!(answers.iter().all(|answer| answer.headers.contains(&("x-should-retry", "false".to_owned()))));
+        let errors = FORMATS.map(|format| parsed(&sample(reason), Some(format))["error"].clone());
+        assert_eq!((&errors[0]["type"], &errors[1]["type"]), (&"billing_error".into(), &"billing_error".into()));
+        assert_eq!(
+            (&errors[2]["code"], &errors[2]["type"]),
+            (&"insufficient_quota".into(), &"insufficient_quota".into())
+        );
+        assert_eq!((&errors[3]["code"], &errors[3]["status"]), (&402.into(), &"RESOURCE_EXHAUSTED".into()));
+    }
+}
+
+#[test]
+fn what_others_hold_is_worth_waiting_for_and_says_how_long() {
+    let denial = Denial { retry_after_s: Some(7), ..sample(Reason::BudgetHeld) };
+    let answers = FORMATS.map(|format| render(&denial, &id(), Some(format), None));
+    assert_eq!(answers.each_ref().map(|answer| answer.status), [429, 429, 503, 429]);
+    for answer in answers {
+        assert!(answer.headers.contains(&("retry-after", "7".to_owned())));
+        assert!(!answer.headers.iter().any(|(name, _)| *name == "x-should-retry"));
+    }
+    assert!(
+        !render(&sample(Reason::BudgetHeld), &id(), None, None).headers.iter().any(|(name, _)| *name == "retry-after")
+    );
+}
+
+#[test]
 fn every_format_shows_code_id_and_both_next_steps() {
     for reason in Reason::ALL {
         for format in FORMATS.map(Some).into_iter().chain([None]) {
@@ -96,7 +126,7 @@ fn only_what_can_pass_by_itself_may_be_retried() {
         let answer = render(&sample(*reason), &id(), None, None);
         let final_word = answer.headers.contains(&("x-should-retry", "false".to_owned()));
         assert_eq!(final_word, !WORTH_RETRYING.contains(reason), "{reason}");
-        assert!(final_word || answer.status >= 500, "{reason}");
+        assert!(final_word || answer.status >= 500 || answer.status == 429, "{reason}");
     }
 }
 

@@ -6,7 +6,7 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// A part of a stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece<'a> {
+pub(crate) enum Piece<'a> {
     /// A part of an event's data; the line feed between two `data` lines is white space to JSON and left out.
     Data(&'a [u8]),
     /// `data: [DONE]`
@@ -26,20 +26,35 @@ enum Place {
     Skip,
 }
 
-#[derive(Debug)]
-pub(super) struct Lines {
+#[derive(Clone, Debug)]
+pub(crate) struct Lines {
     place: Place,
     head: Vec<u8>,
     after_cr: bool,
     at_start: bool,
+    /// The present event has data, in a line that ended or in this one.
+    has_data: bool,
+}
+
+/// What has to be written before anything else can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Open {
+    /// Nothing: no event has begun, or none that would come to be one.
+    Nothing,
+    /// The beginning of the mark that ends a stream; this completes it.
+    Done(&'static str),
+    /// An event with data, of which this line is not ended.
+    InLine,
+    /// An event with data, at the beginning of a line.
+    BetweenLines,
 }
 
 impl Lines {
-    pub(super) fn new() -> Lines {
-        Lines { place: Place::Head, head: Vec::new(), after_cr: false, at_start: true }
+    pub(crate) fn new() -> Lines {
+        Lines { place: Place::Head, head: Vec::new(), after_cr: false, at_start: true, has_data: false }
     }
 
-    pub(super) fn feed(&mut self, mut bytes: &[u8], mut hear: impl FnMut(Piece<'_>)) {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], mut hear: impl FnMut(Piece<'_>)) {
         while let Some((&byte, next)) = bytes.split_first() {
             if std::mem::take(&mut self.after_cr) && byte == b'\n' {
                 bytes = next;
@@ -66,6 +81,7 @@ impl Lines {
                     part = next;
                     if byte == b':' {
                         self.place = if self.name() == b"data:" { Place::Value } else { Place::Skip };
+                        self.has_data |= self.place == Place::Value;
                         self.head.clear();
                     } else if self.head.len() > HEAD_BYTES_MAX {
                         self.place = Place::Skip;
@@ -94,6 +110,31 @@ impl Lines {
         }
     }
 
+    /// How the stream stands. What ends a line of no importance is appended to `out`.
+    pub(crate) fn open(&self, out: &mut Vec<u8>) -> Open {
+        if self.after_cr {
+            // Both are one line's end; a line feed on its own would be.
+            out.push(b'\n');
+        }
+        match self.place {
+            Place::Value if self.head.is_empty() => Open::InLine,
+            // Events are maps: a bracket begins nothing else.
+            Place::Value => Open::Done("[DONE]".get(self.head.len()..).unwrap_or_default()),
+            Place::Data => Open::InLine,
+            // Without its colon the line would be one of data as well.
+            Place::Head if self.name() == b"data" => {
+                out.push(b':');
+                Open::InLine
+            }
+            Place::Head | Place::Skip => {
+                if self.place == Place::Skip || !self.name().is_empty() {
+                    out.push(b'\n');
+                }
+                if self.has_data { Open::BetweenLines } else { Open::Nothing }
+            }
+        }
+    }
+
     /// What was read of the line; a mark may stand before the first one.
     fn name(&self) -> &[u8] {
         match self.head.strip_prefix(BOM) {
@@ -104,7 +145,10 @@ impl Lines {
 
     fn line_ends(&mut self, hear: &mut impl FnMut(Piece<'_>)) {
         match self.place {
-            Place::Head if self.name().is_empty() => hear(Piece::EventEnds),
+            Place::Head if self.name().is_empty() => {
+                self.has_data = false;
+                hear(Piece::EventEnds);
+            }
             Place::Value if self.head == b"[DONE]" => hear(Piece::Done),
             Place::Value => hear(Piece::Data(&self.head)),
             Place::Data => hear(Piece::Data(b"\n")),

@@ -166,7 +166,8 @@ impl Tally {
                 }
             }
             "type" => self.ended |= matches!(value, Scalar::Text("message_stop", _)),
-            "delta.text" | "delta.thinking" | "delta.partial_json" | "content[].text" | "content[].thinking" => {
+            "delta.text" | "delta.thinking" | "delta.partial_json" | "delta.content" | "content[].text"
+            | "content[].thinking" => {
                 self.wrote(value);
             }
             _ => {}
@@ -194,8 +195,13 @@ impl Tally {
             | "choices[].delta.content"
             | "choices[].delta.refusal"
             | "choices[].delta.reasoning_content"
+            | "choices[].delta.reasoning"
             | "choices[].delta.tool_calls[].function.arguments"
-            | "choices[].message.content" => self.wrote(value),
+            | "choices[].message.content"
+            | "choices[].message.tool_calls[].function.arguments"
+            | "output[].content[].text"
+            | "output[].arguments"
+            | "output[].input" => self.wrote(value),
             _ => {}
         }
     }
@@ -211,6 +217,7 @@ impl Tally {
             "usageMetadata.totalTokenCount" => self.count(|c| &mut c.total, value),
             "candidates[].finishReason" => self.ended = true,
             "candidates[].content.parts[].text" => self.wrote(value),
+            part if part.starts_with("candidates[].content.parts[].functionCall.") => self.wrote(value),
             _ => {}
         }
     }
