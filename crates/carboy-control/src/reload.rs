@@ -11,7 +11,7 @@ use carboy_core::audit::{Event, EventType, Outcome, Subject, hex, sha256};
 use carboy_core::budget::BudgetSet;
 use carboy_core::ids::RunId;
 use carboy_core::ports::AuditSink;
-use carboy_manifest::files::FILE_BYTES_MAX;
+use carboy_manifest::files::{FILE_BYTES_MAX, SYSTEM_SETTINGS};
 use carboy_manifest::{Effective, ManifestFiles, Places, Reread, reread};
 use carboy_store::audit::AuditLog;
 use tokio::sync::watch::Sender;
@@ -47,6 +47,12 @@ pub struct Watched {
 /// Looks for changes until it is aborted.
 pub async fn watch(mut watched: Watched) {
     let mut generation = watched.effective.routes.generation();
+    // Settings that are not there yet may bring a ceiling.
+    for file in [watched.places.settings(), PathBuf::from(SYSTEM_SETTINGS)] {
+        if !watched.effective.sources.contains(&file) {
+            watched.effective.sources.push(file);
+        }
+    }
     let mut last = fingerprint(&watched);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -65,13 +71,14 @@ pub async fn watch(mut watched: Watched) {
                     *known = budgets;
                     changed
                 });
+                let caps: u64 = watched.budgets.borrow().caps.values().map(|caps| caps.len() as u64).sum();
                 let count = routes.iter().count() as u64;
                 let in_force = watched.grants.replace_base(&routes);
                 // A file that extends another one since now is watched together with it.
                 let fresh: Vec<PathBuf> =
                     bottle_files.into_iter().filter(|file| !watched.effective.sources.contains(file)).collect();
                 watched.effective.sources.extend(fresh);
-                event(Outcome::Done).with("generation", in_force).with("routes", count)
+                event(Outcome::Done).with("generation", in_force).with("routes", count).with("caps", caps)
             }
             Err(diagnostics) => {
                 (watched.tell)(&format!(

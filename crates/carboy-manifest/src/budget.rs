@@ -33,14 +33,18 @@ use crate::yaml::{Entry, Node, Value};
 pub use amount::{AmountError, parse_amount};
 pub use run::{RunBudget, RunBudgetError};
 pub(crate) use terms::{TermsPart, beside, choice, over, terms};
-pub(crate) use together::together;
 pub use together::{BudgetOrigins, Budgets};
+pub(crate) use together::{together, too_many};
 pub use view::{BudgetsView, CapView};
 pub use window::parse_duration;
 
 /// Every meter: the wire formats that routes name and built-in hosts speak, and `unknown` for a host that speaks one of
 /// them and was not expected to.
 pub const METERS: [&str; 4] = ["anthropic", "gemini", "openai", "unknown"];
+
+/// Most caps of one run, over all its scopes and meters: what goes to a ledger in one message of 64 KiB, the longest names and
+/// numbers included.
+pub const CAPS_MAX: usize = 200;
 
 /// Other names of meters: of the programs that people know.
 const ALIASES: [(&str, &str); 2] = [("claude", "anthropic"), ("codex", "openai")];

@@ -12,6 +12,7 @@
 mod bottle;
 mod emit;
 mod json;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -222,7 +223,7 @@ impl Import<'_> {
         };
         let Some(root) = tree(&mut source, &text, 1) else { return };
         let lines = bottle::Lines { lines: text.lines().collect(), first_line: 1 };
-        if let Some(text) = bottle::settings(&mut source, &root, &lines) {
+        if let Some(text) = settings::settings(&mut source, &root, &lines) {
             self.made.insert("settings.yml".into(), (text, file.to_path_buf()));
         }
     }

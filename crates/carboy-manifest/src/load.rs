@@ -12,7 +12,7 @@ use carboy_core::ids::{AgentName, BottleName};
 use carboy_core::route::RouteSet;
 
 use crate::agent::{self, Agent, RepositoryAgent};
-use crate::budget::{AgentBudget, Amounts, Budgets, RunBudget, together};
+use crate::budget::{AgentBudget, Amounts, Budgets, RunBudget, together, too_many};
 use crate::chain::Chains;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, listed};
 use crate::effective::Effective;
@@ -127,7 +127,14 @@ pub(crate) fn load_any(files: &dyn ManifestFiles, request: &Request) -> Result<E
     match (chosen, name, made) {
         (Some(chosen), Some(name), Some(made)) if !out.has_errors() => {
             let bottles = chosen.into_iter().map(|chosen| chosen.name).collect();
-            Ok(assemble(settings, agent, Chosen { name, bottles, made }, out))
+            let mut effective = assemble(settings, agent, Chosen { name, bottles, made }, out);
+            match too_many(&effective.budgets) {
+                None => Ok(effective),
+                Some(error) => {
+                    effective.warnings.push(error);
+                    Err(effective.warnings)
+                }
+            }
         }
         (_, _, _) => Err(out),
     }
@@ -165,6 +172,10 @@ pub fn reread(
         Some(made) if !out.has_errors() => {
             let bottle = made.bottle;
             let budgets = together(&settings.budgets, agent.as_ref(), &bottle.scopes, &bottle.terms).set;
+            if let Some(error) = too_many(&budgets) {
+                out.push(error);
+                return Err(out);
+            }
             let routes = RouteSet::new(bottle.routes, generation);
             Ok(Reread { routes, budgets, bottle_files: made.files, warnings: out })
         }

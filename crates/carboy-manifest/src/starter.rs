@@ -261,8 +261,9 @@ fn budget(out: &mut Block, starter: &Starter) {
         return;
     }
     out.blank();
-    out.comment(&format!("What it may spend at each model's provider: {BUDGET_BUYS}."));
-    out.comment("Then the model is closed until midnight, or `carboy budget top-up`. docs/budgets.md says more.");
+    out.comment("What it may spend, at each model's provider by itself. When it is spent every route is closed until");
+    out.comment("midnight UTC, or until you give more (`carboy budget top-up`). docs/budgets.md counts it out:");
+    out.comment(&format!("{BUDGET_BUYS}."));
     out.line(&format!("budget: {BUDGET}"));
     out.line("window: {calendar: day, tz: UTC}");
 }

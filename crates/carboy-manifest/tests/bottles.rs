@@ -119,6 +119,20 @@ fn unknown_keys_are_named_sorted_with_what_is_allowed() {
 }
 
 #[test]
+fn web_sockets_are_carried_where_a_route_says_so() {
+    // M34
+    let carries = |lines: &str| bottle(&route(lines)).unwrap().routes.iter().map(|r| r.websocket).collect::<Vec<_>>();
+    assert_eq!(carries("host: a.example"), [false]);
+    assert_eq!(carries("host: a.example\nwebsocket: true"), [true]);
+    assert_eq!(carries("host: a.example\nwebsocket: false"), [false]);
+    let wrong = error(&route("host: a.example\nwebsocket: yes"));
+    assert!(wrong.starts_with("wrong-type 5:18 `websocket` of route"), "{wrong}");
+    let read = bottle(&route("host: a.example\nwebsocket: true")).unwrap();
+    let known = read.routes.iter().next().unwrap();
+    assert_eq!(carboy_manifest::edit::NewRoute::of(known), None, "nobody proposes one");
+}
+
+#[test]
 fn a_key_whose_feature_is_missing_is_refused_not_ignored() {
     let want = "not-available 2:1 `mounts` in the front matter of bottle `dev` is not available in this version";
     assert_eq!(error("mounts: 1"), want);

@@ -6,6 +6,7 @@ use carboy_core::budget::{
     BudgetSet, CapKind, Count, Gate, Governs, Overrun, Scope, Shutdown, Terms, Unit, Window, Zone,
 };
 use carboy_core::ids::{MeterName, RunId};
+use carboy_manifest::budget::{CAPS_MAX, METERS};
 use carboy_manifest::files::SYSTEM_SETTINGS;
 use carboy_manifest::{Effective, Manifest, MapFiles, RunBudget, reread};
 use proptest::prelude::*;
@@ -391,6 +392,34 @@ fn a_changed_file_gives_changed_budgets_and_a_repository_s_agent_keeps_what_was_
         without.insert(places().settings(), "ceiling: lots");
         assert!(reread(&without, &places(), &running, 4).is_err());
     }
+}
+
+#[test]
+fn the_caps_of_a_run_are_so_many_that_a_ledger_is_told_them_in_one_message() {
+    // C6, M34
+    let amount = "1_000G";
+    let caps = format!(
+        "budget: \"{amount}\"\nceiling: \"{amount}\"\nwindow: {{calendar: month, tz: America/Argentina/ComodRivadavia}}"
+    );
+    let of = |count: usize| {
+        let names: Vec<String> = (0..count).map(|i| format!("{i:0>64}")).collect();
+        let mut list: Vec<(String, String)> =
+            names.iter().map(|name| (format!("bottles/{name}.md"), caps.clone())).collect();
+        list.push((
+            "bottles/dev.md".into(),
+            format!("extends: [{}]", names.iter().map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ")),
+        ));
+        let list: Vec<(&str, &str)> = list.iter().map(|(path, yaml)| (path.as_str(), yaml.as_str())).collect();
+        Manifest::load(&home(&list), &request(None, &["dev"]))
+    };
+    let most = CAPS_MAX / (2 * METERS.len());
+    let mut loaded = of(most).unwrap_or_else(|errors| panic!("{errors}"));
+    loaded.run_budget.amounts = RunBudget::parse(["1000G"]).unwrap();
+    let message = serde_json::to_string(&loaded.budgets_of(&RunId::parse("r-00000000").unwrap())).unwrap();
+    // The rest of a Hello is names and paths.
+    assert!(message.len() < 60 * 1024, "{} bytes", message.len());
+    let errors = of(most + 1).err().unwrap();
+    assert_eq!(shown(&errors), ["too-complex -:- 208 caps hold for one run together, more than 200"]);
 }
 
 fn amounts() -> impl Strategy<Value = String> {

@@ -166,9 +166,9 @@ impl Follower {
         if open == Open::InLine {
             out.push(b'\n');
         }
-        if !whole && !self.state.has_finished() && self.state.voids() {
-            // The last of several names counts, and every client passes over this one.
-            out.extend_from_slice(b"event: ping\n");
+        if let Some(name) = self.state.voided_as().filter(|_| !whole && !self.state.has_finished()) {
+            // The last of several names counts.
+            out.extend_from_slice(format!("event: {name}\n").as_bytes());
         }
         out.push(b'\n');
         out
@@ -244,12 +244,13 @@ impl State {
         }
     }
 
-    /// Is half an event of this format, in its present state, made void rather than completed?
-    fn voids(&self) -> bool {
+    /// What half an event of this format is made, where it is not completed to what it was to be: one that clients pass
+    /// over, or the one without which they take no other.
+    fn voided_as(&self) -> Option<&'static str> {
         match self {
-            State::Anthropic(state) => state.voids(),
-            State::Responses(_) => true,
-            State::Chat(_) | State::Gemini(_) => false,
+            State::Anthropic(state) => state.voids().then_some("ping"),
+            State::Responses(state) => Some(state.voided_as()),
+            State::Chat(_) | State::Gemini(_) => None,
         }
     }
 
@@ -307,8 +308,9 @@ impl Fill for State {
     fn members(&self, path: &str) -> String {
         match self {
             State::Chat(state) => state.members(path),
-            // A second type is the one that counts: it makes the event one that nobody knows.
-            State::Anthropic(_) | State::Responses(_) if path.is_empty() && self.voids() => "\"type\":\"ping\"".into(),
+            // A second type is the one that counts.
+            State::Anthropic(state) if path.is_empty() && state.voids() => "\"type\":\"ping\"".into(),
+            State::Responses(state) if path.is_empty() => state.void(),
             State::Anthropic(_) | State::Responses(_) | State::Gemini(_) => Nulls.members(path),
         }
     }

@@ -8,7 +8,8 @@ use carboy_core::budget::{BudgetSet, Cap, CapKind, Count, Governs, Scope, Terms,
 use carboy_core::ids::MeterName;
 
 use super::terms::{Strict, TermsPart};
-use super::{AgentBudget, Amounts, BottleScope, CapsPart, HostBudgets};
+use super::{AgentBudget, Amounts, BottleScope, CAPS_MAX, CapsPart, HostBudgets};
+use crate::diagnostic::{Code, Diagnostic};
 use crate::origin::{Origin, Said, Sourced};
 
 /// The budgets of a run, without the run's own.
@@ -96,6 +97,14 @@ pub(crate) fn together(
         origins.caps.insert(meter, places);
     }
     Budgets { set: BudgetSet { chain, caps, governs, terms }, origins, count }
+}
+
+/// What is said when a run has more caps than [`CAPS_MAX`].
+pub(crate) fn too_many(set: &BudgetSet) -> Option<Diagnostic> {
+    let count: usize = set.caps.values().map(Vec::len).sum();
+    let message = format!("{count} caps hold for one run together, more than {CAPS_MAX}");
+    let fix = "name the meters that are used instead of one amount for each, or extend fewer bottles that have budgets";
+    (count > CAPS_MAX).then(|| Diagnostic::error(Code::TooComplex, message, fix))
 }
 
 /// Caps with their places.

@@ -4,9 +4,8 @@ use carboy_core::ids::{AgentName, BottleName};
 
 use super::{Kind, NoteKind, Source, emit, first_error, valid};
 use crate::diagnostic::{Code, Diagnostics, Position};
-use crate::files::MapFiles;
 use crate::yaml::{Entry, Node, Value};
-use crate::{agent, bottle as reader, settings as settings_reader};
+use crate::{agent, bottle as reader};
 
 /// Longest line that is kept as a comment, in characters.
 const COMMENT_CHARS_MAX: usize = 500;
@@ -19,7 +18,7 @@ pub(super) struct Lines<'a> {
 }
 
 /// A root key of the new file.
-enum Piece {
+pub(super) enum Piece {
     /// As it was written.
     Same(Entry),
     /// With another value, and the old lines as a comment.
@@ -105,35 +104,8 @@ pub(super) fn agent(source: &mut Source<'_>, name: &str, root: &[Entry], lines: 
     written(&pieces, root, lines)
 }
 
-/// `settings.yml`; `None` when no key of it has a counterpart.
-pub(super) fn settings(source: &mut Source<'_>, root: &[Entry], lines: &Lines<'_>) -> Option<String> {
-    let mut pieces = Vec::new();
-    for entry in root {
-        if matches!(entry.key.as_str(), "budget" | "ceiling") {
-            pieces.push(amounts(source, entry, |source, one| settings_error(source, &one)));
-            continue;
-        }
-        pieces.push(match settings_error(source, entry) {
-            None => Piece::Same(entry.clone()),
-            Some((_, what, fix)) => gone(source, entry, NoteKind::LeftOut, &what, &fix),
-        });
-    }
-    let kept = pieces.iter().any(|piece| matches!(piece, Piece::Same(_) | Piece::New(_)));
-    kept.then(|| written(&pieces, root, lines))
-}
-
-/// What carboy's reader says of settings with this key alone.
-fn settings_error(source: &Source<'_>, entry: &Entry) -> Option<(Code, String, String)> {
-    let mut text = String::new();
-    emit::entry(&mut text, &entry.key, &entry.value, 0);
-    let files: MapFiles = [(source.places.settings(), text)].into_iter().collect();
-    let mut found = Diagnostics::default();
-    settings_reader::load(&files, source.places, &mut found);
-    first_error(&found)
-}
-
 /// `METER: AMOUNT` each by itself: a name that nothing is metered by takes no other limit away.
-fn amounts(
+pub(super) fn amounts(
     source: &mut Source<'_>,
     entry: &Entry,
     error_of: impl Fn(&Source<'_>, Entry) -> Option<(Code, String, String)>,
@@ -171,7 +143,7 @@ impl Piece {
     }
 }
 
-fn gone(source: &mut Source<'_>, entry: &Entry, kind: NoteKind, what: &str, fix: &str) -> Piece {
+pub(super) fn gone(source: &mut Source<'_>, entry: &Entry, kind: NoteKind, what: &str, fix: &str) -> Piece {
     source.note(kind, entry.key_at, &entry.key, what, fix);
     Piece::Gone(entry.key_at, entry.key.clone())
 }
@@ -568,7 +540,7 @@ fn says_the_same(a: &Entry, b: &Entry) -> bool {
 }
 
 /// The pieces as text: verbatim where the old lines are at hand and still hold.
-fn written(pieces: &[Piece], root: &[Entry], lines: &Lines<'_>) -> String {
+pub(super) fn written(pieces: &[Piece], root: &[Entry], lines: &Lines<'_>) -> String {
     let block = root.windows(2).all(|pair| pair[0].key_at.line < pair[1].key_at.line) && !lines.lines.is_empty();
     let old = |at: Position| -> &[&str] {
         let end = root.iter().map(|entry| entry.key_at.line).filter(|line| *line > at.line).min();

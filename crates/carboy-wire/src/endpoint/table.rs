@@ -91,7 +91,7 @@ pub(super) fn metered(family: Family, method: &str, path: &Path) -> Wire {
     if let Some(wire) = of_parts(method, parts) {
         return wire;
     }
-    if only_looks(method) {
+    if only_looks(method) || is_telemetry(&path.parts()) {
         return Wire::Free;
     }
     match family {
@@ -143,7 +143,7 @@ fn of_parts(method: &str, parts: &[&str]) -> Option<Wire> {
         ["cachedcontents", ..] => free_or(CACHES),
         ["files", ..] | ["uploads", ..] | ["moderations"] | ["conversations", ..] | ["oauth", ..] => Some(Wire::Free),
         // OpenTelemetry.
-        ["traces"] | ["metrics"] | ["logs"] => Some(Wire::Free),
+        ["traces", ..] | ["metrics"] | ["logs"] => Some(Wire::Free),
         _ => None,
     }
 }
@@ -198,9 +198,12 @@ fn asks_a_model(parts: &[&str]) -> bool {
         "batches",
         "retry_completion",
     ];
-    // A client's telemetry comes in batches.
-    let telemetry = parts.iter().any(|part| part.starts_with("event_logging") || part.starts_with("telemetry"));
-    !telemetry && parts.last().is_some_and(|last| words.contains(last))
+    parts.last().is_some_and(|last| words.contains(last))
+}
+
+/// What clients tell of themselves, below a version of its own.
+fn is_telemetry(parts: &[&str]) -> bool {
+    matches!(parts, ["api", "event_logging" | "telemetry", ..])
 }
 
 /// ChatGPT's own backend, which Codex uses with a subscription.

@@ -152,7 +152,12 @@ impl Scanner {
                     out.extend_from_slice(fill.value(&self.path).as_bytes());
                     Expect::CommaOrEnd
                 }
-                other => other,
+                Expect::Value
+                | Expect::ElementOrEnd
+                | Expect::KeyOrEnd
+                | Expect::Key
+                | Expect::CommaOrEnd
+                | Expect::Nothing => self.expect,
             },
         }
     }

@@ -3,8 +3,6 @@
 use carboy_core::budget::{CapKind, Count, Gate, Governs, Overrun, Shutdown, Unit, Window};
 use carboy_manifest::budget::{BudgetsView, CapView, METERS};
 
-use crate::report::duration;
-
 /// A row for each cap and one for what they do; without a cap that it is so, where there is a model to spend on.
 pub fn rows(view: &BudgetsView, metered: bool) -> Vec<String> {
     if view.caps.is_empty() {
@@ -55,8 +53,15 @@ fn window(window: &Window) -> String {
             };
             format!("each {unit} ({})", tz.as_str())
         }
-        Window::Rolling { ms } => format!("in any {}", duration(*ms)),
+        Window::Rolling { ms } => format!("in any {}", span(*ms)),
     }
+}
+
+/// As files say it: `5h`, `1h30m`.
+fn span(ms: u64) -> String {
+    let minutes = ms / 60_000;
+    let parts = [(minutes / 1_440, "d"), (minutes / 60 % 24, "h"), (minutes % 60, "m"), (ms / 1_000 % 60, "s")];
+    parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect()
 }
 
 fn terms(view: &BudgetsView) -> String {
@@ -88,6 +93,13 @@ fn terms(view: &BudgetsView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_span_is_as_files_say_it() {
+        for text in ["5h", "1h30m", "7d", "1m30s", "30m"] {
+            assert_eq!(carboy_manifest::budget::parse_duration(text).map(span).as_deref(), Some(text));
+        }
+    }
 
     #[test]
     fn an_amount_is_as_short_as_it_can_be_and_exact() {

@@ -230,8 +230,11 @@ fn reload(person: Person) {
     };
     within(RELOAD_WAIT_MAX, "the invalid file is noticed", || reloads("failed"));
     assert_eq!(get(&mut agent, NOTES).status, Some(200), "the old routes stay");
-    world.bottle("egress: {routes: [{host: plain.example}]}\n");
+    world.bottle("budget: {claude: 5M}\nceiling: {claude: 9M}\negress: {routes: [{host: plain.example}]}\n");
     within(RELOAD_WAIT_MAX, "the next file is noticed", || reloads("done"));
+    // M34: its budgets hold as well.
+    let caps = |entry: &carboy_core::audit::Entry| entry.detail("caps")?.as_u64();
+    assert_eq!(world.log().iter().find_map(caps), Some(2));
     assert_eq!(get(&mut agent, "https://plain.example/page/clean").status, Some(200));
     let closed = get(&mut agent, NOTES);
     assert!(closed.error.is_some() || reason(&closed) == Some("host_not_allowed"), "{closed:?}");
