@@ -20,8 +20,8 @@ mod port;
 mod sqlite;
 
 pub use engine::{
-    BATCH_COMMANDS_MAX, COMMANDS_MAX, Crossing, EVENT_BYTES_MAX, Engine, Gone, HOLD_WAIT_MS_MAX, HOLDS_MAX, KnownOwner, NOTICES_MAX,
-    Notice, Notices, Unavailable, WAITING_MAX, Warning,
+    BATCH_COMMANDS_MAX, COMMANDS_MAX, Crossing, EVENT_BYTES_MAX, Engine, Gone, HOLD_WAIT_MS_MAX, HOLDS_MAX, KnownOwner,
+    NOTICES_MAX, Notice, Notices, Unavailable, WAITING_MAX, Warning,
 };
 pub use memory::MemoryStore;
 pub use port::{

@@ -1,9 +1,9 @@
 //! The ledger, in memory and in SQLite: the same behaviour, and what is left of it after a new start.
 #![allow(clippy::unwrap_used)]
 
-mod support;
 #[path = "support/conformance.rs"]
 mod conformance;
+mod support;
 
 use std::sync::{Arc, Mutex};
 

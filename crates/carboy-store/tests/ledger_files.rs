@@ -1,9 +1,9 @@
 //! The ledger's file: what is refused at the start, what is found out while it is in use, and files of older versions.
 #![allow(clippy::unwrap_used)]
 
-mod support;
 #[path = "support/conformance.rs"]
 mod conformance;
+mod support;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -151,7 +151,10 @@ fn a_file_that_is_taken_away_or_replaced_stops_everything_until_it_is_back() {
 
     fs::rename(&path, &away).unwrap();
     let refused = words(attempt(&ledger));
-    assert!(refused.contains("ledger.db was removed or replaced") && refused.contains("put the file back"), "{refused}");
+    assert!(
+        refused.contains("ledger.db was removed or replaced") && refused.contains("put the file back"),
+        "{refused}"
+    );
     // An older copy in its place would fill every budget again.
     fs::copy(&away, &path).unwrap();
     mode(&path, 0o600);

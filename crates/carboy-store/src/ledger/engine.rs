@@ -299,9 +299,11 @@ impl Engine {
 
     /// Writes an event of the controller into the same table as the ledger's own. Ready when durable.
     pub fn event(&self, event: Event) -> Later<'static, Result<(), Unavailable>> {
-        let bytes: usize = event.details.iter().map(|(name, value)| name.len() + value.as_json().to_string().len()).sum();
+        let bytes: usize =
+            event.details.iter().map(|(name, value)| name.len() + value.as_json().to_string().len()).sum();
         if bytes > EVENT_BYTES_MAX {
-            let words = format!("the event's particulars take {bytes} bytes, more than {EVENT_BYTES_MAX}; shorten them");
+            let words =
+                format!("the event's particulars take {bytes} bytes, more than {EVENT_BYTES_MAX}; shorten them");
             return Box::pin(std::future::ready(Err(Unavailable(words))));
         }
         self.ask(|done| Command::Event { event: Box::new(event), done })

@@ -71,12 +71,8 @@ pub fn cap(scope: Scope, kind: CapKind, amount: u64) -> Cap {
 
 /// A run's budgets: a ceiling of the host, and what else is given.
 pub fn set(owner: u64, host: u64, terms: Terms) -> BudgetSet {
-    let chain = vec![
-        Scope::Run(format!("run{owner}")),
-        Scope::Agent("coder".into()),
-        Scope::Bottle("dev".into()),
-        Scope::Host,
-    ];
+    let chain =
+        vec![Scope::Run(format!("run{owner}")), Scope::Agent("coder".into()), Scope::Bottle("dev".into()), Scope::Host];
     let caps = [(meter(), vec![cap(Scope::Host, CapKind::Ceiling, host)])].into();
     BudgetSet { chain, caps, terms, ..BudgetSet::default() }
 }
@@ -116,7 +112,12 @@ pub fn granted(admitted: Result<Admitted, NotHeld>) -> Granted {
 pub fn host(engine: &Engine) -> (u64, u64) {
     let snapshot = block_on(engine.snapshot()).unwrap();
     let of = |both: Both| both.raw.tokens_up();
-    snapshot.host.meters.iter().find(|line| line.meter == meter()).map_or((0, 0), |line| (of(line.spent), of(line.held)))
+    snapshot
+        .host
+        .meters
+        .iter()
+        .find(|line| line.meter == meter())
+        .map_or((0, 0), |line| (of(line.spent), of(line.held)))
 }
 
 /// Ready or not, once.
@@ -157,11 +158,12 @@ pub fn crossings(notices: &mut Notices) -> Vec<Crossing> {
     drain(notices).into_iter().filter_map(crossing).collect()
 }
 
+type Check = fn(&dyn Subject);
 type Make<'a> = &'a dyn Fn() -> Box<dyn Subject>;
 
 /// All of it.
 pub fn suite(make: Make<'_>) {
-    let checks: [(&str, fn(&dyn Subject)); 14] = [
+    let checks: [(&str, Check); 14] = [
         ("one request from hold to charge", one_request),
         ("an ending counts once", one_ending),
         ("nobody ends what is another's", another_owner),
@@ -321,7 +323,10 @@ fn busy(subject: &dyn Subject) {
     for wait_ms in [0, 20] {
         let second = subject.connect(owner(2), set(2, 10_000, terms(wait_ms)));
         let Err(NotHeld::Busy(binding)) = block_on(second.admit(ask(10, 300))) else { panic!("not busy") };
-        assert_eq!((binding.scope, binding.kind, binding.standing.spent), (Scope::Host, CapKind::Ceiling, Amount::ZERO));
+        assert_eq!(
+            (binding.scope, binding.kind, binding.standing.spent),
+            (Scope::Host, CapKind::Ceiling, Amount::ZERO)
+        );
     }
     assert_eq!(block_on(subject.engine().snapshot()).unwrap().waiting, 0);
 }

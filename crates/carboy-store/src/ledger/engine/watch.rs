@@ -35,7 +35,8 @@ pub(super) enum Latch {
 pub(super) struct Watch {
     lines: BTreeSet<(Scope, MeterName)>,
     owners: BTreeSet<u64>,
-    refused: BTreeSet<CapKey>,
+    /// Caps that said no, with their amounts: runs whose files differ have other caps under the same key.
+    refused: BTreeSet<(CapKey, u64)>,
     everything: bool,
 }
 
@@ -54,7 +55,7 @@ impl Watch {
 
     /// A request was refused because of what was spent.
     pub(super) fn refused(&mut self, binding: &Binding) {
-        self.refused.insert(key(&binding.scope, &binding.meter, binding));
+        self.refused.insert(refusal(binding));
         self.line(binding.scope.clone(), binding.meter.clone());
     }
 
@@ -205,7 +206,7 @@ enum Told {
 fn crossing(client: &Client, terms: &Terms, binding: &Binding, watch: &Watch) -> Option<Told> {
     let key = key(&binding.scope, &binding.meter, binding);
     let spent = is_spent(&binding.standing, terms);
-    let refused = watch.refused.contains(&key);
+    let refused = watch.refused.contains(&refusal(binding));
     match client.crossed.get(&key) {
         None if spent || refused => Some(Told::Crossed(binding.clone())),
         Some(then) if !spent && !refused => {
@@ -264,6 +265,10 @@ fn tell(client: &Client, told: Vec<Told>, terms: &Terms, batch: &mut Batch) {
 
 fn crossed_by(client: &Client, terms: &Terms, binding: Binding) -> Crossing {
     Crossing { owner: client.owner.id, run: client.owner.run.clone(), binding, action: terms.shutdown }
+}
+
+fn refusal(binding: &Binding) -> (CapKey, u64) {
+    (key(&binding.scope, &binding.meter, binding), binding.standing.cap.as_milli())
 }
 
 fn key(scope: &Scope, meter: &MeterName, binding: &Binding) -> CapKey {

@@ -121,7 +121,9 @@ impl Place {
         match (plain(&self.directory, &name, &path), self.log) {
             (Ok(stat), Some(known)) if Identity::of(&stat) != known => Err(replaced(&path)),
             // It is written over from its beginning when all of it was taken over, and only cut back to its limit.
-            (Ok(stat), Some(_)) if stat.st_size < self.log_bytes.min(LOG_BYTES_MAX) => Err(StoreError::LedgerCut { path }),
+            (Ok(stat), Some(_)) if stat.st_size < self.log_bytes.min(LOG_BYTES_MAX) => {
+                Err(StoreError::LedgerCut { path })
+            }
             (Ok(stat), Some(_) | None) => {
                 (self.log, self.log_bytes) = (Some(Identity::of(&stat)), stat.st_size);
                 Ok(())
