@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use carboy_core::budget::{Ending, NotHeld, Usage};
-use carboy_core::verdict::Denial;
+use carboy_core::verdict::{Denial, Reason};
 use carboy_guard::Inflate;
 use carboy_wire::closing::Follower;
 use carboy_wire::estimate::Class;
@@ -42,6 +42,11 @@ const TAIL_TOKENS_MIN: u64 = 32;
 const TAIL_PART: u64 = 7;
 /// A stream is refused more output this many tokens before what is held runs out: those are on their way by then.
 const CUT_SLACK_TOKENS: u64 = 32;
+/// A provider that goes so much beyond the bound that it was sent (one in four, and a few) does not keep to it: pieces that
+/// came are counted here, and each has a token or more.
+const OVERSTEP_PART: u64 = 4;
+/// The few.
+const OVERSTEP_TOKENS_MIN: u64 = 64;
 /// More output is asked for when a quarter of the first tranche is left of what is held.
 const EXTEND_PART: u64 = 4;
 
@@ -73,11 +78,14 @@ pub(crate) struct Metered {
     tranche: Option<Tranche>,
 }
 
+/// A ledger that is asked for more.
+type Asking = Pin<Box<dyn Future<Output = Result<u64, NotHeld>> + Send>>;
+
 /// A stream of which only a part is held.
 struct Tranche {
     /// What was held of each answer at first; so much more is asked for at a time.
     step: u64,
-    asking: Option<Pin<Box<dyn Future<Output = Result<u64, NotHeld>> + Send>>>,
+    asking: Option<Asking>,
     refused: Option<Denial>,
 }
 
@@ -110,8 +118,8 @@ impl Metered {
     }
 
     /// What of cleared bytes the client gets.
-    pub(crate) fn to_client(&mut self, cleared: Bytes) -> Bytes {
-        let shown = match &mut self.filter {
+    pub(crate) fn shown(&mut self, cleared: Bytes) -> Bytes {
+        let bytes = match &mut self.filter {
             None => cleared,
             Some(filter) => {
                 let mut out = Vec::with_capacity(cleared.len());
@@ -120,9 +128,9 @@ impl Metered {
             }
         };
         if let Some(follower) = &mut self.follower {
-            follower.feed(&shown);
+            follower.feed(&bytes);
         }
-        shown
+        bytes
     }
 
     /// What is left for the client at the end.
@@ -157,10 +165,12 @@ impl Metered {
     /// Sees to it that more is held before the stream gets there. Pending while what is held is used up and the answer
     /// is not there; an error where the stream has to end.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Denial>> {
+        let reading = self.meter.reading();
+        self.keeps_to_its_bound(&reading)?;
         if self.tranche.is_none() {
             return Poll::Ready(Ok(()));
         }
-        let observed = self.observed(&self.meter.reading());
+        let observed = self.observed(&reading);
         loop {
             let held = self.hold.output_held();
             let Some(tranche) = self.tranche.as_mut() else { return Poll::Ready(Ok(())) };
@@ -189,6 +199,18 @@ impl Metered {
             let most = granted.output.unwrap_or(granted.held);
             tranche.asking = Some(Box::pin(self.hold.extend(granted.held.saturating_add(tranche.step).min(most))));
         }
+    }
+
+    /// A provider may not know the bound, or not care.
+    fn keeps_to_its_bound(&self, reading: &Reading) -> Result<(), Denial> {
+        let Some(output) = self.hold.output_cap() else { return Ok(()) };
+        let bound = output.saturating_mul(u64::from(self.hold.ask().answers.max(1)));
+        let written = reading.usage.output.max(reading.deltas);
+        if written <= bound.saturating_add(bound / OVERSTEP_PART).saturating_add(OVERSTEP_TOKENS_MIN) {
+            return Ok(());
+        }
+        let detail = format!("the provider wrote {written} tokens and was allowed {bound}");
+        Err(Denial::new(Reason::BudgetExhausted, detail))
     }
 
     /// Tells the ledger.

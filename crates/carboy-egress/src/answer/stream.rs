@@ -301,7 +301,7 @@ impl Live {
         }
         if self.sieve.plain || self.sieve.inflate.is_none() {
             let shown = match &mut self.metered {
-                Some(metered) => metered.to_client(Bytes::from(out)),
+                Some(metered) => metered.shown(Bytes::from(out)),
                 None => Bytes::from(out),
             };
             self.queue(shown);
