@@ -41,6 +41,14 @@ pub(crate) struct Wire {
     pub(crate) streams: Streams,
     /// The client did not ask for a chat's usage: it was asked for, and is taken out of what comes back.
     pub(crate) usage_asked_for: UsageAskedFor,
+    pub(crate) unseen: Unseen,
+}
+
+/// Whether its model may write what no stream shows: the thinking of most models is billed, and hidden or summed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unseen {
+    Possible,
+    Impossible,
 }
 
 /// Whether the answer was asked for piece by piece.

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | whole, and it says what it cost | that |
 //! | whole, with an error's status | what it says, else nothing: providers do not bill errors |
-//! | broken off, cut, or its client gone | what was reported, else counted, with what may have been written meanwhile |
+//! | broken off, cut, or its client gone | what was reported, else counted, with what may have been written meanwhile; where a model may think unseen, all the output that is held |
 //! | nothing seen, nothing said, or not to be believed | all that is held |
 //!
 //! *Must never* charge nothing for an answer that may have cost something, or less than was seen.
@@ -33,7 +33,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::Parts;
-use crate::hold::{Hold, Streams, UsageAskedFor, denial_of, later};
+use crate::hold::{Hold, Streams, Unseen, UsageAskedFor, denial_of, later};
 use crate::limits::GatewayLimits;
 
 /// Tokens that a model may have written between the last that was seen and the end of its stream.
@@ -237,8 +237,8 @@ impl Metered {
     }
 
     fn estimate(&self, reading: &Reading, seen: Usage) -> Ending {
-        let said = reading.reported != Reported::Never;
-        if !said && reading.written_bytes == 0 && reading.deltas == 0 {
+        // Some say zeros until the end. What was read is not known then: a provider's count before is off by the margin.
+        if reading.reported == Reported::Never || seen.read() == 0 {
             return Ending::Unknown(seen);
         }
         let observed = self.observed(reading);
@@ -248,9 +248,12 @@ impl Metered {
             Some(_) => self.hold.output_held(),
             None => ask.output.saturating_mul(u64::from(ask.answers.max(1))),
         };
-        let output = with_tail.min(most).max(seen.output);
-        let input = if said { seen.input } else { ask.input };
-        Ending::Estimated(Usage { input, output, ..seen })
+        // What is thought unseen is billed like what is seen, and an agent chooses when its stream breaks off.
+        let written = match self.hold.wire().unseen {
+            Unseen::Possible => most,
+            Unseen::Impossible => with_tail.min(most),
+        };
+        Ending::Estimated(Usage { output: written.max(seen.output), ..seen })
     }
 
     /// Its client went away: what has arrived by now is read for its end, and then the ledger is told.

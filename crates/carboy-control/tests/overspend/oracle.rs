@@ -153,11 +153,6 @@ impl Oracle {
         let state = self.state.lock().unwrap();
         state.accounts.iter().find(|(account, _)| account.customer == customer).map(|(_, bill)| *bill).unwrap_or_default()
     }
-
-    /// What the provider bills one cap's members.
-    pub fn bill(&self, limit: &Limit) -> Bill {
-        sum(&self.state.lock().unwrap().accounts, limit)
-    }
 }
 
 /// The fuller of the two windows. A request counts in that of its admission, which came before its arrival: one that arrived
