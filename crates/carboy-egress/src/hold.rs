@@ -12,6 +12,7 @@
 //! the ledger's being told, or release what may have been sent.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::{Admitted, Ask, Counted, Ending, Granted, NotHeld, ReservationId, Usage};
@@ -32,6 +33,7 @@ pub(crate) struct Hold {
     granted: Granted,
     wire: Wire,
     stage: Stage,
+    dispatched_at: Option<Instant>,
 }
 
 /// How the request is written, as far as its answer's reading depends on it.
@@ -111,7 +113,7 @@ impl Hold {
         let ledger = exchange.gateway().ledger.clone();
         match ledger.admit(ask.clone()).await {
             Ok(Admitted::Held(granted)) => {
-                let hold = Hold { exchange: exchange.clone(), ask: ask.clone(), granted, wire, stage: Stage::Open };
+                let hold = Hold { exchange: exchange.clone(), ask: ask.clone(), granted, wire, stage: Stage::Open, dispatched_at: None };
                 hold.write_down();
                 Ok(Some(hold))
             }
@@ -142,6 +144,11 @@ impl Hold {
 
     pub(crate) fn ask(&self) -> &Ask {
         &self.ask
+    }
+
+    /// How long its model may have been at work.
+    pub(crate) fn since_dispatch(&self) -> Duration {
+        self.dispatched_at.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     pub(crate) fn wire(&self) -> Wire {
@@ -213,6 +220,7 @@ impl Hold {
         let dispatched = self.ledger().dispatch(self.ask.id).await;
         if dispatched.is_ok() {
             self.stage = Stage::Dispatched;
+            self.dispatched_at = Some(Instant::now());
         }
         dispatched
     }

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | whole, and it says what it cost | that |
 //! | whole, with an error's status | what it says, else nothing: providers do not bill errors |
-//! | broken off, cut, or its client gone | what was reported, else counted, with what may have been written meanwhile; where a model may think unseen, all the output that is held |
+//! | broken off, cut, or its client gone | what was reported, else counted, with what may have been written meanwhile; where a model may think unseen, what it may have thought in its time |
 //! | nothing seen, nothing said, or not to be believed | all that is held |
 //!
 //! *Must never* charge nothing for an answer that may have cost something, or less than was seen.
@@ -248,12 +248,21 @@ impl Metered {
             Some(_) => self.hold.output_held(),
             None => ask.output.saturating_mul(u64::from(ask.answers.max(1))),
         };
-        // What is thought unseen is billed like what is seen, and an agent chooses when its stream breaks off.
-        let written = match self.hold.wire().unseen {
-            Unseen::Possible => most,
-            Unseen::Impossible => with_tail.min(most),
-        };
+        let written = with_tail.saturating_add(self.unseen()).min(most);
         Ending::Estimated(Usage { output: written.max(seen.output), ..seen })
+    }
+
+    /// What may have been thought unseen: it is billed like what is seen, and an agent chooses when its stream breaks off.
+    /// No more than the fastest model writes in the time that it had.
+    fn unseen(&self) -> u64 {
+        match self.hold.wire().unseen {
+            Unseen::Impossible => 0,
+            Unseen::Possible => {
+                let had_ms = u64::try_from(self.hold.since_dispatch().as_millis()).unwrap_or(u64::MAX);
+                let each = had_ms.saturating_mul(self.hold.gateway().limits.unseen_tokens_per_s) / 1000;
+                each.saturating_mul(u64::from(self.hold.ask().answers.max(1)))
+            }
+        }
     }
 
     /// Its client went away: what has arrived by now is read for its end, and then the ledger is told.

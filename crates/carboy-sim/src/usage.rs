@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -33,6 +34,8 @@ pub struct RandomUsage {
     pub input: InputTokens,
     /// Whether some of the output is thinking that is not shown.
     pub thinking: Thinking,
+    /// How fast that is written.
+    pub thinking_tokens_per_s: u64,
     /// How the usage is told; one of them for each answer. Empty is [`Shown::AtEnd`].
     pub shown: Vec<Shown>,
     /// The longest answer where the cap leaves it open.
@@ -78,6 +81,7 @@ impl RandomUsage {
             seed,
             input: InputTokens::UpToBound,
             thinking: Thinking::Hidden,
+            thinking_tokens_per_s: 1_500,
             shown: vec![Shown::AtEnd, Shown::ZeroThenReal, Shown::Repeated],
             output_tokens_max: 32_000,
         }
@@ -89,6 +93,16 @@ impl UsageMode {
         match self {
             UsageMode::Fixed => 0,
             UsageMode::Random(random) => random.seed,
+        }
+    }
+}
+
+impl UsageMode {
+    /// How long a model thinks to write so many tokens unseen.
+    pub(crate) fn thinks_for(&self, hidden: u64) -> Duration {
+        match self {
+            UsageMode::Fixed => Duration::ZERO,
+            UsageMode::Random(random) => Duration::from_millis(hidden * 1000 / random.thinking_tokens_per_s.max(1)),
         }
     }
 }
