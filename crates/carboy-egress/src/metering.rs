@@ -15,6 +15,8 @@
 //!
 //! *Must never* charge nothing for an answer that may have cost something, or less than was seen.
 
+mod socket;
+
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
