@@ -11,7 +11,7 @@ use carboy_core::budget::{Admitted, Ask, Ending, Granted, NotHeld, ReservationId
 use carboy_core::ports::{Later, Ledger};
 use carboy_store::ledger::{Engine, MemoryStore, SqliteStore};
 use conformance::{Direct, race, suite};
-use support::{Wall, block_on};
+use support::Wall;
 
 #[test]
 fn the_ledger_in_memory_conforms() {

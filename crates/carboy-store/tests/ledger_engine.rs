@@ -125,6 +125,36 @@ fn c10_a_crossing_is_told_once_to_every_run_that_it_binds_and_again_to_one_that_
 }
 
 #[test]
+fn c10_whoever_says_hello_again_is_told_what_is_crossed_by_its_new_files() {
+    let engine = memory(&MemoryStore::default());
+    let quiet = || Terms { warn_percent: vec![], ..Terms::default() };
+    let ledger = connect(&engine, 1, set(1, 1_000, quiet()));
+    spend(&*ledger, 100, 850);
+    let mut notices = engine.events();
+    // Reconnected: told again. Then with a higher cap, a lower one, and none.
+    let restored = |notices: &mut Notices| {
+        let wanted = |notice: &Notice| matches!(notice, Notice::Restored { still_crossed: false, .. });
+        drain(notices).iter().filter(|notice| wanted(notice)).count()
+    };
+    connect(&engine, 1, set(1, 1_000, quiet()));
+    assert_eq!(crossings(&mut notices).len(), 1);
+    connect(&engine, 1, set(1, 5_000, quiet()));
+    assert_eq!(restored(&mut notices), 1);
+    connect(&engine, 1, set(1, 5_000, quiet()));
+    assert_eq!(crossings(&mut notices), []);
+    connect(&engine, 1, set(1, 900, quiet()));
+    assert_eq!(crossings(&mut notices).len(), 1);
+    connect(&engine, 1, BudgetSet { caps: Default::default(), ..set(1, 0, quiet()) });
+    assert_eq!((restored(&mut notices), block_on(engine.crossings()).unwrap().len()), (1, 0));
+    // The same for a cap that only the operator had set.
+    let edit = CapEdit { amount: tokens(0), count: None, window: None };
+    block_on(engine.set_cap(host_key(), edit)).unwrap();
+    assert_eq!(crossings(&mut notices).len(), 1);
+    assert_eq!(block_on(engine.unset_cap(host_key())), Ok(true));
+    assert_eq!(restored(&mut notices), 1);
+}
+
+#[test]
 fn thresholds_are_told_once_in_a_window_and_not_again_after_a_new_start() {
     let store = MemoryStore::default();
     let engine = memory(&store);
@@ -329,6 +359,20 @@ fn c17_a_snapshot_is_a_tree_of_scopes_with_what_each_spent_and_holds() {
     let snapshot = block_on(engine.snapshot()).unwrap();
     assert_eq!(find(&snapshot.host, &["bottle:base", "bottle:dev"]).meters[0].spent.raw, tokens(12_090));
     assert!(!snapshot.host.live);
+}
+
+#[test]
+fn another_process_under_the_same_name_ends_what_the_former_one_had_sent() {
+    let engine = memory(&MemoryStore::default());
+    let ledger = connect(&engine, 1, set(1, 100_000, Terms::default()));
+    let request = ask(1_000, 8_000);
+    let id = request.id;
+    granted(block_on(ledger.admit(request)));
+    block_on(ledger.dispatch(id)).unwrap();
+    let again = carboy_store::ledger::Owner { start_time: 99, ..owner(1) };
+    block_on(engine.hello(again.clone(), set(1, 100_000, Terms::default()), vec![meter()])).unwrap();
+    assert_eq!(host(&engine), (9_090, 0));
+    assert_eq!(block_on(engine.owners()).unwrap()[0].owner, again);
 }
 
 #[test]

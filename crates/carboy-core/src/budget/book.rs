@@ -190,6 +190,14 @@ impl Book {
         }
     }
 
+    /// Whoever wanted to send it was told not to, though that it may have been sent was written down: nothing was sent.
+    pub fn withdraw(&mut self, id: ReservationId) -> Result<Row, BookError> {
+        self.reservations.get(&id).ok_or(BookError::Unknown)?;
+        let row = Row::Released(id);
+        self.apply(&row);
+        Ok(row)
+    }
+
     /// It cost so much. More than was held is charged in full and told. No row where it had ended before: the same ending
     /// twice is charged once.
     pub fn settle(&mut self, id: ReservationId, settlement: &Settlement) -> Result<Option<Row>, BookError> {

@@ -43,6 +43,10 @@ pub const EVENT_BYTES_MAX: usize = crate::audit::EVENT_BYTES_MAX / 2;
 pub const HOLDS_MAX: usize = 65_536;
 /// Most requests that wait for room at once.
 pub const WAITING_MAX: usize = 4_096;
+/// Most owners that are not gone.
+pub const OWNERS_MAX: usize = 4_096;
+/// Most meters of one owner.
+pub const METERS_MAX: usize = 64;
 /// Longest time that a request waits for room whatever its terms say, in milliseconds.
 pub const HOLD_WAIT_MS_MAX: u64 = 600_000;
 

@@ -71,6 +71,9 @@ impl Rows {
                     (reservation.hold, reservation.granted.held) = (*hold, *held);
                 }
             }
+            Write::Withdrawn(id) => {
+                self.dispatched.remove(id);
+            }
             Write::Spent { spent, .. } => {
                 self.dispatched.remove(&spent.id);
                 self.spent.insert(spent.id, spent.clone());
@@ -185,6 +188,10 @@ impl LedgerStore for MemoryStore {
         rows.check()?;
         rows.events.retain(|number, _| *number > up_to);
         Ok(())
+    }
+
+    fn alarm(&self) -> Option<String> {
+        None
     }
 
     fn reader(&self) -> Arc<dyn LedgerReader> {

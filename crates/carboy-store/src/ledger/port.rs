@@ -72,6 +72,8 @@ pub enum Write {
         /// Output tokens of each answer that are held.
         held: u64,
     },
+    /// It was not sent after all: whoever wanted to was told that this could not be written down.
+    Withdrawn(ReservationId),
     /// It is over.
     Spent {
         /// What it cost.
@@ -251,6 +253,9 @@ pub trait LedgerStore: Send {
 
     /// Those up to this number do.
     fn mark_projected(&mut self, up_to: u64) -> Result<(), StoreError>;
+
+    /// What an operator should look at though it still works; `None` while all is well.
+    fn alarm(&self) -> Option<String>;
 
     /// A way to ask it that does not hold up its user, from any thread.
     fn reader(&self) -> Arc<dyn LedgerReader>;

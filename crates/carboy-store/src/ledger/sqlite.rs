@@ -31,7 +31,7 @@ use crate::StoreError;
 const SQLITE_MIN: i32 = 3_051_003;
 /// Longest wait for a lock that another program holds on the database, in milliseconds.
 const BUSY_MS: u64 = 1_000;
-/// The write-ahead log is cut back to this size, in bytes, when it was longer.
+/// The write-ahead log is cut back to this size, in bytes, when it was longer; while it is, the operator is told.
 const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
 /// Statements that are kept prepared.
 const STATEMENTS_MAX: usize = 64;
@@ -131,6 +131,17 @@ impl LedgerStore for SqliteStore {
         self.transact(|connection, _| {
             connection.execute("UPDATE projection SET up_to = max(up_to, ?1)", [int(up_to)])?;
             Ok(())
+        })
+    }
+
+    fn alarm(&self) -> Option<String> {
+        let bytes = self.place.log_bytes();
+        (bytes > LOG_BYTES_MAX).then(|| {
+            let path = self.place.path().display();
+            format!(
+                "the write-ahead log of {path} has {bytes} bytes, more than {LOG_BYTES_MAX}: another program has read from it \
+                 for too long; find it with `fuser {path}`"
+            )
         })
     }
 

@@ -227,6 +227,8 @@ fn one_ending(subject: &dyn Subject) {
         for again in [ending, ending, wrote(5, 5)] {
             block_on(ledger.settle(id, again)).unwrap();
         }
+        // Its name is used up.
+        assert_eq!(block_on(ledger.admit(Ask { id, ..ask(1, 1) })), Err(NotHeld::Unknown));
         spent += cost;
         assert_eq!(host(subject.engine()), (spent, 0), "{ending:?}");
     }

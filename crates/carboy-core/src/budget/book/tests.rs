@@ -210,3 +210,94 @@ proptest! {
         prop_assert!(rebuilt.held.is_empty() && book.held.is_empty());
     }
 }
+
+#[test]
+fn a_tranche_is_held_first_and_extended_as_far_as_there_is_room() {
+    let host = [cap(Scope::Host, 20_000, Window::Lifetime)];
+    let (mut book, id) = (Book::default(), ReservationId(1));
+    let bounded = |id| Admission { overrun: Overrun::Bounded, ..admission(id, 7, &host, 1_000, 64_000, 0) };
+    let first = Granted { output: Some(64_000), held: TRANCHE_TOKENS };
+    assert_eq!(book.admit(&bounded(1)).0, Answer::Held(first));
+    // A second one holds 9,000 and more; then there is room for a part of what is asked.
+    book.admit(&bounded(2));
+    let (granted, row) = book.extend(id, 30_000, &host).unwrap();
+    assert_eq!((granted.held, granted.output, row.is_some()), (13_693, Some(64_000), true));
+    assert_eq!(book.extend(id, 13_000, &host), Ok((granted, None)));
+    // What others hold is in the way, and may be given back; what is spent is not.
+    assert!(matches!(book.extend(id, 30_000, &host), Err(NotHeld::Busy(_))));
+    book.dispatch(ReservationId(2)).unwrap();
+    book.settle(ReservationId(2), &cost(1_000, 4_096)).unwrap();
+    assert!(matches!(book.extend(id, 30_000, &host), Ok((granted, Some(_))) if granted.held > 13_693));
+    assert!(matches!(book.extend(id, 30_000, &host), Err(NotHeld::Exhausted(_))));
+    assert_eq!(book.extend(ReservationId(9), 1, &host), Err(NotHeld::Unknown));
+}
+
+#[test]
+fn an_observed_request_is_refused_only_when_everything_is_spent() {
+    let host = [cap(Scope::Host, 1_000, Window::Lifetime)];
+    let mut book = Book::default();
+    let observed = |id| Admission { gate: Gate::Observe, ..admission(id, 7, &host, 5_000, 64_000, 0) };
+    let granted = Answer::Held(Granted { output: None, held: 64_000 });
+    assert_eq!((book.admit(&observed(1)).0, book.admit(&observed(2)).0), (granted.clone(), granted));
+    for (id, output) in [(1, 10), (2, 980)] {
+        book.dispatch(ReservationId(id)).unwrap();
+        book.settle(ReservationId(id), &cost(5, output)).unwrap();
+    }
+    let Answer::Exhausted(binding) = book.admit(&observed(3)).0 else { panic!() };
+    assert_eq!(binding.to_string(), "ceiling of host for anthropic: 1000 of 1000 tokens spent, 0 held");
+}
+
+#[test]
+fn c5_a_bound_near_a_cap_is_counted_before_anything_is_held() {
+    let host = [cap(Scope::Host, 10_000, Window::Lifetime)];
+    let mut book = Book::default();
+    let bound = |id| Admission { counted: Counted::Bound, ..admission(id, 7, &host, 1_000, 8_000, 0) };
+    assert_eq!(book.peek(&bound(1)), Answer::CountFirst);
+    assert_eq!(book.admit(&bound(1)), (Answer::CountFirst, None));
+    assert_eq!(book.held(&Scope::Host, &meter()), Both::default());
+}
+
+proptest! {
+    // I2: in tranches nothing goes beyond a cap but what providers wrote between the last held token and the cut.
+    #[test]
+    fn tranches_stay_within_every_cap_but_for_what_came_after_the_last_held_token(
+        steps in prop::collection::vec((0..6_u8, any::<usize>(), 0..3000_u64, 1..40_000_u64, 0..80_u64), 1..120),
+    ) {
+        let caps = [
+            cap(Scope::Host, 60_000, Window::Lifetime),
+            Cap { count: Count::Weighted, ..cap(Scope::Bottle("b".into()), 40_000, Window::Rolling { ms: 30 * GRAIN_MS }) },
+        ];
+        let (mut book, mut now, mut beyond) = (Book::default(), 100 * GRAIN_MS, Both::default());
+        for (n, (what, which, input, output, more)) in steps.into_iter().enumerate() {
+            let all: Vec<Reservation> = book.reservations().cloned().collect();
+            let picked = (!all.is_empty()).then(|| all[which % all.len()].clone());
+            match (what, picked) {
+                (0 | 1, _) | (_, None) => {
+                    let overrun = if which % 3 == 0 { Overrun::Exact } else { Overrun::Bounded };
+                    let admission = Admission { overrun, ..admission(n as u128, 7, &caps, input, output, now) };
+                    book.admit(&admission);
+                }
+                (2 | 3, Some(r)) => {
+                    let asked = r.granted.held + output;
+                    if let Ok((granted, _)) = book.extend(r.id, asked, &caps) {
+                        prop_assert!(granted.held > r.granted.held || r.granted.held == r.worst.output);
+                        prop_assert!(granted.held <= asked && granted.held <= r.worst.output);
+                    }
+                }
+                (4, Some(r)) => {
+                    book.dispatch(r.id).unwrap();
+                    let real = cost(r.worst.input, r.granted.held * output / 40_000 + more);
+                    let Ok(Some(Row::Spent(spent))) = book.settle(r.id, &real) else { panic!() };
+                    prop_assert!(spent.overrun.raw <= Amount::tokens(more).unwrap());
+                    beyond = beyond.or_most(spent.overrun);
+                }
+                (_, Some(_)) => now += more * GRAIN_MS / 4,
+            }
+            for cap in &caps {
+                let Standing { cap: amount, spent, held, .. } = book.standing(cap, &meter(), now);
+                let most = amount.plus(beyond.by(cap.count)).unwrap();
+                prop_assert!(spent.plus(held).unwrap() <= most, "{spent:?} {held:?} {most:?}");
+            }
+        }
+    }
+}

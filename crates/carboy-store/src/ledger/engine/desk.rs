@@ -15,7 +15,7 @@ use super::batch::Batch;
 use super::view::Pace;
 use super::waiting::Waiting;
 use super::watch::{Crossed, Watch};
-use super::{Gone, KnownOwner, Unavailable};
+use super::{Gone, KnownOwner, METERS_MAX, OWNERS_MAX, Unavailable};
 use crate::ledger::port::{Loaded, Mark, Owner, Total, Write};
 
 /// An owner and what binds it.
@@ -99,20 +99,43 @@ impl Desk {
         *self = desk;
     }
 
-    pub(super) fn hello(&mut self, owner: Owner, mut set: BudgetSet, meters: Vec<MeterName>, batch: &mut Batch) {
+    pub(super) fn hello(
+        &mut self,
+        owner: Owner,
+        mut set: BudgetSet,
+        meters: Vec<MeterName>,
+        batch: &mut Batch,
+    ) -> Result<(), Unavailable> {
+        if meters.len() > METERS_MAX {
+            return Err(Unavailable(format!("a run is metered under at most {METERS_MAX} names")));
+        }
+        if self.clients.len() >= OWNERS_MAX && !self.clients.contains_key(&owner.id) {
+            return Err(Unavailable(format!("{OWNERS_MAX} runs are connected or not ended yet, and that is the most")));
+        }
         // Booked to a scope twice, it would be charged twice.
         let mut seen = BTreeSet::new();
         set.chain.retain(|scope| seen.insert(scope.clone()));
+        if self.clients.get(&owner.id).is_some_and(|client| client.owner != owner) {
+            // Another process under the same name: the former one is gone.
+            self.owner_gone(owner.id, batch);
+        }
         let known = self.clients.get(&owner.id);
         if known.is_none_or(|client| client.owner != owner) {
             batch.writes.push(Write::Owner { owner: owner.clone(), at_ms: batch.now_ms });
         }
         self.places.insert(place(&set.chain));
         let id = owner.id;
-        let client = Client { owner, set: Some(set), meters: meters.into_iter().collect(), crossed: BTreeMap::new() };
-        self.clients.insert(id, client);
-        self.watch.owner(id);
+        // What the same process used or was told before is not forgotten.
+        let before = self.clients.remove(&id).filter(|client| client.owner == owner);
+        let (mut used, crossed) = before.map(|client| (client.meters, client.crossed)).unwrap_or_default();
+        used.extend(meters);
+        while used.len() > METERS_MAX {
+            used.pop_last();
+        }
+        self.clients.insert(id, Client { owner, set: Some(set), meters: used, crossed });
+        self.watch.greeted(id);
         self.room = true;
+        Ok(())
     }
 
     /// Ends everything of an owner.

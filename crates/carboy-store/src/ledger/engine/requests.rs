@@ -11,15 +11,40 @@ use carboy_core::budget::{
 };
 
 use super::batch::Batch;
-use super::desk::Desk;
+use super::desk::{Client, Desk};
 use super::waiting::{Waiter, sharing};
-use super::{Admit, HOLD_WAIT_MS_MAX, HOLDS_MAX, WAITING_MAX};
+use super::{Admit, HOLD_WAIT_MS_MAX, HOLDS_MAX, METERS_MAX, WAITING_MAX};
 use crate::StoreError;
 use crate::ledger::port::{LedgerStore, Write};
 
 impl Desk {
     /// Decides on a request, or puts it into the queue. A hold is no row of the store, so whoever gets one is told at once.
-    pub(super) fn admit(&mut self, admit: Admit, batch: &mut Batch) {
+    /// An error is the store's.
+    pub(super) fn admit(&mut self, admit: Admit, store: &mut dyn LedgerStore, now_ms: u64) -> Result<(), StoreError> {
+        if !self.is_known(&admit) {
+            let ended = self.book.ended(admit.ask.id);
+            match if ended { Ok(true) } else { store.ended(admit.ask.id) } {
+                Ok(false) => {}
+                // A name is charged once: held again it could not be charged at all.
+                Ok(true) => {
+                    admit.giver.give(Err(NotHeld::Unknown));
+                    return Ok(());
+                }
+                Err(error) => {
+                    refuse(admit, error.to_string());
+                    return Err(error);
+                }
+            }
+        }
+        self.decide(admit, now_ms);
+        Ok(())
+    }
+
+    fn is_known(&mut self, admit: &Admit) -> bool {
+        self.book.reservation(admit.ask.id).is_some() || self.waiting.named(admit.owner, admit.ask.id).is_some()
+    }
+
+    fn decide(&mut self, admit: Admit, now_ms: u64) {
         if !admit.giver.is_waited_for() {
             return;
         }
@@ -36,7 +61,7 @@ impl Desk {
             waiter.admit = admit;
             return;
         }
-        let Some(admission) = self.admission(admit.owner, &admit.ask, batch.now_ms) else {
+        let Some(admission) = self.admission(admit.owner, &admit.ask, now_ms) else {
             return refuse(admit, "the ledger does not know this run: connect again".to_owned());
         };
         if self.held >= HOLDS_MAX {
@@ -44,6 +69,10 @@ impl Desk {
                 admit,
                 format!("{HOLDS_MAX} requests are under way, the most that are held at once; try again"),
             );
+        }
+        let full = |client: &Client| client.meters.len() >= METERS_MAX && !client.meters.contains(&admit.ask.meter);
+        if self.clients.get(&admit.owner).is_some_and(full) {
+            return refuse(admit, format!("the run is metered under {METERS_MAX} names, and that is the most"));
         }
         let keys = keys(&admission);
         let ahead = self.waiting.sharing(&keys);
@@ -161,8 +190,10 @@ impl Desk {
                 continue;
             };
             waiter.keys = keys(&admission);
-            admission.waiting = sharing(queue.iter(), &waiter.keys);
             let behind = !waiter.keys.is_disjoint(&blocked);
+            if !behind {
+                admission.waiting = sharing(queue.iter(), &waiter.keys);
+            }
             let answer = if behind { self.book.peek(&admission) } else { self.book.admit(&admission).0 };
             match answer {
                 Answer::Held(_) if !behind => self.answer(waiter.admit, answer),
@@ -178,7 +209,14 @@ impl Desk {
                 Answer::CountFirst | Answer::Exhausted(_) | Answer::Absurd => self.answer(waiter.admit, answer),
             }
         }
-        // A hold that nobody waited for any more was given back on the way: the next look is for that.
+    }
+
+    /// Gives back what was never sent, because whoever wanted to was told that it could not be written down.
+    pub(super) fn withdraw(&mut self, id: ReservationId, batch: &mut Batch) {
+        if self.book.withdraw(id).is_ok() {
+            self.given_back(id);
+            batch.writes.push(Write::Withdrawn(id));
+        }
     }
 
     /// Makes a hold durable.

@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use carboy_core::budget::LedgerSnapshot;
+use carboy_core::audit::{Event, EventType, Outcome, Subject};
+use carboy_core::budget::{LedgerSnapshot, ReservationId};
 use carboy_core::ports::Clock;
 
 use super::batch::{Batch, Kept};
@@ -43,7 +44,11 @@ pub(super) struct Hands {
     down: Option<Down>,
     /// Endings that could not be written: what was spent is not forgotten.
     kept: VecDeque<Kept>,
+    /// Requests whose sending was refused by a commit that failed, and may be on disk all the same.
+    doubtful: Vec<ReservationId>,
     look: Instant,
+    /// The store's alarm was written down and lasts.
+    alarmed: bool,
 }
 
 impl Hands {
@@ -57,7 +62,19 @@ impl Hands {
     ) -> Hands {
         let shared = Arc::downgrade(shared);
         let look = Instant::now();
-        Hands { store, desk, clock, inbox, shared, subscribers, down: None, kept: VecDeque::new(), look }
+        Hands {
+            store,
+            desk,
+            clock,
+            inbox,
+            shared,
+            subscribers,
+            down: None,
+            kept: VecDeque::new(),
+            doubtful: Vec::new(),
+            look,
+            alarmed: false,
+        }
     }
 
     /// Works until nobody has the ledger any more, or it is closed.
@@ -135,6 +152,12 @@ impl Hands {
         }
         self.desk.serve(batch.now_ms);
         self.desk.look(&mut batch);
+        let (alarm, alarmed) = (self.store.alarm(), self.alarmed);
+        self.alarmed = alarm.is_some();
+        if let Some(words) = alarm.filter(|_| !alarmed) {
+            batch
+                .event(Event::new(EventType::Budget, Subject::default(), "alarm", Outcome::Warned).with("text", words));
+        }
         let committed =
             outcome.and_then(|()| if batch.writes.is_empty() { Ok(()) } else { self.store.commit(&batch.writes) });
         if let Err(error) = committed {
@@ -155,6 +178,7 @@ impl Hands {
         let why = unavailable(error);
         let endings = std::mem::take(&mut batch.endings);
         endings.into_iter().for_each(|ending| self.keep(ending));
+        self.doubtful.extend(batch.writes.iter().filter_map(doubtful));
         batch.tell(Err(&why));
         for waiter in self.desk.waiting.take() {
             waiter.admit.giver.give(Err(why.clone().into()));
@@ -171,6 +195,10 @@ impl Hands {
             Ok(loaded) => {
                 self.desk.rebuild(loaded);
                 self.down = None;
+                // What fails again stays in doubt: it stands in no batch that succeeded.
+                for id in std::mem::take(&mut self.doubtful) {
+                    self.desk.withdraw(id, batch);
+                }
                 self.settle_kept(batch);
             }
             Err(error) => {
@@ -204,10 +232,10 @@ impl Hands {
         let desk = &mut self.desk;
         match command {
             Command::Hello { owner, set, meters, done } => {
-                desk.hello(owner, *set, meters, batch);
-                batch.answer(done, Ok(()));
+                let answer = desk.hello(owner, *set, meters, batch);
+                batch.answer(done, answer);
             }
-            Command::Admit(admit) => desk.admit(*admit, batch),
+            Command::Admit(admit) => desk.admit(*admit, &mut *self.store, batch.now_ms)?,
             Command::Dispatch { owner, id, done } => {
                 let answer = desk.dispatch(owner, id, batch);
                 batch.answer(done, answer);
@@ -287,6 +315,24 @@ impl Hands {
             Command::Unprojected { done, .. } => done.give(Err(why.clone())),
             Command::Look => {}
         }
+    }
+}
+
+/// A dispatch, and one that was to be taken back.
+fn doubtful(write: &Write) -> Option<ReservationId> {
+    match write {
+        Write::Dispatched(reservation) => Some(reservation.id),
+        Write::Withdrawn(id) => Some(*id),
+        Write::Owner { .. }
+        | Write::OwnerEnded(_)
+        | Write::Extended { .. }
+        | Write::Spent { .. }
+        | Write::CapSet { .. }
+        | Write::CapUnset(_)
+        | Write::TopUp { .. }
+        | Write::Marked(_)
+        | Write::Unmarked(_)
+        | Write::Event { .. } => None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! *Must never* tell the same crossing twice, or forget one that was not made durable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::{Binding, Caching, Cap, CapKey, Gate, Scope, Standing, Terms, Window, Worst};
@@ -33,8 +33,10 @@ pub(super) enum Latch {
 /// What has to be looked at.
 #[derive(Default)]
 pub(super) struct Watch {
-    lines: BTreeSet<(Scope, MeterName)>,
+    lines: BTreeMap<Scope, BTreeSet<MeterName>>,
     owners: BTreeSet<u64>,
+    /// Those that said hello: they are told what is crossed, whether they were told before or not.
+    greeted: BTreeSet<u64>,
     /// Caps that said no, with their amounts: runs whose files differ have other caps under the same key.
     refused: BTreeSet<(CapKey, u64)>,
     everything: bool,
@@ -42,11 +44,12 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn line(&mut self, scope: Scope, meter: MeterName) {
-        self.lines.insert((scope, meter));
+        self.lines.entry(scope).or_default().insert(meter);
     }
 
-    pub(super) fn owner(&mut self, owner: u64) {
+    pub(super) fn greeted(&mut self, owner: u64) {
         self.owners.insert(owner);
+        self.greeted.insert(owner);
     }
 
     pub(super) fn everything(&mut self) {
@@ -64,7 +67,8 @@ impl Watch {
     }
 
     fn touches(&self, owner: u64, scope: &Scope, meter: &MeterName) -> bool {
-        self.everything || self.owners.contains(&owner) || self.lines.contains(&(scope.clone(), meter.clone()))
+        let line = || self.lines.get(scope).is_some_and(|meters| meters.contains(meter));
+        self.everything || self.owners.contains(&owner) || line()
     }
 }
 
@@ -78,7 +82,7 @@ impl Desk {
         let mut fresh = BTreeSet::new();
         for (id, client) in &self.clients {
             let Some(set) = &client.set else { continue };
-            let mut told = Vec::new();
+            let (mut told, mut bound) = (Vec::new(), BTreeSet::new());
             for meter in &client.meters {
                 if !set.chain.iter().any(|scope| watch.touches(*id, scope, meter)) {
                     continue;
@@ -86,10 +90,14 @@ impl Desk {
                 let caps = self.edits.binding(set, meter, batch.now_ms);
                 for cap in caps.iter().filter(|cap| watch.touches(*id, &cap.scope, meter)) {
                     let binding = self.book.binding(cap, meter, batch.now_ms);
+                    bound.insert(key(&cap.scope, meter, &binding));
                     told.extend(crossing(client, &set.terms, &binding, &watch));
                     self.thresholds(client, &set.terms, cap, &binding, &mut fresh, batch);
                 }
             }
+            // What no longer binds is in nobody's way.
+            let lifted = |key: &&CapKey| watch.touches(*id, &key.scope, &key.meter) && !bound.contains(*key);
+            told.extend(client.crossed.keys().filter(lifted).cloned().map(Told::Lifted));
             tell(client, told, &set.terms, batch);
         }
         for write in &batch.writes {
@@ -104,6 +112,7 @@ impl Desk {
                 | Write::OwnerEnded(_)
                 | Write::Dispatched(_)
                 | Write::Extended { .. }
+                | Write::Withdrawn(_)
                 | Write::Spent { .. }
                 | Write::CapSet { .. }
                 | Write::CapUnset(_)
@@ -200,6 +209,7 @@ impl Desk {
 enum Told {
     Crossed(Binding),
     Restored(Binding),
+    Lifted(CapKey),
 }
 
 /// Whether a cap was crossed for an owner, or has room again.
@@ -207,17 +217,17 @@ fn crossing(client: &Client, terms: &Terms, binding: &Binding, watch: &Watch) ->
     let key = key(&binding.scope, &binding.meter, binding);
     let spent = is_spent(&binding.standing, terms);
     let refused = watch.refused.contains(&refusal(binding));
-    match client.crossed.get(&key) {
-        None if spent || refused => Some(Told::Crossed(binding.clone())),
-        Some(then) if !spent && !refused => {
-            let Standing { cap, .. } = binding.standing;
-            let unspent = binding.standing.unspent().as_milli();
-            let raised = cap.as_milli() > then.cap_milli;
-            let refilled = unspent > then.unspent_milli && unspent >= cap.as_milli() / RESTORE_PART;
-            (raised || refilled).then(|| Told::Restored(binding.clone()))
-        }
-        None | Some(_) => None,
+    let Some(then) = client.crossed.get(&key) else {
+        return (spent || refused).then(|| Told::Crossed(binding.clone()));
+    };
+    let Standing { cap, .. } = binding.standing;
+    let unspent = binding.standing.unspent().as_milli();
+    let raised = cap.as_milli() > then.cap_milli;
+    let refilled = unspent > then.unspent_milli && unspent >= cap.as_milli() / RESTORE_PART;
+    if !spent && !refused && (raised || refilled) {
+        return Some(Told::Restored(binding.clone()));
     }
+    watch.greeted.contains(&client.owner.id).then(|| Told::Crossed(binding.clone()))
 }
 
 /// Nothing useful can be sent any more.
@@ -252,15 +262,25 @@ fn tell(client: &Client, told: Vec<Told>, terms: &Terms, batch: &mut Batch) {
                 batch.notices.push(Notice::Crossing(crossed_by(client, terms, binding)));
             }
             Told::Restored(binding) => {
-                let key = key(&binding.scope, &binding.meter, &binding);
-                batch.latches.push(Latch::Restored { owner, key: key.clone() });
-                crossed.remove(&key);
                 batch.event(about(client.subject(), "restore_cap", Outcome::Done, &binding));
-                let (run, still_crossed) = (client.owner.run.clone(), !crossed.is_empty());
-                batch.notices.push(Notice::Restored { owner, run, key, still_crossed });
+                restore(client, key(&binding.scope, &binding.meter, &binding), &mut crossed, batch);
+            }
+            Told::Lifted(key) => {
+                let event = Event::new(EventType::Budget, client.subject(), "lift_cap", Outcome::Done)
+                    .with("scope", key.scope.to_string())
+                    .with("meter", key.meter.as_str());
+                batch.event(event);
+                restore(client, key, &mut crossed, batch);
             }
         }
     }
+}
+
+fn restore(client: &Client, key: CapKey, crossed: &mut BTreeSet<CapKey>, batch: &mut Batch) {
+    let (owner, run) = (client.owner.id, client.owner.run.clone());
+    batch.latches.push(Latch::Restored { owner, key: key.clone() });
+    crossed.remove(&key);
+    batch.notices.push(Notice::Restored { owner, run, key, still_crossed: !crossed.is_empty() });
 }
 
 fn crossed_by(client: &Client, terms: &Terms, binding: Binding) -> Crossing {

@@ -104,6 +104,11 @@ impl Place {
         &self.path
     }
 
+    /// How long the write-ahead log was at the last look, in bytes.
+    pub(super) fn log_bytes(&self) -> i64 {
+        self.log_bytes
+    }
+
     /// The names must still stand for the files that are open, and nothing may be cut off them: else what is written is
     /// read by nobody.
     pub(super) fn check(&mut self) -> Result<(), StoreError> {

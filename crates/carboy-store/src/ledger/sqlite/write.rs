@@ -80,7 +80,9 @@ pub(super) fn write_all(connection: &Connection, chains: &mut Chains, writes: &[
     let mut minutes = BTreeMap::<Minute, (Total, Both)>::new();
     for write in writes {
         match write {
-            Write::Dispatched(_) | Write::Extended { .. } => write_hold(connection, chains, write)?,
+            Write::Dispatched(_) | Write::Extended { .. } | Write::Withdrawn(_) => {
+                write_hold(connection, chains, write)?
+            }
             Write::Spent { spent, ended_ms } => {
                 write_spent(connection, chains, spent, *ended_ms)?;
                 for scope in &spent.chain {
@@ -151,6 +153,9 @@ fn write_hold(connection: &Connection, chains: &mut Chains, write: &Write) -> Re
                 amount(hold.raw),
                 int(*held)
             ])?;
+        }
+        Write::Withdrawn(id) => {
+            connection.prepare_cached("DELETE FROM dispatched WHERE id = ?1")?.execute([id.0.to_be_bytes()])?;
         }
         Write::Owner { .. }
         | Write::OwnerEnded(_)
@@ -273,6 +278,7 @@ fn write_edit(connection: &Connection, write: &Write) -> Result<(), Failed> {
         | Write::OwnerEnded(_)
         | Write::Dispatched(_)
         | Write::Extended { .. }
+        | Write::Withdrawn(_)
         | Write::Spent { .. }
         | Write::Marked(_)
         | Write::Unmarked(_)
