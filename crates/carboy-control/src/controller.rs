@@ -10,8 +10,8 @@
 
 mod answering;
 mod connection;
-mod keeper;
 pub mod journal;
+mod keeper;
 pub mod leases;
 mod metrics;
 pub mod process;
@@ -22,5 +22,5 @@ pub mod start;
 pub mod unit;
 
 pub use projection::KeySource;
-pub use serving::{CONNECTIONS_MAX, IDLE, Running, ServeError, open_store, run};
+pub use serving::{CONNECTIONS_MAX, IDLE, Running, ServeError, open_ledger, run};
 pub use start::{START_WAIT_MAX, StartError, Starter, Word};

@@ -22,6 +22,7 @@ pub mod propose;
 pub mod refusal;
 pub mod registry;
 mod reload;
+pub mod resume;
 pub mod runs;
 pub mod seed;
 pub mod session;

@@ -49,9 +49,8 @@ async fn line(environment: &Environment, role: Role) -> Result<Line, Failure> {
         | StartError::Starting { .. }
         | StartError::Spawn(_)
         | StartError::Failed(_)
-        | StartError::Mute { .. } => {
-            Failure::new(Exit::Failed, &error).hint("`carboy controller run` shows in the foreground what is in its way")
-        }
+        | StartError::Mute { .. } => Failure::new(Exit::Failed, &error)
+            .hint("`carboy controller run` shows in the foreground what is in its way"),
     })
 }
 
@@ -115,7 +114,8 @@ async fn unset(args: &UnsetArgs, environment: &Environment) -> Result<u8, Failur
         return Ok(0);
     }
     let message = format!("no {} of {scope} was set over its files", word(kind));
-    Err(Failure::words(Exit::Found, message).hint("`carboy budget show` says which caps there are; those of files are changed there"))
+    Err(Failure::words(Exit::Found, message)
+        .hint("`carboy budget show` says which caps there are; those of files are changed there"))
 }
 
 async fn top_up(args: &TopUpArgs, environment: &Environment) -> Result<u8, Failure> {
@@ -192,7 +192,8 @@ fn scope_of(text: &str, snapshot: &LedgerSnapshot, environment: &Environment) ->
 
 /// A name without its kind.
 fn alone(text: &str, known: &[Scope]) -> Result<Scope, Failure> {
-    let called = |scope: &&Scope| matches!(scope, Scope::Bottle(name) | Scope::Agent(name) | Scope::Run(name) if name == text);
+    let called =
+        |scope: &&Scope| matches!(scope, Scope::Bottle(name) | Scope::Agent(name) | Scope::Run(name) if name == text);
     let found: Vec<&Scope> = known.iter().filter(called).collect();
     match found.as_slice() {
         [] => Err(nobody(text, known)),
@@ -238,7 +239,10 @@ pub async fn of_runs(environment: &Environment) -> Option<LedgerSnapshot> {
         line.text(Call::Snapshot).await
     };
     // A list of runs never waits for more than they do.
-    let text = tokio::time::timeout(registry::ANSWER_WAIT_MAX, look).await.ok().and_then(|text: Result<String, LineError>| text.ok())?;
+    let text = tokio::time::timeout(registry::ANSWER_WAIT_MAX, look)
+        .await
+        .ok()
+        .and_then(|text: Result<String, LineError>| text.ok())?;
     serde_json::from_str(&text).ok()
 }
 

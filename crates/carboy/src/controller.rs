@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 use carboy_control::apart::{channel_at_stdin, leave_terminal};
-use carboy_control::controller::{IDLE, Running, ServeError, Starter, Word, open_store, unit};
+use carboy_control::controller::{IDLE, Running, ServeError, Starter, Word, open_ledger, unit};
 use carboy_control::controller_client::{Answer, Call, Line, LineError, Role, Status};
 use carboy_core::audit::ChainKey;
 use tokio::sync::watch;
@@ -25,7 +25,11 @@ pub fn controller(command: ControllerCommand, environment: &Environment) -> Resu
     }
 }
 
-fn running(args: &ControllerRunArgs, environment: &Environment, stop: watch::Receiver<bool>) -> Result<Running, Failure> {
+fn running(
+    args: &ControllerRunArgs,
+    environment: &Environment,
+    stop: watch::Receiver<bool>,
+) -> Result<Running, Failure> {
     if let Some(address) = args.metrics.filter(|address| !address.ip().is_loopback() && !args.metrics_anywhere) {
         return Err(Failure::words(Exit::Usage, format!("other machines would reach {address}"))
             .hint("take an address of this machine alone, 127.0.0.1:9477, or add --metrics-anywhere"));
@@ -58,7 +62,7 @@ async fn serve(running: Running, asked: watch::Sender<bool>, ready: impl FnOnce(
         }
         asked.send_replace(true);
     });
-    carboy_control::controller::run(running, open_store, ready).await
+    carboy_control::controller::run(running, open_ledger, ready).await
 }
 
 fn foreground(args: &ControllerRunArgs, environment: &Environment) -> Result<u8, Failure> {

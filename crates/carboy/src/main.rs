@@ -20,6 +20,7 @@ mod init;
 mod logs;
 mod ports;
 mod report;
+mod resume;
 mod run;
 mod runs;
 mod signals;
@@ -75,6 +76,10 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Run(args) => {
             let environment = environment()?;
             runtime()?.block_on(run::run(args, environment))
+        }
+        Command::Resume(args) => {
+            let environment = environment()?;
+            runtime()?.block_on(resume::resume(args, environment))
         }
         Command::Attach(args) => {
             let environment = environment()?;

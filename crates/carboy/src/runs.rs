@@ -1,19 +1,22 @@
-//! `carboy ps` and `stop`: runs that live, and those that have ended and are kept.
+//! `carboy ps` and `stop`: runs that live, those that wait to go on, and those that have ended and are kept.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use carboy_control::registry::{self, Answer, Question, RunRecord};
+use carboy_control::resume::{self, Waiting};
 use carboy_control::supervisor::STOP_GRACE;
-use carboy_core::budget::LedgerSnapshot;
+use carboy_core::budget::{LedgerSnapshot, Shutdown};
 use carboy_core::ports::Clock;
 
 use crate::args::{PsArgs, StopArgs};
+use crate::budget::{self, Tokens};
 use crate::environment::Environment;
 use crate::report::{self, Exit, Failure, Palette, Side, printable};
-use crate::budget::{self, Tokens};
 use crate::{print, runtime, watching};
 
+/// How long `stop` waits for an end without a word.
+const QUIET_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long `stop` waits for an end: the grace, and what it takes to put everything in order.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(STOP_GRACE.as_secs() + 10);
 
@@ -21,12 +24,14 @@ fn live(environment: &Environment) -> Result<Vec<Answer>, Failure> {
     registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))
 }
 
-/// Lists runs that live.
+/// Lists runs that live, and those that were frozen: they wait for somebody.
 pub fn ps(args: &PsArgs, environment: &Environment) -> Result<u8, Failure> {
-    let runs = live(environment)?;
+    let mut runs = live(environment)?;
     if args.all {
         return all(&runs, args, environment);
     }
+    let frozen = resume::waiting(&environment.home).into_iter().filter(Waiting::is_frozen);
+    runs.splice(0..0, frozen.map(Answer::from));
     let ledger = if runs.is_empty() { None } else { runtime()?.block_on(budget::of_runs(environment)) };
     if args.json {
         let text = as_json(&runs, ledger.as_ref()).map_err(|e| Failure::new(Exit::Failed, &e))?;
@@ -70,6 +75,10 @@ pub fn ps(args: &PsArgs, environment: &Environment) -> Result<u8, Failure> {
     for (run, line) in runs.iter().zip(lines) {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{line}");
+        if let Some(why) = &run.why {
+            let why = format!("           {}\n", printable(why));
+            out.push_str(&palette.faint(&report::wrapped(&why, window)));
+        }
         for port in &run.ports {
             let port = format!("           {} {}\n", port.key, report::port(port));
             out.push_str(&palette.faint(&report::wrapped(&port, window)));
@@ -189,8 +198,9 @@ fn all(live: &[Answer], args: &PsArgs, environment: &Environment) -> Result<u8, 
     for ended in &past {
         match &ended.summary {
             Some(summary) => {
-                let code = summary.ended.shell_code().to_string();
-                row(&ended.record, "ended", &code, &report::duration(summary.duration_ms));
+                let code = summary.exit_code().to_string();
+                let state = if ended.is_frozen() { "frozen" } else { "ended" };
+                row(&ended.record, state, &code, &report::duration(summary.duration_ms));
             }
             None => row(&ended.record, "lost", "-", "-"),
         }
@@ -204,7 +214,36 @@ fn all(live: &[Answer], args: &PsArgs, environment: &Environment) -> Result<u8, 
     print(format!("{}\n", lines.join("\n")).as_bytes())
 }
 
-/// Ends runs.
+/// What was asked of one run, and how it stands.
+struct Asked {
+    answer: Answer,
+    how: Option<Shutdown>,
+}
+
+impl Asked {
+    /// Does it end?
+    fn ends(&self) -> bool {
+        match self.how {
+            None | Some(Shutdown::Freeze | Shutdown::Kill) => true,
+            Some(Shutdown::Cutoff | Shutdown::Pause) => false,
+        }
+    }
+
+    fn told(&self) -> String {
+        let RunRecord { run, bottle, .. } = &self.answer.record;
+        let how = match self.how {
+            None => format!("was asked to end; what is left after {} s is killed", STOP_GRACE.as_secs()),
+            Some(Shutdown::Kill) => "is being killed".to_owned(),
+            // What held already may be stricter than what was asked for.
+            Some(Shutdown::Cutoff | Shutdown::Pause | Shutdown::Freeze) => {
+                format!("is {}; `carboy resume {run}` lets it go on", self.answer.state)
+            }
+        };
+        format!("{run} of bottle {bottle} {how}")
+    }
+}
+
+/// Ends runs, or stops them.
 pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
     let fits = |run: &Answer| match &args.target {
         Some(target) => *target == run.record.run || *target == run.record.bottle,
@@ -217,34 +256,65 @@ pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
                 .hint("`carboy ps` lists those that do")),
             None => {
                 eprintln!("nothing runs");
-                Ok(0)
+                if args.json { print(b"[]\n") } else { Ok(0) }
             }
         };
     }
-    let question = if args.kill { Question::Kill } else { Question::Stop };
-    for run in &runs {
-        registry::ask(&run.record, &question).map_err(watching::failed)?;
-        let how = if args.kill {
-            "is being killed".to_owned()
-        } else {
-            format!("was asked to end; what is left after {} s is killed", STOP_GRACE.as_secs())
-        };
-        eprintln!("{} of bottle {} {how}", run.record.run, run.record.bottle);
-    }
-    if args.no_wait {
-        return Ok(0);
-    }
     let mut code = 0;
+    let mut asked = Vec::new();
     for run in &runs {
-        // The grace of each runs from the moment it was asked: together they take hardly longer than one.
-        if !watching::has_ended_within(&run.record, STOP_WAIT_MAX) {
-            eprintln!(
-                "{} has not ended within {} s; `carboy stop --kill {0}`",
-                run.record.run,
-                STOP_WAIT_MAX.as_secs()
-            );
+        match ask_to_stop(run, args.how.given()) {
+            Ok(one) => {
+                eprintln!("{}", one.told());
+                asked.push(one);
+            }
+            // One that cannot be stopped this way does not keep the others from it.
+            Err(failure) if args.all => {
+                eprintln!("{} {}", Palette::stderr().bad("error:"), failure.message);
+                code = failure.exit as u8;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    let mut ended = vec![false; asked.len()];
+    for (one, ended) in asked.iter().zip(&mut ended).filter(|(one, _)| one.ends() && !args.no_wait) {
+        *ended = wait_for_end(&one.answer.record);
+        if !*ended {
             code = Exit::Found as u8;
         }
     }
+    if args.json {
+        let object = |(one, ended): (&Asked, &bool)| {
+            let Answer { record, state, why, .. } = &one.answer;
+            serde_json::json!({"run": record.run, "bottle": record.bottle, "state": state, "why": why, "ended": ended})
+        };
+        let text = serde_json::Value::from(asked.iter().zip(&ended).map(object).collect::<Vec<_>>());
+        print(format!("{text}\n").as_bytes())?;
+    }
     Ok(code)
+}
+
+/// In the way that was given, else in its bottle's, else politely.
+fn ask_to_stop(run: &Answer, given: Option<Shutdown>) -> Result<Asked, Failure> {
+    let how = given.or(run.shutdown);
+    let question = match how {
+        None => Question::Stop,
+        Some(Shutdown::Kill) => Question::Kill,
+        Some(how @ (Shutdown::Cutoff | Shutdown::Pause | Shutdown::Freeze)) => Question::Enforce { how },
+    };
+    let (answer, _) = registry::open(&run.record, &question).map_err(watching::failed)?;
+    Ok(Asked { answer, how })
+}
+
+/// The grace of each runs from the moment it was asked: together they take hardly longer than one.
+fn wait_for_end(record: &RunRecord) -> bool {
+    if watching::has_ended_within(record, QUIET_WAIT_MAX) {
+        return true;
+    }
+    eprintln!("{} has not ended yet; waiting up to {} s", record.run, STOP_WAIT_MAX.as_secs());
+    let ended = watching::has_ended_within(record, STOP_WAIT_MAX);
+    if !ended {
+        eprintln!("{} has not ended within {} s; `carboy stop --kill {0}`", record.run, STOP_WAIT_MAX.as_secs());
+    }
+    ended
 }

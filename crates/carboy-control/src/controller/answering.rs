@@ -34,7 +34,13 @@ pub(super) struct Supervising {
 }
 
 impl Supervising {
-    pub(super) fn new(serving: Arc<Serving>, owner: Owner, number: u64, supervised: Supervised, out: &Out) -> Supervising {
+    pub(super) fn new(
+        serving: Arc<Serving>,
+        owner: Owner,
+        number: u64,
+        supervised: Supervised,
+        out: &Out,
+    ) -> Supervising {
         let (admissions, others) = (HashMap::new(), Arc::new(Semaphore::new(REQUESTS_MAX)));
         Supervising { serving, owner, number, supervised, out: out.clone(), admissions, others }
     }
@@ -64,7 +70,9 @@ impl Supervising {
                 }
                 Ok(())
             }
-            Call::Dispatch(id) => self.begin(number, async move { done(keeper.engine().dispatch(owner, id).await) }).await,
+            Call::Dispatch(id) => {
+                self.begin(number, async move { done(keeper.engine().dispatch(owner, id).await) }).await
+            }
             Call::Extend(id, output) => {
                 let extend = async move {
                     match keeper.engine().extend(owner, id, output).await {

@@ -235,7 +235,8 @@ async fn supervise(
     mut read: OwnedReadHalf,
     out: &Out,
 ) -> Ends {
-    let mut requests = Supervising::new(serving.clone(), attendance.owner().clone(), attendance.number, supervised, out);
+    let mut requests =
+        Supervising::new(serving.clone(), attendance.owner().clone(), attendance.number, supervised, out);
     let reading = async {
         loop {
             match timeout(attendance.lease(), frame::read::<Request>(&mut read)).await {

@@ -69,7 +69,8 @@ mod tests {
         for n in 0..3 * BYTES_MAX / 1_000 {
             journal.say(&format!("{n} {}\u{1b}[2J", "x".repeat(1_000)));
         }
-        let sizes: Vec<u64> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).collect();
+        let sizes: Vec<u64> =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).collect();
         assert!(sizes.len() == 2 && sizes.iter().all(|bytes| *bytes <= BYTES_MAX + 4_000), "{sizes:?}");
         assert!(!std::fs::read_to_string(&path).unwrap().contains('\u{1b}'));
     }

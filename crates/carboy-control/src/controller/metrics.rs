@@ -86,13 +86,17 @@ impl Counted {
 type Family = (&'static str, &'static str, &'static str, fn(&MeterLine) -> u64);
 
 const FAMILIES: &[Family] = &[
-    ("carboy_tokens_spent_total", "counter", "Tokens charged, as they were reported.", |line| line.spent.raw.tokens_up()),
+    ("carboy_tokens_spent_total", "counter", "Tokens charged, as they were reported.", |line| {
+        line.spent.raw.tokens_up()
+    }),
     ("carboy_tokens_held", "gauge", "Tokens held for requests under way.", |line| line.held.raw.tokens_up()),
     ("carboy_tokens_estimated_total", "counter", "Charged tokens that no provider reported.", |line| {
         line.estimated.raw.tokens_up()
     }),
     ("carboy_tokens_input_total", "counter", "Tokens read, cached ones aside.", |line| line.usage.input),
-    ("carboy_tokens_cache_write_total", "counter", "Tokens read and written to a cache.", |line| line.usage.cache_write),
+    ("carboy_tokens_cache_write_total", "counter", "Tokens read and written to a cache.", |line| {
+        line.usage.cache_write
+    }),
     ("carboy_tokens_cache_read_total", "counter", "Tokens read from a cache.", |line| line.usage.cache_read),
     ("carboy_tokens_output_total", "counter", "Tokens written.", |line| line.usage.output),
     ("carboy_requests_total", "counter", "Requests that ended.", |line| line.requests),
@@ -116,11 +120,7 @@ fn text(snapshot: &LedgerSnapshot, counted: &Counted) -> String {
         ("carboy_requests_waiting", "Requests that wait for room.", snapshot.waiting),
         ("carboy_supervisors", "Runs that are connected.", counted.supervisors),
         ("carboy_connections", "Clients that are connected.", counted.connections),
-        (
-            "carboy_failing",
-            "1 while nothing can be held.",
-            u64::from(counted.failing || snapshot.failing.is_some()),
-        ),
+        ("carboy_failing", "1 while nothing can be held.", u64::from(counted.failing || snapshot.failing.is_some())),
     ] {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
     }
@@ -133,8 +133,9 @@ fn caps(nodes: &[&Node], out: &mut String) {
         ("carboy_cap_left_tokens", "What is neither spent nor held of it."),
     ] {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for (node, line, cap) in
-            nodes.iter().flat_map(|node| node.meters.iter().flat_map(move |m| m.caps.iter().map(move |cap| (node, m, cap))))
+        for (node, line, cap) in nodes
+            .iter()
+            .flat_map(|node| node.meters.iter().flat_map(move |m| m.caps.iter().map(move |cap| (node, m, cap))))
         {
             let kind = match cap.kind {
                 CapKind::Budget => "budget",
@@ -142,7 +143,8 @@ fn caps(nodes: &[&Node], out: &mut String) {
             };
             let value = if name == "carboy_cap_tokens" { cap.standing.cap } else { cap.standing.headroom() };
             let labels = scope(&node.scope);
-            let _ = writeln!(out, "{name}{{{labels},meter=\"{}\",kind=\"{kind}\"}} {}", line.meter, value.tokens_down());
+            let _ =
+                writeln!(out, "{name}{{{labels},meter=\"{}\",kind=\"{kind}\"}} {}", line.meter, value.tokens_down());
         }
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use carboy_store::StoreError;
 use carboy_store::controller::protocol::Status;
-use carboy_store::ledger::{Engine, LedgerStore, SqliteStore, Unavailable};
+use carboy_store::ledger::{Engine, SqliteStore, Unavailable};
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
@@ -63,7 +63,9 @@ pub struct Running {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Another one does.
-    #[error("a controller of {home} runs already; `carboy controller status` shows it, `carboy controller stop` ends it")]
+    #[error(
+        "a controller of {home} runs already; `carboy controller status` shows it, `carboy controller stop` ends it"
+    )]
     Another {
         /// Whose.
         home: PathBuf,
@@ -139,9 +141,9 @@ impl Serving {
     }
 }
 
-/// The store of a home's ledger.
-pub fn open_store(home: &Home) -> Result<Box<dyn LedgerStore>, StoreError> {
-    Ok(Box::new(SqliteStore::open(&home.ledger())?))
+/// A home's ledger.
+pub fn open_ledger(home: &Home) -> Result<Engine, StoreError> {
+    Engine::open(Box::new(SqliteStore::open(&home.ledger())?), Arc::new(SystemClock))
 }
 
 /// The lock, held; the file is as good as its descriptor.
@@ -156,10 +158,10 @@ fn lock(home: &Home) -> Result<File, ServeError> {
     }
 }
 
-/// Serves until it is to end. `open` opens the store, under the lock; `ready` is told when clients may come.
+/// Serves until it is to end. `open` opens the ledger ([`open_ledger`]), under the lock; `ready` is told when clients may come.
 pub async fn run(
     running: Running,
-    open: impl FnOnce(&Home) -> Result<Box<dyn LedgerStore>, StoreError> + Send + 'static,
+    open: impl FnOnce(&Home) -> Result<Engine, StoreError> + Send + 'static,
     ready: impl FnOnce(),
 ) -> Result<(), ServeError> {
     let Running { home, key, idle, metrics, aloud, mut stop } = running;
@@ -168,8 +170,9 @@ pub async fn run(
     let held = lock(&home)?;
     let journal = Arc::new(Journal::open(&home.controller_log(), aloud));
     let place = home.clone();
-    let opened = tokio::task::spawn_blocking(move || Engine::open(open(&place)?, Arc::new(SystemClock))).await;
-    let engine = opened.map_err(|e| ServeError::System { what: "open the ledger", source: std::io::Error::other(e) })??;
+    let opened = tokio::task::spawn_blocking(move || open(&place)).await;
+    let engine =
+        opened.map_err(|e| ServeError::System { what: "open the ledger", source: std::io::Error::other(e) })??;
     let keeper = Keeper::new(engine, journal.clone());
     let leases = Leases::new(keeper.clone(), LEASE);
     let recorded = watch::Sender::new(());
@@ -182,7 +185,8 @@ pub async fn run(
     // Whoever left it there is gone: the lock is ours.
     let _ = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).map_err(system("open the controller's socket"))?;
-    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o600)).map_err(system("close its socket to others"))?;
+    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o600))
+        .map_err(system("close its socket to others"))?;
     let serving = Arc::new(Serving {
         keeper: keeper.clone(),
         leases,
@@ -201,7 +205,12 @@ pub async fn run(
     }
     let idling = serving.clone();
     tasks.spawn(async move { end_when_idle(&idling).await });
-    journal.say(&format!("carboy {} serves {} as process {}", Starter::version(), socket.display(), std::process::id()));
+    journal.say(&format!(
+        "carboy {} serves {} as process {}",
+        Starter::version(),
+        socket.display(),
+        std::process::id()
+    ));
     ready();
     let accepting = accept(&serving, listener);
     tokio::select! {

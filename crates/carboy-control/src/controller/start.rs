@@ -200,8 +200,13 @@ fn start_under_lock(home: &Home, socket: &Path, environment: &BTreeMap<OsString,
     if UnixStream::connect(socket).is_ok() {
         return Ok(());
     }
-    let arguments =
-        [OsStr::new("controller"), OsStr::new("run"), OsStr::new("--on-demand"), OsStr::new("--home"), home.root().as_os_str()];
+    let arguments = [
+        OsStr::new("controller"),
+        OsStr::new("run"),
+        OsStr::new("--on-demand"),
+        OsStr::new("--home"),
+        home.root().as_os_str(),
+    ];
     let arguments: Vec<OsString> = arguments.map(OsStr::to_owned).into();
     let Apart { mut child, channel } = start_for_good(&arguments, environment).map_err(StartError::Spawn)?;
     let word = first_word(channel);
@@ -226,7 +231,6 @@ fn first_word(channel: UnixStream) -> Option<Word> {
     });
     word.recv_timeout(START_WAIT_MAX).ok().flatten()
 }
-
 
 #[cfg(test)]
 mod tests {

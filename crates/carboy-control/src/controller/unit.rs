@@ -7,7 +7,9 @@ pub const UNIT: &str = "carboy-controller.service";
 
 /// The unit's text for this program and home. `home` is `None` for the user's own.
 pub fn text(program: &Path, home: Option<&Path>) -> String {
-    let quoted = |path: &Path| format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%"));
+    let quoted = |path: &Path| {
+        format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%"))
+    };
     let (arguments, writable) = match home {
         Some(home) => (format!(" --home {}", quoted(home)), quoted(home)),
         None => (String::new(), "%h/.carboy".to_owned()),
@@ -57,7 +59,10 @@ mod tests {
     #[test]
     fn the_unit_names_this_program_and_this_home() {
         let own = text(Path::new("/usr/bin/carboy"), None);
-        assert!(own.contains("ExecStart=\"/usr/bin/carboy\" controller run\n") && own.contains("ReadWritePaths=%h/.carboy %t"));
+        assert!(
+            own.contains("ExecStart=\"/usr/bin/carboy\" controller run\n")
+                && own.contains("ReadWritePaths=%h/.carboy %t")
+        );
         let other = text(Path::new("/opt/my carboy"), Some(Path::new("/srv/a%b")));
         assert!(other.contains("ExecStart=\"/opt/my carboy\" --home \"/srv/a%%b\" controller run\n"), "{other}");
         assert!(other.contains("ReadWritePaths=\"/srv/a%%b\" %t"), "{other}");

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use carboy_bottle::{ExitOutcome, ExitReport};
 use carboy_core::audit::{Event, EventType, Outcome};
+use carboy_core::budget::Shutdown;
 use carboy_core::ports::{AuditSink, Clock};
 
 use super::control::Shared;
@@ -59,13 +60,17 @@ impl Running {
         }
         let ended_ms = SystemClock.now_ms();
         let stats = self.gateway.stats();
-        let ended = ended(report.outcome);
+        let ended = match self.shared.in_force() {
+            Some(Shutdown::Freeze) => Ended::Frozen,
+            Some(Shutdown::Cutoff | Shutdown::Pause | Shutdown::Kill) | None => ended(report.outcome),
+        };
         let quarantined = quarantined(&report);
         let noticed = self.noticed.found().await;
         let duration_ms = ended_ms.saturating_sub(self.started_ms);
         self.notifier.ended(ended, duration_ms, stats.refused(), self.session.viewers()).await;
         let event = Event::new(EventType::Run, self.shared.subject.clone(), "end", Outcome::Done)
             .with("exit_code", u64::from(ended.shell_code()))
+            .with("frozen", ended == Ended::Frozen)
             .with("duration_ms", ended_ms.saturating_sub(self.started_ms))
             .with("requests", stats.requests)
             .with("refusals", stats.refused())
@@ -104,9 +109,13 @@ impl Running {
                 None => None,
             },
             overlay: self.held.as_ref().and_then(|held| Some(held.overlays.first()?.source.display().to_string())),
+            enforced: self.shared.enforced(),
             audit_head: format!("{}:{}", head.seq, head.hash),
         };
         runs::end(&self.run_dir, &summary)?;
+        if let Some(keeper) = self.shared.enforcing.keeper.as_ref().filter(|_| summary.ended != Ended::Frozen) {
+            keeper.forget();
+        }
         Ok(summary)
     }
 }

@@ -95,9 +95,10 @@ impl Client {
 
     fn call(&self, call: Call, wait_max: Duration) -> Result<Waiting, NotHeld> {
         let (number, answer) = self.calls.add(call)?;
-        let deadline = Instant::now() + wait_max;
-        let look = Box::pin(tokio::time::sleep(AWAY_WAIT_MAX.min(wait_max)));
-        Ok(Waiting { calls: self.calls.clone(), number, answer, deadline, look, gives_up: true, release: None })
+        let now = Instant::now();
+        let (deadline, next_look) = (now + wait_max, now + AWAY_WAIT_MAX.min(wait_max));
+        let calls = self.calls.clone();
+        Ok(Waiting { calls, number, answer, deadline, next_look, look: None, gives_up: true, release: None })
     }
 }
 
@@ -114,7 +115,9 @@ struct Waiting {
     number: u64,
     answer: oneshot::Receiver<Answer>,
     deadline: Instant,
-    look: Pin<Box<tokio::time::Sleep>>,
+    next_look: Instant,
+    /// Made where it is first waited for: only there is a runtime.
+    look: Option<Pin<Box<tokio::time::Sleep>>>,
     /// An ending does not.
     gives_up: bool,
     /// What is given back when nobody waits for it any more.
@@ -127,6 +130,12 @@ impl Waiting {
         self.gives_up = false;
         self
     }
+
+    /// An admission that nobody waits for any more holds nothing.
+    fn giving_back(mut self, id: ReservationId) -> Waiting {
+        self.release = Some(id);
+        self
+    }
 }
 
 impl Future for Waiting {
@@ -137,7 +146,12 @@ impl Future for Waiting {
             self.release = None;
             return Poll::Ready(answer.map_err(|_| unavailable("the run is ending")));
         }
-        while self.gives_up && self.look.as_mut().poll(context).is_ready() {
+        while self.gives_up {
+            let next_look = self.next_look;
+            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next_look)));
+            if look.as_mut().poll(context).is_pending() {
+                break;
+            }
             let (now, deadline) = (Instant::now(), self.deadline);
             if let Some(why) = self.calls.away() {
                 return Poll::Ready(Err(unavailable(&why)));
@@ -145,7 +159,8 @@ impl Future for Waiting {
             if now >= deadline {
                 return Poll::Ready(Err(unavailable("the controller does not answer")));
             }
-            self.look.as_mut().reset((now + AWAY_WAIT_MAX).min(deadline));
+            self.next_look = (now + AWAY_WAIT_MAX).min(deadline);
+            self.look = None;
         }
         Poll::Pending
     }
@@ -164,67 +179,68 @@ impl Drop for Waiting {
 
 /// What a metered request is told.
 fn unavailable(why: &str) -> NotHeld {
-    NotHeld::Unavailable(format!("{why}; `carboy controller status` says how it stands, `carboy controller run` starts it"))
+    NotHeld::Unavailable(format!(
+        "{why}; `carboy controller status` says how it stands, `carboy controller run` starts it"
+    ))
 }
 
 fn done(answer: Result<Answer, NotHeld>) -> Result<(), NotHeld> {
     match answer? {
         Answer::Done => Ok(()),
-        Answer::NotHeld(why) => Err(why),
-        Answer::Refused(why) => Err(NotHeld::Unavailable(why)),
-        Answer::Admitted(_) | Answer::Extended(_) | Answer::Part { .. } | Answer::Unset(_) | Answer::Status(_) => {
-            Err(misunderstood())
-        }
+        answer => Err(refusal(answer)),
     }
 }
 
-fn misunderstood() -> NotHeld {
-    unavailable("the controller answered something that was not asked")
+/// What is no answer to the question is a no.
+fn refusal(answer: Answer) -> NotHeld {
+    match answer {
+        Answer::NotHeld(why) => why,
+        Answer::Refused(why) => NotHeld::Unavailable(why),
+        Answer::Done
+        | Answer::Admitted(_)
+        | Answer::Extended(_)
+        | Answer::Part { .. }
+        | Answer::Unset(_)
+        | Answer::Status(_) => unavailable("the controller answered something that was not asked"),
+    }
 }
 
+/// Every call is taken at once, in the order in which they are made; what is given waits for its answer.
 impl Ledger for Client {
     fn admit(&self, ask: Ask) -> Later<'_, Result<Admitted, NotHeld>> {
-        let id = ask.id;
+        let (id, wait_max) = (ask.id, ANSWER_WAIT_MAX + self.calls.hold_wait());
+        let waiting = self.call(Call::Admit(ask), wait_max).map(|waiting| waiting.giving_back(id));
         Box::pin(async move {
-            let wait_max = ANSWER_WAIT_MAX + self.calls.hold_wait();
-            let mut waiting = self.call(Call::Admit(ask), wait_max)?;
-            waiting.release = Some(id);
-            match waiting.await? {
+            match waiting?.await? {
                 Answer::Admitted(admitted) => Ok(admitted),
-                Answer::NotHeld(why) => Err(why),
-                Answer::Refused(why) => Err(NotHeld::Unavailable(why)),
-                Answer::Done | Answer::Extended(_) | Answer::Part { .. } | Answer::Unset(_) | Answer::Status(_) => {
-                    Err(misunderstood())
-                }
+                answer => Err(refusal(answer)),
             }
         })
     }
 
     fn dispatch(&self, id: ReservationId) -> Later<'_, Result<(), NotHeld>> {
-        Box::pin(async move { done(self.call(Call::Dispatch(id), ANSWER_WAIT_MAX)?.await) })
+        let waiting = self.call(Call::Dispatch(id), ANSWER_WAIT_MAX);
+        Box::pin(async move { done(waiting?.await) })
     }
 
     fn extend(&self, id: ReservationId, output: u64) -> Later<'_, Result<u64, NotHeld>> {
+        let waiting = self.call(Call::Extend(id, output), ANSWER_WAIT_MAX);
         Box::pin(async move {
-            match self.call(Call::Extend(id, output), ANSWER_WAIT_MAX)?.await? {
+            match waiting?.await? {
                 Answer::Extended(held) => Ok(held),
-                Answer::NotHeld(why) => Err(why),
-                Answer::Refused(why) => Err(NotHeld::Unavailable(why)),
-                Answer::Done | Answer::Admitted(_) | Answer::Part { .. } | Answer::Unset(_) | Answer::Status(_) => {
-                    Err(misunderstood())
-                }
+                answer => Err(refusal(answer)),
             }
         })
     }
 
-    /// Taken at once, also when the future is dropped without having been waited for.
+    /// Told also when the future is dropped without having been waited for.
     fn settle(&self, id: ReservationId, ending: Ending) -> Later<'_, Result<(), NotHeld>> {
-        let call = self.call(Call::Settle(id, ending), ANSWER_WAIT_MAX);
-        let call = call.map(Waiting::without_end);
-        Box::pin(async move { done(call?.await) })
+        let waiting = self.call(Call::Settle(id, ending), ANSWER_WAIT_MAX).map(Waiting::without_end);
+        Box::pin(async move { done(waiting?.await) })
     }
 
     fn release(&self, id: ReservationId) -> Later<'_, Result<(), NotHeld>> {
-        Box::pin(async move { done(self.call(Call::Release(id), ANSWER_WAIT_MAX)?.await) })
+        let waiting = self.call(Call::Release(id), ANSWER_WAIT_MAX);
+        Box::pin(async move { done(waiting?.await) })
     }
 }

@@ -275,7 +275,9 @@ mod tests {
 
     #[test]
     fn a_request_of_an_unknown_kind_is_no_request() {
-        for text in [r#"{"number":1,"call":"open_the_door"}"#, r#"{"number":-1,"call":"heartbeat"}"#, r#"{"call":"heartbeat"}"#] {
+        for text in
+            [r#"{"number":1,"call":"open_the_door"}"#, r#"{"number":-1,"call":"heartbeat"}"#, r#"{"call":"heartbeat"}"#]
+        {
             assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
         }
     }

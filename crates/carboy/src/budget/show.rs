@@ -70,7 +70,8 @@ fn rows_of(node: &Node, depth: usize, now_ms: u64, rows: &mut Vec<Vec<String>>) 
     let lives = if node.live && node.children.is_empty() { " *" } else { "" };
     let mut label = format!("{}{name}{lives}", "  ".repeat(depth));
     for meter in &node.meters {
-        let caps: Vec<Option<&CapLine>> = if meter.caps.is_empty() { vec![None] } else { meter.caps.iter().map(Some).collect() };
+        let caps: Vec<Option<&CapLine>> =
+            if meter.caps.is_empty() { vec![None] } else { meter.caps.iter().map(Some).collect() };
         for cap in caps {
             rows.push(row(std::mem::take(&mut label), meter, cap, now_ms));
         }
@@ -80,7 +81,8 @@ fn rows_of(node: &Node, depth: usize, now_ms: u64, rows: &mut Vec<Vec<String>>) 
     }
     let mut ended = 0;
     for child in &node.children {
-        let over = !child.live && child.children.is_empty() && matches!(child.scope, carboy_core::budget::Scope::Run(_));
+        let over =
+            !child.live && child.children.is_empty() && matches!(child.scope, carboy_core::budget::Scope::Run(_));
         ended += usize::from(over);
         if !over || ended <= ENDED_RUNS_MAX {
             rows_of(child, depth + 1, now_ms, rows);

@@ -48,7 +48,9 @@ enum Away {
     Closed,
     #[error("the controller says: {0}")]
     Refused(String),
-    #[error("the controller speaks version {0} of the protocol and this run version {VERSION}; start the newer of the two again")]
+    #[error(
+        "the controller speaks version {0} of the protocol and this run version {VERSION}; start the newer of the two again"
+    )]
     Version(u16),
     #[error(transparent)]
     Frame(#[from] FrameError),
