@@ -32,7 +32,7 @@ use http::{Request, request};
 use crate::body::OutBody;
 use crate::connection::Flow;
 use crate::gateway::Gateway;
-use crate::hold::{Hold, Streams, UsageAskedFor, Wire, new_id};
+use crate::hold::{Hold, Streams, Unseen, UsageAskedFor, Wire, new_id};
 use crate::inject::{Credentialed, Rest};
 use crate::outbound::Scanned;
 use crate::upstream::{Dialer, Line, Pool};
@@ -152,7 +152,11 @@ impl Scanned {
         let bound = Bound::of(&target, &demand, &body, gateway).map_err(by_rule)?;
         let mut ask = bound.ask(&target, model_of(path, &demand), &demand)?;
         let streams = if demand.streams { Streams::Yes } else { Streams::No };
-        let wire = Wire { format: target.format, streams, usage_asked_for: usage_asked_for(&target, &demand) };
+        let (format, usage_asked_for) = (target.format, usage_asked_for(&target, &demand));
+        // Only Anthropic's models have to be told to.
+        let shown = format == WireFormat::AnthropicMessages && !demand.thinks;
+        let unseen = if shown { Unseen::Impossible } else { Unseen::Possible };
+        let wire = Wire { format, streams, usage_asked_for, unseen };
         let mut hold = Hold::admit(&self.exchange, &ask, wire).await.map_err(|denial| bound.explain(denial))?;
         if hold.is_none() {
             let counted =

@@ -28,6 +28,8 @@ pub struct Demand {
     pub answers: u32,
     /// Anthropic's `thinking.budget_tokens`, which has to stay below the output's bound.
     pub thinking: Option<u64>,
+    /// Anthropic's `thinking`, whatever it says: some of the output may be written unseen.
+    pub thinks: bool,
     /// What the body's own text does not bound.
     pub beyond: BTreeSet<Beyond>,
     /// Tools that the client runs and the provider describes: their descriptions are read and do not stand in the body.
@@ -119,6 +121,7 @@ impl Demand {
             output_max: None,
             answers: 1,
             thinking: None,
+            thinks: false,
             beyond: BTreeSet::new(),
             kept_tools: 0,
             previous: None,
@@ -400,7 +403,10 @@ impl Hear for Reader {
                 self.once("stream_options");
                 self.demand.places.options = Some(Options::Map(behind));
             }
-            (WireFormat::AnthropicMessages, "thinking") => self.once("thinking"),
+            (WireFormat::AnthropicMessages, "thinking") => {
+                self.demand.thinks = true;
+                self.once("thinking");
+            }
             (WireFormat::Gemini, path) => match camel(path).as_str() {
                 "generationConfig" => {
                     self.once("generationConfig");
