@@ -228,7 +228,8 @@ impl<'t> Translator<'t> {
         // A colour before the path ends in `m`; JavaScript puts a scheme there.
         let colour = line[..start].ends_with("\u{1b}[").then(|| line[start..at].find('m')).flatten();
         let start = colour.map_or(start, |m| start + m + 1);
-        let start = if line[start..at].starts_with("file://") { start + "file://".len() } else { start };
+        let scheme = line[..start].ends_with("file:") && line[start..at].starts_with("//");
+        let start = if scheme { start + "//".len() } else { start };
         let path = (self.resolve)(&line[start..at])?;
         let place = self.place(&path, number, column.unwrap_or(1))?;
         let column = column.map_or(String::new(), |_| format!(":{}", place.column));

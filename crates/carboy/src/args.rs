@@ -2,6 +2,7 @@
 
 mod audit;
 mod bottle;
+mod lit;
 mod plumbing;
 mod values;
 mod watching;
@@ -17,6 +18,7 @@ pub use audit::{AuditCommand, QueryArgs};
 pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
+pub use lit::{HookKind, LitCommand, MapArgs, SyncArgs, TakeSide, TangleArgs, VerifyArgs, WeaveArgs, HookArgs};
 pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
 pub use watching::{AttachArgs, ExecArgs, PsArgs, SuperviseArgs, WaitArgs};
 
@@ -67,6 +69,9 @@ pub enum Command {
     Bottle(BottleCommand),
     /// Validate every bottle, every agent and the settings
     Check(CheckArgs),
+    /// Programs written as documents: tangle, verify, sync, weave
+    #[command(subcommand)]
+    Lit(LitCommand),
     /// Print shell completions
     Completions(CompletionsArgs),
     /// Print the man page
@@ -96,7 +101,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("Stop", &["stop"]),
     ("Prove", &["audit"]),
     ("Keep", &["bottle"]),
-    ("Write", &["check"]),
+    ("Write", &["check", "lit"]),
     ("Plumbing", &["completions", "man", "uninstall"]),
 ];
 

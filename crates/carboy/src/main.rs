@@ -15,6 +15,7 @@ mod doctor;
 mod environment;
 mod explain;
 mod init;
+mod lit;
 mod logs;
 mod ports;
 mod report;
@@ -92,6 +93,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Audit(args) => audit::audit(args, &environment()?),
         Command::Bottle(command) => bottle::bottle(command, &environment()?),
         Command::Check(args) => check::check(&args, &environment()?),
+        Command::Lit(command) => lit::lit(command),
         Command::Help(args) => help(&args.command),
         Command::Completions(args) => print(&completions::completions_of(args.shell)),
         Command::Names(args) => completions::names(args.kind, &environment()?),
