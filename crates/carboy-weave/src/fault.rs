@@ -185,6 +185,12 @@ pub enum Fault {
         /// The part.
         anchor: String,
     },
+    /// A copy that is not what the library says.
+    #[error("the copy of \"{0}\" is not what the library says; run `carboy lit sync`, and read what is said about it")]
+    IncludeDrift(String),
+    /// A heading without words.
+    #[error("a heading without words; nobody could find it")]
+    EmptyHeading,
     /// A diagram that cannot be drawn.
     #[error("the diagram cannot be drawn: {0}")]
     Diagram(String),
