@@ -158,13 +158,16 @@ pub(super) fn draw(chart: &Chart) -> Canvas {
     for (group, rect) in &placed.groups {
         let rect = turn_rect(rect);
         canvas.shape(Shape::Group, rect);
-        canvas.text((rect.x + rect.width / 2.0, rect.y + TITLE / 2.0 + 4.0), &chart.groups[*group].label, true);
+        // In the corner, where the fewest arrows pass.
+        canvas.text_from((rect.x + 8.0, rect.y + TITLE / 2.0 + 2.0), &chart.groups[*group].label, true);
     }
     let route = if sideways(chart) { Route::Horizontal } else { Route::Vertical };
     let paths = layers::paths(&placed.lanes, &placed.nodes, &|node| chart.nodes[node].shape, &|edge| {
         (chart.edges[edge].from, chart.edges[edge].to)
     });
     for (edge, points) in paths {
+        let ends = [chart.edges[edge].from, chart.edges[edge].to];
+        let points = layers::around(points, placed.nodes.iter().filter(|(node, _)| !ends.contains(node)).map(|(_, r)| r));
         let edge = &chart.edges[edge];
         canvas.path(points.into_iter().map(turn).collect(), edge.stroke, edge.tip, route);
     }

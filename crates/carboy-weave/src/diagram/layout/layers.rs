@@ -261,6 +261,45 @@ fn mean(towards: &[Vec<usize>], item: usize, at: &[f64]) -> f64 {
     if all.is_empty() { at[item] } else { all.iter().map(|other| at[*other]).sum::<f64>() / all.len() as f64 }
 }
 
+/// Most boxes that one arrow is led around.
+const DETOURS_MAX: usize = 8;
+/// Space between an arrow and the box that it goes around.
+const DETOUR_GAP: f64 = 12.0;
+
+/// The points of an arrow, led around boxes that it would cross: an arrow into a group knows nothing of what is in it.
+pub fn around<'r>(mut points: Vec<(f64, f64)>, boxes: impl Iterator<Item = &'r Rect>) -> Vec<(f64, f64)> {
+    let mut boxes: Vec<&Rect> = boxes.collect();
+    for _ in 0..DETOURS_MAX {
+        let crossed = (1..points.len()).find_map(|n| {
+            let (from, to) = (points[n - 1], points[n]);
+            let hit = boxes.iter().position(|rect| crosses(from, to, rect))?;
+            Some((n, hit))
+        });
+        let Some((n, hit)) = crossed else { break };
+        let rect = boxes.remove(hit);
+        let (from, to) = (points[n - 1], points[n]);
+        let (left, right) = (rect.x - DETOUR_GAP, rect.x + rect.width + DETOUR_GAP);
+        let way = |x: f64| (from.0 - x).abs() + (to.0 - x).abs();
+        let x = if way(left) < way(right) { left } else { right };
+        let (top, bottom) = (rect.y - 2.0, rect.y + rect.height + 2.0);
+        let beside = if from.1 <= to.1 { [(x, top), (x, bottom)] } else { [(x, bottom), (x, top)] };
+        points.splice(n..n, beside);
+    }
+    points
+}
+
+/// Whether the curve between two points enters a box.
+fn crosses(from: (f64, f64), to: (f64, f64), rect: &Rect) -> bool {
+    const STEPS: usize = 24;
+    (1..STEPS).any(|step| {
+        let t = step as f64 / STEPS as f64;
+        // The curve of `canvas`: it leaves and arrives along the way.
+        let (across, along) = (t * t * (3.0 - 2.0 * t), 1.5 * t * (1.0 - t) * (1.0 - t) + 1.5 * t * t * (1.0 - t) + t * t * t);
+        let (x, y) = (from.0 + (to.0 - from.0) * across, from.1 + (to.1 - from.1) * along);
+        x > rect.x - 3.0 && x < rect.x + rect.width + 3.0 && y > rect.y && y < rect.y + rect.height
+    })
+}
+
 /// The points of each arrow. Arrows at one side of a box are spread along it, in the order of where they lead.
 pub fn paths(
     lanes: &[Lane],
