@@ -173,12 +173,13 @@ fn show_diff(lines: &[String]) -> Result<(), Failure> {
 }
 
 fn tangle_command(args: &TangleArgs) -> Result<u8, Failure> {
+    // Read before it is tangled: a change that comes in between is seen the next time.
+    let mut seen = std::fs::read(&args.document).ok();
     let first = tangle_once(args);
     if !args.watch {
         return first;
     }
     let mut told = first.map_err(|failure| eprintln!("{}", failure.message)).is_err();
-    let mut seen = std::fs::read(&args.document).ok();
     // Until the person ends it.
     loop {
         std::thread::sleep(Duration::from_millis(WATCH_MS));
