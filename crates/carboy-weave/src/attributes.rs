@@ -112,7 +112,8 @@ fn pairs(inner: &str) -> Result<Vec<(&str, &str)>, Fault> {
         let told = |what: String| Fault::Attributes(what);
         let (key, after) = rest.split_once('=').ok_or_else(|| told(format!("`{rest}` has no =")))?;
         let (key, after) = (key.trim(), after.trim_start());
-        let after = after.strip_prefix('"').ok_or_else(|| told(format!("the value of `{key}` is not in \"quotes\"")))?;
+        let after =
+            after.strip_prefix('"').ok_or_else(|| told(format!("the value of `{key}` is not in \"quotes\"")))?;
         let (value, after) = after.split_once('"').ok_or_else(|| told(format!("the value of `{key}` has no end")))?;
         if pairs.iter().any(|(other, _)| *other == key) {
             return Err(told(format!("`{key}` stands there twice")));

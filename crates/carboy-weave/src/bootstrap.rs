@@ -14,19 +14,17 @@ pub fn bootstrap(template: &str, sources: &dyn Sources, library: &dyn Sources) -
     let template = Document::read(template, Stage::Template)?;
     let (text, mut out, mut at, mut problems) = (template.text(), String::new(), 0, Vec::new());
     for (index, block) in template.blocks().iter().enumerate() {
-        let filled = match &block.kind {
-            Kind::Plain => continue,
-            Kind::Include { path, anchor } => include::wanted(path, anchor.as_deref(), library).map(|part| Filled {
-                body: part,
-                eof: false,
-                refs: false,
-            }),
-            Kind::Chunk(part) if block.body.is_empty() => match fill(&template, index, block, part, sources) {
-                Some(filled) => filled,
-                None => continue,
-            },
-            Kind::Chunk(_) => continue,
-        };
+        let filled =
+            match &block.kind {
+                Kind::Plain => continue,
+                Kind::Include { path, anchor } => include::wanted(path, anchor.as_deref(), library)
+                    .map(|part| Filled { body: part, eof: false, refs: false }),
+                Kind::Chunk(part) if block.body.is_empty() => match fill(&template, index, block, part, sources) {
+                    Some(filled) => filled,
+                    None => continue,
+                },
+                Kind::Chunk(_) => continue,
+            };
         match filled {
             Ok(filled) => {
                 out.push_str(&text[at..block.open.start]);
@@ -60,7 +58,9 @@ impl Filled {
             open.replace_range(from..to, "");
             open = open.replace(" }", "}");
         }
-        for attribute in [self.eof.then_some(" eof=\"none\""), self.refs.then_some(" refs=\"none\"")].into_iter().flatten() {
+        for attribute in
+            [self.eof.then_some(" eof=\"none\""), self.refs.then_some(" refs=\"none\"")].into_iter().flatten()
+        {
             open.insert_str(open.rfind('}').unwrap_or(open.len()), attribute);
         }
         let close = &text[block.close.clone()];
@@ -92,7 +92,8 @@ fn fill(
     };
     let several = parts(template, &part.name).count() > 1;
     if several && part.lines.is_none() {
-        let said = format!("chunk \"{}\" has several parts; say which lines=\"FIRST-LAST\" each of them takes", part.name);
+        let said =
+            format!("chunk \"{}\" has several parts; say which lines=\"FIRST-LAST\" each of them takes", part.name);
         return Some(Err(Fault::Template(said)));
     }
     let last = parts(template, &part.name).last().is_some_and(|(last, _)| last == index);
@@ -128,7 +129,8 @@ fn exact(text: &str, sources: &dyn Sources) -> Result<(), Faults> {
     for (path, file) in &tangled.files {
         if sources.read(path).as_deref() != Some(file.text.as_bytes()) {
             let line = document.blocks()[tangled.chunks[&file.chunk].blocks[0]].line;
-            let said = format!("its parts do not add up to {path}; every line of the file belongs to one part, in order");
+            let said =
+                format!("its parts do not add up to {path}; every line of the file belongs to one part, in order");
             problems.push(Fault::Template(said).at(line));
         }
     }
@@ -149,7 +151,8 @@ mod tests {
     fn a_template_is_filled_with_what_is_there() {
         // G58
         let template = "# T\n\n```rs {chunk=\"a\" file=\"a.rs\" lines=\"1-2\"}\n```\nand\n\n```rs {chunk=\"a\" lines=\"3-3\"}\n```\n\n```{file=\"b\"}\n```\n";
-        let filled = bootstrap(template, &sources(&[("a.rs", "1\n2\n```\n"), ("b", "<<x>>")]), &BTreeMap::new()).unwrap();
+        let filled =
+            bootstrap(template, &sources(&[("a.rs", "1\n2\n```\n"), ("b", "<<x>>")]), &BTreeMap::new()).unwrap();
         assert_eq!(
             filled,
             "# T\n\n```rs {chunk=\"a\" file=\"a.rs\"}\n1\n2\n```\nand\n\n````rs {chunk=\"a\"}\n```\n````\n\n```{file=\"b\" eof=\"none\" refs=\"none\"}\n<<x>>\n```\n"

@@ -64,7 +64,8 @@ pub fn draw(source: &str, line: usize) -> Result<Drawing, Problem> {
 
 fn finished(canvas: &Canvas, title: String, words: Vec<String>) -> Drawing {
     let description = words.join(". ");
-    let (light, dark) = (canvas.svg(&canvas::LIGHT, &title, &description), canvas.svg(&canvas::DARK, &title, &description));
+    let (light, dark) =
+        (canvas.svg(&canvas::LIGHT, &title, &description), canvas.svg(&canvas::DARK, &title, &description));
     Drawing { light, dark, size: canvas.size(), title, words }
 }
 
@@ -123,8 +124,16 @@ mod tests {
         assert_eq!(
             drawing.words,
             [
-                "1. User to S: hello", "loop: until done", "2. S to User: more", "end of loop", "note over User, S: both",
-                "alt: good", "3. S to S: keep", "else: bad", "4. S to User: lost", "end of alt",
+                "1. User to S: hello",
+                "loop: until done",
+                "2. S to User: more",
+                "end of loop",
+                "note over User, S: both",
+                "alt: good",
+                "3. S to S: keep",
+                "else: bad",
+                "4. S to User: lost",
+                "end of alt",
             ]
         );
     }

@@ -72,9 +72,10 @@ pub fn unified(old: &str, new: &str, place: &dyn Fn(usize, usize) -> String) -> 
     let (old, new) = (lines(old), lines(new));
     let mut groups: Vec<Vec<Hunk>> = Vec::new();
     for hunk in hunks(&old, &new) {
-        match groups.last_mut().filter(|group| {
-            group.last().is_some_and(|last| hunk.old.start - last.old.end <= 2 * CONTEXT_LINES)
-        }) {
+        match groups
+            .last_mut()
+            .filter(|group| group.last().is_some_and(|last| hunk.old.start - last.old.end <= 2 * CONTEXT_LINES))
+        {
             Some(group) => group.push(hunk),
             None => groups.push(vec![hunk]),
         }

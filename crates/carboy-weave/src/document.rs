@@ -96,7 +96,8 @@ impl Document {
             return Err(Fault::DocumentTooLarge.at(1).into());
         }
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        let mut document = Document { text: text.to_owned(), starts, body: front_matter_bytes(text), blocks: Vec::new() };
+        let mut document =
+            Document { text: text.to_owned(), starts, body: front_matter_bytes(text), blocks: Vec::new() };
         if let Some(at) = text.find('\0') {
             return Err(Fault::Nul.at(document.line_of(at)).into());
         }

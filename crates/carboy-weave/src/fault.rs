@@ -107,7 +107,9 @@ pub enum Fault {
     #[error("\"{0}\" leads out of the document's tree; write a path below it, without a leading / and without ..")]
     Leaves(String),
     /// A path that is none.
-    #[error("\"{0}\" is no path of a file: at most {PATH_BYTES_MAX} bytes, parts between single /, no control characters")]
+    #[error(
+        "\"{0}\" is no path of a file: at most {PATH_BYTES_MAX} bytes, parts between single /, no control characters"
+    )]
     Path(String),
     /// A path that belongs to somebody else.
     #[error("\"{path}\" is reserved: {why}; choose another path")]
@@ -118,7 +120,9 @@ pub enum Fault {
         why: &'static str,
     },
     /// Two chunks want one file.
-    #[error("\"{path}\" is already the file of chunk \"{first}\" (line {line}); append to that chunk by repeating its name")]
+    #[error(
+        "\"{path}\" is already the file of chunk \"{first}\" (line {line}); append to that chunk by repeating its name"
+    )]
     FileTwice {
         /// The path.
         path: String,

@@ -117,7 +117,8 @@ impl<'c> Scanner<'c> {
         let line = self.language.line_comments.iter().any(|sign| rest.starts_with(sign));
         // In a shell and in YAML `#` begins a comment at the beginning of a word only.
         let before = self.code[..self.at].chars().next_back();
-        if line && (!rest.starts_with('#') || before.is_none_or(char::is_whitespace) || !self.language.hash_needs_blank) {
+        if line && (!rest.starts_with('#') || before.is_none_or(char::is_whitespace) || !self.language.hash_needs_blank)
+        {
             return Some(rest.find('\n').unwrap_or(rest.len()));
         }
         let (open, close) = self.language.block_comment.filter(|(open, _)| rest.starts_with(open))?;
@@ -166,7 +167,9 @@ impl<'c> Scanner<'c> {
             return Some(length);
         }
         if self.language.attributes && (rest.starts_with("#[") || rest.starts_with("#![")) {
-            return Some(rest.find([']', '\n']).map_or(rest.len(), |at| if rest[at..].starts_with(']') { at + 1 } else { at }));
+            return Some(
+                rest.find([']', '\n']).map_or(rest.len(), |at| if rest[at..].starts_with(']') { at + 1 } else { at }),
+            );
         }
         let head = self.code[..self.at].rsplit('\n').next().unwrap_or("");
         let key = self.language.keys && head.trim_start_matches([' ', '-']).is_empty() && is_word(first);
@@ -248,8 +251,14 @@ mod tests {
     fn each_language_is_coloured() {
         let rust = "#[test]\nfn a<'x>(b: &'x Str) -> char { '\\n' /* c */ + r#\"d\"e\"# } // 'f'";
         let expected = [
-            ("a", "#[test]"), ("k", "fn"), ("t", "Str"), ("k", "char"), ("s", "'\\n'"), ("c", "/* c */"),
-            ("s", "r#\"d\"e\"#"), ("c", "// 'f'"),
+            ("a", "#[test]"),
+            ("k", "fn"),
+            ("t", "Str"),
+            ("k", "char"),
+            ("s", "'\\n'"),
+            ("c", "/* c */"),
+            ("s", "r#\"d\"e\"#"),
+            ("c", "// 'f'"),
         ];
         assert_eq!(found("rust", rust), expected.map(|(class, text)| (class, text.to_owned())));
         for (language, code, class, text) in [

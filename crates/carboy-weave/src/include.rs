@@ -13,8 +13,21 @@ const BEGIN: &str = "ANCHOR:";
 const END: &str = "ANCHOR_END:";
 
 /// Words before an item's name.
-const ITEM_WORDS: &[&str] =
-    &["fn", "struct", "enum", "trait", "union", "type", "mod", "const", "static", "macro_rules!", "def", "class", "function"];
+const ITEM_WORDS: &[&str] = &[
+    "fn",
+    "struct",
+    "enum",
+    "trait",
+    "union",
+    "type",
+    "mod",
+    "const",
+    "static",
+    "macro_rules!",
+    "def",
+    "class",
+    "function",
+];
 /// Words before those.
 const QUALIFIERS: &[&str] = &["pub", "async", "unsafe", "extern", "default", "export", "const", "static"];
 
@@ -106,7 +119,8 @@ fn indent(line: &str) -> usize {
 fn with_comments(lines: &[&str], item: usize) -> usize {
     let above = |line: &str| {
         let text = line.trim_start();
-        indent(line) == indent(lines[item]) && (text.starts_with("///") || text.starts_with("#[") || text.starts_with('@'))
+        indent(line) == indent(lines[item])
+            && (text.starts_with("///") || text.starts_with("#[") || text.starts_with('@'))
     };
     (0..item).rev().take_while(|n| above(lines[*n])).last().unwrap_or(item)
 }
@@ -154,7 +168,10 @@ mod tests {
         assert!(part("a.rs", text, "run").unwrap().ends_with("    }\n}\n"));
         assert_eq!(part("a.rs", text, "go").unwrap(), "    fn go() {\n    }\n");
         assert_eq!(part("a.rs", text, "A").unwrap(), "    const A: u8 = 1;\n");
-        assert_eq!(part("a.py", "@x\ndef f(\n    a,\n):\n    y\n\n    z\n\nq\n", "f").unwrap(), "@x\ndef f(\n    a,\n):\n    y\n\n    z\n");
+        assert_eq!(
+            part("a.py", "@x\ndef f(\n    a,\n):\n    y\n\n    z\n\nq\n", "f").unwrap(),
+            "@x\ndef f(\n    a,\n):\n    y\n\n    z\n"
+        );
         assert!(matches!(part("a.rs", "fn a() {}\nfn a() {}\n", "a"), Err(Fault::AnchorTwice { .. })));
         assert!(matches!(part("a.rs", text, "stop"), Err(Fault::NoAnchor { .. })));
     }

@@ -222,9 +222,9 @@ impl<'t> Translator<'t> {
         let (number, after) = digits(line, at, ':')?;
         let (column, end) = digits(line, after, ':').map_or((None, after), |(column, end)| (Some(column), end));
         let outside = |c: char| c.is_whitespace() || "\"'`()[]<>,=".contains(c);
-        let start = line[from..at].rfind(outside).map_or(from, |n| {
-            from + n + line[from + n..].chars().next().map_or(1, char::len_utf8)
-        });
+        let start = line[from..at]
+            .rfind(outside)
+            .map_or(from, |n| from + n + line[from + n..].chars().next().map_or(1, char::len_utf8));
         // A colour before the path ends in `m`; JavaScript puts a scheme there.
         let colour = line[..start].ends_with("\u{1b}[").then(|| line[start..at].find('m')).flatten();
         let start = colour.map_or(start, |m| start + m + 1);
@@ -327,6 +327,9 @@ mod tests {
         let record = Record::of("T.md", &tangled);
         assert_eq!(record.files["src/a.rs"].lines, [[1, 4, 1], [2, 10, 2], [4, 6, 1]]);
         assert_eq!(Record::from_json(&record.to_json()).unwrap(), record);
-        assert!(matches!(Record::from_json("{\"version\":2,\"document\":\"\",\"files\":{}}"), Err(RecordError::Version(2))));
+        assert!(matches!(
+            Record::from_json("{\"version\":2,\"document\":\"\",\"files\":{}}"),
+            Err(RecordError::Version(2))
+        ));
     }
 }

@@ -130,12 +130,8 @@ impl Page {
     /// A heading; its anchor.
     pub fn heading(&mut self, level: u8, text: &str) -> String {
         let (level, anchor) = (level.clamp(1, 6), self.anchor(&slug(text)));
-        let _ = writeln!(
-            self.body,
-            "<h{level} id=\"{anchor}\">{}{}</h{level}>",
-            escape(text),
-            heading_link(&anchor, text)
-        );
+        let _ =
+            writeln!(self.body, "<h{level} id=\"{anchor}\">{}{}</h{level}>", escape(text), heading_link(&anchor, text));
         self.headings.push(Heading { level, text: text.to_owned(), anchor: anchor.clone() });
         anchor
     }
@@ -200,12 +196,7 @@ impl Page {
     }
 
     /// A whole document: prose, chunks with their references both ways, copies of the library.
-    pub fn document(
-        &mut self,
-        document: &Document,
-        tangled: &Tangled,
-        library: &dyn Sources,
-    ) -> Result<(), Faults> {
+    pub fn document(&mut self, document: &Document, tangled: &Tangled, library: &dyn Sources) -> Result<(), Faults> {
         woven::Woven::new(self, document, tangled).write(library)
     }
 
@@ -263,7 +254,11 @@ impl Page {
              <a class=\"skip\" href=\"#main\">To the text</a>\n{}<div class=\"page\">\n{contents}<main id=\"main\">\n{heading}{}</main>\n\
              </div>\n</body>\n</html>\n",
             escape(&self.language),
-            if self.header.is_empty() { String::new() } else { format!("<header>\n{}\n</header>\n", self.header.trim_end()) },
+            if self.header.is_empty() {
+                String::new()
+            } else {
+                format!("<header>\n{}\n</header>\n", self.header.trim_end())
+            },
             self.body
         )
     }

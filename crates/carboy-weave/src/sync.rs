@@ -94,7 +94,9 @@ pub enum SyncError {
         line: usize,
     },
     /// The result is not exact.
-    #[error("the edit of {0} cannot be put into the document exactly; make it in the document, then run `carboy lit tangle`")]
+    #[error(
+        "the edit of {0} cannot be put into the document exactly; make it in the document, then run `carboy lit tangle`"
+    )]
     NotExact(TreePath),
 }
 

@@ -273,13 +273,7 @@ impl<'d> Expansion<'d> {
         Ok(file)
     }
 
-    fn chunk(
-        &mut self,
-        name: &str,
-        indent: &str,
-        parent: Option<(usize, usize)>,
-        depth: usize,
-    ) -> Result<(), Problem> {
+    fn chunk(&mut self, name: &str, indent: &str, parent: Option<(usize, usize)>, depth: usize) -> Result<(), Problem> {
         for index in &self.chunks[name].blocks {
             let block = &self.document.blocks()[*index];
             let refs = part_of(block).refs;
@@ -382,10 +376,16 @@ mod tests {
             ("```{file=\".git/config\"}\n```\n", "is reserved"),
             ("```{file=\"a\"}\n<<b>>\n```\n", "line 2: there is no chunk \"b\""),
             ("x\n\n```{chunk=\"b\"}\n```\n", "line 3: chunk \"b\" is used by no file"),
-            ("```{file=\"a\"}\n```\n```{chunk=\"b\" file=\"a\"}\n```\n", "line 3: \"a\" is already the file of chunk \"a\" (line 1)"),
+            (
+                "```{file=\"a\"}\n```\n```{chunk=\"b\" file=\"a\"}\n```\n",
+                "line 3: \"a\" is already the file of chunk \"a\" (line 1)",
+            ),
             ("```{chunk=\"b\" file=\"a\"}\n```\n```{chunk=\"b\" file=\"c\"}\n```\n", "line 3: chunk \"b\" already has"),
             ("```{file=\"a\"}\n```\n```{file=\"a/b\"}\n```\n", "line 3: \"a\" and \"a/b\" cannot both be"),
-            ("```{file=\"a\"}\n<<b>>\n```\n```{chunk=\"b\"}\n<<c>>\n```\n```{chunk=\"c\"}\n<<b>>\n```\n", "line 8: chunks contain each other: b → c → b"),
+            (
+                "```{file=\"a\"}\n<<b>>\n```\n```{chunk=\"b\"}\n<<c>>\n```\n```{chunk=\"c\"}\n<<b>>\n```\n",
+                "line 8: chunks contain each other: b → c → b",
+            ),
             ("```{file=\"a\" eof=\"none\"}\n```\n", "line 1: eof=\"none\" belongs"),
             ("```{file=\"a\" eof=\"none\"}\nx\n```\n```{file=\"a\"}\n```\n", "line 1: eof=\"none\" belongs"),
             ("```{file=\"a\"}\n<<b>>\n```\n```{file=\"b\" eof=\"none\"}\nx\n```\n", "line 4: chunk \"b\" ends without"),

@@ -36,16 +36,15 @@ fn source() -> impl Strategy<Value = String> {
 fn tree() -> impl Strategy<Value = Files> {
     let name = prop_oneof!["[a-z]{1,3}", "[a-z]{1,2}/[a-z]{1,2}\\.rs", "d/[a-zé]{1,3} [0-9]"];
     prop::collection::btree_map(name, source(), 1..5).prop_filter_map("a file is no directory", |files| {
-        let parsed: Option<Files> = files
-            .iter()
-            .map(|(path, text)| Some((TreePath::parse(path).ok()?, text.clone().into_bytes())))
-            .collect();
+        let parsed: Option<Files> =
+            files.iter().map(|(path, text)| Some((TreePath::parse(path).ok()?, text.clone().into_bytes()))).collect();
         parsed.filter(|_| !files.keys().any(|a| files.keys().any(|b| b.starts_with(&format!("{a}/")))))
     })
 }
 
 fn template(files: &Files, fence: &str, end: &str) -> String {
-    let block = |path: &TreePath| format!("Prose *of* `it`. {end}{end}{fence}rs {{file=\"{path}\"}}{end}{fence}{end}{end}");
+    let block =
+        |path: &TreePath| format!("Prose *of* `it`. {end}{end}{fence}rs {{file=\"{path}\"}}{end}{fence}{end}{end}");
     files.keys().map(block).collect::<String>() + "Last words"
 }
 

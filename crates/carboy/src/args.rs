@@ -18,7 +18,7 @@ pub use audit::{AuditCommand, QueryArgs};
 pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
-pub use lit::{HookKind, LitCommand, MapArgs, SyncArgs, TakeSide, TangleArgs, VerifyArgs, WeaveArgs, HookArgs};
+pub use lit::{HookArgs, HookKind, LitCommand, MapArgs, SyncArgs, TakeSide, TangleArgs, VerifyArgs, WeaveArgs};
 pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
 pub use watching::{AttachArgs, ExecArgs, PsArgs, SuperviseArgs, WaitArgs};
 

@@ -109,7 +109,8 @@ impl Opened {
         if std::fs::symlink_metadata(&dir).map_err(told)?.is_symlink() {
             return Err(unwritable(&dir, &std::io::Error::other("it is a link; remove it")));
         }
-        let name = TreePath::parse(&format!("{}.map", self.name)).map_err(|fault| Failure::new(Exit::Failed, &fault))?;
+        let name =
+            TreePath::parse(&format!("{}.map", self.name)).map_err(|fault| Failure::new(Exit::Failed, &fault))?;
         let (record, state) = (Record::of(&self.name, tangled).to_json(), Tree::at(&dir));
         if state.bytes(&name)?.as_deref() != Some(record.as_bytes()) {
             state.write(&name, record.as_bytes())?;
@@ -120,7 +121,9 @@ impl Opened {
 
 fn file_name(path: &Path) -> Result<String, Failure> {
     let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-    name.ok_or_else(|| Failure::words(Exit::Usage, format!("{} names no document", printable(&path.display().to_string()))))
+    name.ok_or_else(|| {
+        Failure::words(Exit::Usage, format!("{} names no document", printable(&path.display().to_string())))
+    })
 }
 
 fn read_text(path: &Path) -> Result<String, Failure> {
@@ -207,7 +210,9 @@ fn tangle_once(args: &TangleArgs) -> Result<u8, Failure> {
     let tangled = opened.tangled()?;
     if tangled.files.is_empty() {
         let said = format!("{} holds no file", opened.shown());
-        return Err(Failure::words(Exit::Config, said).hint("give a chunk one: ```sh {chunk=\"main\" file=\"main.sh\"}"));
+        return Err(
+            Failure::words(Exit::Config, said).hint("give a chunk one: ```sh {chunk=\"main\" file=\"main.sh\"}")
+        );
     }
     let found = read_all(&opened.tree, tangled.files.keys())?;
     let differing: Vec<&TreePath> = tangled
@@ -227,11 +232,18 @@ fn tangle_once(args: &TangleArgs) -> Result<u8, Failure> {
     }
     let names: Vec<&str> = differing.iter().map(|path| path.as_str()).collect();
     if args.json {
-        json_out(&json!({"document": args.document, "files": tangled.files.len(), "written": names, "dry_run": args.dry_run}))?;
+        json_out(
+            &json!({"document": args.document, "files": tangled.files.len(), "written": names, "dry_run": args.dry_run}),
+        )?;
     } else {
         let verb = if args.dry_run { "would write" } else { "wrote" };
         names.iter().for_each(|name| eprintln!("{verb} {}", printable(name)));
-        eprintln!("{} of {} files {}", names.len(), tangled.files.len(), if args.dry_run { "differ" } else { "written" });
+        eprintln!(
+            "{} of {} files {}",
+            names.len(),
+            tangled.files.len(),
+            if args.dry_run { "differ" } else { "written" }
+        );
     }
     Ok(0)
 }
@@ -244,7 +256,10 @@ fn untouched(opened: &Opened, differing: &[&TreePath], found: &BTreeMap<TreePath
         found.get(**path).is_some_and(|now| Some(now.as_slice()) != was)
     });
     let Some(path) = edited else { return Ok(()) };
-    let said = format!("{} is not what this document last tangled to: it was edited, or is somebody else's", printable(path.as_str()));
+    let said = format!(
+        "{} is not what this document last tangled to: it was edited, or is somebody else's",
+        printable(path.as_str())
+    );
     Err(Failure::words(Exit::Refused, said).hint(format!(
         "`carboy lit sync {0}` brings the edit into the document; `carboy lit tangle --force {0}` loses it",
         opened.shown()

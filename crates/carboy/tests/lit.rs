@@ -66,7 +66,8 @@ fn tangle_writes_what_differs_and_nothing_else() {
     // The same file, not one that looks the same: cargo builds nothing anew.
     assert_eq!((before.ino(), before.mtime_nsec()), (after.ino(), after.mtime_nsec()));
     fs::write(path.join("d.lit.md"), TEXT.replace("two", "three")).unwrap();
-    let dry: serde_json::Value = serde_json::from_str(&good(path, &["tangle", "d.lit.md", "--dry-run", "--json"])).unwrap();
+    let dry: serde_json::Value =
+        serde_json::from_str(&good(path, &["tangle", "d.lit.md", "--dry-run", "--json"])).unwrap();
     assert_eq!(dry["written"], serde_json::json!(["bin/m.sh"]));
     assert_eq!(read(path, "bin/m.sh"), TANGLED);
     good(path, &["tangle", "d.lit.md"]);
@@ -208,7 +209,10 @@ fn what_a_formatter_made_of_the_sources_flows_back() {
     }
     good(path, &["sync", "d.lit.md"]);
     let document = read(path, "d.lit.md");
-    assert!(document.contains("```\n\n```rust {chunk=\"uses\"}\nuse std::collections::BTreeMap;\nuse std::fmt;\n```"), "{document}");
+    assert!(
+        document.contains("```\n\n```rust {chunk=\"uses\"}\nuse std::collections::BTreeMap;\nuse std::fmt;\n```"),
+        "{document}"
+    );
     assert!(document.contains("{chunk=\"body\"}\nlet a: BTreeMap<u8, u8> = BTreeMap::new();\n"), "{document}");
     good(path, &["verify", "d.lit.md"]);
 }
@@ -221,7 +225,8 @@ fn a_document_is_made_from_a_template_and_the_files_there_are() {
     fs::write(path.join("a.py"), "x = 1\r\n```\n<<b>>").unwrap();
     fs::write(path.join("t.md"), "# T\n\n```py {chunk=\"a-py\" file=\"a.py\"}\n```\n").unwrap();
     good(path, &["sync", "d.md", "--bootstrap", "t.md"]);
-    let expected = "# T\n\n````py {chunk=\"a-py\" file=\"a.py\" eof=\"none\" refs=\"none\"}\nx = 1\r\n```\n<<b>>\n````\n";
+    let expected =
+        "# T\n\n````py {chunk=\"a-py\" file=\"a.py\" eof=\"none\" refs=\"none\"}\nx = 1\r\n```\n<<b>>\n````\n";
     assert_eq!(read(path, "d.md"), expected);
     good(path, &["verify", "d.md"]);
     assert!(bad(path, &["sync", "d.md", "--bootstrap", "t.md"], 77).contains("--force"));
@@ -231,7 +236,10 @@ fn a_document_is_made_from_a_template_and_the_files_there_are() {
 fn positions_are_translated_from_a_pipe_and_one_at_a_time() {
     let dir = tangled(TEXT);
     let path = dir.path();
-    assert_eq!(good(path, &["map", "d.lit.md", "--file", "bin/m.sh", "--line", "3", "--column", "9"]), "d.lit.md:13:5\n");
+    assert_eq!(
+        good(path, &["map", "d.lit.md", "--file", "bin/m.sh", "--line", "3", "--column", "9"]),
+        "d.lit.md:13:5\n"
+    );
     let json = good(path, &["map", "d.lit.md", "--file", "bin/m.sh", "--line", "1", "--json"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["line"], 4);
     assert!(bad(path, &["map", "d.lit.md", "--file", "other.sh", "--line", "1"], 1).contains("is not in d.lit.md"));
@@ -289,7 +297,9 @@ fn the_hook_of_git_judges_what_is_about_to_be_committed() {
     let git = |arguments: &[&str]| {
         let binary = Path::new(env!("CARGO_BIN_EXE_carboy")).parent().unwrap();
         let mut command = Command::new("git");
-        command.args(["-c", "user.name=t", "-c", "user.email=t@t.example", "-c", "core.hooksPath=.git/hooks"]).args(arguments);
+        command
+            .args(["-c", "user.name=t", "-c", "user.email=t@t.example", "-c", "core.hooksPath=.git/hooks"])
+            .args(arguments);
         command.current_dir(path).env("HOME", path).env("PATH", format!("{}:/usr/bin:/bin", binary.display()));
         command.output().unwrap()
     };

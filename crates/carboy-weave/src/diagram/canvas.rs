@@ -211,7 +211,9 @@ fn draw_shape(out: &mut String, shape: Shape, rect: &Rect, theme: &Theme) {
     let Rect { x, y, width, height } = *rect;
     let paint = format!("fill=\"{}\" stroke=\"{}\" stroke-width=\"1.5\"", theme.box_fill, theme.box_line);
     let round = |radius: f64, paint: &str| {
-        format!("<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"{radius:.1}\" {paint}/>\n")
+        format!(
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"{radius:.1}\" {paint}/>\n"
+        )
     };
     *out += &match shape {
         Shape::Box => round(3.0, &paint),
@@ -276,7 +278,8 @@ fn draw_tip(out: &mut String, points: &[(f64, f64)], tip: Tip, route: Route, the
         Route::Horizontal => (dx.signum(), 0.0),
     };
     let (px, py) = (-dy, dx);
-    let back = |along: f64, across: f64| format!("{:.1} {:.1}", x - along * dx + across * px, y - along * dy + across * py);
+    let back =
+        |along: f64, across: f64| format!("{:.1} {:.1}", x - along * dx + across * px, y - along * dy + across * py);
     let line = format!("fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\"", theme.line);
     let _ = match tip {
         Tip::None => Ok(()),

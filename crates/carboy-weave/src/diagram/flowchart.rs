@@ -167,11 +167,15 @@ impl Reader {
 
     fn group(&mut self, text: &str, line: usize) -> Result<(), Fault> {
         let (id, title) = match text.split_once('[') {
-            Some((id, rest)) => (id.trim(), rest.trim_end().strip_suffix(']').ok_or_else(|| told("the [ is not closed"))?),
+            Some((id, rest)) => {
+                (id.trim(), rest.trim_end().strip_suffix(']').ok_or_else(|| told("the [ is not closed"))?)
+            }
             None => (text, text),
         };
         if self.chart.groups.iter().any(|group| group.id == id) || self.chart.groups.len() == DIAGRAM_NODES_MAX {
-            return Err(told(format!("the subgraph `{id}` is there already, or there are more than {DIAGRAM_NODES_MAX}")));
+            return Err(told(format!(
+                "the subgraph `{id}` is there already, or there are more than {DIAGRAM_NODES_MAX}"
+            )));
         }
         let parent = self.open.last().map(|(group, _)| *group);
         self.chart.groups.push(Group { id: id.to_owned(), label: label(title)?, parent });

@@ -123,7 +123,11 @@ fn framed(chart: &Chart, group: usize) -> Placed {
         Direction::Right | Direction::Left => (2.0 * INSET + TITLE, 2.0 * INSET),
     };
     let (mut width, mut height) = (inner.width + extra.0, inner.height + extra.1);
-    if sideways(chart) { height = height.max(title) } else { width = width.max(title) }
+    if sideways(chart) {
+        height = height.max(title)
+    } else {
+        width = width.max(title)
+    }
     let more = (width - inner.width - extra.0) / 2.0;
     let mut placed = Placed { width, height, ..Placed::default() };
     placed.take(inner, (before + more, above));
@@ -167,7 +171,8 @@ pub(super) fn draw(chart: &Chart) -> Canvas {
     });
     for (edge, points) in paths {
         let ends = [chart.edges[edge].from, chart.edges[edge].to];
-        let points = layers::around(points, placed.nodes.iter().filter(|(node, _)| !ends.contains(node)).map(|(_, r)| r));
+        let points =
+            layers::around(points, placed.nodes.iter().filter(|(node, _)| !ends.contains(node)).map(|(_, r)| r));
         let edge = &chart.edges[edge];
         canvas.path(points.into_iter().map(turn).collect(), edge.stroke, edge.tip, route);
     }

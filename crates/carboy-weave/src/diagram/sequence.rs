@@ -88,11 +88,11 @@ impl Reader {
         }
         if let Some((_, word)) = FRAMES.iter().find(|(_, word)| *word == first) {
             let inside = self.open.last().is_some_and(|(_, divider, _)| divider == word);
-            let step = Step::Else { word, text: label(rest)? };
-            return match inside {
-                true => Ok(self.sequence.steps.push(step)),
-                false => Err(told(format!("`{word}` stands outside of what it divides"))),
-            };
+            if !inside {
+                return Err(told(format!("`{word}` stands outside of what it divides")));
+            }
+            self.sequence.steps.push(Step::Else { word, text: label(rest)? });
+            return Ok(());
         }
         if line.text == "end" {
             let (kind, _, _) = self.open.pop().ok_or_else(|| told("this `end` ends nothing"))?;
@@ -117,7 +117,8 @@ impl Reader {
     fn note(&mut self, text: &str) -> Result<(), Fault> {
         let kinds = [("over ", Side::Over), ("left of ", Side::Left), ("right of ", Side::Right)];
         let found = kinds.iter().find_map(|(word, side)| Some((text.strip_prefix(word)?, *side)));
-        let (rest, side) = found.ok_or_else(|| told(format!("a note stands `over`, `left of` or `right of`: `{text}`")))?;
+        let (rest, side) =
+            found.ok_or_else(|| told(format!("a note stands `over`, `left of` or `right of`: `{text}`")))?;
         let (who, said) = rest.split_once(':').ok_or_else(|| told("a note has no text: write `: text`"))?;
         let (first, last) = who.split_once(',').unwrap_or((who, who));
         let (a, b) = (self.participant(first.trim())?, self.participant(last.trim())?);
@@ -293,7 +294,12 @@ fn message(
     let height = text.len() as f64 * LINE_HEIGHT;
     if from == to {
         let line = y + height / 2.0;
-        let points = vec![(from, line - 8.0), (from + SELF_WIDTH, line - 8.0), (from + SELF_WIDTH, line + 10.0), (from + 1.0, line + 10.0)];
+        let points = vec![
+            (from, line - 8.0),
+            (from + SELF_WIDTH, line - 8.0),
+            (from + SELF_WIDTH, line + 10.0),
+            (from + 1.0, line + 10.0),
+        ];
         canvas.path(points, stroke, tip, Route::Straight);
         canvas.text_from((from + SELF_WIDTH + 8.0, line), &text, false);
         return y + height + 24.0;

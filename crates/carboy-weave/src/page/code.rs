@@ -21,10 +21,11 @@ pub(super) fn lines(
             let Some(line) = lines.last_mut().filter(|_| !part.is_empty()) else { continue };
             // A carriage return would end the line for whoever reads HTML.
             let part = escape(part.strip_suffix('\r').unwrap_or(part)).replace('\r', "&#13;");
-            let _ = match class {
-                Class::Plain => write!(line, "{part}"),
-                class => write!(line, "<span class=\"{}\">{part}</span>", class.css()),
-            };
+            if class == Class::Plain {
+                line.push_str(&part);
+            } else {
+                let _ = write!(line, "<span class=\"{}\">{part}</span>", class.css());
+            }
         }
     }
     let plain: Vec<&str> = text.split('\n').collect();

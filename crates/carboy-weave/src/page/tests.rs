@@ -89,7 +89,14 @@ fn a_page_is_also_made_from_parts() {
     page.code("Program", "sh", "echo $x\n", None);
     page.diagram("graph LR\nA --> B", 1).unwrap();
     let html = page.render().unwrap().files["agent.html"].clone();
-    for part in ["lang=\"de\"", "<p>a &lt; b</p>", "<a href=\"#limits-2\">there</a>", "a&amp;b", "<caption>Routes</caption>", "agent-1.svg"] {
+    for part in [
+        "lang=\"de\"",
+        "<p>a &lt; b</p>",
+        "<a href=\"#limits-2\">there</a>",
+        "a&amp;b",
+        "<caption>Routes</caption>",
+        "agent-1.svg",
+    ] {
         assert!(html.contains(part), "{part}");
     }
 }

@@ -36,7 +36,13 @@ pub(super) fn chunk_anchor(name: &str, part: usize) -> String {
     // Two names that differ in a sign only have two anchors.
     let exact: String = name
         .chars()
-        .map(|c| if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') { c.to_string() } else { format!("~{:x}", u32::from(c)) })
+        .map(|c| {
+            if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') {
+                c.to_string()
+            } else {
+                format!("~{:x}", u32::from(c))
+            }
+        })
         .collect();
     if part == 0 { format!("chunk:{exact}") } else { format!("chunk:{exact}:{}", part + 1) }
 }
@@ -46,7 +52,16 @@ impl<'p> Woven<'p> {
         let blocks = document.blocks().iter().enumerate().map(|(index, block)| (block.open.start, index)).collect();
         let (problems, events) = (Vec::new(), Vec::new());
         Woven {
-            page, document, tangled, blocks, problems, events, depth: 0, plain: None, heading: None, skipping: false,
+            page,
+            document,
+            tangled,
+            blocks,
+            problems,
+            events,
+            depth: 0,
+            plain: None,
+            heading: None,
+            skipping: false,
         }
     }
 
@@ -108,18 +123,6 @@ impl<'p> Woven<'p> {
                     said.push_str(text);
                 }
             }
-            Event::Start(Tag::Link { dest_url, .. }) => match target(dest_url) {
-                Ok(Target::Anchor(anchor)) => {
-                    self.page.links.push((anchor.to_owned(), self.document.line_of(range.start)));
-                }
-                Ok(Target::Elsewhere) => {}
-                Err(fault) => self.fault(fault, range.start),
-            },
-            Event::Start(Tag::Image { dest_url, .. }) => {
-                if let Err(fault) = picture(dest_url) {
-                    self.fault(fault, range.start);
-                }
-            }
             Event::Start(Tag::Table(_)) => {
                 self.html("<div class=\"table\" role=\"region\" aria-label=\"Table\" tabindex=\"0\">".to_owned());
             }
@@ -127,15 +130,33 @@ impl<'p> Woven<'p> {
             Event::InlineMath(_) | Event::DisplayMath(_) | Event::FootnoteReference(_) => {}
             Event::SoftBreak | Event::HardBreak | Event::TaskListMarker(_) => {}
         }
-        match &event {
-            Event::Start(_) => self.depth += 1,
-            Event::End(_) => self.depth = self.depth.saturating_sub(1),
-            _other => {}
+        self.leads(&event, range.start);
+        if matches!(event, Event::Start(_)) {
+            self.depth += 1;
+        } else if matches!(event, Event::End(_)) {
+            self.depth = self.depth.saturating_sub(1);
         }
         let table_ends = matches!(event, Event::End(TagEnd::Table));
         self.events.push(safe(event));
         if table_ends {
             self.html("</div>\n".to_owned());
+        }
+    }
+
+    /// Judges where a link or a picture leads.
+    fn leads(&mut self, event: &Event<'_>, at: usize) {
+        let judged = if let Event::Start(Tag::Link { dest_url, .. }) = event {
+            target(dest_url).map(|target| match target {
+                Target::Anchor(anchor) => self.page.links.push((anchor.to_owned(), self.document.line_of(at))),
+                Target::Elsewhere => {}
+            })
+        } else if let Event::Start(Tag::Image { dest_url, .. }) = event {
+            picture(dest_url)
+        } else {
+            Ok(())
+        };
+        if let Err(fault) = judged {
+            self.fault(fault, at);
         }
     }
 
@@ -217,7 +238,11 @@ impl<'p> Woven<'p> {
         let refs = part.refs == Refs::Chunks;
         let instead = |line: &str| {
             let (indent, name) = attributes::reference(line).filter(|_| refs)?;
-            Some(format!("{indent}<a class=\"ref\" href=\"#{}\">&lt;&lt;{}&gt;&gt;</a>", chunk_anchor(name, 0), escape(name)))
+            Some(format!(
+                "{indent}<a class=\"ref\" href=\"#{}\">&lt;&lt;{}&gt;&gt;</a>",
+                chunk_anchor(name, 0),
+                escape(name)
+            ))
         };
         let lines = code::lines(&block.language, text, Some(block.line + 1), &instead);
         let mut caption = format!("<span class=\"name\">{}</span>", escape(&part.name));
@@ -228,7 +253,7 @@ impl<'p> Woven<'p> {
             let other = |n: usize, word: &str| format!(" <a href=\"#{}\">{word}</a>", chunk_anchor(&part.name, n));
             caption += &format!(" <span class=\"note\">part {} of {count}</span>", number + 1);
             caption += &number.checked_sub(1).map_or(String::new(), |n| other(n, "previous part"));
-            caption += &(number + 1 < count).then(|| other(number + 1, "next part")).unwrap_or_default();
+            caption += &if number + 1 < count { other(number + 1, "next part") } else { String::new() };
         }
         let uses: Vec<String> = chunk.used_in.iter().filter_map(|index| self.place_of(*index)).collect();
         if !uses.is_empty() {

@@ -115,7 +115,8 @@ fn reopened(text: &str, block: &Block, body: &str, end: Option<Eof>) -> String {
     match end {
         Some(Eof::None) => open.insert_str(open.rfind('}').unwrap_or(open.len()), " eof=\"none\""),
         Some(Eof::Newline) => {
-            open = [" eof=\"none\"", "eof=\"none\" ", "eof=\"none\""].iter().fold(open, |o, word| o.replacen(word, "", 1));
+            open =
+                [" eof=\"none\"", "eof=\"none\" ", "eof=\"none\""].iter().fold(open, |o, word| o.replacen(word, "", 1));
         }
         None => {}
     }
@@ -200,8 +201,9 @@ impl<'s> Slots<'s> {
             targets.push(self.slot(parent, line));
             inner = Some(parent);
         }
-        let roots = self.file.instances.iter().enumerate().filter(|(_, instance)| instance.parent.is_none());
-        targets.extend(roots.last().map(|(instance, _)| Target { instance, slot: self.slots[instance].len() - 1 }));
+        let mut roots = self.file.instances.iter().enumerate().filter(|(_, instance)| instance.parent.is_none());
+        targets
+            .extend(roots.next_back().map(|(instance, _)| Target { instance, slot: self.slots[instance].len() - 1 }));
         targets
     }
 

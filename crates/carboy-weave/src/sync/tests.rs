@@ -42,7 +42,10 @@ fn an_edit_goes_into_the_block_it_was_made_in() {
     let new = edited(NESTED, |s| format!("// First.\n{s}")).unwrap();
     assert_eq!(new, NESTED.replace("fn f", "// First.\nfn f"));
     let new = edited(NESTED, |_| String::new()).unwrap();
-    assert_eq!(new, NESTED.replace("fn f() {\n    <<body>>\n}\n", "    <<body>>\n").replace("let a = 1;\n\nlet b = 2;\n", ""));
+    assert_eq!(
+        new,
+        NESTED.replace("fn f() {\n    <<body>>\n}\n", "    <<body>>\n").replace("let a = 1;\n\nlet b = 2;\n", "")
+    );
 }
 
 #[test]

@@ -51,8 +51,10 @@ pub struct VerifyArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Edits of files and of the document are merged. Where both were changed at one place nothing is written, \
-                        both changes are shown, and the exit code is 1. What the files were is kept in `.lit/` beside the document.")]
+#[command(
+    after_help = "Edits of files and of the document are merged. Where both were changed at one place nothing is written, \
+                        both changes are shown, and the exit code is 1. What the files were is kept in `.lit/` beside the document."
+)]
 pub struct SyncArgs {
     /// Document
     pub document: PathBuf,

@@ -57,15 +57,23 @@ fn one(
     let shown = printable(&file.display().to_string());
     let path = file.to_str().and_then(|text| resolver.resolve(text));
     let place = path.and_then(|path| translator.place(&path, line, args.column as usize)).ok_or_else(|| {
-        Failure::words(Exit::Found, format!("line {line} of {shown} is not in {}", printable(&args.document.display().to_string())))
-            .hint("`carboy lit verify` says whether the file is what the document says")
+        Failure::words(
+            Exit::Found,
+            format!("line {line} of {shown} is not in {}", printable(&args.document.display().to_string())),
+        )
+        .hint("`carboy lit verify` says whether the file is what the document says")
     })?;
     if args.json {
-        json_out(&json!({"document": args.document, "line": place.line, "column": place.column, "exact": place.exact}))?;
+        json_out(
+            &json!({"document": args.document, "line": place.line, "column": place.column, "exact": place.exact}),
+        )?;
         return Ok(0);
     }
     let near = if place.exact { "" } else { " (the nearest line above; the file was edited)" };
-    print(format!("{}:{}:{}{near}\n", printable(&args.document.display().to_string()), place.line, place.column).as_bytes())
+    print(
+        format!("{}:{}:{}{near}\n", printable(&args.document.display().to_string()), place.line, place.column)
+            .as_bytes(),
+    )
 }
 
 /// Which file of the document a path in some output is: compilers name paths from the working directory or from the top

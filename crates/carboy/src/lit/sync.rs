@@ -32,7 +32,8 @@ pub(super) fn sync(args: &SyncArgs) -> Result<u8, Failure> {
         Some(TakeSide::Document) => Side::Document,
     };
     let library = opened.library(args.library.as_deref());
-    let synced = bring_together(&opened.document, &base, side, &found, &library).map_err(|e| refused(args, &opened, e))?;
+    let synced =
+        bring_together(&opened.document, &base, side, &found, &library).map_err(|e| refused(args, &opened, e))?;
     let files: Vec<&TreePath> = synced
         .files
         .iter()
@@ -58,7 +59,9 @@ fn told(args: &SyncArgs, opened: &Opened, document: Option<&str>, files: &[&Tree
     let names: Vec<&str> = files.iter().map(|path| path.as_str()).collect();
     if args.json {
         let changed = document.is_some();
-        json_out(&json!({"document": args.document, "document_changed": changed, "written": names, "dry_run": args.dry_run}))?;
+        json_out(
+            &json!({"document": args.document, "document_changed": changed, "written": names, "dry_run": args.dry_run}),
+        )?;
         return Ok(0);
     }
     if let Some(text) = document.filter(|_| args.dry_run) {

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::report::{Exit, Failure, printable};
 
-/// What is added to a name until the file is whole.
+/// What a file is called until it is whole.
 const UNFINISHED: &str = ".lit-unfinished";
 
 /// A directory.
@@ -77,7 +77,9 @@ impl Tree {
             Ok(found) => match FileType::from_raw_mode(found.st_mode) {
                 FileType::RegularFile => Some(Mode::from_raw_mode(found.st_mode)),
                 FileType::Symlink => return Err(io::Error::other("it is a link; remove it first")),
-                FileType::Directory | FileType::Fifo | FileType::Socket => return Err(io::Error::other("it is no ordinary file")),
+                FileType::Directory | FileType::Fifo | FileType::Socket => {
+                    return Err(io::Error::other("it is no ordinary file"));
+                }
                 FileType::CharacterDevice | FileType::BlockDevice | FileType::Unknown => {
                     return Err(io::Error::other("it is no ordinary file"));
                 }
@@ -85,7 +87,8 @@ impl Tree {
             Err(Errno::NOENT) => None,
             Err(error) => return Err(error.into()),
         };
-        let unfinished = format!(".{}{UNFINISHED}", &name[..name.floor_char_boundary(200)]);
+        // Of this process: two that run at once do not meet.
+        let unfinished = format!("{UNFINISHED}-{}", std::process::id());
         // What an earlier one left when the machine stopped.
         match unlinkat(&dir, &unfinished, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
@@ -124,7 +127,11 @@ impl Tree {
         let link = matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::LOOP | Errno::NOTDIR));
         let shown = printable(&self.top.join(path.as_str()).display().to_string());
         let failure = Failure::words(Exit::Failed, format!("cannot {what} {shown}: {error}"));
-        if link { failure.hint("a link or a file stands where a directory should be; links are not followed") } else { failure }
+        if link {
+            failure.hint("a link or a file stands where a directory should be; links are not followed")
+        } else {
+            failure
+        }
     }
 }
 

@@ -20,9 +20,13 @@ pub(super) fn weave(args: &WeaveArgs) -> Result<u8, Failure> {
     let header = args.header.as_deref().map(read_text).transpose()?.unwrap_or_default();
     let stem = ENDINGS.iter().find_map(|ending| opened.name.strip_suffix(ending)).unwrap_or(&opened.name);
     let library = opened.library(args.library.as_deref());
-    let site = page::weave(&opened.document, stem, &header, &library).map_err(|faults| invalid(&opened.path, &faults))?;
+    let site =
+        page::weave(&opened.document, stem, &header, &library).map_err(|faults| invalid(&opened.path, &faults))?;
     let out = args.out.clone().unwrap_or_else(|| {
-        args.document.parent().filter(|dir| !dir.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
+        args.document
+            .parent()
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .map_or_else(|| PathBuf::from("."), Path::to_owned)
     });
     if !args.check {
         std::fs::create_dir_all(&out).map_err(|error| unwritable(&out, &error))?;
@@ -40,9 +44,13 @@ pub(super) fn weave(args: &WeaveArgs) -> Result<u8, Failure> {
     }
     if args.json {
         let files: Vec<&String> = site.files.keys().collect();
-        json_out(&json!({"document": args.document, "page": out.join(&site.page), "files": files, "differing": differing}))?;
+        json_out(
+            &json!({"document": args.document, "page": out.join(&site.page), "files": files, "differing": differing}),
+        )?;
     } else if args.check {
-        differing.iter().for_each(|name| eprintln!("out of date: {}", printable(&out.join(name).display().to_string())));
+        differing
+            .iter()
+            .for_each(|name| eprintln!("out of date: {}", printable(&out.join(name).display().to_string())));
     } else {
         eprintln!("{}", printable(&out.join(&site.page).display().to_string()));
     }

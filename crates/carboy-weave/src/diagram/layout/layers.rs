@@ -90,7 +90,8 @@ impl Level {
             }
             marks[start] = 1;
             while let Some((item, next)) = stack.pop() {
-                let found = self.links.iter().enumerate().skip(next).find(|(_, link)| !link.upwards && link.from == item);
+                let found =
+                    self.links.iter().enumerate().skip(next).find(|(_, link)| !link.upwards && link.from == item);
                 let Some((index, link)) = found else {
                     marks[item] = 2;
                     continue;
@@ -133,8 +134,9 @@ impl Level {
         for item in (0..self.given).rev() {
             let into = self.links.iter().any(|link| Level::upper_lower(link).1 == item);
             let below = self.links.iter().filter(|link| Level::upper_lower(link).0 == item);
-            let nearest =
-                below.map(|link| self.ranks[Level::upper_lower(link).1] - if link.label.is_some() { 2 } else { 1 }).min();
+            let nearest = below
+                .map(|link| self.ranks[Level::upper_lower(link).1] - if link.label.is_some() { 2 } else { 1 })
+                .min();
             if let (false, Some(rank)) = (into, nearest) {
                 self.ranks[item] = rank;
             }
@@ -294,11 +296,15 @@ fn crosses(from: (f64, f64), to: (f64, f64), rect: &Rect) -> bool {
     (1..STEPS).any(|step| {
         let t = step as f64 / STEPS as f64;
         // The curve of `canvas`: it leaves and arrives along the way.
-        let (across, along) = (t * t * (3.0 - 2.0 * t), 1.5 * t * (1.0 - t) * (1.0 - t) + 1.5 * t * t * (1.0 - t) + t * t * t);
+        let (across, along) =
+            (t * t * (3.0 - 2.0 * t), 1.5 * t * (1.0 - t) * (1.0 - t) + 1.5 * t * t * (1.0 - t) + t * t * t);
         let (x, y) = (from.0 + (to.0 - from.0) * across, from.1 + (to.1 - from.1) * along);
         x > rect.x - 3.0 && x < rect.x + rect.width + 3.0 && y > rect.y && y < rect.y + rect.height
     })
 }
+
+/// An arrow's end at the upper or lower side of a box: where it leads across, its lane, whether it begins here.
+type End = (f64, usize, bool);
 
 /// The points of each arrow. Arrows at one side of a box are spread along it, in the order of where they lead.
 pub fn paths(
@@ -308,8 +314,7 @@ pub fn paths(
     ends: &dyn Fn(usize) -> (usize, usize),
 ) -> Vec<(usize, Vec<(f64, f64)>)> {
     let rects: BTreeMap<usize, Rect> = nodes.iter().copied().collect();
-    // (node, below?) → (towards, lane, first end?)
-    let mut sides: BTreeMap<(usize, bool), Vec<(f64, usize, bool)>> = BTreeMap::new();
+    let mut sides: BTreeMap<(usize, bool), Vec<End>> = BTreeMap::new();
     for (index, lane) in lanes.iter().enumerate() {
         let (from, to) = ends(lane.edge);
         let (first, last) = (lane.between.first(), lane.between.last());
