@@ -37,12 +37,9 @@ impl Fence {
     /// A fence of the same sign that no line of `body` closes, this one if it will do. A carriage return counts as the
     /// end of a line, as it does for Markdown.
     pub fn around(self, body: &str) -> Fence {
-        let closes = |fence: Fence| body.split(['\n', '\r']).any(|line| fence.closed_by(line));
-        let mut fence = self;
-        while closes(fence) {
-            fence.length += 1;
-        }
-        fence
+        let closing = body.split(['\n', '\r']).filter(|line| self.closed_by(line));
+        let longest = closing.map(|line| line.matches(self.mark).count()).max();
+        Fence { length: longest.map_or(self.length, |longest| longest + 1), ..self }
     }
 
     /// As text.

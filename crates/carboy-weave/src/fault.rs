@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::limits::{
     BLOCKS_MAX, DOCUMENT_BYTES_MAX, FILES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PROBLEMS_MAX, REFERENCE_DEPTH_MAX,
-    SOURCE_BYTES_MAX, TANGLED_BYTES_MAX,
+    SOURCE_BYTES_MAX, TANGLED_BYTES_MAX, TANGLED_LINES_MAX,
 };
 
 /// One thing that is wrong, and where.
@@ -71,7 +71,10 @@ pub enum Fault {
     #[error("more than {FILES_MAX} files; split the document")]
     TooManyFiles,
     /// All files together are too large.
-    #[error("the files of this document have more than {TANGLED_BYTES_MAX} bytes together; use fewer references")]
+    #[error(
+        "the files of this document have more than {TANGLED_BYTES_MAX} bytes or {TANGLED_LINES_MAX} lines together; use fewer \
+         references"
+    )]
     TangledTooLarge,
     /// The fence is never closed.
     #[error("this code block is never closed; end it with a line of {0}")]

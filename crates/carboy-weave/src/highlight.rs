@@ -47,7 +47,7 @@ pub type Piece<'c> = (Class, &'c str);
 /// Takes code apart; the pieces are the code again.
 pub fn pieces<'c>(language: &str, code: &'c str) -> Vec<Piece<'c>> {
     let Some(language) = Language::of(language) else { return vec![(Class::Plain, code)] };
-    let mut scanner = Scanner { language, code, at: 0, plain: 0, pieces: Vec::new(), in_tag: false };
+    let mut scanner = Scanner { language, code, at: 0, plain: 0, pieces: Vec::new(), in_tag: false, fresh: true };
     while scanner.at < code.len() {
         scanner.step();
     }
@@ -64,6 +64,8 @@ struct Scanner<'c> {
     pieces: Vec<Piece<'c>>,
     /// Between `<name` and `>`.
     in_tag: bool,
+    /// Nothing but blanks and hyphens so far on this line.
+    fresh: bool,
 }
 
 impl<'c> Scanner<'c> {
@@ -81,8 +83,16 @@ impl<'c> Scanner<'c> {
     fn take(&mut self, class: Class, length: usize) {
         self.flush();
         self.pieces.push((class, &self.code[self.at..self.at + length]));
-        self.at += length;
+        self.pass(length);
         self.plain = self.at;
+    }
+
+    /// Goes on.
+    fn pass(&mut self, length: usize) {
+        let passed = &self.code[self.at..self.at + length];
+        let (line, ended) = passed.rsplit_once('\n').map_or((passed, false), |(_, line)| (line, true));
+        self.fresh = (self.fresh || ended) && line.trim_start_matches([' ', '-']).is_empty();
+        self.at += length;
     }
 
     fn step(&mut self) {
@@ -110,7 +120,7 @@ impl<'c> Scanner<'c> {
         if first.is_alphabetic() || first == '_' {
             return self.word(rest);
         }
-        self.at += first.len_utf8();
+        self.pass(first.len_utf8());
     }
 
     fn comment(&self, rest: &str) -> Option<usize> {
@@ -145,11 +155,12 @@ impl<'c> Scanner<'c> {
         }
         // Rust's `'a` is no text; `'a'` and `'\n'` are.
         if first == '\'' && self.language.raw_strings {
-            let mut chars = rest[1..].chars();
-            let (one, two) = (chars.next()?, chars.next());
+            let mut chars = rest.char_indices().skip(1);
+            let ((_, one), (at, two)) = (chars.next()?, chars.next()?);
             return match (one, two) {
-                ('\\', _) => rest[3..].find('\'').filter(|at| *at < 12).map(|at| at + 4),
-                (_, Some('\'')) => Some(2 + one.len_utf8()),
+                // The longest is `'\u{10ffff}'`.
+                ('\\', _) => chars.take(10).find(|(_, c)| *c == '\'').map(|(at, _)| at + 1),
+                (_, '\'') => Some(at + 1),
                 _ => None,
             };
         }
@@ -171,8 +182,7 @@ impl<'c> Scanner<'c> {
                 rest.find([']', '\n']).map_or(rest.len(), |at| if rest[at..].starts_with(']') { at + 1 } else { at }),
             );
         }
-        let head = self.code[..self.at].rsplit('\n').next().unwrap_or("");
-        let key = self.language.keys && head.trim_start_matches([' ', '-']).is_empty() && is_word(first);
+        let key = self.language.keys && self.fresh && is_word(first);
         let length = key.then(|| run(rest, |c| is_word(c) || matches!(c, '-' | '.' | '/')))?;
         rest[length..].trim_start_matches(' ').starts_with([':', '=']).then_some(length)
     }
@@ -186,7 +196,7 @@ impl<'c> Scanner<'c> {
         match (known, capital) {
             (true, _) => self.take(Class::Word, length),
             (false, true) => self.take(Class::Type, length),
-            (false, false) => self.at += length,
+            (false, false) => self.pass(length),
         }
     }
 
@@ -195,11 +205,11 @@ impl<'c> Scanner<'c> {
             return match first {
                 '>' => {
                     self.in_tag = false;
-                    self.at += 1;
+                    self.pass(1);
                 }
                 '"' | '\'' => self.take(Class::Text, quoted(rest, first, true)),
                 _ if is_word(first) => self.take(Class::Name, run(rest, |c| is_word(c) || matches!(c, '-' | ':'))),
-                _ => self.at += first.len_utf8(),
+                _ => self.pass(first.len_utf8()),
             };
         }
         let head = if rest.starts_with("</") || rest.starts_with("<!") { 2 } else { 1 };
@@ -208,7 +218,7 @@ impl<'c> Scanner<'c> {
             self.in_tag = true;
             return self.take(Class::Word, head + run(&rest[head..], |c| is_word(c) || c == '-'));
         }
-        self.at += first.len_utf8();
+        self.pass(first.len_utf8());
     }
 }
 
@@ -275,6 +285,14 @@ mod tests {
         ] {
             let found = found(language, code);
             assert!(text.is_empty() || found.contains(&(class, text.to_owned())), "{language}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_character_that_is_cut_off_or_wide_is_no_end() {
+        for code in ["'\\", "'\\é'", "'é'", "'", "'\\u{10ffff}'", "r#", "'\\é"] {
+            let whole: String = pieces("rust", code).into_iter().map(|(_, text)| text).collect();
+            assert_eq!(whole, code);
         }
     }
 

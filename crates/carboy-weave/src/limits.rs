@@ -16,6 +16,8 @@ pub const PATH_BYTES_MAX: usize = 512;
 pub const REFERENCE_DEPTH_MAX: usize = 32;
 /// Most bytes that all files together tangle to: references multiply, and a small document may ask for a large disk.
 pub const TANGLED_BYTES_MAX: usize = 64 << 20;
+/// Most lines that they have, each use of a block counting as one more: what is empty can be multiplied, too.
+pub const TANGLED_LINES_MAX: usize = 1_000_000;
 /// Most problems that are reported at once.
 pub const PROBLEMS_MAX: usize = 100;
 /// Most lines of one file's difference that are shown.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::attributes::{self, Eof, Refs};
 use crate::document::{Block, Document, Kind, Part};
 use crate::fault::{Fault, Faults, Problem};
-use crate::limits::{FILES_MAX, REFERENCE_DEPTH_MAX, TANGLED_BYTES_MAX};
+use crate::limits::{FILES_MAX, REFERENCE_DEPTH_MAX, TANGLED_BYTES_MAX, TANGLED_LINES_MAX};
 use crate::path::TreePath;
 
 /// What a document tangles to.
@@ -74,7 +74,7 @@ pub fn tangle(document: &Document) -> Result<Tangled, Faults> {
     problems.extend(directories(document, &chunks));
     Faults::none_or(problems, ())?;
     cycles(document, &chunks)?;
-    let (mut files, mut left) = (BTreeMap::new(), TANGLED_BYTES_MAX);
+    let (mut files, mut left) = (BTreeMap::new(), Left { bytes: TANGLED_BYTES_MAX, lines: TANGLED_LINES_MAX });
     for (name, chunk) in &chunks {
         if let Some(path) = &chunk.file {
             let file = Expansion::of(document, &chunks, name, &mut left)?;
@@ -241,12 +241,27 @@ fn cycles(document: &Document, chunks: &BTreeMap<String, Chunk>) -> Result<(), F
     Ok(())
 }
 
+/// What may still be written.
+struct Left {
+    bytes: usize,
+    lines: usize,
+}
+
+impl Left {
+    /// One line, or one use of a block.
+    fn take(&mut self, bytes: usize, line: usize) -> Result<(), Problem> {
+        let rest = self.bytes.checked_sub(bytes).zip(self.lines.checked_sub(1));
+        (self.bytes, self.lines) = rest.ok_or_else(|| Fault::TangledTooLarge.at(line))?;
+        Ok(())
+    }
+}
+
 /// A file being put together.
 struct Expansion<'d> {
     document: &'d Document,
     chunks: &'d BTreeMap<String, Chunk>,
     file: TangledFile,
-    left: &'d mut usize,
+    left: &'d mut Left,
 }
 
 impl<'d> Expansion<'d> {
@@ -254,7 +269,7 @@ impl<'d> Expansion<'d> {
         document: &'d Document,
         chunks: &'d BTreeMap<String, Chunk>,
         name: &str,
-        left: &'d mut usize,
+        left: &'d mut Left,
     ) -> Result<TangledFile, Faults> {
         let last = &document.blocks()[chunks[name].blocks[chunks[name].blocks.len() - 1]];
         let eof = part_of(last).eof;
@@ -278,6 +293,7 @@ impl<'d> Expansion<'d> {
             let block = &self.document.blocks()[*index];
             let refs = part_of(block).refs;
             let instance = self.file.instances.len();
+            self.left.take(0, block.line)?;
             self.file.instances.push(Instance { block: *index, indent: indent.to_owned(), parent });
             if depth > REFERENCE_DEPTH_MAX {
                 return Err(Fault::TooDeep.at(block.line));
@@ -297,8 +313,7 @@ impl<'d> Expansion<'d> {
 
     fn line(&mut self, indent: &str, line: &str, origin: Origin) -> Result<(), Problem> {
         let indent = if is_blank(line) { "" } else { indent };
-        let left = self.left.checked_sub(indent.len() + line.len());
-        *self.left = left.ok_or_else(|| Fault::TangledTooLarge.at(origin.line))?;
+        self.left.take(indent.len() + line.len(), origin.line)?;
         self.file.text.push_str(indent);
         self.file.text.push_str(line);
         self.file.origins.push(origin);
@@ -403,7 +418,9 @@ mod tests {
             text.push_str(&format!("```{{chunk=\"c{n}\"}}\n<<c{}>>\n<<c{}>>\n```\n", n + 1, n + 1));
         }
         let end = format!("```{{chunk=\"c30\"}}\n{}\n```\n", "x".repeat(99));
-        assert!(fault(&(text.clone() + &end)).contains("more than 67108864 bytes together"));
+        assert!(fault(&(text.clone() + &end)).contains("more than 67108864 bytes or 1000000 lines together"));
+        let empty = text.clone() + "```{chunk=\"c30\"}\n```\n";
+        assert!(fault(&empty).contains("1000000 lines together"));
         for n in 30..40 {
             text.push_str(&format!("```{{chunk=\"c{n}\"}}\n<<c{}>>\n```\n", n + 1));
         }

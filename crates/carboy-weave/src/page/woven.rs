@@ -255,7 +255,9 @@ impl<'p> Woven<'p> {
             caption += &number.checked_sub(1).map_or(String::new(), |n| other(n, "previous part"));
             caption += &if number + 1 < count { other(number + 1, "next part") } else { String::new() };
         }
-        let uses: Vec<String> = chunk.used_in.iter().filter_map(|index| self.place_of(*index)).collect();
+        // At the first part: many parts with many uses each would be many times many links.
+        let uses: Vec<String> =
+            chunk.used_in.iter().filter(|_| number == 0).filter_map(|index| self.place_of(*index)).collect();
         if !uses.is_empty() {
             caption += &format!(" <span class=\"note\">used in {}</span>", uses.join(", "));
         }

@@ -94,7 +94,7 @@ pub enum TakeSide {
 pub struct WeaveArgs {
     /// Document
     pub document: PathBuf,
-    /// Directory for the page, its stylesheet and its diagrams [default: beside the document]
+    /// Directory for the page, its stylesheet and its diagrams [default: woven, beside the document]
     #[arg(long, short = 'o', value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// HTML to stand above the page, as it is

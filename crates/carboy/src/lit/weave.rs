@@ -2,7 +2,7 @@
 //!
 //! *Must never* write a page of a document whose copies of the library are out of date, or outside of its directory.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use carboy_weave::{TreePath, page};
 use serde_json::json;
@@ -15,6 +15,9 @@ use crate::report::{Exit, Failure, printable};
 /// Endings of a document's name that its page leaves out.
 const ENDINGS: &[&str] = &[".lit.md", ".md"];
 
+/// The page's directory, beside the document.
+const OUT: &str = "woven";
+
 pub(super) fn weave(args: &WeaveArgs) -> Result<u8, Failure> {
     let opened = Opened::read(&args.document)?;
     let header = args.header.as_deref().map(read_text).transpose()?.unwrap_or_default();
@@ -22,12 +25,8 @@ pub(super) fn weave(args: &WeaveArgs) -> Result<u8, Failure> {
     let library = opened.library(args.library.as_deref());
     let site =
         page::weave(&opened.document, stem, &header, &library).map_err(|faults| invalid(&opened.path, &faults))?;
-    let out = args.out.clone().unwrap_or_else(|| {
-        args.document
-            .parent()
-            .filter(|dir| !dir.as_os_str().is_empty())
-            .map_or_else(|| PathBuf::from("."), Path::to_owned)
-    });
+    // Never beside the document: `style.md` would replace somebody's `style.css`.
+    let out = args.out.clone().unwrap_or_else(|| args.document.parent().unwrap_or(Path::new("")).join(OUT));
     if !args.check {
         std::fs::create_dir_all(&out).map_err(|error| unwritable(&out, &error))?;
     }
