@@ -129,6 +129,13 @@ fn the_help_of_every_command_is_the_reference() {
         "controller stop",
         "controller install",
         "check",
+        "lit",
+        "lit tangle",
+        "lit verify",
+        "lit sync",
+        "lit weave",
+        "lit map",
+        "lit hook",
         "uninstall",
     ];
     for command in commands {
