@@ -2,8 +2,10 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use carboy_control::apart::{channel_at_stdin, leave_terminal};
+use carboy_control::controller::process::Process;
 use carboy_control::controller::{IDLE, Running, ServeError, Starter, Word, open_ledger, unit};
 use carboy_control::controller_client::{Answer, Call, Line, LineError, Role, Status};
 use carboy_core::audit::ChainKey;
@@ -13,6 +15,9 @@ use crate::args::{ControllerCommand, ControllerRunArgs, JsonFlag};
 use crate::environment::Environment;
 use crate::report::{Exit, Failure, Palette, duration};
 use crate::{print, runtime};
+
+/// How long a controller may take to end.
+const STOP_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Runs one of its commands.
 pub fn controller(command: ControllerCommand, environment: &Environment) -> Result<u8, Failure> {
@@ -163,8 +168,15 @@ async fn stop(force: bool, environment: &Environment) -> Result<u8, Failure> {
         eprintln!("no controller runs");
         return Ok(0);
     };
+    let process = Process::of(line.welcome().pid).and_then(|process| process.end());
     match line.ask(Call::Shutdown { only_idle: !force }).await {
-        Ok(_) => line.closed().await,
+        Ok(_) => {
+            line.closed().await;
+            // Its last connection ends before its store is closed and its socket gone.
+            if let Some(end) = process {
+                let _ = tokio::time::timeout(STOP_WAIT_MAX, end.come()).await;
+            }
+        }
         Err(error @ LineError::Refused(_)) => return Err(failed(&error).hint("`--force` ends it all the same")),
         Err(error) => return Err(failed(&error)),
     }

@@ -92,7 +92,8 @@ impl Line {
                 Err(LineError::Version { program: goodbye.program, version: goodbye.version, why: goodbye.why })
             }
             Some(Said::Goodbye(goodbye)) => Err(LineError::Goodbye(goodbye.why)),
-            Some(Said::Answer(..) | Said::Push(_)) | None => Err(LineError::Misunderstood),
+            Some(Said::Answer(..) | Said::Push(_)) => Err(LineError::Misunderstood),
+            None => Err(LineError::Ended),
         }
     }
 
