@@ -25,7 +25,9 @@ pub fn controller(command: ControllerCommand, environment: &Environment) -> Resu
         ControllerCommand::Run(args) if args.on_demand => on_demand(&args, environment),
         ControllerCommand::Run(args) => foreground(&args, environment),
         ControllerCommand::Status(args) => runtime()?.block_on(status(&args, environment)),
-        ControllerCommand::Stop(args) => runtime()?.block_on(stop(args.force, environment)),
+        ControllerCommand::Stop(args) => {
+            runtime()?.block_on(stop(if args.force { Stop::Always } else { Stop::Unused }, environment))
+        }
         ControllerCommand::Install => install(environment),
     }
 }
@@ -163,13 +165,29 @@ fn in_words(status: &Status) -> String {
     )
 }
 
-async fn stop(force: bool, environment: &Environment) -> Result<u8, Failure> {
+/// Ends the controller, if there is one.
+pub fn end(environment: &Environment) -> Result<u8, Failure> {
+    runtime()?.block_on(stop(Stop::Always, environment))
+}
+
+/// When a controller is ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Only when no run is connected.
+    Unused,
+    /// In any case.
+    Always,
+}
+
+async fn stop(when: Stop, environment: &Environment) -> Result<u8, Failure> {
     let Some(mut line) = line(environment, Role::Operator).await? else {
-        eprintln!("no controller runs");
+        if when == Stop::Unused {
+            eprintln!("no controller runs");
+        }
         return Ok(0);
     };
     let process = Process::of(line.welcome().pid).and_then(|process| process.end());
-    match line.ask(Call::Shutdown { only_idle: !force }).await {
+    match line.ask(Call::Shutdown { only_idle: when == Stop::Unused }).await {
         Ok(_) => {
             line.closed().await;
             // Its last connection ends before its store is closed and its socket gone.

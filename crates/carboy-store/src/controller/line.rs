@@ -108,10 +108,7 @@ impl Line {
         loop {
             let (answered, answer) = self.next().await?.ok_or(LineError::Ended)?;
             if answered == number {
-                return match answer {
-                    Answer::Refused(why) => Err(LineError::Refused(why)),
-                    answer => Ok(answer),
-                };
+                return if let Answer::Refused(why) = answer { Err(LineError::Refused(why)) } else { Ok(answer) };
             }
         }
     }
