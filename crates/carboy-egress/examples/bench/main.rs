@@ -4,12 +4,17 @@
 //! bench upstream DIR                        TLS server on loopback; writes DIR/ca.pem, prints its address
 //! bench bare DIR ADDRESS                    TLS in, TLS out to ADDRESS, nothing in between; prints its address
 //! bench load HOST:PORT [--ca FILE] [--through PROXY]   takes orders as lines of JSON on standard input
+//! bench governed                            one gateway with and without metering; prints what that costs
 //! ```
 //!
 //! Each ends when its standard input does. All listen on 127.0.0.1 alone.
 
 mod bare;
 mod content;
+mod governed;
+#[path = "../../tests/support/ledger.rs"]
+#[allow(dead_code, missing_docs, clippy::unwrap_used)]
+mod ledger;
 mod load;
 mod tls;
 mod upstream;
@@ -26,6 +31,11 @@ fn main() -> Result<(), Failure> {
         ["upstream", directory] => upstream::run(Path::new(directory)),
         ["bare", directory, upstream] => bare::run(Path::new(directory), upstream.parse()?),
         ["load", target, ref options @ ..] => load::run(target, options),
-        _ => Err("usage: bench upstream DIR | bare DIR ADDRESS | load HOST:PORT [--ca FILE] [--through PROXY]".into()),
+        ["governed"] => governed::run(),
+        _ => {
+            let usage =
+                "bench upstream DIR | bare DIR ADDRESS | load HOST:PORT [--ca FILE] [--through PROXY] | governed";
+            Err(format!("usage: {usage}").into())
+        }
     }
 }
