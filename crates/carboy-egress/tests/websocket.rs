@@ -210,6 +210,28 @@ async fn c2_c3_each_response_is_held_bounded_and_charged_to_the_token() {
 }
 
 #[tokio::test]
+async fn what_only_makes_a_response_ready_is_held_with_the_least_bound_and_what_goes_on_from_it_by_its_length() {
+    // As Codex opens its conversations.
+    let ledger = Memory::unbound();
+    let (model, mut socket) = model(&ledger, long()).await;
+    within(socket.send(create(None, json!({"generate": false})))).await.unwrap();
+    let ready = events(&mut socket).await;
+    let id = &ready[0]["response"]["id"];
+    within(socket.send(create(None, json!({"previous_response_id": id})))).await.unwrap();
+    events(&mut socket).await;
+    let asks = asked(&ledger);
+    assert_eq!((asks[0].output, asks[1].output), (16, 16_384));
+    assert!(asks[1].input < 10_000, "{}", asks[1].input);
+    within(async {
+        while ledger.open() > 0 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    assert_eq!(ledger.total("openai"), model.bill().raw());
+}
+
+#[tokio::test]
 async fn a_missing_bound_is_put_into_the_message_and_a_high_one_lowered_to_what_is_left() {
     for asked_for in [None, Some(50_000)] {
         let ledger = Memory::capped("openai", 3_000, |_| {});
