@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest wait for any answer.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(40);
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(15);
 /// How long a client that means to leave waits for what it wants to see first.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// Largest answer that is read.
@@ -218,7 +218,8 @@ pub fn errand(target: &Target, dice: &mut Dice) -> Errand {
             ("/v1/responses", format!(r#"{{"type":"response.create",{bound}"model":"gpt-sim","input":"{words}"}}"#))
         }
         Format::Gemini => {
-            let config = if unbounded { String::new() } else { format!(r#","generationConfig":{{"maxOutputTokens":{cap}}}"#) };
+            let config =
+                if unbounded { String::new() } else { format!(r#","generationConfig":{{"maxOutputTokens":{cap}}}"#) };
             let body = format!(r#"{{"contents":[{{"role":"user","parts":[{{"text":"{words}"}}]}}]{config}}}"#);
             let whole = "/v1beta/models/gemini-sim:generateContent";
             (if stream { "/v1beta/models/gemini-sim:streamGenerateContent" } else { whole }, body)
