@@ -139,7 +139,11 @@ async fn answer(socket: &mut Socket, headers: &HeaderMap, text: &[u8], shared: &
         Payload::Events(steps, broken) => {
             let then = play(socket, break_events(steps, broken, faults.broken), faults.pace, generation).await;
             // There is no body to end: the connection does.
-            if matches!(faults.broken, Break::EndAfter(_)) { Then::Over } else { then }
+            if matches!(faults.broken, Break::EndAfter(_)) {
+                left_within(socket, FLUSH_WAIT).await;
+                return Then::Over;
+            }
+            then
         }
         Payload::Whole(body) => say(socket, &wrapped(status, &body)).await,
         Payload::Long(..) => Then::Over,
