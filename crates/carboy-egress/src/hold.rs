@@ -113,7 +113,14 @@ impl Hold {
         let ledger = exchange.gateway().ledger.clone();
         match ledger.admit(ask.clone()).await {
             Ok(Admitted::Held(granted)) => {
-                let hold = Hold { exchange: exchange.clone(), ask: ask.clone(), granted, wire, stage: Stage::Open, dispatched_at: None };
+                let hold = Hold {
+                    exchange: exchange.clone(),
+                    ask: ask.clone(),
+                    granted,
+                    wire,
+                    stage: Stage::Open,
+                    dispatched_at: None,
+                };
                 hold.write_down();
                 Ok(Some(hold))
             }
