@@ -101,16 +101,22 @@ pub(super) async fn say(out: &Out, said: &Said) -> bool {
     }
 }
 
-/// Serves a connection to its end.
-pub(super) async fn serve(serving: &Arc<Serving>, stream: UnixStream) -> Ends {
+/// Serves a connection to its end. Why it ended is written down before the other side sees it closed.
+pub(super) async fn serve(serving: &Arc<Serving>, stream: UnixStream) {
+    let write_down = |ends: &Ends| {
+        if !matches!(ends, Ends::Closed | Ends::Ending) {
+            serving.keeper.journal().say(&format!("a connection was ended: {ends}"));
+        }
+    };
     let peer = match peer(&stream) {
         Ok(peer) => peer,
-        Err(stranger) => return stranger,
+        Err(stranger) => return write_down(&stranger),
     };
     let (read, write) = stream.into_split();
     let (out, frames) = mpsc::channel(OUT_MAX);
     let writer = tokio::spawn(write_on(write, frames));
     let ends = converse(serving, peer, read, &out).await;
+    write_down(&ends);
     if !matches!(ends, Ends::Closed) {
         let program = Starter::version().to_owned();
         let goodbye = Said::Goodbye(Goodbye { version: VERSION, program, why: ends.to_string() });
@@ -122,7 +128,6 @@ pub(super) async fn serve(serving: &Arc<Serving>, stream: UnixStream) -> Ends {
     if timeout(GOODBYE_WAIT_MAX, writer).await.is_err() {
         abort.abort();
     }
-    ends
 }
 
 /// The process at the other end, of this user or of root.

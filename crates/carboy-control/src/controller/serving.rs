@@ -22,7 +22,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::connection::{Ends, serve};
+use super::connection::serve;
 use super::journal::Journal;
 use super::keeper::Keeper;
 use super::leases::{LEASE, Leases};
@@ -272,10 +272,7 @@ async fn accept(serving: &Arc<Serving>, listener: UnixListener) {
         let serving = serving.clone();
         serving.connections.send_modify(|count| *count += 1);
         tokio::spawn(async move {
-            let ends = serve(&serving, stream).await;
-            if !matches!(ends, Ends::Closed | Ends::Ending) {
-                serving.keeper.journal().say(&format!("a connection was ended: {ends}"));
-            }
+            serve(&serving, stream).await;
             serving.connections.send_modify(|count| *count -= 1);
             drop(permit);
         });

@@ -442,5 +442,9 @@ fn first_bottle(person: Person) {
     );
     assert!(at_home(&["stop", "work"]).output().unwrap().status.success());
     assert_eq!(child.wait().unwrap().code(), Some(143));
+    let left = std::fs::read_dir(world.dir.join("runtime/carboy")).unwrap();
+    let left: Vec<String> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(left.iter().all(|name| name.starts_with("controller-")), "{left:?}");
+    assert!(at_home(&["controller", "stop"]).output().unwrap().status.success());
     assert_eq!(std::fs::read_dir(world.dir.join("runtime/carboy")).unwrap().count(), 0);
 }
