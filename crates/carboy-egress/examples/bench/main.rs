@@ -1,9 +1,12 @@
-//! The programs of `cargo xtask bench proxy`: an upstream, a bare proxy to compare with, and a load generator.
+//! The programs of `cargo xtask bench proxy` and `budget`: upstreams, a bare proxy to compare with, load generators.
 //!
 //! ```text
 //! bench upstream DIR                        TLS server on loopback; writes DIR/ca.pem, prints its address
+//! bench provider DIR KEY                    the simulated provider; writes DIR/provider.pem, prints two addresses
 //! bench bare DIR ADDRESS                    TLS in, TLS out to ADDRESS, nothing in between; prints its address
-//! bench load HOST:PORT [--ca FILE] [--through PROXY]   takes orders as lines of JSON on standard input
+//! bench load HOST:PORT [--ca FILE] [--through PROXY] [--field NAME:VALUE]... [--tls no]
+//!                                           takes orders as lines of JSON on standard input
+//! bench streams HOST:PORT COUNT             opens so many streams and says how each ended
 //! ```
 //!
 //! Each ends when its standard input does. All listen on 127.0.0.1 alone.
@@ -11,6 +14,10 @@
 mod bare;
 mod content;
 mod load;
+mod model;
+mod provider;
+mod shapes;
+mod streams;
 mod tls;
 mod upstream;
 
@@ -25,7 +32,11 @@ fn main() -> Result<(), Failure> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["upstream", directory] => upstream::run(Path::new(directory)),
         ["bare", directory, upstream] => bare::run(Path::new(directory), upstream.parse()?),
+        ["provider", directory, key] => provider::run(Path::new(directory), key),
         ["load", target, ref options @ ..] => load::run(target, options),
-        _ => Err("usage: bench upstream DIR | bare DIR ADDRESS | load HOST:PORT [--ca FILE] [--through PROXY]".into()),
+        ["streams", target, count] => streams::run(target, count.parse()?),
+        _ => Err("usage: bench upstream DIR | provider DIR KEY | bare DIR ADDRESS | load HOST:PORT [OPTIONS] | \
+                  streams HOST:PORT COUNT"
+            .into()),
     }
 }
