@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use carboy_core::ids::RunId;
 use carboy_core::plan::Limits;
+use rustix::fs::{Mode, OFlags};
+
+use crate::freezer::{FREEZE, Freezer, Freezing};
 
 /// Removal waits for the kernel to finish the dead processes: this many times, twice as long each time, up to a maximum.
 const REMOVE_TRIES_MAX: u32 = 200;
@@ -42,6 +45,7 @@ impl Applied {
 pub struct Group {
     directories: Vec<PathBuf>,
     applied: Applied,
+    freezer: Option<PathBuf>,
 }
 
 /// Where a controller's groups are.
@@ -64,7 +68,7 @@ impl Group {
     /// Makes what the host allows; `None` when that is nothing.
     pub fn make(run: &RunId, limits: &Limits) -> Option<Group> {
         let name = format!("carboy-{}", run.as_str());
-        let mut group = Group { directories: Vec::new(), applied: Applied::RLIMITS };
+        let mut group = Group { directories: Vec::new(), applied: Applied::RLIMITS, freezer: None };
         if let Some(bytes) = limits.memory_bytes_max
             && group.bound(
                 "memory",
@@ -78,6 +82,7 @@ impl Group {
         if group.bound("pids", &name, [("pids.max", "pids.max"), ("", "")], u64::from(limits.processes_max)) {
             group.applied.processes = Bound::Cgroup;
         }
+        group.find_freezer(&name);
         group.directories.iter().filter_map(|directory| directory.parent()).for_each(sweep);
         if group.directories.is_empty() { None } else { Some(group) }
     }
@@ -92,13 +97,54 @@ impl Group {
     /// It moves itself because moving *another* process stalls now and then, until every processor has noticed: of thirty
     /// moves of a child by its parent the slowest took 26 ms, of thirty in which a thread wrote itself to V1's `tasks`
     /// 0.24 ms.
-    pub fn doors(&self) -> io::Result<Vec<OwnedFd>> {
+    pub fn doors(&self, freezing: Freezing) -> io::Result<Vec<OwnedFd>> {
         let open = |directory: &PathBuf| {
             let tasks = directory.join("tasks");
             let door = if tasks.exists() { tasks } else { directory.join("cgroup.procs") };
             fs::OpenOptions::new().write(true).open(door).map(OwnedFd::from)
         };
-        self.directories.iter().map(open).collect()
+        let born_in = |directory: &&PathBuf| freezing == Freezing::Yes && self.freezer.as_ref() == Some(*directory);
+        // One without a freezer's use and without a bound is left alone.
+        let bounds = |directory: &&PathBuf| self.bounds(directory);
+        self.directories.iter().filter(bounds).filter(|directory| !born_in(directory)).map(open).collect()
+    }
+
+    /// The group in which everything can be made to stand still, opened for a process to be born in it.
+    pub fn birthplace(&self) -> Option<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(self.freezer.as_ref()?, flags, Mode::empty()).ok()
+    }
+
+    /// What makes everything that was born there stand still.
+    pub fn freezer(&self) -> Option<Freezer> {
+        self.freezer.clone().map(Freezer::of)
+    }
+
+    /// Is it there for more than the freezer?
+    fn bounds(&self, directory: &Path) -> bool {
+        self.freezer.as_deref() != Some(directory)
+            || directory.join("pids.max").exists()
+            || directory.join("memory.max").exists()
+    }
+
+    /// A group that has processes, bounds or not, can be frozen where the host has the unified hierarchy. V1's freezer is of
+    /// no use: what it has frozen cannot be killed, so that a supervisor's death would leave a bottle that nobody ends.
+    fn find_freezer(&mut self, name: &str) {
+        let has_one = |directory: &Path| directory.join(FREEZE).exists();
+        self.freezer = self.directories.iter().find(|directory| has_one(directory)).cloned();
+        let Some(place) = unified().filter(|_| self.freezer.is_none()) else { return };
+        for parent in place.own.ancestors().take_while(|parent| parent.starts_with(&place.top)) {
+            let directory = parent.join(name);
+            if !make_directory(&directory) {
+                continue;
+            }
+            if has_one(&directory) {
+                self.freezer = Some(directory.clone());
+                self.directories.push(directory);
+                return;
+            }
+            let _ = fs::remove_dir(&directory);
+        }
     }
 
     /// Removes the directories; the last processes may still be on their way out.
@@ -131,7 +177,7 @@ impl Group {
             if hierarchy.version == Version::V2 && !controls(&parent, controller) {
                 continue;
             }
-            if !known && fs::create_dir(&directory).is_err() {
+            if !known && !make_directory(&directory) {
                 continue;
             }
             let file = |names: (&str, &str)| match hierarchy.version {
@@ -181,7 +227,7 @@ fn controls(parent: &Path, controller: &str) -> bool {
 /// Where a group with this controller could be made, if anywhere. Makes nothing that stays.
 pub fn available(controller: &str) -> Option<PathBuf> {
     const HARMLESS: u64 = 4_000_000;
-    let mut group = Group { directories: Vec::new(), applied: Applied::RLIMITS };
+    let mut group = Group { directories: Vec::new(), applied: Applied::RLIMITS, freezer: None };
     let files = match controller {
         "memory" => [("memory.limit_in_bytes", "memory.max"), ("", "")],
         _ => [("pids.max", "pids.max"), ("", "")],
@@ -200,8 +246,28 @@ fn hierarchy(controller: &str) -> Option<Hierarchy> {
     locate(controller, &groups, &mounts)
 }
 
+/// The unified hierarchy, whatever controllers it has, and this process's place in it.
+fn unified() -> Option<Hierarchy> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // No V1 hierarchy has a controller of this name.
+    locate("", &groups, &mounts)
+}
+
+/// Makes the directory; an empty one that a killed supervisor of the same run has left is made anew.
+fn make_directory(directory: &Path) -> bool {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_dir(directory).and_then(|()| fs::create_dir(directory)).is_ok()
+        }
+        made => made.is_ok(),
+    }
+}
+
 fn locate(controller: &str, groups: &str, mounts: &str) -> Option<Hierarchy> {
-    let named = |line: &&str| line.split(':').nth(1).is_some_and(|list| list.split(',').any(|c| c == controller));
+    let named = |line: &&str| {
+        line.split(':').nth(1).is_some_and(|list| !list.is_empty() && list.split(',').any(|c| c == controller))
+    };
     let (version, line) = match groups.lines().find(named) {
         Some(line) => (Version::V1, line),
         None => (Version::V2, groups.lines().find(|line| line.starts_with("0::"))?),
@@ -239,5 +305,7 @@ mod tests {
         assert_eq!((found.own, found.version), ("/sys/fs/cgroup/memory/jobs".into(), Version::V1));
         let pids = locate("pids", groups, mounts).unwrap();
         assert_eq!((pids.own, pids.version), ("/sys/fs/cgroup/unified/user.slice".into(), Version::V2));
+        let any = locate("", groups, mounts).unwrap();
+        assert_eq!((any.own, any.version), ("/sys/fs/cgroup/unified/user.slice".into(), Version::V2));
     }
 }

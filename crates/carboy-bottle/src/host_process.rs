@@ -274,6 +274,31 @@ pub fn inherited_channel(number: i32) -> Option<UnixStream> {
     crate::sys::process::adopt(number).map(UnixStream::from)
 }
 
+/// Starts this very program again for good, apart from whoever starts it: in `/`, with this environment and no other, and
+/// with a channel to this process as its standard input (see [`channel_at_stdin`]). What else it would say goes nowhere.
+pub fn start_for_good(arguments: &[OsString], environment: &BTreeMap<OsString, OsString>) -> io::Result<Apart> {
+    let (channel, theirs) = UnixStream::pair()?;
+    let child = Command::new("/proc/self/exe")
+        .arg0("carboy")
+        .args(arguments)
+        .current_dir("/")
+        .env_clear()
+        .envs(environment)
+        .stdin(std::os::fd::OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    Ok(Apart { child, channel })
+}
+
+/// The channel that [`start_for_good`] passed, before [`leave_terminal`] puts nothing in its place; an error where standard
+/// input is no socket.
+pub fn channel_at_stdin() -> io::Result<UnixStream> {
+    let channel = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?);
+    channel.peer_addr()?;
+    Ok(channel)
+}
+
 /// Leaves the terminal for good: a session of its own, without a controlling terminal, and `/dev/null` as standard input,
 /// output and error. A window that is closed concerns this process no longer.
 pub fn leave_terminal() -> io::Result<()> {

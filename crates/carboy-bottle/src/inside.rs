@@ -20,7 +20,9 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::launch::{ExitOutcome, Stdio};
-use crate::wire::{self, CONNECT_WAIT_MAX, EXEC_BYTES_MAX, EXEC_WAIT_MAX, EXECS_MAX, ExecDocument, FromInit, ToInit};
+use crate::wire::{
+    self, CONNECT_WAIT_MAX, EXEC_BYTES_MAX, EXEC_WAIT_MAX, EXECS_MAX, ExecDocument, FromInit, PAUSE_WAIT_MAX, ToInit,
+};
 
 /// How much longer than init's own limit an answer is waited for: a bottle that is paused answers nothing.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
@@ -53,6 +55,8 @@ struct State {
     last: u32,
     asked: HashMap<u32, SyncSender<Result<Vec<OwnedFd>, i32>>>,
     execs: HashMap<u32, Arc<ExecEnd>>,
+    /// While the bottle is paused: the signals that wait, by number, for the first program (`None`) and further ones.
+    held_back: Option<BTreeMap<Option<u32>, u64>>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -96,7 +100,7 @@ impl Exec {
 
     /// Sends a signal, by its number, to the program's process group.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        self.inside.send(&ToInit::ExecSignal { id: self.id, signal })
+        self.inside.signal_to(Some(self.id), signal)
     }
 
     /// Tells the terminal its new size; without a terminal nothing happens.
@@ -147,6 +151,7 @@ impl Inside {
     /// [`ExitOutcome::NotStarted`]. One without: the bottle has not been started or has ended, too many run already
     /// (16), the request is too large, or init did not answer. Blocks for a few milliseconds, at most 6 seconds.
     pub fn exec(&self, request: &ExecRequest) -> io::Result<Exec> {
+        self.unless_paused()?;
         let document = document(request)?;
         let end = Arc::new(ExecEnd::default());
         let asked =
@@ -167,6 +172,7 @@ impl Inside {
     ///
     /// `ECONNREFUSED` when nobody listens there, `ETIMEDOUT` when whoever does never accepts. Blocks at most 6 seconds.
     pub fn connect(&self, port: u16) -> io::Result<OwnedFd> {
+        self.unless_paused()?;
         let (_, descriptors) = self.ask(CONNECT_WAIT_MAX, None, |id| ToInit::Connect { id, port }, None)?;
         let socket = descriptors.into_iter().next();
         let socket = socket
@@ -207,12 +213,7 @@ impl Inside {
     fn register(&self, answer: SyncSender<Result<Vec<OwnedFd>, i32>>, end: Option<&Arc<ExecEnd>>) -> io::Result<u32> {
         let mut state = self.state();
         match state.stage {
-            Stage::Made => {
-                return Err(io::Error::new(
-                    io::ErrorKind::NotConnected,
-                    "the bottle's program has not been started yet",
-                ));
-            }
+            Stage::Made => return Err(not_started()),
             Stage::Ended => return Err(ended()),
             Stage::Started => {}
         }
@@ -249,7 +250,64 @@ impl Inside {
 
     /// Signals the first program's process group.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        self.send(&ToInit::Signal(signal))
+        self.signal_to(None, signal)
+    }
+
+    fn signal_to(&self, whom: Option<u32>, signal: i32) -> io::Result<()> {
+        if let (Some(waiting), 1..=64) = (&mut self.state().held_back, signal) {
+            *waiting.entry(whom).or_default() |= 1 << (signal - 1);
+            return Ok(());
+        }
+        match whom {
+            None => self.send(&ToInit::Signal(signal)),
+            Some(id) => self.send(&ToInit::ExecSignal { id, signal }),
+        }
+    }
+
+    fn unless_paused(&self) -> io::Result<()> {
+        match self.state().held_back {
+            None => Ok(()),
+            Some(_) => {
+                Err(io::Error::new(io::ErrorKind::ResourceBusy, "the bottle is paused; `carboy resume` lets it go on"))
+            }
+        }
+    }
+
+    /// From now on nothing is asked of init: signals wait, and everything else is refused.
+    pub(crate) fn hold_back(&self) -> io::Result<()> {
+        let mut state = self.state();
+        match state.stage {
+            Stage::Started => {}
+            Stage::Made => return Err(not_started()),
+            Stage::Ended => return Err(ended()),
+        }
+        state.held_back.get_or_insert_default();
+        Ok(())
+    }
+
+    /// The opposite: what waited is sent.
+    pub(crate) fn go_on(&self) -> io::Result<()> {
+        let waiting = self.state().held_back.take().unwrap_or_default();
+        for (whom, signals) in waiting {
+            for signal in (1..=64).filter(|signal| signals & (1 << (signal - 1)) != 0) {
+                self.signal_to(whom, signal)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has init stop everything; false when something did not.
+    pub(crate) fn pause(&self) -> io::Result<bool> {
+        match self.ask(PAUSE_WAIT_MAX, None, |id| ToInit::Pause { id }, None) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has init let it go on.
+    pub(crate) fn thaw(&self) -> io::Result<()> {
+        self.ask(PAUSE_WAIT_MAX, None, |id| ToInit::Thaw { id }, None).map(drop)
     }
 
     /// Hands out answers until the first program has ended, or init has.
@@ -273,12 +331,21 @@ impl Inside {
                 }
                 FromInit::ExecExited { id, code, signal } => {
                     let end = self.state().execs.remove(&id);
+                    if let Some(waiting) = &mut self.state().held_back {
+                        waiting.remove(&Some(id));
+                    }
                     if let Some(end) = end {
                         end.tell(ended_by(code, signal));
                     }
                 }
                 FromInit::Connected { id } => {
                     self.hand_over(id, Ok(descriptors));
+                }
+                FromInit::Paused { id, restless } => {
+                    self.hand_over(id, if restless == 0 { Ok(Vec::new()) } else { Err(libc::EBUSY) });
+                }
+                FromInit::Thawed { id } => {
+                    self.hand_over(id, Ok(Vec::new()));
                 }
                 FromInit::NotConnected { id, errno } => {
                     self.hand_over(id, Err(errno));
@@ -315,6 +382,10 @@ fn ended_by(code: Option<i32>, signal: Option<i32>) -> ExitOutcome {
         (None, Some(signal)) => ExitOutcome::Signal(signal),
         (None, None) => ExitOutcome::Killed,
     }
+}
+
+fn not_started() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the bottle's program has not been started yet")
 }
 
 fn ended() -> io::Error {

@@ -22,9 +22,11 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::cgroup::{Applied, Group};
 use crate::describe::{Described, Runner, describe};
+use crate::freezer::{Freezer, Freezing};
 use crate::inside::{Exec, ExecRequest, Inside, SEND_WAIT_MAX};
 use crate::protect::{Cleaned, Journal};
 use crate::sockets::CapturedSockets;
+use crate::stillness::Stilling;
 use crate::sys::spawn::{Cloned, Groups, InitImage, STEPS, clone_init};
 use crate::wire::{self, FromInit};
 
@@ -135,6 +137,7 @@ pub struct Bottle {
     /// A second descriptor of the terminal, for its size.
     terminal: Option<OwnedFd>,
     inside: Inside,
+    pub(crate) stilling: Stilling,
     pidfd: Arc<OwnedFd>,
     pid: i32,
     holds: Holds,
@@ -151,6 +154,7 @@ struct Made {
     captured: CapturedSockets,
     stdio: Stdio,
     inside: Inside,
+    freezer: Option<Freezer>,
     pidfd: Arc<OwnedFd>,
     pid: i32,
     holds: Holds,
@@ -175,6 +179,7 @@ impl Bottle {
             captured: Some(made.captured),
             stdio: Some(made.stdio),
             terminal,
+            stilling: Stilling::new(made.freezer, made.inside.clone()),
             inside: made.inside,
             pidfd: made.pidfd,
             pid: made.pid,
@@ -224,7 +229,7 @@ impl Bottle {
         Ok(tcsetwinsize(terminal, Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 })?)
     }
 
-    /// Kills everything in the bottle at once.
+    /// Kills everything in the bottle at once, also when it is paused.
     pub fn kill(&self) -> io::Result<()> {
         kill(self.pidfd.as_fd())
     }
@@ -359,7 +364,9 @@ fn stand(
     let mut keep = vec![theirs.as_raw_fd(), described.document.as_raw_fd()];
     keep.extend(described.mounts.iter().map(AsRawFd::as_raw_fd));
     arguments.extend(keep.iter().map(ToString::to_string));
-    let image = InitImage {
+    let birthplace = group.and_then(Group::birthplace);
+    let mut freezing = if birthplace.is_some() { Freezing::Yes } else { Freezing::No };
+    let mut image = InitImage {
         exe: open_exe(&options.init).map_err(outside("open the carboy binary"))?,
         arguments: arguments
             .into_iter()
@@ -370,16 +377,27 @@ fn stand(
         null: open_null().map_err(outside("open /dev/null"))?,
         inside: (crate::INSIDE_ID, crate::INSIDE_ID),
         doors: match group {
-            Some(group) => group.doors().map_err(outside("open the bottle's cgroup"))?,
+            Some(group) => group.doors(freezing).map_err(outside("open the bottle's cgroup"))?,
             None => Vec::new(),
         },
+        birthplace,
         groups: if runner.is_root() { Groups::Drop } else { Groups::Inherited },
         gate,
         opener: opener.as_raw_fd(),
         complaint,
         set_up: described.set_up,
     };
-    let cloned = clone_init(&image).map_err(LaunchError::Namespaces)?;
+    let cloned = match (clone_init(&image), group) {
+        (Err(_), Some(group)) if image.birthplace.is_some() => {
+            // A group may be there and not let anybody in: then it is the old way, and signals stop what is inside.
+            freezing = Freezing::No;
+            image.birthplace = None;
+            image.doors = group.doors(freezing).map_err(outside("open the bottle's cgroup"))?;
+            clone_init(&image)
+        }
+        (cloned, _) => cloned,
+    };
+    let cloned = cloned.map_err(LaunchError::Namespaces)?;
     let pid = cloned.pid.as_raw_nonzero().get();
     drop(image);
     drop(theirs);
@@ -400,7 +418,8 @@ fn stand(
         sockopt::set_socket_timeout(&control, sockopt::Timeout::Send, Some(SEND_WAIT_MAX))
             .map_err(|e| outside("bound the control socket's waits")(e.into()))?;
         let inside = Inside::new(Arc::new(control));
-        Ok(Made { captured, stdio, inside, pidfd: Arc::clone(&pidfd), pid, holds })
+        let freezer = group.filter(|_| freezing == Freezing::Yes).and_then(Group::freezer);
+        Ok(Made { captured, stdio, inside, freezer, pidfd: Arc::clone(&pidfd), pid, holds })
     })();
     if made.is_err() {
         let _ = kill(pidfd.as_fd());

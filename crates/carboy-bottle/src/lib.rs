@@ -15,6 +15,7 @@
 mod cgroup;
 mod describe;
 mod etc;
+mod freezer;
 mod git_config;
 pub mod host_process;
 mod host_sockets;
@@ -27,6 +28,7 @@ mod protect;
 pub mod quarantine;
 mod repositories;
 mod sockets;
+mod stillness;
 mod sys;
 mod syscalls;
 mod wire;
@@ -41,6 +43,7 @@ pub use noticed::{NOTICED_MAX, Noticed, notice};
 pub use probe::{Finding, HostReport, Standing, Topic, probe};
 pub use protect::{Cleaned, Quarantined, put_crashed_in_order, steers};
 pub use sockets::{CapturedSockets, CapturedTcp, DnsSocket, TcpKind};
+pub use stillness::Stillness;
 pub use sys::names::load_no_name_service;
 pub use sys::time::{LocalTime, local_time};
 

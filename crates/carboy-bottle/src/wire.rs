@@ -30,6 +30,9 @@ pub const EXEC_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Longest that a connection to a port inside may take. A program inside could listen and never accept.
 pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// Longest that everything inside may take to stand still when init has to stop it by signals.
+pub const PAUSE_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// All that init has to know.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct InitSpec {
@@ -281,6 +284,18 @@ pub enum FromInit {
         /// Why: `ECONNREFUSED` when nobody listens.
         errno: i32,
     },
+    /// Everything inside was told to stand still, and looked at.
+    Paused {
+        /// The supervisor's number for it.
+        id: u32,
+        /// Processes that had not stopped when it was looked for the last time.
+        restless: u32,
+    },
+    /// Everything inside goes on.
+    Thawed {
+        /// The supervisor's number for it.
+        id: u32,
+    },
 }
 
 /// From the supervisor to init.
@@ -310,6 +325,16 @@ pub enum ToInit {
         id: u32,
         /// The port.
         port: u16,
+    },
+    /// Stop everything inside by signals.
+    Pause {
+        /// The supervisor's number for it.
+        id: u32,
+    },
+    /// Let it go on.
+    Thaw {
+        /// The supervisor's number for it.
+        id: u32,
     },
 }
 

@@ -9,13 +9,18 @@
 //!   state/<bottle>/quarantine/        what a run changed and was not allowed to keep
 //!   state/<bottle>/runs/<run>/        record, summary and output of a run, also when it has ended
 //!   run/<run>.json, run/<run>.sock    runs that live
+//!   carboy.db                         what was spent, and the operator's caps; the controller's alone
+//!   controller.log                    what the controller says, bounded
+//!   run/controller.lock               held by the one controller; beside it the lock of those who start it
 //! ```
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use carboy_core::audit::{hex, sha256};
 use carboy_core::ids::{BottleName, RunId};
 
 /// Longest path of a Unix socket, with its terminating zero (unix(7)).
@@ -129,9 +134,40 @@ impl Home {
         self.root.join("run")
     }
 
+    /// What was spent, held and set.
+    pub fn ledger(&self) -> PathBuf {
+        self.root.join("carboy.db")
+    }
+
+    /// What the controller says.
+    pub fn controller_log(&self) -> PathBuf {
+        self.root.join("controller.log")
+    }
+
+    /// Locked by the controller for as long as it lives.
+    pub fn controller_lock(&self) -> PathBuf {
+        self.root.join("run/controller.lock")
+    }
+
+    /// Locked by whoever starts the controller, until it is ready.
+    pub fn controller_starting(&self) -> PathBuf {
+        self.root.join("run/controller.starting")
+    }
+
+    /// The controller's socket. Two homes may share a directory of sockets, so the name says whose it is.
+    pub fn controller_socket(&self) -> Result<PathBuf, HomeError> {
+        let root = std::path::absolute(&self.root).unwrap_or_else(|_| self.root.clone());
+        let whose = hex(&sha256(root.as_os_str().as_bytes())[..4]);
+        self.socket(&format!("controller-{whose}.sock"))
+    }
+
     /// The socket on which a run is asked and stopped.
     pub fn run_socket(&self, run: &RunId) -> Result<PathBuf, HomeError> {
-        let path = self.sockets.join(format!("{run}.sock"));
+        self.socket(&format!("{run}.sock"))
+    }
+
+    fn socket(&self, name: &str) -> Result<PathBuf, HomeError> {
+        let path = self.sockets.join(name);
         if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return Err(HomeError::SocketPath { path });
         }

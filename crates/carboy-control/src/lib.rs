@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod bottles;
 pub mod clock;
+pub mod controller;
 mod datagram;
 pub mod disk;
 pub mod explain;
@@ -14,7 +15,6 @@ pub mod home;
 pub mod host_user;
 pub mod image;
 pub mod inside;
-mod ledger;
 mod notify;
 pub mod operator;
 pub mod ports;
@@ -22,6 +22,7 @@ pub mod propose;
 pub mod refusal;
 pub mod registry;
 mod reload;
+pub mod resume;
 pub mod runs;
 pub mod seed;
 pub mod session;
@@ -41,6 +42,12 @@ pub mod log {
         Answer, Follow, Found, Hint, Integrity, Query, Report, SEARCH_BYTES_MAX, find_refusal, follow, parse_time,
         query, tail, verify,
     };
+}
+
+/// Speaking to the controller.
+pub mod controller_client {
+    pub use carboy_store::controller::protocol::{Answer, Call, Role, Status};
+    pub use carboy_store::controller::{Line, LineError};
 }
 
 /// What this host can give a bottle.
@@ -65,7 +72,7 @@ pub mod probe {
 
 /// This program started once more, apart from its terminal.
 pub mod apart {
-    pub use carboy_bottle::host_process::{Apart, inherited_channel, leave_terminal, start_apart};
+    pub use carboy_bottle::host_process::{Apart, channel_at_stdin, inherited_channel, leave_terminal, start_apart};
 }
 
 /// Programs of the host: found where no bottle puts any, and run in `/`.

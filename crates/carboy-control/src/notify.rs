@@ -3,6 +3,7 @@
 //! ```text
 //! program rings, nobody looks on ─► waiting ┐
 //! refusals of the last minute ────► storm   ├─► bell (who is attached, or the terminal it was started at)
+//! stopped, let go on ─────────────► stopped │
 //! the end ────────────────────────► end     ┘   notify-send, webhook: one after the other, beside the run
 //! ```
 //!
@@ -60,6 +61,7 @@ pub const END_WAIT_MAX: Duration = Duration::from_secs(5);
 enum What {
     Waiting,
     Storm,
+    Stopped,
     End,
 }
 
@@ -68,6 +70,7 @@ impl What {
         match self {
             What::Waiting => "waiting",
             What::Storm => "storm",
+            What::Stopped => "stopped",
             What::End => "end",
         }
     }
@@ -159,12 +162,22 @@ impl Notifier {
         }
     }
 
+    /// It was stopped, let go on, or is near a cap: told to who looks on, and to the person who does not.
+    pub fn enforced(&self, text: &str, session: Option<&Session>) {
+        match session.filter(|session| session.viewers() > 0) {
+            Some(session) => session.tell(text),
+            None => self.ring(),
+        }
+        self.say(What::Stopped, text.to_owned());
+    }
+
     /// Tells the end and waits, [`END_WAIT_MAX`] at most, until everything has been sent.
     pub async fn ended(&self, ended: Ended, duration_ms: u64, refusals: u64, viewers: usize) {
         let how = match ended {
             Ended::Code(code) => format!("ended with code {code}"),
             Ended::Signal(signal) => format!("was ended by signal {signal}"),
             Ended::NotStarted(_) => "was not started".to_owned(),
+            Ended::Frozen => "was frozen".to_owned(),
         };
         if viewers == 0 {
             self.ring();

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use carboy_core::budget::Shutdown;
 use carboy_core::ids::RunId;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -29,6 +30,8 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::grants::{GrantAsked, GrantView};
 use crate::home::{Home, HomeError, write_private};
 use crate::ports::PortReport;
+use crate::resume::Waiting;
+use crate::summary::By;
 
 /// Longest question or answer, in bytes.
 pub const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
@@ -86,6 +89,13 @@ pub enum Question {
     Wait,
     /// A conversation: a command more in its bottle.
     Exec(ExecAsked),
+    /// Stop it in one of four ways, by the operator.
+    Enforce {
+        /// How.
+        how: Shutdown,
+    },
+    /// Let it go on.
+    Resume,
     /// Open a route for a while.
     Grant(Box<GrantAsked>),
     /// Take back the grant of this id, or of this refusal.
@@ -113,8 +123,15 @@ pub struct ExecAsked {
 pub struct Answer {
     /// The run itself.
     pub record: RunRecord,
-    /// `running`, `stopping`, or `silent` for one that does not answer (its counters are then zero).
+    /// `running`, `cut off`, `paused`, `frozen` (and about to end), `stopping`, or `silent` for one that does not answer (its
+    /// counters are then zero).
     pub state: String,
+    /// Why it does not simply run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// What its bottle's file says that `stop` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<Shutdown>,
     /// HTTP requests seen, refused ones included.
     pub requests: u64,
     /// Requests, names and connections refused.
@@ -206,6 +223,8 @@ impl Answer {
         Answer {
             record,
             state,
+            why: None,
+            shutdown: None,
             requests: 0,
             refusals: 0,
             failures: 0,
@@ -215,6 +234,15 @@ impl Answer {
             ports: vec![],
             grants: vec![],
         }
+    }
+}
+
+impl From<Waiting> for Answer {
+    /// Of one that was frozen or lost: how it went before is in its summary.
+    fn from(waiting: Waiting) -> Answer {
+        let (state, why) = (waiting.word().to_owned(), waiting.resumable.why);
+        let by = waiting.resumable.by.map_or("system", By::as_str);
+        Answer { state, why: why.map(|why| format!("by the {by}: {why}")), ..Answer::silent(waiting.past.record) }
     }
 }
 
@@ -374,6 +402,8 @@ mod tests {
             Answer {
                 record: self.0.clone(),
                 state: state.into(),
+                why: None,
+                shutdown: None,
                 requests: 2,
                 refusals: 1,
                 failures: 0,

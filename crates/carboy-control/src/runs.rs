@@ -3,6 +3,7 @@
 //! ```text
 //! state/<bottle>/runs/<run>/record.json     from the start
 //! state/<bottle>/runs/<run>/output          while a session holds its streams
+//! state/<bottle>/runs/<run>/resume.json     until it has ended: what it takes to start it again
 //! state/<bottle>/runs/<run>/summary.json    at the end; where it is missing, the supervisor was lost
 //! ```
 //!
@@ -16,7 +17,7 @@ use carboy_core::ids::{BottleName, RunId};
 
 use crate::home::{Home, HomeError, private_dir, write_private};
 use crate::registry::{self, RunRecord};
-use crate::summary::Summary;
+use crate::summary::{Ended, Summary};
 use crate::workspace;
 use crate::workspace::WorkspaceError;
 
@@ -37,12 +38,24 @@ pub struct Past {
     pub dir: PathBuf,
 }
 
-/// Makes the directory of a new run and lets the oldest ones go.
+impl Past {
+    /// Was it frozen, and may it be resumed?
+    pub fn is_frozen(&self) -> bool {
+        self.summary.as_ref().is_some_and(|summary| summary.ended == Ended::Frozen)
+    }
+}
+
+/// Makes the directory of a run and lets the oldest ones go. One that is started again has not ended any more.
 pub fn begin(home: &Home, bottle: &BottleName, run: &RunId, record: &RunRecord) -> Result<PathBuf, HomeError> {
     let (all, dir) = (home.run_dirs(bottle), home.run_dir(bottle, run));
     private_dir(&all)?;
     make_room(home, bottle);
     private_dir(&dir)?;
+    let earlier = dir.join("summary.json");
+    match fs::remove_file(&earlier) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(HomeError::Io { path: earlier, source }),
+        Ok(()) | Err(_) => {}
+    }
     write_private(&dir.join("record.json"), &json(record))?;
     Ok(dir)
 }
@@ -87,6 +100,8 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
 fn make_room(home: &Home, bottle: &BottleName) {
     let mut all = past_below(home, &home.run_dirs(bottle));
     all.sort_by_key(|past| past.record.started_ms);
+    // One that waits to go on is not of the past.
+    all.retain(|past| !past.is_frozen());
     let over = (all.len() + 1).saturating_sub(RUNS_KEPT_MAX);
     for past in all.drain(..over) {
         // One that cannot be removed is tried again by the next run.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use carboy_core::address::is_public;
+use carboy_core::budget::Shutdown;
 use carboy_core::host::Host;
 use carboy_core::ids::RefusalId;
 use carboy_core::verdict::Reason;
@@ -52,8 +53,100 @@ pub struct Summary {
     /// The directory whose changes wait in the bottle's state (`workspace: overlay`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<String>,
+    /// What was done to it, and undone, in this order; the last few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub enforced: Vec<Enforced>,
     /// Where the log stood at the end: kept elsewhere, it shows a cut tail.
     pub audit_head: String,
+}
+
+/// Exit code of a run that was frozen: it may be resumed (sysexits EX_TEMPFAIL).
+pub const FROZEN_CODE: u8 = 75;
+/// Exit code of a run that a spent budget or the storm breaker ended, and of one whose program failed while its routes were
+/// closed.
+pub const CUT_OFF_CODE: u8 = 79;
+
+impl Summary {
+    /// The exit code of whoever waited for it.
+    pub fn exit_code(&self) -> u8 {
+        let own = self.ended.shell_code();
+        match self.enforced.last() {
+            Some(Enforced { action: Action::Stopped(Shutdown::Kill), by: By::Budget | By::Storm, .. }) => CUT_OFF_CODE,
+            // One that ended well has done what it could do.
+            Some(Enforced { action: Action::Stopped(Shutdown::Cutoff), .. }) if own != 0 => CUT_OFF_CODE,
+            Some(_) | None => own,
+        }
+    }
+}
+
+/// Something that was done to a run from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// What.
+    pub action: Action,
+    /// Who wanted it.
+    pub by: By,
+    /// Why, in words.
+    pub why: String,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// What is done to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It was stopped, in one of four ways.
+    Stopped(Shutdown),
+    /// It was let go on.
+    Resumed,
+}
+
+impl Action {
+    /// As it is written in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Stopped(how) => how.as_str(),
+            Action::Resumed => "resume",
+        }
+    }
+}
+
+impl Serialize for Action {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Action {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Action, D::Error> {
+        let name = String::deserialize(from)?;
+        let all = Shutdown::ALL.into_iter().map(Action::Stopped).chain([Action::Resumed]);
+        let mut fits = all.filter(|action| action.as_str() == name);
+        fits.next().ok_or_else(|| serde::de::Error::custom("no such action"))
+    }
+}
+
+/// Who stops a run, or lets it go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// A person.
+    Operator,
+    /// A cap that is spent, or has room again.
+    Budget,
+    /// The storm breaker: it went on asking after final refusals.
+    Storm,
+}
+
+impl By {
+    /// As it is written in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            By::Operator => "operator",
+            By::Budget => "budget",
+            By::Storm => "storm",
+        }
+    }
 }
 
 /// How the program ended.
@@ -66,6 +159,8 @@ pub enum Ended {
     Signal(u8),
     /// It was not found, or cannot be executed; a shell shows this code.
     NotStarted(u8),
+    /// It was frozen: its processes are gone, what it wrote is kept, and it may be resumed.
+    Frozen,
 }
 
 impl Ended {
@@ -73,6 +168,7 @@ impl Ended {
     pub fn shell_code(self) -> u8 {
         match self {
             Ended::Code(code) | Ended::NotStarted(code) => code,
+            Ended::Frozen => FROZEN_CODE,
             Ended::Signal(signal) => 128_u8.saturating_add(signal),
         }
     }
@@ -178,4 +274,54 @@ pub struct Found {
     pub rule: String,
     /// How often.
     pub count: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(ended: Ended, enforced: &[(Action, By)]) -> Summary {
+        let done = |(action, by): &(Action, By)| Enforced { action: *action, by: *by, why: "w".into(), at_ms: 1 };
+        Summary {
+            run: "r-1".into(),
+            bottle: "b".into(),
+            ended,
+            duration_ms: 1,
+            tier: "T1".into(),
+            requests: 0,
+            bytes_out: 0,
+            bytes_in: 0,
+            refusals: vec![],
+            web_sockets: 0,
+            findings: vec![],
+            quarantined: vec![],
+            noticed: vec![],
+            ports: vec![],
+            proposed: None,
+            overlay: None,
+            enforced: enforced.iter().map(done).collect(),
+            audit_head: String::new(),
+        }
+    }
+
+    #[test]
+    fn c10_each_way_of_being_stopped_has_its_own_exit_code() {
+        let code = |ended, enforced: &[(Action, By)]| summary(ended, enforced).exit_code();
+        let (cutoff, kill) = (Action::Stopped(Shutdown::Cutoff), Action::Stopped(Shutdown::Kill));
+        assert_eq!(code(Ended::Frozen, &[(Action::Stopped(Shutdown::Freeze), By::Operator)]), 75);
+        assert_eq!(code(Ended::Signal(9), &[(cutoff, By::Budget), (kill, By::Storm)]), 79);
+        assert_eq!(code(Ended::Signal(9), &[(kill, By::Operator)]), 137);
+        assert_eq!(code(Ended::Code(1), &[(cutoff, By::Budget)]), 79);
+        assert_eq!(code(Ended::Code(0), &[(cutoff, By::Budget)]), 0);
+        assert_eq!(code(Ended::Code(1), &[(cutoff, By::Budget), (Action::Resumed, By::Operator)]), 1);
+    }
+
+    #[test]
+    fn what_was_done_reads_as_it_was_written() {
+        for action in Shutdown::ALL.map(Action::Stopped).into_iter().chain([Action::Resumed]) {
+            let text = serde_json::to_string(&action).unwrap();
+            assert_eq!(serde_json::from_str::<Action>(&text).unwrap(), action, "{text}");
+        }
+        assert!(serde_json::from_str::<Action>("\"melt\"").is_err());
+    }
 }

@@ -13,47 +13,53 @@
 
 mod control;
 mod ending;
+mod enforce;
 mod exec;
+mod failing;
+mod keeping;
 mod noticing;
 mod seal;
 mod secrets;
 mod streams;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
-use carboy_bottle::{Bottle, CapturedSockets, LaunchError, LaunchOptions, Stdio, TcpKind};
+use carboy_bottle::{Bottle, CapturedSockets, LaunchOptions, Stdio, TcpKind};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
 use carboy_core::ids::{RunId, SecretName};
 use carboy_core::plan::{Bind, BottleSpec, CaptureTier, Image, StdioMode};
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
 use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits, Listener};
 use carboy_manifest::providers::Task;
-use carboy_manifest::{Diagnostics, Effective, ManifestFiles, Places};
+use carboy_manifest::{Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
 use tokio::sync::{Notify, watch};
 
 use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
+use crate::controller::Starter;
 use crate::datagram::BottlePort;
 use crate::grants::Grants;
-use crate::home::{Home, HomeError};
-use crate::image::{self, ImageError};
-use crate::inside::ShowError;
-use crate::ledger::UnboundLedger;
+use crate::home::Home;
+use crate::image;
 use crate::notify::Notifier;
-use crate::ports::{Joining, PortError, Ports};
+use crate::ports::{Joining, Ports};
 use crate::registry::{Registration, RunRecord};
 use crate::reload;
+use crate::resume::{self, Again};
 use crate::runs;
-use crate::seed::{self, SeedError};
+use crate::seed;
 use crate::session::{Session, Streaming};
-use crate::vault::{Lookup, Vault, VaultError};
-use crate::workspace::{self, Held, RunOf, WorkspaceError};
+use crate::vault::{Lookup, Vault};
+use crate::workspace::{self, Held, RunOf};
 
 use control::{Shared, stop_when_asked};
+use enforce::{Enforcing, break_storms, heed_pushes};
+use keeping::Kept;
 use noticing::Noticing;
 use seal::{bottle_spec, injected_secrets};
 use secrets::{detectors, look_for_renewed, no_secret_inside, undumpable};
@@ -63,6 +69,8 @@ use streams::{notifier, session, teller};
 
 pub use control::{Control, STOP_GRACE};
 pub use ending::Farewell;
+pub use failing::RunError;
+pub use keeping::Keeping;
 
 /// Longest beginning of a task that a run's record has, in characters.
 const TASK_CHARS_MAX: usize = 200;
@@ -107,69 +115,16 @@ pub struct RunRequest {
     pub streaming: Streaming,
     /// Whether refusals are kept for a proposal.
     pub learning: Learning,
+    /// The flags that it can be started again with; `None` for a run that cannot be.
+    pub flags: Option<serde_json::Value>,
+    /// It was stopped or lost, and is started again.
+    pub again: Option<Again>,
+    /// Who keeps its ledger.
+    pub keeping: Keeping,
 }
 
 /// Says a few lines to the person, while the program has the terminal.
 pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
-
-/// Why a run did not come about, or was lost.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// A file is not valid.
-    #[error("{0}")]
-    Manifest(Diagnostics),
-    /// The person's own hand would have put a real key into the bottle.
-    #[error(
-        "variable {variable} would carry the real {secret} into the bottle; leave it out: a route's `token_env` puts a fake there"
-    )]
-    SecretInside {
-        /// The variable.
-        variable: String,
-        /// The secret.
-        secret: SecretName,
-    },
-    /// The host cannot give the bottle.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// A directory that must not be shown.
-    #[error(transparent)]
-    Show(#[from] ShowError),
-    /// A secret is missing.
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    /// A secret cannot be scanned for.
-    #[error("{0}")]
-    Secret(String),
-    /// The image is none, or could not be made ready.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// The provider's files in the bottle's home.
-    #[error(transparent)]
-    Seed(#[from] SeedError),
-    /// A port that cannot be joined.
-    #[error(transparent)]
-    Port(#[from] PortError),
-    /// What the bottle keeps of the workspace.
-    #[error(transparent)]
-    Workspace(#[from] WorkspaceError),
-    /// Files of `CARBOY_HOME`.
-    #[error(transparent)]
-    Home(#[from] HomeError),
-    /// The certificate authority.
-    #[error(transparent)]
-    Authority(#[from] AuthorityError),
-    /// The audit log.
-    #[error("{0}")]
-    Audit(String),
-    /// Something of the system.
-    #[error("could not {what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
 
 /// A run whose program has been started.
 pub struct Running {
@@ -185,6 +140,9 @@ pub struct Running {
     notifier: Arc<Notifier>,
     noticed: Noticing,
     registration: Registration,
+    /// Nobody else starts it again.
+    _alone: Option<File>,
+    kept: Kept,
     /// Given back last: until then nobody applies or removes what the bottle works on.
     held: Option<Held>,
 }
@@ -206,7 +164,14 @@ pub async fn start(mut request: RunRequest) -> Result<Running, RunError> {
     let started_ms = SystemClock.now_ms();
     // Before anything is made: of a directory that is never shown nothing is indexed and nothing left behind.
     seal::may_be_shown(&request)?;
-    let run = new_run_id()?;
+    if let Some(Again { run, before }) = &request.again {
+        let controller = Starter::new(&request.home, request.lookup.clone())?;
+        resume::has_room(&controller, before, &request.effective.budgets_of(run)).await?;
+    }
+    let (run, alone) = match &request.again {
+        Some(again) => (again.run.clone(), Some(resume::alone(&request.home, &request.effective.bottle, &again.run)?)),
+        None => (new_run_id()?, None),
+    };
     let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
     let injected = injected_secrets(&request.effective.routes);
     let root = image::root_of(request.effective.image.clone(), |image| image_job(&request, image)).await?;
@@ -219,10 +184,12 @@ pub async fn start(mut request: RunRequest) -> Result<Running, RunError> {
     if equipped.is_err() {
         // The bottle died with the attempt. What it put into the workspace is taken away before the person is told.
         let _ = tokio::task::spawn_blocking(move || watcher.wait()).await;
-        // A run that never was is not kept; most attempts end before there is anything to remove.
-        let _ = std::fs::remove_dir_all(run_dir);
+        if alone.is_none() {
+            // A run that never was is not kept; most attempts end before there is anything to remove.
+            let _ = std::fs::remove_dir_all(run_dir);
+        }
     }
-    equipped.map(|running| Running { held: Some(held), ..running })
+    equipped.map(|running| Running { held: Some(held), _alone: alone, ..running })
 }
 
 /// Takes what the bottle keeps of this workspace for the run.
@@ -261,6 +228,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     let detectors = detectors(fingerprint_key, &vault)?;
     let mut captured = bottle.take_captured().expect("a bottle that was just launched still has its sockets");
     let tier = captured.tier;
+    let (kept, pushes) = Kept::open(&request, &run).await?;
     let gateway = Gateway::new(GatewayConfig {
         subject: subject.clone(),
         routes: request.effective.routes.clone(),
@@ -269,7 +237,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         detectors: Arc::new(detectors),
         secrets: vault.clone() as Arc<dyn SecretSource>,
         audit: audit.clone(),
-        ledger: Arc::new(UnboundLedger::new(clock)),
+        ledger: kept.ledger(),
         clock: Arc::new(clock),
         learning: request.learning,
         limits: GatewayLimits::default(),
@@ -302,6 +270,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         terminal: matches!(request.stdio, StdioMode::Terminal { .. }),
     };
     let run_dir = runs::begin(&request.home, &spec.name, &run, &record)?;
+    let enforcing = Enforcing::begin(&request, &run_dir)?;
     let mut stdio = bottle.take_stdio();
     let grants = Grants::new(gateway.clone(), audit.clone(), subject.clone(), &request.effective.routes);
     let shared = Arc::new_cyclic(|itself| Shared {
@@ -316,13 +285,17 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         audit: audit.clone(),
         stopping: AtomicBool::new(false),
         stop_asked: Notify::new(),
+        enforcing,
         tier,
         ports: ports.all(),
     });
     let notifier = notifier(&request, &record, (&vault, fingerprint_key), &audit, &subject);
     let session = session(&request.streaming, request.stdio, &shared, &notifier, &mut stdio, &run_dir)?;
     let _ = shared.session.set(session.clone());
+    let _ = shared.enforcing.notifier.set(notifier.clone());
     tasks.push(tokio::spawn(grants.clone().watch()));
+    let budgets = watch::Sender::new(request.effective.budgets_of(&run));
+    tasks.extend(kept.follow(budgets.subscribe(), &request.effective, &run));
     tasks.push(tokio::spawn(reload::watch(reload::Watched {
         grants,
         audit: audit.clone(),
@@ -330,7 +303,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         files: request.files.clone(),
         places: request.places.clone(),
         effective: request.effective.clone(),
-        budgets: watch::Sender::new(request.effective.budgets_of(&run)),
+        budgets,
         run: run.clone(),
         tell: teller(&request.streaming, &request.tell, &session),
     })));
@@ -347,6 +320,8 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     }
     tasks.push(tokio::spawn(notifier.clone().watch(gateway.clone(), session.clone())));
     tasks.push(tokio::spawn(stop_when_asked(shared.clone())));
+    tasks.push(tokio::spawn(break_storms(shared.clone())));
+    tasks.extend(pushes.map(|pushes| tokio::spawn(heed_pushes(shared.clone(), pushes))));
     Ok(Running {
         shared,
         stdio,
@@ -360,6 +335,8 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         run_dir,
         noticed,
         registration,
+        _alone: None,
+        kept,
         held: None,
     })
 }

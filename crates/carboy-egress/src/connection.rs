@@ -1,5 +1,6 @@
 //! One connection from the bottle: what it is for, what it speaks, and HTTP served on it.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -33,7 +34,12 @@ pub(crate) struct Flow {
     seen: AtomicUsize,
     /// Exchanges that may still be open; those that are not go when the next one comes.
     open: Mutex<Vec<Weak<Exchange>>>,
+    /// What becomes of the connection when it is HTTP no more.
+    goes_on: Mutex<Option<Relay>>,
 }
+
+/// A WebSocket, to its end.
+pub(crate) type Relay = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Flow {
     pub(crate) fn new(
@@ -44,7 +50,17 @@ impl Flow {
         flaw: Option<Denial>,
     ) -> Arc<Flow> {
         let (active, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Flow { gateway, host, port, pool, flaw, active, seen, open: Mutex::default() })
+        Arc::new(Flow {
+            gateway,
+            host,
+            port,
+            pool,
+            flaw,
+            active,
+            seen,
+            open: Mutex::default(),
+            goes_on: Mutex::default(),
+        })
     }
 
     /// Remembers an exchange for as long as it is open.
@@ -52,6 +68,11 @@ impl Flow {
         let mut open = self.open.lock().expect("no panic under this lock");
         open.retain(|one| one.strong_count() > 0);
         open.push(Arc::downgrade(exchange));
+    }
+
+    /// What is to be done with the connection once its last HTTP answer is out.
+    pub(crate) fn go_on_with(&self, relay: Relay) {
+        *self.goes_on.lock().expect("no panic under this lock") = Some(relay);
     }
 
     /// E2: would these routes refuse the host, or an exchange that is open now?
@@ -127,8 +148,12 @@ impl Flow {
                     .max_headers(limits.headers_max)
                     .max_header_size(limits.head_bytes_max)
                     .auto_date_header(false);
-                let connection = std::pin::pin!(builder.serve_connection(io, service));
+                let connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
                 self.steer(connection, |connection| connection.graceful_shutdown()).await;
+                let relay = self.goes_on.lock().expect("no panic under this lock").take();
+                if let Some(relay) = relay {
+                    relay.await;
+                }
             }
         }
     }

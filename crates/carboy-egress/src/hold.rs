@@ -12,6 +12,7 @@
 //! the ledger's being told, or release what may have been sent.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::{Admitted, Ask, Counted, Ending, Granted, NotHeld, ReservationId, Usage};
@@ -32,6 +33,7 @@ pub(crate) struct Hold {
     granted: Granted,
     wire: Wire,
     stage: Stage,
+    dispatched_at: Option<Instant>,
 }
 
 /// How the request is written, as far as its answer's reading depends on it.
@@ -41,6 +43,14 @@ pub(crate) struct Wire {
     pub(crate) streams: Streams,
     /// The client did not ask for a chat's usage: it was asked for, and is taken out of what comes back.
     pub(crate) usage_asked_for: UsageAskedFor,
+    pub(crate) unseen: Unseen,
+}
+
+/// Whether its model may write what no stream shows: the thinking of most models is billed, and hidden or summed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unseen {
+    Possible,
+    Impossible,
 }
 
 /// Whether the answer was asked for piece by piece.
@@ -103,7 +113,7 @@ impl Hold {
         let ledger = exchange.gateway().ledger.clone();
         match ledger.admit(ask.clone()).await {
             Ok(Admitted::Held(granted)) => {
-                let hold = Hold { exchange: exchange.clone(), ask: ask.clone(), granted, wire, stage: Stage::Open };
+                let hold = Hold { exchange: exchange.clone(), ask: ask.clone(), granted, wire, stage: Stage::Open, dispatched_at: None };
                 hold.write_down();
                 Ok(Some(hold))
             }
@@ -134,6 +144,11 @@ impl Hold {
 
     pub(crate) fn ask(&self) -> &Ask {
         &self.ask
+    }
+
+    /// How long its model may have been at work.
+    pub(crate) fn since_dispatch(&self) -> Duration {
+        self.dispatched_at.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     pub(crate) fn wire(&self) -> Wire {
@@ -205,6 +220,7 @@ impl Hold {
         let dispatched = self.ledger().dispatch(self.ask.id).await;
         if dispatched.is_ok() {
             self.stage = Stage::Dispatched;
+            self.dispatched_at = Some(Instant::now());
         }
         dispatched
     }

@@ -156,7 +156,7 @@ impl Reserved {
         inside: Security,
     ) -> Result<Credentialed, Denial> {
         let (scanned, metering) = self.into_parts();
-        let Scanned { mut head, body, gate, permit, route, exchange, used: _ } = scanned;
+        let Scanned { mut head, body, gate, permit, route, exchange, used: _, socket: _ } = scanned;
         if let Some(auth) = &route.route().auth {
             if !dialer.may_carry_credential(permit.host(), permit.port(), inside) {
                 let detail = format!("{} port {}", permit.host(), permit.port());

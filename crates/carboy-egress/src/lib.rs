@@ -14,8 +14,9 @@
 //! which are [`port`]'s. Nothing else is dialled without a `HostPermit`, and nothing is sent there without a
 //! [`Credentialed`] request. No policy is made here: hosts, ports, paths and detectors are decided in `carboy-core`
 //! and `carboy-guard`. No environment variable, file or clock is read, but for the platform's root certificates. No
-//! refusal is told before it is in the log; no log, no traffic. A limit in [`GatewayLimits`] bounds every table,
-//! buffer and wait.
+//! refusal is told before it is in the log; no log, no traffic. No request to a model leaves before what it may cost is
+//! held durably, and no answer of one ends without the ledger's being told what it cost. A limit in [`GatewayLimits`]
+//! bounds every table, buffer and wait.
 
 mod alpn;
 mod answer;
@@ -50,6 +51,7 @@ mod testing;
 mod tls;
 pub mod trust;
 mod upstream;
+mod websocket;
 
 pub use ca::{CaError, CaFiles, CertificateAuthority};
 pub use gateway::{Gateway, GatewayConfig, Learning};

@@ -81,6 +81,8 @@ pub struct GatewayLimits {
     pub drain: Duration,
     /// Bytes that are read of it.
     pub drain_bytes_max: usize,
+    /// Tokens a second that the fastest model writes: so many may have been thought unseen when a stream breaks off.
+    pub unseen_tokens_per_s: u64,
     /// Calls of a tool that a provider runs itself, where the request does not say how many.
     pub tool_calls_max: u32,
     /// Final denials within [`storm_window`](Self::storm_window) before they are slowed down, and again before it is told.
@@ -131,6 +133,7 @@ impl Default for GatewayLimits {
             count_bytes_max: 64 * 1024,
             drain: Duration::from_millis(250),
             drain_bytes_max: 4 * 1024 * 1024,
+            unseen_tokens_per_s: 2_000,
             tool_calls_max: 8,
             storm_denials_max: 30,
             storm_window: Duration::from_secs(10),

@@ -10,10 +10,12 @@
 //! |---|---|
 //! | whole, and it says what it cost | that |
 //! | whole, with an error's status | what it says, else nothing: providers do not bill errors |
-//! | broken off, cut, or its client gone | what was reported, else counted, with what may have been written meanwhile |
+//! | broken off, cut, or its client gone | what was reported, else counted, with what may have been written meanwhile; where a model may think unseen, what it may have thought in its time |
 //! | nothing seen, nothing said, or not to be believed | all that is held |
 //!
 //! *Must never* charge nothing for an answer that may have cost something, or less than was seen.
+
+mod socket;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -33,7 +35,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::Parts;
-use crate::hold::{Hold, Streams, UsageAskedFor, denial_of, later};
+use crate::hold::{Hold, Streams, Unseen, UsageAskedFor, denial_of, later};
 use crate::limits::GatewayLimits;
 
 /// Tokens that a model may have written between the last that was seen and the end of its stream.
@@ -237,8 +239,8 @@ impl Metered {
     }
 
     fn estimate(&self, reading: &Reading, seen: Usage) -> Ending {
-        let said = reading.reported != Reported::Never;
-        if !said && reading.written_bytes == 0 && reading.deltas == 0 {
+        // Some say zeros until the end. What was read is not known then: a provider's count before is off by the margin.
+        if reading.reported == Reported::Never || seen.read() == 0 {
             return Ending::Unknown(seen);
         }
         let observed = self.observed(reading);
@@ -248,9 +250,21 @@ impl Metered {
             Some(_) => self.hold.output_held(),
             None => ask.output.saturating_mul(u64::from(ask.answers.max(1))),
         };
-        let output = with_tail.min(most).max(seen.output);
-        let input = if said { seen.input } else { ask.input };
-        Ending::Estimated(Usage { input, output, ..seen })
+        let written = with_tail.saturating_add(self.unseen()).min(most);
+        Ending::Estimated(Usage { output: written.max(seen.output), ..seen })
+    }
+
+    /// What may have been thought unseen: it is billed like what is seen, and an agent chooses when its stream breaks off.
+    /// No more than the fastest model writes in the time that it had.
+    fn unseen(&self) -> u64 {
+        match self.hold.wire().unseen {
+            Unseen::Impossible => 0,
+            Unseen::Possible => {
+                let had_ms = u64::try_from(self.hold.since_dispatch().as_millis()).unwrap_or(u64::MAX);
+                let each = had_ms.saturating_mul(self.hold.gateway().limits.unseen_tokens_per_s) / 1000;
+                each.saturating_mul(u64::from(self.hold.ask().answers.max(1)))
+            }
+        }
     }
 
     /// Its client went away: what has arrived by now is read for its end, and then the ledger is told.

@@ -27,6 +27,7 @@ use crate::limits::GatewayLimits;
 use crate::record::Exchange;
 use crate::request::{Routed, target};
 use crate::reserve::{self, Use};
+use crate::websocket::Asked;
 
 /// Most bytes of a body's end that trailers are judged together with: more than any token or key spans.
 const TAIL_BYTES_MAX: usize = 20 * 1024;
@@ -41,6 +42,8 @@ pub(crate) struct Scanned {
     pub(crate) exchange: Arc<Exchange>,
     /// Whether its tokens are counted.
     pub(crate) used: Use,
+    /// It is to go on as a WebSocket.
+    pub(crate) socket: Option<Asked>,
 }
 
 /// What is looked for in one request, by the rule that allowed it.
@@ -57,25 +60,18 @@ pub(crate) struct Scan {
 impl Routed {
     /// Scans target, fields and body by the route's rules.
     pub(crate) async fn scan(self) -> Result<Scanned, Denial> {
-        let Routed { mut head, body, permit, route, exchange, asked } = self;
+        let Routed { mut head, body, permit, route, exchange, asked, socket } = self;
         let gateway = exchange.gateway().clone();
         // What will be replaced does not leave, so it is not judged: bottles hold fakes that look like the real thing.
         inject::drop_replaced(&mut head.headers, route.route());
         inject::drop_replaced_query(&mut head.uri, route.route())?;
         head.headers.remove(header::EXPECT);
-        let scan = Scan {
-            detectors: gateway.detectors(),
-            list: route.route().dlp.outbound.clone(),
-            mode: mode_of(route.route().dlp.outbound_on_match),
-            rule: route.route().id.clone(),
-            route: route.clone(),
-            exchange: exchange.clone(),
-        };
+        let scan = Scan::of(&route, &exchange);
         scan.spelling(&head, &permit, asked.as_deref())?;
         scan.target(&mut head, &permit)?;
         scan.fields(&mut head.headers)?;
         refuse_long(&body, route.route())?;
-        let used = reserve::classify(&head, &permit, &route)?;
+        let used = reserve::classify(&head, &permit, &route, socket.as_ref())?;
         let codings = codings_of(&head.headers)?;
         let keep = match used {
             Use::Metered(_) => Keep::Decoded,
@@ -89,7 +85,7 @@ impl Routed {
             let whole = Whole { codings, keep, route: route.route(), scan: &scan, limits: &gateway.limits };
             (whole.read(body, &mut head.headers).await?, Arc::default())
         };
-        Ok(Scanned { head, body, gate, permit, route, exchange, used })
+        Ok(Scanned { head, body, gate, permit, route, exchange, used, socket })
     }
 }
 
@@ -285,6 +281,33 @@ fn codings_of(headers: &HeaderMap) -> Result<Vec<Coding>, Denial> {
 }
 
 impl Scan {
+    /// By the rule that allowed it.
+    pub(crate) fn of(route: &RoutePermit, exchange: &Arc<Exchange>) -> Scan {
+        let rule = route.route();
+        Scan {
+            detectors: exchange.gateway().detectors(),
+            list: rule.dlp.outbound.clone(),
+            mode: mode_of(rule.dlp.outbound_on_match),
+            rule: rule.id.clone(),
+            route: route.clone(),
+            exchange: exchange.clone(),
+        }
+    }
+
+    /// The same for a part of the exchange that has a record of its own, with what is looked for now.
+    pub(crate) fn within(&self, exchange: &Arc<Exchange>) -> Scan {
+        Scan { detectors: exchange.gateway().detectors(), exchange: exchange.clone(), ..self.clone() }
+    }
+
+    /// Scans a whole message; what comes out may leave.
+    pub(crate) fn message(&self, message: &[u8]) -> Result<Bytes, Denial> {
+        let (mut scanner, mut cleared) = (self.body_scanner(), Vec::with_capacity(message.len()));
+        scanner.push(message, &mut cleared).map_err(|stopped| self.refusal(*stopped.finding))?;
+        scanner.finish(&mut cleared).map_err(|stopped| self.refusal(*stopped.finding))?;
+        self.passed(scanner.take_findings());
+        Ok(Bytes::from(cleared))
+    }
+
     /// A scanner for the body.
     pub(crate) fn body_scanner(&self) -> StreamScanner {
         self.scanner(self.list.clone(), self.mode)

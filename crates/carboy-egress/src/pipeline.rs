@@ -30,6 +30,7 @@ use crate::learn;
 use crate::record::Exchange;
 use crate::request::{Intercepted, WebSocket, wants_web_socket};
 use crate::upstream;
+use crate::websocket;
 
 /// Answers one request of a connection; never fails, because a failure is an answer too.
 pub(crate) async fn handle(flow: Arc<Flow>, request: Request<Incoming>) -> Result<Response<Screened>, Infallible> {
@@ -56,7 +57,10 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
     let request = learn::look(request, flow, &routes, exchange).await?;
     let intercepted = Intercepted::agree(request, flow, &routes, exchange)?;
     let routed = intercepted.route(&routes)?;
-    let scanned = routed.scan().await?;
+    let mut scanned = routed.scan().await?;
+    if let Some(asked) = scanned.socket.take() {
+        return websocket::open(flow, &routes, scanned, asked).await; // its messages go through steps of their own
+    }
     let reserved = scanned.reserve(flow, &routes).await?;
     let credentialed = reserved.credential(&*gateway.secrets, &gateway.dialer, flow.pool().inside())?;
 

@@ -33,6 +33,8 @@ const FINDINGS_MAX: usize = 64;
 pub(crate) struct Exchange {
     gateway: Arc<Gateway>,
     number: u64,
+    /// The WebSocket that carries it, by the number of its opening.
+    carried_by: Option<u64>,
     started: Instant,
     method: String,
     host: Host,
@@ -104,6 +106,7 @@ impl Exchange {
         };
         Arc::new(Exchange {
             number: gateway.next_request(),
+            carried_by: None,
             started: Instant::now(),
             method: shown_method(gateway, request.method()),
             host: host.clone(),
@@ -127,6 +130,41 @@ impl Exchange {
             ended: AtomicBool::new(false),
             place: gateway.requests_now.clone().try_acquire_owned().ok(),
             gateway: gateway.clone(),
+        })
+    }
+
+    /// One request of the many that a WebSocket carries: the same host, path and rule, a record of its own.
+    pub(crate) fn carried(self: &Arc<Exchange>) -> Arc<Exchange> {
+        self.gateway.opened();
+        let state = {
+            let own = self.state.lock().expect("no panic under this lock");
+            State {
+                rule: own.rule.clone(),
+                permit: own.permit.clone(),
+                sent_path: own.sent_path.clone(),
+                format: own.format,
+                model: own.model,
+                ..State::default()
+            }
+        };
+        Arc::new(Exchange {
+            gateway: self.gateway.clone(),
+            number: self.gateway.next_request(),
+            carried_by: Some(self.number),
+            started: Instant::now(),
+            method: self.method.clone(),
+            host: self.host.clone(),
+            port: self.port,
+            path: self.path.clone(),
+            path_altered: self.path_altered,
+            git: self.git,
+            http: self.http,
+            accept: self.accept.clone(),
+            state: Mutex::new(state),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            place: self.gateway.requests_now.clone().try_acquire_owned().ok(),
         })
     }
 
@@ -338,6 +376,9 @@ impl Exchange {
             .with("http", self.http);
         if self.path_altered || state.sent_path.is_some() {
             event = event.with("path_altered", true);
+        }
+        if let Some(number) = self.carried_by {
+            event = event.with("websocket", number);
         }
         match self.git {
             GitUse::None => {}

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 
 use crate::connection::Flow;
 use crate::record::Exchange;
+use crate::websocket::Asked;
 
 /// Fields that speak to the next hop alone (RFC 9110, 7.6.1), `te` and `trailer` aside.
 const HOP_BY_HOP: &[&str] = &[
@@ -32,6 +33,7 @@ pub(crate) struct Intercepted {
     body: Incoming,
     permit: HostPermit,
     exchange: Arc<Exchange>,
+    socket: Option<Asked>,
 }
 
 /// Step 2: a route allows the request.
@@ -43,6 +45,8 @@ pub(crate) struct Routed {
     pub(crate) exchange: Arc<Exchange>,
     /// The path as the bottle spelled it, where that is not the one in `head`, which is the one that is sent.
     pub(crate) asked: Option<String>,
+    /// It is to go on as a WebSocket.
+    pub(crate) socket: Option<Asked>,
 }
 
 impl Intercepted {
@@ -61,14 +65,15 @@ impl Intercepted {
             return Err(Denial::new(Reason::LimitReached, format!("more than {most} header fields")));
         }
         agree_on_target(&head, flow)?;
+        let socket = Asked::take(&mut head, flow.host(), routes)?;
         refuse_other_protocols(&head)?;
         strip_hop_by_hop(&mut head.headers);
-        Ok(Intercepted { head, body, permit, exchange: exchange.clone() })
+        Ok(Intercepted { head, body, permit, exchange: exchange.clone(), socket })
     }
 
     /// Asks the routes for this request.
     pub(crate) fn route(self, routes: &RouteSet) -> Result<Routed, Denial> {
-        let Intercepted { mut head, body, permit, exchange } = self;
+        let Intercepted { mut head, body, permit, exchange, socket } = self;
         let headers: Vec<(&str, &[u8])> =
             head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         let facts = RequestFacts {
@@ -82,11 +87,14 @@ impl Intercepted {
             exchange.missed(&nearest.map(|nearest| nearest.misfits).unwrap_or_default());
         })?;
         exchange.routed(&route, head.uri.path());
+        if socket.is_some() && !route.route().websocket {
+            return Err(other_protocol().by(&route.route().id));
+        }
         // From here on there is one path, the one that was judged: what came could be another path to the server that
         // it goes to, and a secret split over `a/x/../b` would be whole there alone.
         let asked = (head.uri.path() != route.path()).then(|| head.uri.path().to_owned());
         head.uri = target(route.path(), head.uri.query())?;
-        Ok(Routed { head, body, permit, route, exchange, asked })
+        Ok(Routed { head, body, permit, route, exchange, asked, socket })
     }
 }
 
@@ -146,7 +154,7 @@ fn refuse_other_protocols(head: &request::Parts) -> Result<(), Denial> {
         // A server may ignore an upgrade (RFC 9110, 7.8). Java's client asks for h2c on every plain request: it is
         // answered over HTTP/1.1. Anything else cannot go on without the upgrade.
         if !value.as_bytes().eq_ignore_ascii_case(b"h2c") {
-            return refused("an Upgrade to another protocol");
+            return Err(other_protocol());
         }
     }
     for value in head.headers.get_all(header::TRANSFER_ENCODING) {
@@ -155,6 +163,10 @@ fn refuse_other_protocols(head: &request::Parts) -> Result<(), Denial> {
         }
     }
     Ok(())
+}
+
+fn other_protocol() -> Denial {
+    Denial::new(Reason::ProtocolRefused, "an Upgrade to another protocol")
 }
 
 /// Whether the client asks to go on as a WebSocket (RFC 6455, 4.1).

@@ -13,6 +13,7 @@
 //! that is above what is held.
 
 mod count;
+mod frame;
 
 use std::sync::Arc;
 
@@ -31,10 +32,11 @@ use http::{Request, request};
 use crate::body::OutBody;
 use crate::connection::Flow;
 use crate::gateway::Gateway;
-use crate::hold::{Hold, Streams, UsageAskedFor, Wire, new_id};
+use crate::hold::{Hold, Streams, Unseen, UsageAskedFor, Wire, new_id};
 use crate::inject::{Credentialed, Rest};
 use crate::outbound::Scanned;
 use crate::upstream::{Dialer, Line, Pool};
+use crate::websocket::Asked;
 
 /// OpenAI's Responses take no smaller bound on their output.
 const RESPONSES_OUTPUT_MIN: u64 = 16;
@@ -58,6 +60,8 @@ enum Costless {
     NothingRuns,
     /// The provider counts, for nothing.
     Count,
+    /// It opens a WebSocket, whose messages are paid for one by one.
+    Opening,
 }
 
 /// What is metered, and how it is written.
@@ -76,10 +80,17 @@ enum Kind {
 }
 
 /// Looks a request up in the table of endpoints.
-pub(crate) fn classify(head: &request::Parts, permit: &HostPermit, route: &RoutePermit) -> Result<Use, Denial> {
+pub(crate) fn classify(
+    head: &request::Parts,
+    permit: &HostPermit,
+    route: &RoutePermit,
+    socket: Option<&Asked>,
+) -> Result<Use, Denial> {
     let meter = route.route().meter.as_ref();
     let refused = |why: &str| Err(Denial::new(Reason::Unmeterable, why).by(&route.route().id));
-    let found = endpoint::of(meter, permit.host(), head.method.as_str(), route.path());
+    // What a WebSocket is opened for is asked for in its messages.
+    let method = if socket.is_some() { "POST" } else { head.method.as_str() };
+    let found = endpoint::of(meter, permit.host(), method, route.path());
     if found.is_some() && route.overrides() {
         // Google's servers go by such a field: what looks like a look-up would be answered by a model.
         return refused("it names another method or path beside its line");
@@ -141,7 +152,11 @@ impl Scanned {
         let bound = Bound::of(&target, &demand, &body, gateway).map_err(by_rule)?;
         let mut ask = bound.ask(&target, model_of(path, &demand), &demand)?;
         let streams = if demand.streams { Streams::Yes } else { Streams::No };
-        let wire = Wire { format: target.format, streams, usage_asked_for: usage_asked_for(&target, &demand) };
+        let (format, usage_asked_for) = (target.format, usage_asked_for(&target, &demand));
+        // Only Anthropic's models have to be told to.
+        let shown = format == WireFormat::AnthropicMessages && !demand.thinks;
+        let unseen = if shown { Unseen::Impossible } else { Unseen::Possible };
+        let wire = Wire { format, streams, usage_asked_for, unseen };
         let mut hold = Hold::admit(&self.exchange, &ask, wire).await.map_err(|denial| bound.explain(denial))?;
         if hold.is_none() {
             let counted =
@@ -359,6 +374,7 @@ fn aside(scanned: &Scanned, head: request::Parts, route: RoutePermit, body: Vec<
         route,
         exchange: scanned.exchange.clone(),
         used: Use::Unmetered(Unmetered(Costless::Count)),
+        socket: None,
     };
     Reserved { scanned, metering: Metering::Unmetered(permit) }
 }

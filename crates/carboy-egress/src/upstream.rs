@@ -199,7 +199,7 @@ impl Dialer {
                     .handshake(io)
                     .await
                     .map_err(failed)?;
-                tokio::spawn(connection);
+                tokio::spawn(connection.with_upgrades());
                 Ok(Sender::H1(sender))
             }
         }
@@ -240,6 +240,20 @@ pub(crate) async fn send(dialer: &Dialer, pool: &Arc<Pool>, request: Dispatched)
             let detail = format!("{}: no answer within {:?}", permit.host(), dialer.limits.answer_head);
             Err(Denial::new(Reason::UpstreamFailed, detail))
         }
+    }
+}
+
+/// Sends what asks for a WebSocket, on a connection of its own that speaks HTTP/1.1.
+pub(crate) async fn open_socket(dialer: &Dialer, inside: Security, request: Dispatched) -> Result<Answer, Denial> {
+    let (request, _, rest) = request.into_parts();
+    let permit = &rest.permit;
+    let failed = |why: &str| Denial::new(Reason::UpstreamFailed, format!("{}: {why}", permit.host()));
+    let (sender, _) = dialer.connect(permit, inside, Offer { h1: true, h2: false }).await?;
+    let Sender::H1(mut sender) = sender else { return Err(failed("it chose a protocol that was not offered")) };
+    match timeout(dialer.limits.answer_head, sender.send_request(request)).await {
+        Ok(Ok(response)) => Ok(Answer { response, lease: None, rest }),
+        Ok(Err(error)) => Err(failed(&pool::describe(&error))),
+        Err(_) => Err(failed(&format!("no answer within {:?}", dialer.limits.answer_head))),
     }
 }
 

@@ -114,6 +114,30 @@ async fn a_request_under_way_is_refused_and_its_hold_ends() {
 }
 
 #[tokio::test]
+async fn a_provider_that_does_not_keep_to_the_bound_it_was_sent_is_cut() {
+    let boundless = handler(|_| async {
+        let event = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"word \"}}]}\n\n";
+        let events = futures_util::stream::unfold((), move |()| async move {
+            tokio::task::yield_now().await;
+            Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(event.as_bytes()))), ()))
+        });
+        let body: Body = StreamBody::new(events).boxed();
+        Response::builder().header("content-type", "text/event-stream").body(body).unwrap()
+    });
+    let (ledger, kind) = (Memory::unbound(), Kind::Tls(&["http/1.1"]));
+    let (routes, limits) = (vec![route_of(Way::Chat)], GatewayLimits::default());
+    let origin = (Arc::default(), boundless);
+    let bench = Bench::governed(ledger.clone(), Default::default(), kind, routes, origin, limits).await;
+    let mut client = bench.client(&["http/1.1"]).await;
+    let got = ask(&mut client, Way::Chat, Answered::Streamed, Some(100)).await;
+    assert!(got.complete && got.text().contains("was allowed 100"), "{}", got.text());
+    assert_eq!(bench.gateway.settled(support::model::WAIT_MAX).await, 0);
+    let event = bench.log.wait(|event| event.result == Outcome::Blocked).await;
+    assert_eq!(detail(&event, "reason").as_deref(), Some("budget_exhausted"));
+    assert!(ledger.total("openai") >= 100);
+}
+
+#[tokio::test]
 async fn an_answer_that_is_no_models_breaks_off() {
     let endless = handler(|_| async {
         let lines = futures_util::stream::unfold((), |()| async {

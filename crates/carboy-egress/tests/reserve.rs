@@ -272,6 +272,24 @@ async fn what_has_no_bound_is_refused_and_never_sent() {
 }
 
 #[tokio::test]
+async fn a_tool_that_the_provider_runs_is_held_with_all_that_it_may_read_or_refused_for_that() {
+    let body = r#"{"model":"claude-haiku-4-5","max_tokens":50,"tools":[{"type":"web_search_20250305","name":"web_search"}],"messages":[{"role":"user","content":"x"}]}"#;
+    for (cap, reason) in [(10_000_000, ""), (1_000_000, "request_unbounded")] {
+        let ledger = Memory::capped("anthropic", cap, |_| {});
+        let model = Model::of(Way::Anthropic, ledger.clone()).await;
+        let mut client = model.client().await;
+        let request = Way::Anthropic.request(&client, Answered::Whole, "", body);
+        let got = within(client.send(request)).await;
+        assert_eq!(got.reason(), reason, "{}", got.text());
+        model.settled().await;
+        let Some(Call::Admit(asked)) = ledger.calls().into_iter().next() else { panic!() };
+        // The context once for the request, and once for each of eight calls.
+        assert_eq!(asked.input, 9 * 200_000);
+        assert_eq!(ledger.open(), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_bound_that_the_provider_would_not_take_is_a_spent_budget() {
     let ledger = Memory::capped("anthropic", 3_000, |_| {});
     let model = Model::of(Way::Anthropic, ledger.clone()).await;

@@ -87,6 +87,18 @@ impl BuiltIn {
         }
     }
 
+    /// Where its program keeps its conversations, and a flag that goes on with the last one is known.
+    fn conversations(self) -> Option<Conversations> {
+        let (below, named) = match self {
+            BuiltIn::Claude => (".claude/projects", ".jsonl"),
+            BuiltIn::Codex => (".codex/sessions", ".jsonl"),
+            BuiltIn::Gemini => (".gemini/tmp", "chats/"),
+            BuiltIn::OpenCode => (".local/share/opencode", "opencode.db"),
+            BuiltIn::Shell => return None,
+        };
+        Some(Conversations { below, named })
+    }
+
     /// What makes it work through the night.
     fn environment(self) -> &'static [(&'static str, &'static str)] {
         match self {
@@ -115,6 +127,48 @@ impl BuiltIn {
 /// Program and arguments. A manifest's own `command` takes the program's place, its `args` stand after carboy's and
 /// before the task. Of a provider that carboy does not know, the task is the last argument.
 pub fn command(provider: &Provider, task: &Task) -> Vec<String> {
+    started(provider, task, &[])
+}
+
+/// The same for a program that goes on with its last conversation of this directory, as there has to be one ([`conversations`]).
+/// One that carboy does not know, and a shell, begin anew.
+pub fn resumed(provider: &Provider, task: &Task) -> Vec<String> {
+    let Some(known) = BuiltIn::named(&provider.name).filter(|known| known.conversations().is_some()) else {
+        return command(provider, task);
+    };
+    let flags: &[&str] = match known {
+        BuiltIn::Claude | BuiltIn::OpenCode => &["--continue"],
+        BuiltIn::Codex => &["resume", "--last"],
+        BuiltIn::Gemini => &["--resume", "latest"],
+        BuiltIn::Shell => &[],
+    };
+    let task = match task {
+        Task::Interactive => Task::Interactive,
+        Task::Headless(text) => Task::Headless(format!("{GO_ON}{text}")),
+    };
+    started(provider, &task, flags)
+}
+
+/// Where the provider's program keeps its conversations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conversations {
+    /// A directory below its home.
+    pub below: &'static str,
+    /// What the path of one has in it, below that.
+    pub named: &'static str,
+}
+
+/// Where a conversation is that [`resumed`] would go on with; `None` where there is none to go on with.
+pub fn conversations(provider: &Provider) -> Option<Conversations> {
+    BuiltIn::named(&provider.name)?.conversations()
+}
+
+/// What stands before the task of a program that was stopped in the middle of it.
+const GO_ON: &str = "You were stopped in the middle of this task, and everything you wrote is as you left it. Look where you were, \
+                     and go on until it is done. The task was:\n\n";
+
+/// `resuming` stands after the manifest's arguments: Codex has a command of its own for it.
+fn started(provider: &Provider, task: &Task, resuming: &[&str]) -> Vec<String> {
     let known = BuiltIn::named(&provider.name);
     let usual = known.map_or(provider.name.as_str(), |known| known.program());
     let program = provider.command.as_deref().unwrap_or(usual);
@@ -138,7 +192,8 @@ pub fn command(provider: &Provider, task: &Task) -> Vec<String> {
         Task::Headless(text) => Some(text.clone()),
     };
     let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    [vec![program.to_owned()], own(flags), provider.args.clone(), own(before_task), task.into_iter().collect()].concat()
+    let task = task.into_iter().collect();
+    [vec![program.to_owned()], own(flags), provider.args.clone(), own(resuming), own(before_task), task].concat()
 }
 
 /// Is this what the provider would start? Somebody may write `-- claude --model …` by hand and means the same program.

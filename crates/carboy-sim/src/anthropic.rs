@@ -30,6 +30,7 @@ pub(crate) fn messages(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         answers: 1,
         writes_cache: has_key(&request, "cache_control"),
         compacts: compacts(&request),
+        thinks: thinks(&request),
         earlier: 0,
     };
     let planned = ask.plan(ask.config.script.reply(&prompt(&request)), &wants);
@@ -59,6 +60,12 @@ fn value_has_key(value: &Value, key: &str) -> bool {
         Value::Array(items) => items.iter().any(|item| value_has_key(item, key)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
+}
+
+/// Is the model told to think before it answers?
+fn thinks(request: &Map<String, Value>) -> bool {
+    let kind = request.get("thinking").and_then(|thinking| thinking.get("type")?.as_str());
+    kind.is_some_and(|kind| kind != "disabled")
 }
 
 /// Does it ask for the conversation to be shortened by a model when it is long?

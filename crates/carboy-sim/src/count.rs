@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::config::Config;
 use crate::playback::Step;
-use crate::usage::Dice;
+use crate::usage::{Dice, UsageMode};
 
 /// Tokens of so many bytes: a quarter, rounded up.
 pub const fn tokens(bytes: u64) -> u64 {
@@ -161,16 +162,42 @@ pub(crate) struct Generation {
     hidden: u64,
     charged: u64,
     overshoot_tokens_max: u64,
+    mode: UsageMode,
     dice: Dice,
     ended: bool,
 }
 
+/// Tokens of thinking that are charged at once.
+const THOUGHT_TOKENS: u64 = 64;
+
 impl Generation {
     /// The input is read, and charged.
-    pub fn begin(till: &Till, whom: Whom, cost: Cost, overshoot_tokens_max: u64, dice: Dice) -> Generation {
+    pub fn begin(till: &Till, whom: Whom, cost: Cost, config: &Config) -> Generation {
         till.charge(&whom, Bill { requests: 1, ..cost.before });
-        let till = till.clone();
-        Generation { till, whom, cost, bytes: 0, hidden: 0, charged: 0, overshoot_tokens_max, dice, ended: false }
+        Generation {
+            till: till.clone(),
+            // Not the numbers that its usage is made of.
+            dice: Dice::new(config.usage.seed(), u64::MAX - whom.serial),
+            whom,
+            cost,
+            bytes: 0,
+            hidden: 0,
+            charged: 0,
+            overshoot_tokens_max: config.overshoot_tokens_max,
+            mode: config.usage.clone(),
+            ended: false,
+        }
+    }
+
+    /// How long it takes before this step comes: what is not seen takes its time, and is charged as it is written.
+    pub async fn think(&mut self, step: &Step) {
+        let mut hidden = step.hidden;
+        while hidden > 0 {
+            let part = hidden.min(THOUGHT_TOKENS);
+            tokio::time::sleep(self.mode.thinks_for(part)).await;
+            self.goes_on(0, part);
+            hidden -= part;
+        }
     }
 
     /// All of its output.
@@ -185,7 +212,7 @@ impl Generation {
 
     /// What a step holds; when it sums up, the whole.
     pub fn take(&mut self, step: &Step) {
-        self.goes_on(step.output, step.hidden);
+        self.goes_on(step.output, 0);
         if step.sums_up {
             self.end();
         }

@@ -77,6 +77,7 @@ pub(crate) fn answer(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         answers,
         writes_cache: false,
         compacts: false,
+        thinks: true,
         earlier: 0,
     };
     let planned = ask.plan(reply, &wants);

@@ -57,6 +57,7 @@ pub(crate) fn chat(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         answers,
         writes_cache: false,
         compacts: false,
+        thinks: true,
         earlier: 0,
     };
     let planned = ask.plan(ask.config.script.reply(&prompt(&request, messages)), &wants);

@@ -283,6 +283,7 @@ impl Player {
             }
         };
         if let Some(generation) = &mut self.generation {
+            generation.think(&step).await;
             generation.take(&step);
         }
         Some(Ok(Frame::data(encoder.push(&step.bytes).into())))

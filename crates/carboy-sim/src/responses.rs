@@ -37,6 +37,7 @@ fn respond(ask: &Ask<'_>, request: &Map<String, Value>, streamed: bool) -> Resul
         answers: 1,
         writes_cache: false,
         compacts: false,
+        thinks: true,
         earlier: earlier(ask, request)?,
     };
     let planned = ask.plan(ask.config.script.reply(&prompt(request)?), &wants);

@@ -28,7 +28,7 @@ use crate::playback::{Body, BrokenOff, Outcome, play};
 use crate::record::{Open, ReceivedRequest, Recorder};
 use crate::route::{Ask, answer};
 use crate::tls::{self, TlsError};
-use crate::usage::{Contexts, Dice};
+use crate::usage::Contexts;
 use crate::websocket;
 
 /// Largest body that an endpoint reads; `/sink` counts and hashes without end.
@@ -85,8 +85,7 @@ impl Shared {
     /// Begins the answer that is charged for, if this one is.
     pub fn generation(&self, ask: &Ask<'_>, outcome: &Outcome) -> Option<Generation> {
         let (cost, whom) = (outcome.charge?, ask.whom()?);
-        let dice = Dice::new(self.config.usage.seed(), u64::MAX - ask.serial);
-        Some(Generation::begin(&self.till, whom, cost, self.config.overshoot_tokens_max, dice))
+        Some(Generation::begin(&self.till, whom, cost, &self.config))
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -33,6 +34,8 @@ pub struct RandomUsage {
     pub input: InputTokens,
     /// Whether some of the output is thinking that is not shown.
     pub thinking: Thinking,
+    /// How fast that is written.
+    pub thinking_tokens_per_s: u64,
     /// How the usage is told; one of them for each answer. Empty is [`Shown::AtEnd`].
     pub shown: Vec<Shown>,
     /// The longest answer where the cap leaves it open.
@@ -78,6 +81,7 @@ impl RandomUsage {
             seed,
             input: InputTokens::UpToBound,
             thinking: Thinking::Hidden,
+            thinking_tokens_per_s: 1_500,
             shown: vec![Shown::AtEnd, Shown::ZeroThenReal, Shown::Repeated],
             output_tokens_max: 32_000,
         }
@@ -89,6 +93,16 @@ impl UsageMode {
         match self {
             UsageMode::Fixed => 0,
             UsageMode::Random(random) => random.seed,
+        }
+    }
+}
+
+impl UsageMode {
+    /// How long a model thinks to write so many tokens unseen.
+    pub(crate) fn thinks_for(&self, hidden: u64) -> Duration {
+        match self {
+            UsageMode::Fixed => Duration::ZERO,
+            UsageMode::Random(random) => Duration::from_millis(hidden * 1000 / random.thinking_tokens_per_s.max(1)),
         }
     }
 }
@@ -152,6 +166,8 @@ pub(crate) struct Wants<'a> {
     pub writes_cache: bool,
     /// Does it ask for a compaction?
     pub compacts: bool,
+    /// May some of the output be thinking? Anthropic's models have to be told to, others think when they please.
+    pub thinks: bool,
     /// What an earlier conversation adds to the input.
     pub earlier: u64,
 }
@@ -272,7 +288,7 @@ fn randomly(mode: &UsageMode, random: &RandomUsage, dice: &mut Dice, reply: Repl
     let mut thinking_all = 0;
     let mut output = 0;
     let answers = (0..wants.answers.max(1)).map(|index| {
-        let (answer, thinking) = random_answer(random, dice, index, &reply, cap);
+        let (answer, thinking) = random_answer(random, dice, index, &reply, wants, cap);
         thinking_all += thinking;
         output += thinking + tokens(answer.bytes());
         answer
@@ -291,7 +307,14 @@ fn randomly(mode: &UsageMode, random: &RandomUsage, dice: &mut Dice, reply: Repl
 }
 
 /// One in three goes on to the cap; a tool's call is made where it fits.
-fn random_answer(random: &RandomUsage, dice: &mut Dice, index: u32, reply: &Reply, cap: u64) -> (Answer, u64) {
+fn random_answer(
+    random: &RandomUsage,
+    dice: &mut Dice,
+    index: u32,
+    reply: &Reply,
+    wants: &Wants<'_>,
+    cap: u64,
+) -> (Answer, u64) {
     if index == 0 && reply.tool.is_some() {
         return (Answer::within(reply.clone(), Some(cap)), 0);
     }
@@ -301,7 +324,7 @@ fn random_answer(random: &RandomUsage, dice: &mut Dice, index: u32, reply: &Repl
         _ => (1 + dice.up_to(most - 1), Ended::ByItself),
     };
     let thinking = match random.thinking {
-        Thinking::Hidden if dice.up_to(1) == 0 => dice.up_to(total / 2),
+        Thinking::Hidden if wants.thinks && dice.up_to(1) == 0 => dice.up_to(total / 2),
         Thinking::Hidden | Thinking::None => 0,
     };
     // Four bytes to a token; the words are long enough that an answer has no more than some dozens.
@@ -318,8 +341,8 @@ mod tests {
     use super::*;
 
     fn wants(request: &Map<String, Value>, cap: u64) -> Wants<'_> {
-        let (answers, writes_cache, compacts) = (2, true, true);
-        Wants { request, body_bytes: 100, cap: Some(cap), answers, writes_cache, compacts, earlier: 0 }
+        let (answers, writes_cache, compacts, thinks) = (2, true, true, true);
+        Wants { request, body_bytes: 100, cap: Some(cap), answers, writes_cache, compacts, thinks, earlier: 0 }
     }
 
     #[test]

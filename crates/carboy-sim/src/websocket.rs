@@ -163,6 +163,10 @@ async fn play(socket: &mut Socket, steps: Vec<Played>, pace: Duration, mut gener
         }
         let Played::Step(step) = step else { return Then::Over };
         if let Some(generation) = &mut generation {
+            tokio::select! {
+                () = generation.think(&step) => {}
+                () = left(socket) => return Then::Over,
+            }
             generation.take(&step);
         }
         let Some(event) = event_of(&step.bytes) else { continue };
@@ -173,16 +177,19 @@ async fn play(socket: &mut Socket, steps: Vec<Played>, pace: Duration, mut gener
     Then::Next
 }
 
-/// Waits, and notices a client that goes away meanwhile. What it asks for meanwhile is passed over.
+/// Waits, and notices a client that goes away meanwhile.
 async fn left_within(socket: &mut Socket, wait: Duration) -> bool {
-    let until = tokio::time::Instant::now() + wait;
+    tokio::time::timeout(wait, left(socket)).await.is_ok()
+}
+
+/// Ready when the client is gone. What it asks for meanwhile is passed over.
+async fn left(socket: &mut Socket) {
     loop {
-        match tokio::time::timeout_at(until, socket.next()).await {
-            Err(_) => return false,
-            Ok(Some(Ok(Message::Close(_)) | Err(_)) | None) => return true,
-            Ok(Some(Ok(
+        match socket.next().await {
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+            Some(Ok(
                 Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_),
-            ))) => {}
+            )) => {}
         }
     }
 }

@@ -21,7 +21,6 @@ mod file;
 mod lines;
 mod query;
 mod refusal;
-mod ticket;
 mod time;
 mod verify;
 mod writer;

@@ -1,4 +1,4 @@
-//! Everything that can go wrong with the log on disk, in words that name the file and the next step.
+//! Everything that can go wrong with the log and the ledger on disk, in words that name the file and the next step.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use carboy_core::ports::AuditError;
 
 use crate::audit::Hint;
 
-/// The log cannot be used.
+/// The log, or the ledger, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The system refused an operation.
@@ -28,7 +28,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// A symbolic link, a directory, a pipe or a device, or a file with a second name.
-    #[error("{path} is not a plain file with one name; remove it or name another place for the audit log")]
+    #[error("{path} is not a plain file with one name; remove it or name another place")]
     NotPlainFile {
         /// The file.
         path: PathBuf,
@@ -130,6 +130,100 @@ pub enum StoreError {
     Failing {
         /// What the earlier write met.
         cause: String,
+    },
+    /// The database refused an operation.
+    #[error("cannot {what} the ledger {path}: {source}; {next}")]
+    Database {
+        /// What was tried, as a verb.
+        what: &'static str,
+        /// Its file.
+        path: PathBuf,
+        /// The database's answer.
+        source: rusqlite::Error,
+        /// What to do.
+        next: &'static str,
+    },
+    /// Locks and shared memory do not hold there.
+    #[error(
+        "{path} lies on a network file system ({kind}), on which a ledger is lost sooner or later; name a directory on a local disk with CARBOY_HOME"
+    )]
+    NetworkFileSystem {
+        /// The ledger.
+        path: PathBuf,
+        /// Which one.
+        kind: &'static str,
+    },
+    /// The library is one of those that can damage a database.
+    #[error(
+        "SQLite {found} can damage a ledger (a bug of write-ahead logs before 3.51.3); use a build with 3.51.3 or newer"
+    )]
+    OldSqlite {
+        /// Its version.
+        found: String,
+    },
+    /// A newer carboy wrote it.
+    #[error(
+        "{path} was written by a newer carboy (schema {found}, this one knows {known}); install that version again, or name another CARBOY_HOME"
+    )]
+    NewerSchema {
+        /// The ledger.
+        path: PathBuf,
+        /// Its schema.
+        found: u64,
+        /// The newest that is known.
+        known: u64,
+    },
+    /// It holds what no ledger does.
+    #[error(
+        "{path} is not a ledger, or was damaged ({what}); keep it for inspection, then put a copy in its place or move it away"
+    )]
+    NotALedger {
+        /// The file.
+        path: PathBuf,
+        /// What was met.
+        what: String,
+    },
+    /// Another process keeps it.
+    #[error(
+        "{path} is kept by another process, which did not let go in {wait_ms} ms; find it with `fuser {path}.lock` and stop it"
+    )]
+    Kept {
+        /// The ledger.
+        path: PathBuf,
+        /// How long was waited.
+        wait_ms: u64,
+    },
+    /// Its owner may not write it.
+    #[error("{path} cannot be written by its owner (mode {mode:03o}); give that right back: chmod u+rw {path}")]
+    ReadOnly {
+        /// The ledger.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The name now stands for another file, or for none.
+    #[error(
+        "{path} was removed or replaced while it was in use; put the file back that was there, nothing metered passes until then"
+    )]
+    LedgerReplaced {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It lost something while it was in use.
+    #[error(
+        "{path} is shorter than it was: it was cut off while it was in use; keep it for inspection, put a copy in its place and start the controller anew"
+    )]
+    LedgerCut {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No thread could be started.
+    #[error("cannot start the {what} thread: {source}")]
+    Thread {
+        /// Whose.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
     },
     /// The log was closed, or its writer is gone.
     #[error("the audit log is closed")]

@@ -28,10 +28,14 @@ pub struct Demand {
     pub answers: u32,
     /// Anthropic's `thinking.budget_tokens`, which has to stay below the output's bound.
     pub thinking: Option<u64>,
+    /// Anthropic's `thinking`, whatever it says: some of the output may be written unseen.
+    pub thinks: bool,
     /// What the body's own text does not bound.
     pub beyond: BTreeSet<Beyond>,
     /// Tools that the client runs and the provider describes: their descriptions are read and do not stand in the body.
     pub kept_tools: u32,
+    /// The earlier response that it goes on from, as far as its name has 64 octets; OpenAI's Responses alone.
+    pub previous: Option<String>,
     format: WireFormat,
     places: Places,
 }
@@ -117,8 +121,10 @@ impl Demand {
             output_max: None,
             answers: 1,
             thinking: None,
+            thinks: false,
             beyond: BTreeSet::new(),
             kept_tools: 0,
+            previous: None,
             format,
             places: Places::default(),
         };
@@ -129,7 +135,13 @@ impl Demand {
         match reader.error {
             Some(error) => Err(error),
             None if !scanner.is_complete() || reader.demand.places.root.is_none() => Err(DemandError::NotAnObject),
-            None => Ok(reader.demand),
+            None => {
+                // Of a whole conversation no single response says how long it is.
+                if reader.seen.contains("conversation") {
+                    reader.demand.previous = None;
+                }
+                Ok(reader.demand)
+            }
         }
     }
 
@@ -320,8 +332,17 @@ impl Reader {
                 self.demand.places.include = Some((value == Scalar::Flag(true), at));
             }
             "background" if value == Scalar::Flag(true) => self.beyond(Beyond::Background),
-            "previous_response_id" | "conversation" if value != Scalar::Null => self.beyond(Beyond::EarlierContext),
-            "conversation.id" => self.beyond(Beyond::EarlierContext),
+            "previous_response_id" if value != Scalar::Null => {
+                self.once("previous_response_id");
+                self.beyond(Beyond::EarlierContext);
+                if let Scalar::Text(name, bytes) = value {
+                    self.demand.previous = (bytes == name.len() as u64).then(|| name.to_owned());
+                }
+            }
+            "conversation" | "conversation.id" if value != Scalar::Null => {
+                self.seen.insert("conversation");
+                self.beyond(Beyond::EarlierContext);
+            }
             "messages[].content[].type" | "input[].content[].type" | "input[].type" => self.kind_of_content(value),
             // Of these the client runs the tool; the provider runs every other kind.
             "tools[].type" if matches!(value, Scalar::Text("function" | "custom", _)) => {}
@@ -382,7 +403,10 @@ impl Hear for Reader {
                 self.once("stream_options");
                 self.demand.places.options = Some(Options::Map(behind));
             }
-            (WireFormat::AnthropicMessages, "thinking") => self.once("thinking"),
+            (WireFormat::AnthropicMessages, "thinking") => {
+                self.demand.thinks = true;
+                self.once("thinking");
+            }
             (WireFormat::Gemini, path) => match camel(path).as_str() {
                 "generationConfig" => {
                     self.once("generationConfig");

@@ -56,6 +56,15 @@ pub fn render(denial: &Denial, id: &RefusalId, format: Option<WireFormat>, accep
     DenialBody { status: status(denial.reason, format), content_type, headers: headers(denial, id), body }
 }
 
+/// The denial as OpenAI's Responses tell an error in a message of a WebSocket.
+pub fn message(denial: &Denial, id: &RefusalId) -> String {
+    let format = Some(WireFormat::OpenAiResponses);
+    let shown = Shown { reason: denial.reason, rule: denial.rule.as_ref().map(|rule| rule.as_str()), id, denial };
+    let CommonBody { kind, error, carboy } = shown.common(format);
+    let body = MessageBody { kind, status: status(denial.reason, format), error, carboy };
+    serde_json::to_string(&body).expect("a struct of strings and numbers always serialises")
+}
+
 /// The status that makes the client stop and show the text. Seen with the real programs, each answer carrying
 /// `x-should-retry: false`: Codex tries a 403, 413, 415 or 421 seven times and a 502 or 503 twenty times, a 400 twice;
 /// Claude Code puts "Failed to authenticate" before the text of a 403 and drops the text of a 413, and shows that of a
@@ -111,6 +120,16 @@ struct Shown<'a> {
 struct CommonBody<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
+    error: CommonError,
+    carboy: Particulars<'a>,
+}
+
+/// The same with the status that a message has no line for.
+#[derive(Serialize)]
+struct MessageBody<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    status: u16,
     error: CommonError,
     carboy: Particulars<'a>,
 }

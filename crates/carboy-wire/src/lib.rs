@@ -21,4 +21,5 @@ pub mod format;
 mod json;
 pub mod meter;
 pub mod openai;
+pub mod socket;
 pub mod sse;

@@ -30,7 +30,7 @@ use crate::environment::Environment;
 use crate::report::{Exit, Failure, Palette};
 use crate::run::{self, Closing, Place};
 use crate::signals::{Heard, next, pass_to_session};
-use crate::{print, terminal, watching};
+use crate::{print, resume, terminal, watching};
 
 /// Longest order, in bytes: a command line of the kernel's longest, as JSON.
 const ORDER_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -44,14 +44,14 @@ struct Order {
     window: Option<(u16, u16)>,
 }
 
-/// Starts the run apart, and attaches to it unless `-d` was given.
-pub async fn run(args: &RunArgs, environment: &Environment) -> Result<u8, Failure> {
+/// Starts the run apart, and attaches to it unless `-d` was given. `arguments` are what the second process reads of it.
+pub async fn run(args: &RunArgs, arguments: Vec<OsString>, environment: &Environment) -> Result<u8, Failure> {
     let failed = |e: std::io::Error| Failure::new(Exit::Failed, &e);
     // While the other process asks and starts, a key that interrupts is meant for it and not for this one.
     let mut early = Heard::from_now_on();
     let Apart { mut child, mut channel } = start_apart(&["supervise"]).map_err(failed)?;
     let order = Order {
-        arguments: std::env::args_os().skip(1).map(OsString::into_vec).collect(),
+        arguments: arguments.into_iter().map(OsString::into_vec).collect(),
         window: (!args.detach).then(terminal::window),
     };
     let mut line = serde_json::to_vec(&order).map_err(|e| Failure::new(Exit::Failed, &e))?;
@@ -106,8 +106,13 @@ pub async fn supervise(args: SuperviseArgs) -> Result<u8, Failure> {
     let typed = [OsStr::new("carboy")].into_iter().chain(words);
     let matches = args::command().try_get_matches_from(typed);
     let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|_| nobody())?;
-    let Command::Run(args) = cli.command else { return Err(nobody()) };
     let mut environment = Environment::look(cli.home)?;
+    let args = if let Command::Resume(again) = &cli.command {
+        resume::run_args(again, &environment)?
+    } else {
+        let Command::Run(args) = cli.command else { return Err(nobody()) };
+        args
+    };
     let mut closing_args = args.clone();
     // Standard error is the person's, who is told by the first process.
     closing_args.summary_json = closing_args.summary_json.filter(|path| path != "-");
@@ -139,7 +144,7 @@ pub async fn supervise(args: SuperviseArgs) -> Result<u8, Failure> {
     farewell.say(&ended).await;
     let summary = ended.map_err(run::failure)?;
     closed?;
-    Ok(summary.ended.shell_code())
+    Ok(summary.exit_code())
 }
 
 /// From here on the terminal is somebody else's. The first process hears of the run.

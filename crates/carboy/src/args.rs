@@ -2,14 +2,19 @@
 
 mod audit;
 mod bottle;
+mod budget;
 mod plumbing;
+mod stopping;
 mod values;
 mod watching;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use carboy_control::resume::Again;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use serde::{Deserialize, Serialize};
 
 use crate::client::DetachKey;
 
@@ -17,7 +22,9 @@ pub use audit::{AuditCommand, QueryArgs};
 pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
+pub use budget::{BudgetCommand, ControllerCommand, ControllerRunArgs, SetArgs, ShowArgs, TopUpArgs, UnsetArgs};
 pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
+pub use stopping::{ResumeArgs, StopArgs};
 pub use watching::{AttachArgs, ExecArgs, PsArgs, SuperviseArgs, WaitArgs};
 
 /// Runs AI agents behind one door: sealed, scanned, credentialed from outside, logged.
@@ -57,16 +64,24 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Open a route, for good or for a while
     Allow(AllowArgs),
-    /// End a run
+    /// End a run, or stop it so that it can go on later
     Stop(StopArgs),
+    /// Let a run go on: one that was stopped, frozen or lost
+    Resume(ResumeArgs),
     /// The log: verify it, read it, search it
     #[command(subcommand)]
     Audit(AuditCommand),
     /// What bottles keep: changes that wait, homes, what was taken out of workspaces
     #[command(subcommand)]
     Bottle(BottleCommand),
+    /// What may be spent: show it, set it, add to it
+    #[command(subcommand)]
+    Budget(BudgetCommand),
     /// Validate every bottle, every agent and the settings
     Check(CheckArgs),
+    /// The process that keeps the ledger: runs start it, and it ends by itself
+    #[command(subcommand)]
+    Controller(ControllerCommand),
     /// Print shell completions
     Completions(CompletionsArgs),
     /// Print the man page
@@ -92,12 +107,12 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["tour", "init", "doctor"]),
     ("Run", &["run", "attach", "exec"]),
     ("Watch", &["ps", "logs", "explain", "wait"]),
-    ("Decide", &["allow"]),
-    ("Stop", &["stop"]),
+    ("Decide", &["allow", "budget"]),
+    ("Stop", &["stop", "resume"]),
     ("Prove", &["audit"]),
     ("Keep", &["bottle"]),
     ("Write", &["check"]),
-    ("Plumbing", &["completions", "man", "uninstall"]),
+    ("Plumbing", &["controller", "completions", "man", "uninstall"]),
 ];
 
 #[derive(Debug, Args)]
@@ -192,12 +207,16 @@ pub struct TourArgs {
     pub keep: bool,
 }
 
-#[derive(Clone, Debug, Args)]
+// What it takes to resume a run is this struct as it was, written beside the run's record: a field that is missing there has
+// its default, so that a run of an older carboy is resumed by a newer one.
+#[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
+#[serde(default)]
 #[command(
     override_usage = "carboy run [OPTIONS] [AGENT] [-- COMMAND…]",
     after_help = "Exit codes: the program's own; 128+N when signal N ended it; 2 bad usage; 69 this host cannot; \
-                  70 carboy failed; 71 the run was lost; 77 refused; 78 a file is not valid; 126 and 127 the program \
-                  cannot be run or found. With `-d`, and after the detach key: 0 when the run goes on."
+                  70 carboy failed; 71 the run was lost; 75 it was frozen and may be resumed; 77 refused; 78 a file is \
+                  not valid; 79 a spent budget or the storm breaker ended it, or its program failed while it was cut off; \
+                  126 and 127 the program cannot be run or found. With `-d`, and after the detach key: 0 when the run goes on."
 )]
 pub struct RunArgs {
     /// Agent file to run, by name
@@ -265,6 +284,13 @@ pub struct RunArgs {
     /// Program and arguments
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+    /// The task as it was read, when the run is started again
+    #[arg(skip)]
+    pub task_text: Option<String>,
+    /// The run that is started again
+    #[arg(skip)]
+    #[serde(skip)]
+    pub again: Option<Box<Again>>,
 }
 
 #[derive(Debug, Args)]
@@ -344,23 +370,6 @@ pub struct ExplainArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(arg_required_else_help = true)]
-pub struct StopArgs {
-    /// Run or bottle
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub target: Option<String>,
-    /// Every run of this user
-    #[arg(long)]
-    pub all: bool,
-    /// At once, without asking the program first
-    #[arg(long)]
-    pub kill: bool,
-    /// Do not wait until it has ended
-    #[arg(long)]
-    pub no_wait: bool,
 }
 
 #[derive(Debug, Args)]

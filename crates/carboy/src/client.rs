@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use carboy_control::session::End;
 use carboy_control::session::escapes::Follow;
 use carboy_control::session::frames::{self, ANSWER_BYTES_MAX, Kind};
+use serde::{Deserialize, Serialize};
 
 use crate::terminal::{self, RawMode, Waited, wait_for_input};
 
@@ -25,12 +26,36 @@ use crate::terminal::{self, RawMode, Waited, wait_for_input};
 const INPUT_BYTES: usize = 16 * 1024;
 
 /// The key that leaves a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum DetachKey {
     /// The control key with this character (`@`, `A` to `Z`, `[`, `\`, `]`, `^`, `_`).
     Control(u8),
     /// There is none.
     Nothing,
+}
+
+impl Default for DetachKey {
+    fn default() -> DetachKey {
+        DetachKey::Control(b']')
+    }
+}
+
+impl From<DetachKey> for String {
+    fn from(key: DetachKey) -> String {
+        match key {
+            DetachKey::Control(key) => format!("ctrl-{}", char::from(key)),
+            DetachKey::Nothing => "none".into(),
+        }
+    }
+}
+
+impl TryFrom<String> for DetachKey {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<DetachKey, String> {
+        text.parse()
+    }
 }
 
 impl FromStr for DetachKey {

@@ -12,8 +12,8 @@ use clap_complete::{generate, shells};
 
 use crate::args::{self, NameKind, Shell};
 use crate::environment::Environment;
-use crate::print;
 use crate::report::{Exit, Failure};
+use crate::{print, resume};
 
 /// Most names that are offered.
 const NAMES_MAX: usize = 1_000;
@@ -39,6 +39,7 @@ _carboy_values() {
             "audit verify") files=yes ;;
             "run "*|"check "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=agents ;;
             "attach "*|"stop "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=living ;;
+            "resume "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=stopped ;;
             "exec "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=living || files=yes ;;
             "wait "*) kind=runs ;;
             "logs "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=runs ;;
@@ -64,6 +65,7 @@ const FISH_VALUES: &str = r#"
 set -l in_bottle "__fish_carboy_using_subcommand bottle; and __fish_seen_subcommand_from"
 complete -c carboy -n "__fish_carboy_using_subcommand run check" -f -a "(carboy names agents)"
 complete -c carboy -n "__fish_carboy_using_subcommand attach exec stop" -f -a "(carboy names living)"
+complete -c carboy -n "__fish_carboy_using_subcommand resume" -f -a "(carboy names stopped)"
 complete -c carboy -n "__fish_carboy_using_subcommand wait logs" -f -a "(carboy names runs)"
 complete -c carboy -n "__fish_carboy_using_subcommand explain allow" -f
 complete -c carboy -n "$in_bottle show undo quarantine du rm" -f -a "(carboy names bottles)"
@@ -104,6 +106,9 @@ pub fn names(kind: NameKind, environment: &Environment) -> Result<u8, Failure> {
             let roots = [places.agents(), places.cwd_root().join("agents")];
             let all = roots.iter().flat_map(|root| stems(root));
             names.extend(all.filter(|name| AgentName::parse(name).is_ok()));
+        }
+        NameKind::Stopped => {
+            names.extend(resume::stopped_names(environment)?);
         }
         NameKind::Living | NameKind::Runs => {
             let living = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;

@@ -8,9 +8,11 @@ mod apart;
 mod args;
 mod audit;
 mod bottle;
+mod budget;
 mod check;
 mod client;
 mod completions;
+mod controller;
 mod doctor;
 mod environment;
 mod explain;
@@ -18,6 +20,7 @@ mod init;
 mod logs;
 mod ports;
 mod report;
+mod resume;
 mod run;
 mod runs;
 mod signals;
@@ -74,6 +77,10 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
             let environment = environment()?;
             runtime()?.block_on(run::run(args, environment))
         }
+        Command::Resume(args) => {
+            let environment = environment()?;
+            runtime()?.block_on(resume::resume(args, environment))
+        }
         Command::Attach(args) => {
             let environment = environment()?;
             runtime()?.block_on(async { watching::attach(&args, &environment) })
@@ -91,6 +98,8 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Allow(args) => allow::allow(&args, &environment()?),
         Command::Audit(args) => audit::audit(args, &environment()?),
         Command::Bottle(command) => bottle::bottle(command, &environment()?),
+        Command::Budget(command) => budget::budget(command, &environment()?),
+        Command::Controller(command) => controller::controller(command, &environment()?),
         Command::Check(args) => check::check(&args, &environment()?),
         Command::Help(args) => help(&args.command),
         Command::Completions(args) => print(&completions::completions_of(args.shell)),
@@ -110,7 +119,7 @@ fn help(command: &[String]) -> Result<u8, Failure> {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

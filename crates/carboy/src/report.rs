@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 
 use carboy_control::ports::PortReport;
 use carboy_control::propose::Proposed;
+use carboy_control::summary::{Action, Ended, Summary};
 use carboy_core::audit::Entry;
 use carboy_core::ports::Clock;
 use carboy_core::verdict::Reason;
@@ -163,7 +164,7 @@ pub fn entry_line(entry: &Entry, palette: Palette) -> String {
             let _ = write!(line, " {}", palette.faint(&format!("({})", reason.what())));
         }
     }
-    for name in ["rules", "findings", "rule", "status", "repeats", "of", "refusal"] {
+    for name in ["by", "why", "rules", "findings", "rule", "status", "repeats", "of", "refusal"] {
         if let Some(value) = entry.detail(name).filter(|v| !v.is_null()) {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let _ = write!(line, "  {}", palette.faint(&format!("{name}={}", printable(&value))));
@@ -215,6 +216,26 @@ fn what(entry: &Entry) -> String {
         }
         (None, None) => format!("{action} {}", entry.text("run").unwrap_or("")).trim_end().to_owned(),
     }
+}
+
+/// What was done to a run from outside, and how it goes on, as lines of its summary.
+pub fn enforced(summary: &Summary, palette: Palette) -> String {
+    let now = carboy_control::clock::SystemClock.now_ms();
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    for one in &summary.enforced {
+        let label = match one.action {
+            Action::Stopped(_) => "stopped",
+            Action::Resumed => "resumed",
+        };
+        let (action, by, at) = (one.action.as_str(), one.by.as_str(), local_time(one.at_ms, now));
+        let _ = writeln!(out, "  {label:<10} {at} {}, {by}: {}", palette.warn(action), printable(&one.why));
+    }
+    if summary.ended == Ended::Frozen {
+        let go_on = palette.strong(&format!("carboy resume {}", summary.run));
+        let _ = writeln!(out, "             {} {go_on}", palette.faint("to go on:"));
+    }
+    out
 }
 
 /// A published or forwarded port and what went through it.

@@ -9,12 +9,14 @@ use carboy_control::disk::DiskFiles;
 use carboy_control::home::Home;
 use carboy_control::image::ImageError;
 use carboy_control::registry::{self, RunRecord};
+use carboy_control::resume::AgainError;
 use carboy_control::session::{First, Keep, Streaming};
 use carboy_control::summary::{Ended, RefusedKind, Summary};
 use carboy_control::supervisor::{self, Learning, RunError, RunRequest};
 use carboy_control::workspace::WorkspaceError;
 use carboy_core::ids::{BottleName, RunId};
 use carboy_core::plan::{Access, Bind, StdioMode};
+use carboy_manifest::providers::Task;
 use carboy_manifest::{Effective, EnvValue, Request, RunBudget};
 
 use crate::args::RunArgs;
@@ -23,7 +25,7 @@ use crate::report::{self, Exit, Failure, Palette, printable};
 use crate::signals::{self, Heard};
 use crate::summary_file::SummaryTo;
 use crate::terminal::{self, Relay};
-use crate::{allow, apart, task, trust};
+use crate::{allow, apart, resume, task, trust};
 
 /// What a shell gives for a program that is not there.
 const NOT_FOUND: u8 = 127;
@@ -43,14 +45,15 @@ const NOBODYS_WINDOW: (u16, u16) = (24, 80);
 /// Runs and gives the exit code.
 pub async fn run(args: RunArgs, environment: Environment) -> Result<u8, Failure> {
     if args.detach || (!args.no_tty && terminal::is_interactive()) {
-        apart::run(&args, &environment).await
+        let typed = std::env::args_os().skip(1).collect();
+        apart::run(&args, typed, &environment).await
     } else {
         here(args, environment).await
     }
 }
 
 /// A run between this process's own pipes.
-async fn here(args: RunArgs, mut environment: Environment) -> Result<u8, Failure> {
+pub async fn here(args: RunArgs, mut environment: Environment) -> Result<u8, Failure> {
     let quiet = args.quiet;
     let closing = Closing::of(&args, &environment)?;
     if let Some(dir) = &args.workdir {
@@ -77,7 +80,7 @@ async fn here(args: RunArgs, mut environment: Environment) -> Result<u8, Failure
     let summary = ended.map_err(failure)?;
     closed?;
     tell_end(&summary, &record, quiet);
-    Ok(summary.ended.shell_code())
+    Ok(summary.exit_code())
 }
 
 /// The end for the person.
@@ -122,7 +125,9 @@ impl Closing {
             (Some(to), Ok(summary)) => to.write(summary),
             (Some(_) | None, _) => Ok(()),
         };
-        if let Some(home) = &self.remove {
+        // One that was frozen is to find everything when it goes on.
+        let is_frozen = ended.as_ref().is_ok_and(|summary| summary.ended == Ended::Frozen);
+        if let Some(home) = self.remove.as_ref().filter(|_| !is_frozen) {
             let names = (BottleName::parse(&record.bottle), RunId::parse(&record.run));
             if let (Ok(bottle), Ok(run)) = names
                 && let Err(error) = carboy_control::runs::remove_bottle(home, &bottle, &run)
@@ -244,7 +249,11 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
         None => None,
     };
     let env_set = variables(&effective, &env)?;
-    let task = task::of(args.task.as_deref())?;
+    let task = match &args.task_text {
+        Some(text) => Task::Headless(text.clone()),
+        None => task::of(args.task.as_deref())?,
+    };
+    let flags = resume::flags(&args, &task, &workdir)?;
     let (stdio, first) = streams(place, args.no_tty);
     let keep = if args.no_output { Keep::Nothing } else { Keep::Output };
     let audit_key = environment.audit_key()?;
@@ -264,6 +273,9 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
         lookup: environment.lookup,
         files: Arc::new(DiskFiles),
         learning: if args.learn { Learning::On } else { Learning::Off },
+        flags: Some(flags),
+        again: args.again.map(|again| *again),
+        keeping: Default::default(),
         audit_key,
         tell: Arc::new(|text| {
             // The terminal may be raw: a carriage return brings the cursor back.
@@ -358,6 +370,7 @@ pub fn render(summary: &Summary, palette: Palette) -> String {
         Ended::Code(code) => palette.bad(&format!("ended with code {code}")),
         Ended::Signal(signal) => palette.bad(&format!("ended by signal {signal}")),
         Ended::NotStarted(_) => palette.bad("not started"),
+        Ended::Frozen => palette.warn("was frozen"),
     };
     // Writing to a String cannot fail.
     let _ = writeln!(
@@ -375,6 +388,7 @@ pub fn render(summary: &Summary, palette: Palette) -> String {
         report::bytes(summary.bytes_out),
         report::bytes(summary.bytes_in)
     );
+    out.push_str(&report::enforced(summary, palette));
     let of_kind = |kind| summary.refusals.iter().filter(move |refused| refused.kind == kind);
     for refused in of_kind(RefusedKind::Refused).chain(of_kind(RefusedKind::Failed)) {
         let label = match refused.kind {
@@ -429,6 +443,8 @@ pub fn failure(error: RunError) -> Failure {
     match &error {
         RunError::Manifest(diagnostics) => Failure::diagnostics(Exit::Config, diagnostics),
         RunError::Show(_) | RunError::SecretInside { .. } => Failure::new(Exit::Refused, &error),
+        RunError::Again(AgainError::Lives { .. } | AgainError::StillSpent(_)) => Failure::new(Exit::Refused, &error),
+        RunError::Again(AgainError::Failed { .. }) => Failure::new(Exit::Failed, &error),
         RunError::Port(_) => Failure::new(Exit::Config, &error),
         RunError::Workspace(WorkspaceError::Busy { .. } | WorkspaceError::LayerInUse { .. }) => {
             Failure::new(Exit::Refused, &error)
@@ -449,6 +465,7 @@ pub fn failure(error: RunError) -> Failure {
         | RunError::Home(_)
         | RunError::Authority(_)
         | RunError::Audit(_)
+        | RunError::Ledger(_)
         | RunError::System { .. } => Failure::new(Exit::Failed, &error),
     }
 }

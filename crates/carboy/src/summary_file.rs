@@ -108,6 +108,7 @@ mod tests {
             ports: vec![],
             proposed: None,
             overlay: None,
+            enforced: vec![],
             audit_head: String::new(),
         }
     }

@@ -51,6 +51,9 @@ pub fn live_one(target: &str, environment: &Environment) -> Result<RunRecord, Fa
             let past = runs::past(&environment.home);
             let ended = past.iter().rev().find(|p| p.record.run == target || p.record.bottle == target);
             Err(Failure::words(Exit::Found, format!("no run or bottle `{target}` lives")).hint(match ended {
+                Some(past) if past.is_frozen() => {
+                    format!("run {0} is frozen: `carboy resume {0}` lets it go on", past.record.run)
+                }
                 Some(past) => format!(
                     "run {0} has ended: `carboy wait {0}` gives its exit code, `carboy logs --output {0}` what it printed",
                     past.record.run
@@ -64,16 +67,25 @@ pub fn live_one(target: &str, environment: &Environment) -> Result<RunRecord, Fa
 /// Looks on a run.
 pub fn attach(args: &AttachArgs, environment: &Environment) -> Result<u8, Failure> {
     let record = live_one(&args.target, environment)?;
+    look_on(&record, args.detach_key, environment)
+}
+
+/// Looks on a run of this record until it ends, or is left.
+pub fn look_on(record: &RunRecord, key: DetachKey, environment: &Environment) -> Result<u8, Failure> {
     let (question, input) = match terminal::is_interactive() && record.terminal {
-        true => (attaching(), Input::Terminal(args.detach_key)),
+        true => (attaching(), Input::Terminal(key)),
         false => (Question::Watch, Input::Nothing),
     };
-    let (_, stream) = registry::open(&record, &question).map_err(failed)?;
+    let (answer, stream) = registry::open(record, &question).map_err(failed)?;
     if let Input::Terminal(DetachKey::Control(_)) = input {
-        eprintln!("carboy: attached to {}; {} leaves it running", record.run, args.detach_key);
+        eprintln!("carboy: attached to {}; {key} leaves it running", record.run);
+    }
+    if let Some(why) = &answer.why {
+        let (state, why) = (&answer.state, printable(why));
+        eprintln!("carboy: it is {state} ({why}); `carboy resume {}` lets it go on", record.run);
     }
     let left = followed(stream, input, Whose::Looker)?;
-    close(left, &record, &Tell { quiet: true, nobody_reads: 0 }, environment)
+    close(left, record, &Tell { quiet: true, nobody_reads: 0 }, environment)
 }
 
 /// The person's side of a run that this person has just started.
@@ -116,7 +128,7 @@ fn close(left: Left, record: &RunRecord, tell: &Tell, environment: &Environment)
     match left {
         Left::Ended(End::Run(summary)) => {
             run::tell_end(&summary, record, tell.quiet);
-            Ok(summary.ended.shell_code())
+            Ok(summary.exit_code())
         }
         Left::Ended(End::Command(code) | End::NotStarted(code)) => Ok(code),
         Left::Ended(End::Failed { message }) => Err(Failure::words(Exit::Failed, message)),
@@ -236,7 +248,7 @@ pub fn wait(args: &WaitArgs, environment: &Environment) -> Result<u8, Failure> {
 
 fn told(record: &RunRecord, end: Option<End>, json: bool, environment: &Environment) -> Result<u8, Failure> {
     let (line, code) = match end {
-        Some(End::Run(summary)) => (serde_json::to_string(&summary), summary.ended.shell_code()),
+        Some(End::Run(summary)) => (serde_json::to_string(&summary), summary.exit_code()),
         Some(End::Command(code) | End::NotStarted(code)) => return Ok(code),
         Some(End::Failed { message }) => {
             eprintln!("{}: {message}", record.run);

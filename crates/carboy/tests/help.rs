@@ -42,7 +42,7 @@ fn help_of_run_has_every_flag_and_exit_code() {
 
 #[test]
 fn help_of_every_other_command() {
-    let commands: [&[&str]; 29] = [
+    let commands: [&[&str]; 40] = [
         &["tour"],
         &["doctor"],
         &["attach"],
@@ -53,6 +53,7 @@ fn help_of_every_other_command() {
         &["explain"],
         &["allow"],
         &["stop"],
+        &["resume"],
         &["audit"],
         &["audit", "verify"],
         &["audit", "tail"],
@@ -68,6 +69,16 @@ fn help_of_every_other_command() {
         &["bottle", "quarantine"],
         &["bottle", "du"],
         &["bottle", "rm"],
+        &["budget"],
+        &["budget", "show"],
+        &["budget", "set"],
+        &["budget", "unset"],
+        &["budget", "top-up"],
+        &["controller"],
+        &["controller", "run"],
+        &["controller", "status"],
+        &["controller", "stop"],
+        &["controller", "install"],
         &["check"],
         &["completions"],
         &["man"],

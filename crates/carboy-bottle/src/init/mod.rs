@@ -16,6 +16,7 @@ mod network;
 mod nft;
 mod program;
 mod root;
+mod still;
 mod watch;
 
 use std::io::{self, Read};

@@ -13,6 +13,7 @@ use rustix::process::{Pid, WaitOptions};
 use super::Ready;
 use super::connect::{Attempt, Connecting};
 use super::program::{self, Program, Starting, Streams};
+use super::still::{Settled, Still};
 use crate::sys::process;
 use crate::wire::{
     self, CONNECTS_MAX, EXEC_BYTES_MAX, EXEC_WAIT_MAX, EXECS_MAX, ExecDocument, FromInit, InitSpec, Stdio, ToInit,
@@ -34,6 +35,7 @@ pub fn supervise(control: &OwnedFd, ready: Ready) -> i32 {
         execs: Vec::new(),
         connects: Vec::new(),
         more_to_reap: false,
+        still: Still::default(),
     };
     loop {
         if let Err(End(code)) = watch.turn() {
@@ -93,6 +95,7 @@ struct Watch<'a> {
     execs: Vec<Exec>,
     connects: Vec<Connecting>,
     more_to_reap: bool,
+    still: Still,
 }
 
 impl Watch<'_> {
@@ -102,6 +105,9 @@ impl Watch<'_> {
         self.look_at_starts()?;
         self.reap()?;
         self.look_at_connects()?;
+        if let Some(Settled { id, restless }) = self.still.round() {
+            self.tell(&FromInit::Paused { id, restless })?;
+        }
         if asked { self.hear() } else { Ok(()) }
     }
 
@@ -113,12 +119,17 @@ impl Watch<'_> {
         for exec in &self.execs {
             if let Stage::Starting { starting, until, .. } = &exec.stage {
                 watched.push(PollFd::new(starting.news(), PollFlags::IN));
-                bounded(*until);
+                if !self.still.is_wanted() {
+                    bounded(*until);
+                }
             }
         }
         for connecting in &self.connects {
             watched.push(PollFd::new(connecting.news(), PollFlags::OUT));
             bounded(connecting.until);
+        }
+        if let Some(due) = self.still.due() {
+            bounded(due);
         }
         let timeout = match (self.more_to_reap, nearest) {
             (true, _) => Some(Duration::ZERO),
@@ -146,6 +157,7 @@ impl Watch<'_> {
         for _ in 0..REAPS_PER_TURN {
             let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) else { return Ok(()) };
             let (code, signal) = (status.exit_status(), status.terminating_signal());
+            self.still.disturbed();
             if matches!(self.first, First::Runs(first) if first == pid) {
                 self.tell(&FromInit::Exited { code, signal })?;
                 return Err(End(0));
@@ -186,7 +198,8 @@ impl Watch<'_> {
                 libc::ETOOMANYREFS
             }
             Some(Err(error)) => error.raw_os_error().unwrap_or(libc::EIO),
-            None if Instant::now() < *until => return Ok(()),
+            // While everything stands, so does its start.
+            None if Instant::now() < *until || self.still.is_wanted() => return Ok(()),
             None => {
                 let _ = process::kill(exec.pid.as_raw_nonzero().get(), libc::SIGKILL);
                 libc::ETIMEDOUT
@@ -253,6 +266,19 @@ impl Watch<'_> {
                     return self.tell(&FromInit::NotConnected { id, errno: libc::EAGAIN });
                 }
                 self.attempted(id, Connecting::begin(id, port))
+            }
+            ToInit::Pause { id } => {
+                self.still.begin(id);
+                Ok(())
+            }
+            ToInit::Thaw { id } => {
+                self.still.thaw();
+                for exec in &mut self.execs {
+                    if let Stage::Starting { until, .. } = &mut exec.stage {
+                        *until = Instant::now() + EXEC_WAIT_MAX;
+                    }
+                }
+                self.tell(&FromInit::Thawed { id })
             }
         }
     }

@@ -21,6 +21,8 @@ pub struct InitImage {
     pub inside: (u32, u32),
     /// Control groups that the child enters by writing `0` to each.
     pub doors: Vec<OwnedFd>,
+    /// The control group that the child is born in, and everything that it starts with it.
+    pub birthplace: Option<OwnedFd>,
     /// Drop supplementary groups (possible for root alone; an ordinary user's `setgroups` is denied).
     pub groups: Groups,
     /// The child waits for a byte here: its id maps are written by then.
@@ -103,7 +105,7 @@ pub fn clone_init(image: &InitImage) -> io::Result<Cloned> {
     let empty: [*const libc::c_char; 1] = [std::ptr::null()];
     // SAFETY: the child calls `run_child` alone, which makes system calls only and never returns.
     unsafe {
-        match clone3(NAMESPACES)? {
+        match clone3(NAMESPACES, image.birthplace.as_ref())? {
             Some(cloned) => Ok(cloned),
             None => run_child(image, &pointers, &empty),
         }
@@ -114,7 +116,7 @@ pub fn clone_init(image: &InitImage) -> io::Result<Cloned> {
 pub fn clone_idmap_holder() -> io::Result<Cloned> {
     // SAFETY: the child makes system calls only and never returns.
     unsafe {
-        match clone3(libc::CLONE_NEWUSER)? {
+        match clone3(libc::CLONE_NEWUSER, None)? {
             Some(cloned) => Ok(cloned),
             None => {
                 libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
@@ -127,13 +129,19 @@ pub fn clone_idmap_holder() -> io::Result<Cloned> {
 }
 
 /// `clone3(2)` without a new stack, as fork does it; `None` in the child.
-unsafe fn clone3(namespaces: i32) -> io::Result<Option<Cloned>> {
+unsafe fn clone3(namespaces: i32, birthplace: Option<&OwnedFd>) -> io::Result<Option<Cloned>> {
+    // clone3(2); the directory of a v2 group.
+    const CLONE_INTO_CGROUP: u64 = 1 << 33;
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid `clone_args`.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = (namespaces | libc::CLONE_PIDFD) as u32 as u64;
     args.pidfd = (&raw mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(directory) = birthplace {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = directory.as_raw_fd() as u64;
+    }
     // SAFETY: `args` and `pidfd` live across the call; without CLONE_VM the child has memory of its own.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
     match pid {
@@ -281,6 +289,7 @@ mod tests {
             null: file("/dev/null"),
             inside: (1000, 1000),
             doors: Vec::new(),
+            birthplace: None,
             groups: Groups::Inherited,
             gate,
             opener: opener.as_raw_fd(),

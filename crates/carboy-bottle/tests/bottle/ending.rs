@@ -8,9 +8,35 @@ use std::time::{Duration, Instant};
 use carboy_bottle::ExitOutcome;
 use libtest_mimic::Trial;
 
-use crate::harness::{Sketch, trial};
+use crate::harness::{Outcome, Sketch, needs, trial};
 
-fn gone_within(pid: i32, wait: Duration) -> bool {
+/// Processes that ignore what can be ignored.
+pub fn many() -> String {
+    "trap '' TERM INT HUP; i=0; while [ $i -lt 1000 ]; do sleep 1000 & i=$((i+1)); done; touch ready; wait".to_owned()
+}
+
+/// Forks as fast as it may, for good, in every one of its processes.
+pub const BOMB: &str = "perl -e 'while (1) { fork }' & touch ready; wait";
+
+fn outlives(script: &str, paused: bool) -> Outcome {
+    let mut supervisor = Command::new(std::env::current_exe()?);
+    supervisor.env("CARBOY_BOTTLE_PART", script).stdin(Piped::null()).stdout(Piped::piped());
+    if paused {
+        supervisor.env("CARBOY_BOTTLE_PAUSED", "1");
+    }
+    let mut supervisor = supervisor.spawn()?;
+    let mut line = String::new();
+    BufReader::new(supervisor.stdout.take().unwrap()).read_line(&mut line)?;
+    let init: i32 = line.trim().parse()?;
+    assert!(Path::new(&format!("/proc/{init}")).exists());
+    supervisor.kill()?;
+    // From here on: init is the last of its namespace to go.
+    assert!(gone_within(init, Duration::from_secs(1)));
+    supervisor.wait()?;
+    Ok(())
+}
+
+pub fn gone_within(pid: i32, wait: Duration) -> bool {
     let end = Instant::now() + wait;
     // A zombie that its new parent has not collected yet runs nothing.
     let runs = || {
@@ -54,21 +80,18 @@ pub fn trials() -> Vec<Trial> {
             assert!(gone_within(pid, Duration::from_secs(1)));
             Ok(())
         }),
-        trial("nothing outlives a supervisor that is killed with -9", || {
-            let mut supervisor = Command::new(std::env::current_exe()?)
-                .env("CARBOY_BOTTLE_PART", "supervisor")
-                .stdin(Piped::null())
-                .stdout(Piped::piped())
-                .spawn()?;
-            let mut line = String::new();
-            BufReader::new(supervisor.stdout.take().unwrap()).read_line(&mut line)?;
-            let init: i32 = line.trim().parse()?;
-            assert!(Path::new(&format!("/proc/{init}")).exists());
-            supervisor.kill()?;
-            supervisor.wait()?;
-            assert!(gone_within(init, Duration::from_secs(1)));
-            Ok(())
+        trial("C10 nothing outlives a supervisor that is killed with -9", || {
+            outlives("sleep 1000 & touch ready; sleep 1000", false)
         }),
+        trial("C10 nor a thousand processes that ignore every signal", || outlives(&many(), false)),
+        trial("C10 nor a paused thousand", || outlives(&many(), true)),
+        needs(
+            "perl",
+            trial("C10 nor a fork bomb, running or paused", || {
+                outlives(BOMB, false)?;
+                outlives(BOMB, true)
+            }),
+        ),
         trial("init cannot be killed from inside", || {
             Sketch::shell("kill -9 1; kill -TERM 1; kill -INT 1; sleep 0.1; echo alive").run()?.expect_output("alive")
         }),

@@ -235,15 +235,21 @@ fn open_to_all(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
 }
 
-/// This program as a supervisor that gets killed: makes a bottle, tells its init's pid, waits.
+/// This program as a supervisor that gets killed: makes a bottle around the script of the environment, tells its init's pid
+/// when the file `ready` is there, paused if that was asked for, and waits.
 pub fn played_a_part() -> bool {
-    if std::env::var_os("CARBOY_BOTTLE_PART").is_none() {
-        return false;
-    }
-    let sketch = Sketch::shell("sleep 1000 & sleep 1000");
+    let Some(script) = std::env::var_os("CARBOY_BOTTLE_PART") else { return false };
+    let mut sketch = Sketch::shell(&script.into_string().expect("a script"));
+    sketch.spec.limits.processes_max = 2_000;
     let mut bottle = sketch.launch().expect("a bottle");
     let _streams = bottle.take_stdio();
     bottle.start().expect("started");
+    while !sketch.workspace.join("ready").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    if std::env::var_os("CARBOY_BOTTLE_PAUSED").is_some() {
+        bottle.pause().expect("paused");
+    }
     println!("{}", bottle.pid());
     std::io::stdout().flush().expect("told");
     bottle.wait();

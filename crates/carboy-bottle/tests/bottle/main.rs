@@ -14,6 +14,7 @@ mod image;
 mod inside_ports;
 mod network;
 mod overlay;
+mod pausing;
 mod start;
 mod streams;
 
@@ -36,6 +37,7 @@ fn main() {
     trials.extend(ending::trials());
     trials.extend(exec::trials());
     trials.extend(inside_ports::trials());
+    trials.extend(pausing::trials());
     trials.extend(harness::as_ordinary_user());
     let conclusion = libtest_mimic::run(&arguments, trials);
     harness::tell_left_out();

@@ -6,19 +6,26 @@ use std::time::Duration;
 
 use carboy_bottle::Bottle;
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
+use carboy_core::budget::Shutdown;
 use carboy_core::plan::CaptureTier;
 use carboy_core::ports::AuditSink;
+use carboy_core::verdict::{Denial, Reason};
 use carboy_egress::{Gateway, Port};
 use carboy_store::audit::AuditLog;
 use tokio::sync::Notify;
 
+use super::enforce::Enforcing;
 use super::exec;
 use crate::grants::Grants;
 use crate::registry::{Answer, Conversation, Question, Respond, RunRecord};
 use crate::session::{Look, Session};
+use crate::summary::By;
 
 /// How long a program may take to end after it was asked to.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Why, when nobody says more.
+const STOPPED_BY_HAND: &str = "by `carboy stop`";
 
 /// What the control socket and the person's signals act on.
 pub(super) struct Shared {
@@ -29,6 +36,8 @@ pub(super) struct Shared {
     pub(super) audit: Arc<AuditLog>,
     pub(super) stopping: AtomicBool,
     pub(super) stop_asked: Notify,
+    /// What is done to it from outside.
+    pub(super) enforcing: Enforcing,
     pub(super) tier: CaptureTier,
     pub(super) grants: Arc<Grants>,
     pub(super) ports: Vec<Arc<Port>>,
@@ -78,17 +87,37 @@ impl Shared {
         self.stop_asked.notify_one();
     }
 
-    fn kill_now(&self) {
+    pub(super) fn kill_now(&self) {
         self.stopping.store(true, Ordering::Release);
         // Gone already is what was wanted.
         let _ = self.bottle.kill();
+    }
+
+    /// In a word, for people.
+    fn state(&self) -> &'static str {
+        match (self.in_force(), self.stopping.load(Ordering::Acquire)) {
+            (Some(Shutdown::Freeze), _) => "frozen",
+            (_, true) | (Some(Shutdown::Kill), false) => "stopping",
+            (Some(Shutdown::Pause), false) => "paused",
+            (Some(Shutdown::Cutoff), false) => "cut off",
+            (None, false) => "running",
+        }
+    }
+
+    /// One that is paused cannot hear that it is to end: with its routes closed it runs on for as long as that takes.
+    fn let_hear(&self) {
+        if self.in_force() == Some(Shutdown::Pause) {
+            self.gateway.cut_off(Denial::new(Reason::CutOff, "the run is being stopped"));
+            // What cannot go on is killed after the grace.
+            let _ = self.bottle.thaw();
+        }
     }
 
     fn note(&self, action: &'static str) {
         self.write_down(Event::new(EventType::Operator, self.subject.clone(), action, Outcome::Done));
     }
 
-    fn write_down(&self, event: Event) {
+    pub(super) fn write_down(&self, event: Event) {
         // A run is ended also when that cannot be written down: the end event will fail and say so.
         let _ = self.audit.append(event);
     }
@@ -104,6 +133,11 @@ impl Shared {
             let _ = session.attach(stream, look);
         })))
     }
+}
+
+/// Does what takes a moment, on a thread that others do not wait for.
+fn waiting<T>(act: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(act)
 }
 
 impl Respond for Shared {
@@ -128,6 +162,12 @@ impl Respond for Shared {
             // Done here and not in the answer, so that a no is the answer.
             Question::Grant(asked) => self.grants.grant(asked).map(|_| None).map_err(|e| e.to_string()),
             Question::Revoke { id } => self.grants.revoke(id).map(|()| None).map_err(|e| e.to_string()),
+            Question::Enforce { how } => {
+                waiting(|| self.enforce(*how, By::Operator, STOPPED_BY_HAND)).map(|_| None).map_err(|e| e.to_string())
+            }
+            Question::Resume => {
+                waiting(|| self.let_go(By::Operator, "by `carboy resume`")).map(|()| None).map_err(|e| e.to_string())
+            }
             Question::Status | Question::Stop | Question::Kill => Ok(None),
         }
     }
@@ -135,21 +175,22 @@ impl Respond for Shared {
     fn respond(&self, question: &Question) -> Answer {
         match question {
             Question::Status | Question::Attach { .. } | Question::Watch | Question::Wait | Question::Exec(_) => {}
-            Question::Grant(_) | Question::Revoke { .. } => {}
+            Question::Grant(_) | Question::Revoke { .. } | Question::Enforce { .. } | Question::Resume => {}
             Question::Stop => {
                 self.note("stop");
                 self.ask_to_stop();
             }
             Question::Kill => {
-                self.note("kill");
-                self.kill_now();
+                // Nothing is stricter: it cannot be refused.
+                let _ = waiting(|| self.enforce(Shutdown::Kill, By::Operator, STOPPED_BY_HAND));
             }
         }
         let stats = self.gateway.stats();
-        let state = if self.stopping.load(Ordering::Acquire) { "stopping" } else { "running" };
         Answer {
             record: self.record.clone(),
-            state: state.to_owned(),
+            state: self.state().to_owned(),
+            why: self.last().map(|last| format!("{} by the {}: {}", last.action.as_str(), last.by.as_str(), last.why)),
+            shutdown: self.enforcing.shutdown,
             requests: stats.requests,
             refusals: stats.refused(),
             failures: stats.failed(),
@@ -165,6 +206,8 @@ impl Respond for Shared {
 /// Waits until the run is to end, asks the program, and kills what is left after the grace.
 pub(super) async fn stop_when_asked(shared: Arc<Shared>) {
     shared.stop_asked.notified().await;
+    let hearing = shared.clone();
+    let _ = tokio::task::spawn_blocking(move || hearing.let_hear()).await;
     let _ = shared.bottle.signal(rustix::process::Signal::TERM.as_raw());
     tokio::time::sleep(STOP_GRACE).await;
     let _ = shared.bottle.kill();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use carboy_bottle::{ExitOutcome, ExitReport};
 use carboy_core::audit::{Event, EventType, Outcome};
+use carboy_core::budget::Shutdown;
 use carboy_core::ports::{AuditSink, Clock};
 
 use super::control::Shared;
@@ -53,24 +54,31 @@ impl Running {
         let _ = tokio::task::spawn_blocking(move || session.drained()).await;
         // What the program left in the middle of is written down before the end is.
         self.gateway.settled(SETTLE_WAIT_MAX).await;
+        let untold = self.kept.drained().await;
         for task in &self.tasks {
             task.abort();
         }
         let ended_ms = SystemClock.now_ms();
         let stats = self.gateway.stats();
-        let ended = ended(report.outcome);
+        let ended = match self.shared.in_force() {
+            Some(Shutdown::Freeze) => Ended::Frozen,
+            Some(Shutdown::Cutoff | Shutdown::Pause | Shutdown::Kill) | None => ended(report.outcome),
+        };
         let quarantined = quarantined(&report);
         let noticed = self.noticed.found().await;
         let duration_ms = ended_ms.saturating_sub(self.started_ms);
         self.notifier.ended(ended, duration_ms, stats.refused(), self.session.viewers()).await;
         let event = Event::new(EventType::Run, self.shared.subject.clone(), "end", Outcome::Done)
             .with("exit_code", u64::from(ended.shell_code()))
+            .with("frozen", ended == Ended::Frozen)
             .with("duration_ms", ended_ms.saturating_sub(self.started_ms))
             .with("requests", stats.requests)
             .with("refusals", stats.refused())
             .with("failures", stats.failed())
             .with("quarantined", quarantined.clone())
             .with("noticed", noticed.len() as u64);
+        // The controller charges them in full, and says so; here it stands which run's they were.
+        let event = if untold > 0 { event.with("endings_untold", untold as u64) } else { event };
         self.audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))?;
         let audit = self.audit.clone();
         let closed = tokio::task::spawn_blocking(move || audit.close()).await;
@@ -101,9 +109,13 @@ impl Running {
                 None => None,
             },
             overlay: self.held.as_ref().and_then(|held| Some(held.overlays.first()?.source.display().to_string())),
+            enforced: self.shared.enforced(),
             audit_head: format!("{}:{}", head.seq, head.hash),
         };
         runs::end(&self.run_dir, &summary)?;
+        if let Some(keeper) = self.shared.enforcing.keeper.as_ref().filter(|_| summary.ended != Ended::Frozen) {
+            keeper.forget();
+        }
         Ok(summary)
     }
 }

@@ -13,6 +13,7 @@ use carboy_manifest::{Effective, providers};
 use super::{RunError, RunRequest};
 use crate::home::private_dir;
 use crate::inside::{EnvironmentParts, HostPlaces, environment};
+use crate::resume::{self, Again};
 use crate::seed;
 use crate::workspace::{Held, worktree};
 
@@ -59,6 +60,7 @@ pub(super) fn bottle_spec(
         places.check_bind(shown)?;
     }
     let command = match &request.command[..] {
+        [] if goes_on(request) => providers::resumed(&effective.provider, &request.task),
         [] => providers::command(&effective.provider, &request.task),
         command => command.to_vec(),
     };
@@ -100,6 +102,13 @@ pub(super) fn bottle_spec(
         stdio: request.stdio,
         host_ids: request.host_ids.or(effective.settings.bottle_uid.value.map(|id| (id, id))),
     })
+}
+
+/// Is it started again, and has its program something to go on with?
+fn goes_on(request: &RunRequest) -> bool {
+    let home = request.home.state(&request.effective.bottle).join("home");
+    let began = |again: &Again| resume::has_conversation(&request.effective.provider, &home, again.before.first_ms);
+    request.again.as_ref().is_some_and(began)
 }
 
 /// Replaces each source by its real path and asks of that whether it may be shown: what is checked is what is mounted.

@@ -50,8 +50,6 @@ pub(super) fn look_for_renewed(vault: &Arc<Vault>, gateway: &Arc<Gateway>, finge
 
 /// From here on this process holds secrets: no core dump, no `ptrace`, no `/proc/PID/mem` by the same user (D5).
 pub(super) fn undumpable() -> Result<(), RunError> {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-    let failed = |e: rustix::io::Errno| RunError::System { what: "protect this process's memory", source: e.into() };
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(failed)?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)
+    crate::controller::process::undumpable()
+        .map_err(|source| RunError::System { what: "protect this process's memory", source })
 }

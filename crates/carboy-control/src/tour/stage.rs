@@ -154,6 +154,9 @@ fn run_request(request: &TourRequest, home: Home, workdir: PathBuf) -> Result<Ru
         progress: Arc::new(|_| {}),
         streaming: crate::session::Streaming::Direct,
         learning: Default::default(),
+        flags: None,
+        again: None,
+        keeping: crate::supervisor::Keeping::InProcess,
     })
 }
 

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::caps::{CapKind, Scope};
 use super::book::ReservationId;
+use super::caps::{CapKind, Scope};
 use super::law::{Caching, Standing};
 use super::usage::Usage;
 use crate::ids::MeterName;

@@ -12,171 +12,27 @@
 //!
 //! *Must never* release what may have been sent, settle twice, or count a hold in another window than its admission's.
 
-use std::collections::BTreeMap;
+mod steps;
+mod tally;
 
-use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+pub use self::steps::{
+    Admission, Answer, BookError, Both, NoReservationId, Reservation, ReservationId, Row, Settlement, Spent, Stage,
+};
+use self::tally::Tally;
+use super::ask::{Binding, Counted, Granted, NotHeld};
 use super::caps::{Cap, Scope};
-use super::law::{Decision, Standing, Worst, decide};
+use super::law::{Decision, Standing, Worst, count_first, decide};
+use super::terms::{Gate, Overrun};
 use super::usage::{Amount, Count, Usage};
-use super::window::Window;
 use crate::ids::MeterName;
 
 /// Spending is kept by the minute: a rolling window is exact to that.
 pub const GRAIN_MS: u64 = 60_000;
 
-/// One reservation, named by whoever makes it, so that asking twice is asking once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ReservationId(pub u128);
-
-/// An amount in both ways of counting: a cap may be changed from one to the other at any time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Both {
-    /// Counted [`Count::Weighted`].
-    pub weighted: Amount,
-    /// Counted [`Count::Raw`].
-    pub raw: Amount,
-}
-
-impl Both {
-    /// Of a usage; `None` where a count is beyond any request.
-    pub fn of(usage: &Usage) -> Option<Both> {
-        Some(Both { weighted: usage.weighs(Count::Weighted)?, raw: usage.weighs(Count::Raw)? })
-    }
-
-    /// In one way of counting.
-    pub fn by(&self, count: Count) -> Amount {
-        match count {
-            Count::Weighted => self.weighted,
-            Count::Raw => self.raw,
-        }
-    }
-
-    fn plus(self, other: Both) -> Option<Both> {
-        Some(Both { weighted: self.weighted.plus(other.weighted)?, raw: self.raw.plus(other.raw)? })
-    }
-
-    fn less(self, other: Both) -> Both {
-        Both { weighted: self.weighted.less(other.weighted), raw: self.raw.less(other.raw) }
-    }
-
-    /// The larger in each way of counting.
-    pub fn larger(self, other: Both) -> Both {
-        Both { weighted: self.weighted.max(other.weighted), raw: self.raw.max(other.raw) }
-    }
-}
-
-/// Where a reservation stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Held; nothing has been sent.
-    Open,
-    /// It may have been sent.
-    Dispatched,
-}
-
-/// What is held for one request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reservation {
-    /// Its name.
-    pub id: ReservationId,
-    /// Who made it; everything of an owner that is gone is ended together.
-    pub owner: u64,
-    /// What is metered.
-    pub meter: MeterName,
-    /// Whom it is booked to.
-    pub chain: Vec<Scope>,
-    /// When it was admitted, in milliseconds since 1970: the window it counts in.
-    pub at_ms: u64,
-    /// How much.
-    pub hold: Both,
-    /// The output cap that was granted to each answer.
-    pub output: u64,
-    /// How far it is.
-    pub stage: Stage,
-}
-
-/// What a request wants to be admitted with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admission {
-    /// Its name.
-    pub id: ReservationId,
-    /// Who asks.
-    pub owner: u64,
-    /// What is metered.
-    pub meter: MeterName,
-    /// Whom it is booked to, nearest first.
-    pub chain: Vec<Scope>,
-    /// The caps that bind it.
-    pub caps: Vec<Cap>,
-    /// What it may cost.
-    pub worst: Worst,
-    /// How many others wait for the same room.
-    pub waiting: u32,
-    /// Now.
-    pub at_ms: u64,
-}
-
-/// What it really cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settlement {
-    /// In tokens.
-    pub usage: Usage,
-    /// The provider did not say all of it.
-    pub estimated: bool,
-}
-
-/// A step to make durable.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Row {
-    /// A reservation was made.
-    Held(Reservation),
-    /// It may have been sent from now on.
-    Dispatched(ReservationId),
-    /// Nothing was sent; nothing is held any more.
-    Released(ReservationId),
-    /// It is over.
-    Spent(Spent),
-}
-
-/// What was spent by one request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spent {
-    /// Its reservation.
-    pub id: ReservationId,
-    /// What was metered.
-    pub meter: MeterName,
-    /// Whom it was booked to.
-    pub chain: Vec<Scope>,
-    /// The window it counts in: when it was admitted.
-    pub at_ms: u64,
-    /// How much, as it is charged.
-    pub charged: Both,
-    /// In tokens, as far as they are known.
-    pub usage: Usage,
-    /// The provider did not say all of it.
-    pub estimated: bool,
-    /// More than was held: the provider did not keep to its own bound.
-    pub overrun: Both,
-}
-
-/// Why a step cannot be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BookError {
-    /// Nothing is held under that name: it was never admitted, or is over.
-    #[error("no such reservation: it was never made, or is over")]
-    Unknown,
-    /// It may have been sent: it can only be settled.
-    #[error("the reservation may have been sent: it has to be settled")]
-    Sent,
-    /// It was not dispatched: nothing can have been spent.
-    #[error("the reservation was not dispatched: nothing can have been spent")]
-    NotSent,
-    /// More than any request can cost.
-    #[error("the usage is more than any request can cost")]
-    Absurd,
-}
+/// Output tokens of each answer that are held at first under [`Overrun::Bounded`].
+pub const TRANCHE_TOKENS: u64 = 4_096;
 
 type Line = (Scope, MeterName);
 
@@ -184,67 +40,96 @@ type Line = (Scope, MeterName);
 #[derive(Clone, Debug, Default)]
 pub struct Book {
     /// What was spent, by whom, on what, in which minute.
-    spent: BTreeMap<Line, BTreeMap<u64, Both>>,
-    /// And in all.
-    total: BTreeMap<Line, Both>,
+    spent: BTreeMap<Line, Tally>,
+    /// What is held, in the same order; the sum of the reservations.
+    held: BTreeMap<Line, Tally>,
     reservations: BTreeMap<ReservationId, Reservation>,
+    ended: Ended,
 }
 
 impl Book {
     /// How a cap stands for a meter now.
     pub fn standing(&self, cap: &Cap, meter: &MeterName, now_ms: u64) -> Standing {
-        let since = cap.window.since_ms(now_ms);
+        let minute = cap.window.since_ms(now_ms) / GRAIN_MS;
+        let line = (cap.scope.clone(), meter.clone());
+        let sum = |of: &BTreeMap<Line, Tally>| of.get(&line).map(|tally| tally.since(minute)).unwrap_or_default();
         Standing {
             cap: cap.amount,
-            spent: self.spent_since(&cap.scope, meter, &cap.window, since).by(cap.count),
-            held: self.held_since(&cap.scope, meter, since).by(cap.count),
+            spent: sum(&self.spent).by(cap.count),
+            held: sum(&self.held).by(cap.count),
             count: cap.count,
         }
     }
 
-    fn spent_since(&self, scope: &Scope, meter: &MeterName, window: &Window, since: u64) -> Both {
-        let line = (scope.clone(), meter.clone());
-        if *window == Window::Lifetime {
-            return self.total.get(&line).copied().unwrap_or_default();
-        }
-        let minutes = self.spent.get(&line).into_iter().flat_map(|minutes| minutes.range(since / GRAIN_MS..));
-        minutes.fold(Both::default(), |sum, (_, spent)| sum.plus(*spent).unwrap_or(MOST))
-    }
-
-    fn held_since(&self, scope: &Scope, meter: &MeterName, since: u64) -> Both {
-        let of_line =
-            |r: &&Reservation| r.meter == *meter && r.at_ms / GRAIN_MS >= since / GRAIN_MS && r.chain.contains(scope);
-        let holds = self.reservations.values().filter(of_line).map(|r| r.hold);
-        holds.fold(Both::default(), |sum, hold| sum.plus(hold).unwrap_or(MOST))
+    /// The same, in the words of a refusal.
+    pub fn binding(&self, cap: &Cap, meter: &MeterName, now_ms: u64) -> Binding {
+        let standing = self.standing(cap, meter, now_ms);
+        let until_ms = cap.window.until_ms(now_ms);
+        Binding { scope: cap.scope.clone(), meter: meter.clone(), kind: cap.kind, standing, until_ms }
     }
 
     /// Decides, and holds what was admitted. The same name twice gives the same answer and holds once.
-    pub fn admit(&mut self, admission: &Admission) -> (Decision, Option<Row>) {
+    pub fn admit(&mut self, admission: &Admission) -> (Answer, Option<Row>) {
         if let Some(known) = self.reservations.get(&admission.id) {
-            return (Decision::Admit { output: known.output }, None);
+            return (Answer::Held(known.granted), None);
         }
-        let now = admission.at_ms;
-        let standings: Vec<Standing> =
-            admission.caps.iter().map(|cap| self.standing(cap, &admission.meter, now)).collect();
-        let decision = decide(&standings, &admission.worst, admission.waiting);
-        let Decision::Admit { output } = decision else { return (decision, None) };
-        let holds = |count| admission.worst.holds(output, count);
-        let (Some(weighted), Some(raw)) = (holds(Count::Weighted), holds(Count::Raw)) else {
-            return (Decision::Absurd, None);
+        let granted = match self.decide(admission) {
+            Ok(granted) => granted,
+            Err(answer) => return (answer, None),
         };
+        let Some(hold) = holds(&admission.worst, granted.held) else { return (Answer::Absurd, None) };
         let reservation = Reservation {
             id: admission.id,
             owner: admission.owner,
             meter: admission.meter.clone(),
+            model: admission.model.clone(),
             chain: admission.chain.clone(),
-            at_ms: now,
-            hold: Both { weighted, raw },
-            output,
+            at_ms: admission.at_ms,
+            worst: admission.worst,
+            hold,
+            granted,
             stage: Stage::Open,
         };
         let row = Row::Held(reservation);
         self.apply(&row);
-        (decision, Some(row))
+        (Answer::Held(granted), Some(row))
+    }
+
+    fn decide(&self, admission: &Admission) -> Result<Granted, Answer> {
+        let Admission { caps, meter, worst, at_ms, .. } = admission;
+        let standings: Vec<Standing> = caps.iter().map(|cap| self.standing(cap, meter, *at_ms)).collect();
+        let say = |by: usize| self.binding(&caps[by], meter, *at_ms);
+        let tranche = match (admission.gate, admission.overrun) {
+            (Gate::Observe, _) => {
+                // Its worst case is held all the same: it is what a crash costs, and others keep off it.
+                return match standings.iter().position(|standing| standing.spent >= standing.cap) {
+                    Some(by) => Err(Answer::Exhausted(say(by))),
+                    None => Ok(Granted { output: None, held: worst.output }),
+                };
+            }
+            (Gate::Reserve, Overrun::Exact) => *worst,
+            (Gate::Reserve, Overrun::Bounded) => Worst { output: worst.output.min(TRANCHE_TOKENS), ..*worst },
+        };
+        if admission.counted == Counted::Bound && count_first(&standings, &tranche, admission.waiting) {
+            return Err(Answer::CountFirst);
+        }
+        match decide(&standings, &tranche, admission.waiting) {
+            Decision::Wait { by } => Err(Answer::Wait(say(by))),
+            Decision::Exhausted { by } => Err(Answer::Exhausted(say(by))),
+            Decision::Absurd => Err(Answer::Absurd),
+            Decision::Admit { output } => Ok(match admission.overrun {
+                Overrun::Exact => Granted { output: Some(output), held: output },
+                Overrun::Bounded => Granted { output: Some(worst.output), held: output },
+            }),
+        }
+    }
+
+    /// What [`admit`](Self::admit) would answer; nothing is held.
+    pub fn peek(&self, admission: &Admission) -> Answer {
+        match self.reservations.get(&admission.id) {
+            Some(known) => Answer::Held(known.granted),
+            None => self.decide(admission).map_or_else(|answer| answer, Answer::Held),
+        }
     }
 
     /// From now on it may have been sent. Written down before a byte leaves.
@@ -253,6 +138,44 @@ impl Book {
         let row = Row::Dispatched(id);
         self.apply(&row);
         Ok(row)
+    }
+
+    /// Holds output up to so many tokens of each answer, or as many as there is room for; `caps` are those that bind it
+    /// now. No row where so much is held already.
+    ///
+    /// It counts in the window of its admission: room is asked of the window as it stood then, up to now. Across the end
+    /// of a window that is less than there is, never more.
+    pub fn extend(&mut self, id: ReservationId, output: u64, caps: &[Cap]) -> Result<(Granted, Option<Row>), NotHeld> {
+        let known = self.reservations.get(&id).ok_or(NotHeld::Unknown)?;
+        let wanted = output.min(known.worst.output);
+        if wanted <= known.granted.held {
+            return Ok((known.granted, None));
+        }
+        let held = self.room_for(known, wanted, caps)?;
+        let hold = holds(&known.worst, held).ok_or(NotHeld::Absurd)?;
+        let granted = Granted { held, ..known.granted };
+        let row = Row::Extended { id, hold, held };
+        self.apply(&row);
+        Ok((granted, Some(row)))
+    }
+
+    fn room_for(&self, known: &Reservation, wanted: u64, caps: &[Cap]) -> Result<u64, NotHeld> {
+        let more = Worst { output: wanted, output_min: known.granted.held + 1, ..known.worst };
+        let mut held = wanted;
+        for cap in caps {
+            let own = if known.chain.contains(&cap.scope) { known.hold.by(cap.count) } else { Amount::ZERO };
+            let standing = self.standing(cap, &known.meter, known.at_ms);
+            let room = |free: Amount| standing.cap.less(standing.spent).less(free);
+            match more.output_within(room(standing.held.less(own)), cap.count) {
+                Some(output) => held = held.min(output),
+                None => {
+                    let binding = self.binding(cap, &known.meter, known.at_ms);
+                    let alone = more.output_within(room(Amount::ZERO), cap.count);
+                    return Err(if alone.is_some() { NotHeld::Busy(binding) } else { NotHeld::Exhausted(binding) });
+                }
+            }
+        }
+        Ok(held)
     }
 
     /// Nothing was sent.
@@ -267,25 +190,48 @@ impl Book {
         }
     }
 
-    /// It cost so much. More than was held is charged in full and told.
-    pub fn settle(&mut self, id: ReservationId, settlement: &Settlement) -> Result<Row, BookError> {
-        let reservation = self.reservations.get(&id).ok_or(BookError::Unknown)?;
+    /// Whoever wanted to send it was told not to, though that it may have been sent was written down: nothing was sent.
+    pub fn withdraw(&mut self, id: ReservationId) -> Result<Row, BookError> {
+        self.reservations.get(&id).ok_or(BookError::Unknown)?;
+        let row = Row::Released(id);
+        self.apply(&row);
+        Ok(row)
+    }
+
+    /// It cost so much. More than was held is charged in full and told. No row where it had ended before: the same ending
+    /// twice is charged once.
+    pub fn settle(&mut self, id: ReservationId, settlement: &Settlement) -> Result<Option<Row>, BookError> {
+        let Some(reservation) = self.alive(id)? else { return Ok(None) };
         if reservation.stage == Stage::Open {
             return Err(BookError::NotSent);
         }
         let charged = Both::of(&settlement.usage).ok_or(BookError::Absurd)?;
         let row = Row::Spent(spent(reservation, charged, settlement));
         self.apply(&row);
-        Ok(row)
+        Ok(Some(row))
     }
 
     /// Nobody will ever know what it cost: all that was held is charged, and what was seen of it if that is more.
-    pub fn charge_whole(&mut self, id: ReservationId, seen: &Usage) -> Result<Row, BookError> {
-        let reservation = self.reservations.get(&id).ok_or(BookError::Unknown)?;
+    pub fn charge_whole(&mut self, id: ReservationId, seen: &Usage) -> Result<Option<Row>, BookError> {
+        let Some(reservation) = self.alive(id)? else { return Ok(None) };
         let charged = reservation.hold.larger(Both::of(seen).ok_or(BookError::Absurd)?);
         let row = Row::Spent(spent(reservation, charged, &Settlement { usage: *seen, estimated: true }));
         self.apply(&row);
-        Ok(row)
+        Ok(Some(row))
+    }
+
+    /// The reservation; `None` where it is known to have been charged.
+    fn alive(&self, id: ReservationId) -> Result<Option<&Reservation>, BookError> {
+        match self.reservations.get(&id) {
+            Some(reservation) => Ok(Some(reservation)),
+            None if self.ended.contains(id) => Ok(None),
+            None => Err(BookError::Unknown),
+        }
+    }
+
+    /// Whether it is remembered that this one was charged. Of more than the latest whoever keeps the rows has to be asked.
+    pub fn ended(&self, id: ReservationId) -> bool {
+        self.ended.contains(id)
     }
 
     /// An owner is gone: what it may have sent is charged whole, the rest is released.
@@ -293,17 +239,19 @@ impl Book {
         let own: Vec<(ReservationId, Stage)> =
             self.reservations.values().filter(|r| r.owner == owner).map(|r| (r.id, r.stage)).collect();
         let mut end = |(id, stage): (ReservationId, Stage)| match stage {
-            Stage::Open => self.release(id),
+            Stage::Open => self.release(id).map(Some),
             Stage::Dispatched => self.charge_whole(id, &Usage::default()),
         };
         // Each was there a moment ago and nobody else has the book.
-        own.into_iter().filter_map(|one| end(one).ok()).collect()
+        own.into_iter().filter_map(|one| end(one).ok().flatten()).collect()
     }
 
     /// Brings the book to where it stood when the row was written; the way to rebuild it.
     pub fn apply(&mut self, row: &Row) {
         match row {
             Row::Held(reservation) => {
+                self.drop_hold(reservation.id);
+                hold_more(&mut self.held, reservation, reservation.hold);
                 self.reservations.insert(reservation.id, reservation.clone());
             }
             Row::Dispatched(id) => {
@@ -311,11 +259,16 @@ impl Book {
                     reservation.stage = Stage::Dispatched;
                 }
             }
-            Row::Released(id) => {
-                self.reservations.remove(id);
+            Row::Extended { id, hold, held } => {
+                if let Some(reservation) = self.reservations.get_mut(id) {
+                    hold_more(&mut self.held, reservation, hold.less(reservation.hold));
+                    (reservation.hold, reservation.granted.held) = (*hold, *held);
+                }
             }
+            Row::Released(id) => self.drop_hold(*id),
             Row::Spent(spent) => {
-                self.reservations.remove(&spent.id);
+                self.drop_hold(spent.id);
+                self.ended.insert(spent.id);
                 for scope in &spent.chain {
                     self.add(scope, &spent.meter, spent.at_ms / GRAIN_MS, spent.charged);
                 }
@@ -323,33 +276,94 @@ impl Book {
         }
     }
 
-    /// Adds a sum that was kept elsewhere, by the minute.
-    pub fn add(&mut self, scope: &Scope, meter: &MeterName, minute: u64, amount: Both) {
-        let line = (scope.clone(), meter.clone());
-        let total = self.total.entry(line.clone()).or_default();
-        *total = total.plus(amount).unwrap_or(MOST);
-        let spent = self.spent.entry(line).or_default().entry(minute).or_default();
-        *spent = spent.plus(amount).unwrap_or(MOST);
+    fn drop_hold(&mut self, id: ReservationId) {
+        let Some(reservation) = self.reservations.remove(&id) else { return };
+        for scope in &reservation.chain {
+            let line = (scope.clone(), reservation.meter.clone());
+            if let Some(tally) = self.held.get_mut(&line) {
+                tally.take(reservation.at_ms / GRAIN_MS, reservation.hold);
+                if tally.is_empty() {
+                    self.held.remove(&line);
+                }
+            }
+        }
     }
 
-    /// Everything that is held, oldest name first.
+    /// Adds a sum that was kept elsewhere, by the minute.
+    pub fn add(&mut self, scope: &Scope, meter: &MeterName, minute: u64, amount: Both) {
+        self.spent.entry((scope.clone(), meter.clone())).or_default().add(minute, amount);
+    }
+
+    /// What is held under a name.
+    pub fn reservation(&self, id: ReservationId) -> Option<&Reservation> {
+        self.reservations.get(&id)
+    }
+
+    /// Everything that is held, in the order of names.
     pub fn reservations(&self) -> impl Iterator<Item = &Reservation> {
         self.reservations.values()
     }
 
+    /// Every scope and meter that anything was ever spent on.
+    pub fn lines(&self) -> impl Iterator<Item = &(Scope, MeterName)> {
+        self.spent.keys()
+    }
+
     /// Everything that was ever spent by a scope on a meter.
     pub fn total(&self, scope: &Scope, meter: &MeterName) -> Both {
-        self.total.get(&(scope.clone(), meter.clone())).copied().unwrap_or_default()
+        self.spent.get(&(scope.clone(), meter.clone())).map(Tally::all).unwrap_or_default()
+    }
+
+    /// Everything that is held for a scope and a meter.
+    pub fn held(&self, scope: &Scope, meter: &MeterName) -> Both {
+        self.held.get(&(scope.clone(), meter.clone())).map(Tally::all).unwrap_or_default()
     }
 }
 
-/// A sum beyond all numbers: every cap is exhausted by it.
-const MOST: Both = Both { weighted: Amount::milli(u64::MAX), raw: Amount::milli(u64::MAX) };
+/// Names of reservations that were charged lately. Beyond so many whoever keeps the rows is asked.
+#[derive(Clone, Debug, Default)]
+struct Ended {
+    names: BTreeSet<ReservationId>,
+    order: VecDeque<ReservationId>,
+}
+
+/// Most names of charged reservations that are remembered.
+const ENDED_MAX: usize = 16_384;
+
+impl Ended {
+    fn contains(&self, id: ReservationId) -> bool {
+        self.names.contains(&id)
+    }
+
+    fn insert(&mut self, id: ReservationId) {
+        if self.names.insert(id) {
+            self.order.push_back(id);
+        }
+        if self.order.len() > ENDED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.names.remove(&oldest);
+        }
+    }
+}
+
+fn holds(worst: &Worst, output: u64) -> Option<Both> {
+    Some(Both { weighted: worst.holds(output, Count::Weighted)?, raw: worst.holds(output, Count::Raw)? })
+}
+
+fn hold_more(held: &mut BTreeMap<Line, Tally>, reservation: &Reservation, amount: Both) {
+    for scope in &reservation.chain {
+        let tally = held.entry((scope.clone(), reservation.meter.clone())).or_default();
+        tally.add(reservation.at_ms / GRAIN_MS, amount);
+    }
+}
 
 fn spent(reservation: &Reservation, charged: Both, settlement: &Settlement) -> Spent {
     Spent {
         id: reservation.id,
+        owner: reservation.owner,
         meter: reservation.meter.clone(),
+        model: reservation.model.clone(),
         chain: reservation.chain.clone(),
         at_ms: reservation.at_ms,
         charged,

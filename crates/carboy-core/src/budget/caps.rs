@@ -87,13 +87,17 @@ pub struct BudgetSet {
 impl BudgetSet {
     /// The caps that bind a request of this meter, those of nearer scopes first.
     pub fn binding(&self, meter: &MeterName) -> Vec<&Cap> {
-        let all = self.caps.get(meter).map(Vec::as_slice).unwrap_or_default();
+        self.binding_of(self.caps.get(meter).map(Vec::as_slice).unwrap_or_default())
+    }
+
+    /// Those of `all` that bind, by the rules of this set.
+    pub(super) fn binding_of<'a>(&self, all: &'a [Cap]) -> Vec<&'a Cap> {
         let mut bound = Vec::new();
         let mut governed = false;
         for scope in &self.chain {
             let own = || all.iter().filter(|cap| cap.scope == *scope);
             if !governed || self.governs == Governs::All {
-                let budgets: Vec<&Cap> = own().filter(|cap| cap.kind == CapKind::Budget).collect();
+                let budgets: Vec<&'a Cap> = own().filter(|cap| cap.kind == CapKind::Budget).collect();
                 governed |= !budgets.is_empty();
                 bound.extend(budgets);
             }
@@ -115,7 +119,12 @@ mod tests {
     fn set(caps: Vec<Cap>, governs: Governs) -> BudgetSet {
         let bottle = |name: &str| Scope::Bottle(name.into());
         let chain = vec![Scope::Agent("a".into()), bottle("dev"), bottle("base"), Scope::Host];
-        BudgetSet { chain, caps: [(MeterName::parse("anthropic").unwrap(), caps)].into(), governs, ..BudgetSet::default() }
+        BudgetSet {
+            chain,
+            caps: [(MeterName::parse("anthropic").unwrap(), caps)].into(),
+            governs,
+            ..BudgetSet::default()
+        }
     }
 
     fn amounts(set: &BudgetSet) -> Vec<u64> {

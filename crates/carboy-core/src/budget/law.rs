@@ -41,7 +41,7 @@ impl Standing {
 }
 
 /// What a request may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worst {
     /// Most tokens that it reads, of every kind together.
     pub input: u64,
@@ -106,10 +106,15 @@ impl Worst {
         all.plus(margin)
     }
 
+    /// The least output that is of use.
+    pub(super) fn least(&self) -> u64 {
+        self.output_min.min(self.output)
+    }
+
     /// The largest output whose hold is within `room`, up to the request's own cap; `None` when not even the least is.
-    fn output_within(&self, room: Amount, count: Count) -> Option<u64> {
+    pub(super) fn output_within(&self, room: Amount, count: Count) -> Option<u64> {
         let fits = |output| self.holds(output, count).is_some_and(|hold| hold <= room);
-        let least = self.output_min.min(self.output);
+        let least = self.least();
         if !fits(least) {
             return None;
         }
@@ -125,7 +130,7 @@ impl Worst {
 
 /// Decides over every cap that binds. `waiting` is how many others wait for the same room: it is shared with them.
 pub fn decide(caps: &[Standing], worst: &Worst, waiting: u32) -> Decision {
-    let least = worst.output_min.min(worst.output);
+    let least = worst.least();
     let mut output = worst.output;
     let mut wait = None;
     for (by, standing) in caps.iter().enumerate() {
@@ -149,11 +154,44 @@ pub fn decide(caps: &[Standing], worst: &Worst, waiting: u32) -> Decision {
     }
 }
 
+/// A cap of which less than this part would be left is near: one in ten.
+pub const NEAR_PART: u64 = 10;
+
+/// Whether a request of which only a bound is known is better counted first: all of it cannot be held, or so much would be
+/// that a cap is near. Far from every cap nobody waits for the provider's count.
+pub fn count_first(caps: &[Standing], worst: &Worst, waiting: u32) -> bool {
+    match decide(caps, worst, waiting) {
+        Decision::Admit { output } if output == worst.output => caps.iter().any(|standing| {
+            let hold = worst.holds(output, standing.count).unwrap_or(standing.cap);
+            standing.headroom().less(hold).as_milli() < standing.cap.as_milli() / NEAR_PART
+        }),
+        Decision::Admit { .. } | Decision::Wait { .. } => true,
+        // If not even an empty request could be sent, no count will change that.
+        Decision::Exhausted { .. } => {
+            !matches!(decide(caps, &Worst { input: 0, ..*worst }, waiting), Decision::Exhausted { .. })
+        }
+        Decision::Absurd => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn c5_a_bound_is_worth_a_count_only_where_a_cap_is_near() {
+        // Of 100,000 a tenth has to be left over: 1,000 + 8,000 and a hundredth are 9,090.
+        assert!(!count_first(&[standing(100_000, 0, 0)], &worst(1000, 8000), 0));
+        assert!(!count_first(&[standing(100_000, 80_910, 0)], &worst(1000, 8000), 0));
+        assert!(count_first(&[standing(100_000, 80_911, 0)], &worst(1000, 8000), 0));
+        assert!(count_first(&[standing(100_000, 0, 95_000)], &worst(1000, 8000), 0), "it would be clamped");
+        assert!(count_first(&[standing(100_000, 50_000, 50_000)], &worst(1000, 8000), 0), "it would wait");
+        assert!(count_first(&[standing(100_000, 90_000, 0)], &worst(20_000, 8000), 0), "the bound may be too high");
+        assert!(!count_first(&[standing(100_000, 99_900, 0)], &worst(20_000, 8000), 0), "nothing can be sent any more");
+        assert!(!count_first(&[], &worst(20_000, 8000), 0));
+    }
 
     fn standing(cap: u64, spent: u64, held: u64) -> Standing {
         let tokens = |n| Amount::tokens(n).unwrap();

@@ -7,12 +7,17 @@
 //! bench load HOST:PORT [--ca FILE] [--through PROXY] [--field NAME:VALUE]... [--tls no]
 //!                                           takes orders as lines of JSON on standard input
 //! bench streams HOST:PORT COUNT             opens so many streams and says how each ended
+//! bench governed                            one gateway with and without metering; prints what that costs
 //! ```
 //!
 //! Each ends when its standard input does. All listen on 127.0.0.1 alone.
 
 mod bare;
 mod content;
+mod governed;
+#[path = "../../tests/support/ledger.rs"]
+#[allow(dead_code, missing_docs, clippy::unwrap_used)]
+mod ledger;
 mod load;
 mod model;
 mod provider;
@@ -35,8 +40,11 @@ fn main() -> Result<(), Failure> {
         ["provider", directory, key] => provider::run(Path::new(directory), key),
         ["load", target, ref options @ ..] => load::run(target, options),
         ["streams", target, count] => streams::run(target, count.parse()?),
-        _ => Err("usage: bench upstream DIR | provider DIR KEY | bare DIR ADDRESS | load HOST:PORT [OPTIONS] | \
-                  streams HOST:PORT COUNT"
-            .into()),
+        ["governed"] => governed::run(),
+        _ => {
+            let usage = "bench upstream DIR | provider DIR KEY | bare DIR ADDRESS | load HOST:PORT [OPTIONS] | \
+                         streams HOST:PORT COUNT | governed";
+            Err(format!("usage: {usage}").into())
+        }
     }
 }

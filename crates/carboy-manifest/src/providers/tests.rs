@@ -55,6 +55,29 @@ fn each_program_is_started_without_questions_and_without_a_sandbox_of_its_own() 
 }
 
 #[test]
+fn each_program_goes_on_with_its_own_last_conversation() {
+    // E3
+    let again = |name: &str, task: &Task| resumed(&provider(name), task).join(" ").replace(GO_ON, "GO ON: ");
+    let task = headless("- do it");
+    assert_eq!(again("claude", &Task::Interactive), "claude --dangerously-skip-permissions --continue");
+    assert_eq!(again("claude", &task), "claude --dangerously-skip-permissions --print --continue -- GO ON: - do it");
+    assert_eq!(again("codex", &Task::Interactive), "codex --dangerously-bypass-approvals-and-sandbox resume --last");
+    assert_eq!(
+        again("codex", &task),
+        "codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox resume --last -- GO ON: - do it"
+    );
+    assert_eq!(again("gemini", &Task::Interactive), "gemini --yolo --resume latest");
+    assert_eq!(again("gemini", &task), "gemini --yolo --resume latest --prompt=GO ON: - do it");
+    assert_eq!(again("opencode", &Task::Interactive), "opencode --continue");
+    assert_eq!(again("opencode", &task), "opencode run --continue -- GO ON: - do it");
+    // What has no conversations begins anew.
+    for name in ["shell", "mine"] {
+        assert_eq!(resumed(&provider(name), &task), command(&provider(name), &task));
+        assert_eq!(conversations(&provider(name)), None);
+    }
+}
+
+#[test]
 fn what_the_manifest_says_of_a_provider_stands_on_top() {
     // M19 E9
     let own = Provider {

@@ -3,21 +3,22 @@
 //! Must never chain onto an end that does not hold, and never delete a byte that somebody else wrote.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File, Metadata};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use carboy_core::audit::{
     ChainHead, ChainKey, Entry, Event, EventType, Outcome, Subject, Tampering, Verifier, hex, sha256,
 };
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat, statat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, openat, statat};
 use rustix::io::Errno;
 
 use super::lines::{LINE_BYTES_MAX, Lines};
 use super::time::rfc3339;
 use super::verify::hint;
 use crate::StoreError;
+use crate::place::{OwnerRule, check_rights, open_directory};
 
 /// Longest wait for the lock of a log, in milliseconds. Then whatever wanted it fails.
 pub(super) const LOCK_WAIT_MS: u64 = 2_000;
@@ -28,8 +29,6 @@ const LOCK_POLL_US: u64 = 150;
 const TORN_NAMES_MAX: u32 = 16;
 /// What is read from the end: a torn line, the last entry and the one before it.
 const TAIL_BYTES: u64 = 3 * (LINE_BYTES_MAX as u64 + 1);
-/// Those who are not the owner may not write.
-const OTHERS_WRITE: u32 = 0o022;
 
 /// What a lock is for.
 #[derive(Clone, Copy)]
@@ -289,44 +288,4 @@ impl LogFile {
 /// The number of the line before this one, as this one claims it; 0 where it claims nothing.
 fn line_before(line: &[u8]) -> u64 {
     Entry::parse(line).ok().and_then(|entry| entry.seq()).map_or(0, |seq| seq.saturating_sub(1))
-}
-
-/// Whose a file may be.
-enum OwnerRule {
-    /// Who runs this.
-    Self_,
-    /// Who runs this, or root.
-    SelfOrRoot,
-}
-
-fn check_rights(meta: &Metadata, path: &Path, rule: OwnerRule) -> Result<(), StoreError> {
-    let user = rustix::process::geteuid().as_raw();
-    let fits = match rule {
-        OwnerRule::Self_ => meta.uid() == user,
-        OwnerRule::SelfOrRoot => meta.uid() == user || meta.uid() == 0,
-    };
-    if !fits {
-        return Err(StoreError::ForeignOwner { path: path.to_owned(), owner: meta.uid(), user });
-    }
-    if meta.mode() & OTHERS_WRITE != 0 {
-        return Err(StoreError::LooseMode { path: path.to_owned(), mode: meta.mode() & 0o777 });
-    }
-    Ok(())
-}
-
-/// Opens the directory of a log, making it (0700) where it is missing. Links on the way to it are the user's own affair;
-/// what they lead to must be his.
-fn open_directory(path: &Path) -> Result<File, StoreError> {
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        Some(_) | None => Path::new("."),
-    };
-    let builder = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    builder.map_err(StoreError::io("create the directory", directory))?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = openat(CWD, directory, flags, Mode::empty()).map_err(StoreError::sys("open the directory", directory))?;
-    let file = File::from(fd);
-    let meta = file.metadata().map_err(StoreError::io("look at", directory))?;
-    check_rights(&meta, directory, OwnerRule::SelfOrRoot)?;
-    Ok(file)
 }

@@ -14,9 +14,12 @@ use carboy_core::audit::{ChainHead, ChainKey, Event, EventType, Outcome, Subject
 use carboy_core::ports::{AuditError, AuditSink, Clock, Later};
 
 use super::file::{LOCK_WAIT_MS, LogFile};
-use super::ticket::{Giver, ticket};
 use super::time::rfc3339;
 use crate::StoreError;
+use crate::ticket::{self, ticket};
+
+/// Whoever waits for an event to be durable.
+type Giver = ticket::Giver<Result<(), AuditError>>;
 
 /// Most events of one batch.
 pub const BATCH_EVENTS_MAX: usize = 1_000;
@@ -177,7 +180,7 @@ impl AuditSink for AuditLog {
 
     /// Ready when the batch with the event is on disk. An error means that the event is not in the log.
     fn append_durable(&self, event: Event) -> Later<'_, Result<(), AuditError>> {
-        let (giver, ticket) = ticket();
+        let (giver, ticket) = ticket(Err(StoreError::Closed.into()));
         match self.enqueue(event, Some(giver)) {
             Ok(()) => Box::pin(ticket),
             Err(error) => Box::pin(std::future::ready(Err(error.into()))),

@@ -120,3 +120,12 @@ pub fn spawn(test: &str, role: &str, log: &Path) -> Child {
         .spawn()
         .unwrap()
 }
+
+/// Asks again until it is so; what is waited for ends by itself.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "never: {what}");
+        std::thread::yield_now();
+    }
+}

@@ -67,6 +67,13 @@ fn a_spent_budget_is_what_each_client_stops_at() {
 }
 
 #[test]
+fn on_a_socket_the_status_stands_in_the_message() {
+    let message: Value = serde_json::from_str(&message(&sample(Reason::BudgetExhausted), &id())).unwrap();
+    let seen = [&message["type"], &message["status"], &message["error"]["code"], &message["carboy"]["code"]];
+    assert_eq!(serde_json::json!(seen), serde_json::json!(["error", 429, "insufficient_quota", "budget_exhausted"]));
+}
+
+#[test]
 fn what_others_hold_is_worth_waiting_for_and_says_how_long() {
     let denial = Denial { retry_after_s: Some(7), ..sample(Reason::BudgetHeld) };
     let answers = FORMATS.map(|format| render(&denial, &id(), Some(format), None));

@@ -45,6 +45,9 @@ pub(super) struct Tally {
     written_bytes: u64,
     deltas: u64,
     ended: bool,
+    /// The present event says that the response failed, and what it cost: without a cost it ends nothing.
+    failed: bool,
+    told: bool,
     implausible: bool,
 }
 
@@ -58,6 +61,8 @@ impl Tally {
             written_bytes: 0,
             deltas: 0,
             ended: false,
+            failed: false,
+            told: false,
             implausible: false,
         }
     }
@@ -75,6 +80,8 @@ impl Tally {
     pub(super) fn event_ends(&mut self) {
         // Restated by a later event, like every other count.
         self.counts.beside = self.counts.beside.larger(std::mem::take(&mut self.iterations));
+        let (failed, told) = (std::mem::take(&mut self.failed), std::mem::take(&mut self.told));
+        self.ended |= failed && told;
     }
 
     pub(super) fn came_to_its_end(&self) -> bool {
@@ -128,7 +135,10 @@ impl Tally {
 
     fn count(&mut self, field: fn(&mut Counts) -> &mut Option<u64>, value: Scalar<'_>) {
         match number(value) {
-            Ok(Some(tokens)) => larger(field(&mut self.counts), tokens),
+            Ok(Some(tokens)) => {
+                self.told = true;
+                larger(field(&mut self.counts), tokens);
+            }
             Ok(None) => {}
             Err(Implausible) => self.implausible = true,
         }
@@ -187,8 +197,9 @@ impl Tally {
                 self.count(|c| &mut c.cache_write, value);
             }
             "type" => {
-                let ends = ["response.completed", "response.incomplete", "response.failed", "response.cancelled"];
-                self.ended |= matches!(value, Scalar::Text(kind, _) if ends.contains(&kind));
+                let is = |kinds: [&str; 2]| matches!(value, Scalar::Text(kind, _) if kinds.contains(&kind));
+                self.ended |= is(["response.completed", "response.incomplete"]);
+                self.failed |= is(["response.failed", "response.cancelled"]);
             }
             "delta"
             | "choices[].text"

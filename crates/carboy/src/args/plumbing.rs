@@ -24,6 +24,8 @@ pub enum NameKind {
     Living,
     /// The same and those that have ended
     Runs,
+    /// Runs that could be resumed, and their bottles
+    Stopped,
 }
 
 #[derive(Debug, Args)]

@@ -28,6 +28,7 @@ mod providers;
 mod run;
 mod runs;
 mod seeing;
+mod stopping;
 mod streams;
 mod terminal;
 mod tier2;
@@ -82,6 +83,7 @@ fn main() {
         hostile::cases(),
         runs::cases(),
         seeing::cases(),
+        stopping::cases(),
         ports::cases(),
         providers::cases(),
         uninstall::cases(),

@@ -13,7 +13,7 @@ use crate::world::{Agent, CANARY, Person, REAL_KEY, World, reason};
 use crate::{Case, case, case_with};
 
 /// Longest wait for something that happens by itself.
-const HAPPEN_WAIT_MAX: Duration = Duration::from_secs(10);
+const HAPPEN_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A changed file is taken over within this.
 const RELOAD_WAIT_MAX: Duration = Duration::from_secs(2);
 const NOTES: &str = "https://notes.example/page/clean";
@@ -38,29 +38,35 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// A run under way whose program has said that it is ready.
-struct Live {
-    child: Child,
+pub struct Live {
+    pub child: Child,
     out: BufReader<ChildStdout>,
 }
 
 impl Live {
-    fn start(world: &World, bottle: &str, script: &str) -> Live {
-        let mut command = world.carboy(&["run", "--another", "--bottle", bottle, "--", "sh", "-c", script]);
-        let mut child = command.stdin(Stdio::null()).spawn().unwrap();
+    pub fn start(world: &World, bottle: &str, script: &str) -> Live {
+        Live::start_with(world, &["--bottle", bottle], script)
+    }
+
+    pub fn start_with(world: &World, flags: &[&str], script: &str) -> Live {
+        let mut arguments = vec!["run", "--another"];
+        arguments.extend(flags);
+        arguments.extend(["--", "sh", "-c", script]);
+        let mut child = world.carboy(&arguments).stdin(Stdio::null()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let mut live = Live { child, out };
         assert_eq!(live.line(), "ready\n");
         live
     }
 
-    fn line(&mut self) -> String {
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.out.read_line(&mut line).unwrap();
         line
     }
 
     /// Its exit code.
-    fn end(mut self) -> Option<i32> {
+    pub fn end(mut self) -> Option<i32> {
         within(HAPPEN_WAIT_MAX, "the run ends", || self.child.try_wait().unwrap()).code()
     }
 }

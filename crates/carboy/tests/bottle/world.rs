@@ -312,6 +312,10 @@ impl Drop for World {
         if fs::read_dir(self.dir.join("home/run")).is_ok_and(|mut runs| runs.next().is_some()) {
             let _ = self.carboy(&["stop", "--all", "--kill"]).output();
         }
+        // It would end by itself, ten minutes after the last run.
+        if self.dir.join("home/controller.log").exists() {
+            let _ = self.carboy(&["controller", "stop", "--force"]).output();
+        }
         if std::thread::panicking() {
             eprintln!("kept for a look: {}", self.dir.display());
         } else {

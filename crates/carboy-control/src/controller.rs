@@ -1,0 +1,26 @@
+//! The controller: one process per home, which alone keeps the ledger and says what may be spent.
+//!
+//! ```text
+//!  supervisors ─┐            ┌─ leases    whose holds end when
+//!  operators ───┼─ socket ───┼─ keeper    the ledger, pushes, nothing without a log
+//!  observers ───┘            └─ snapshots
+//! ```
+//!
+//! *Must never* hold a secret, parse a byte of a bottle, or act on one: it tells its supervisor.
+
+mod answering;
+mod connection;
+pub mod journal;
+mod keeper;
+pub mod leases;
+mod metrics;
+pub mod process;
+mod projection;
+mod serving;
+mod snapshots;
+pub mod start;
+pub mod unit;
+
+pub use projection::KeySource;
+pub use serving::{CONNECTIONS_MAX, IDLE, Running, ServeError, open_ledger, run};
+pub use start::{START_WAIT_MAX, StartError, Starter, Word};

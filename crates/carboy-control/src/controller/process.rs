@@ -1,0 +1,120 @@
+//! Which process it is, and when it has ended: by its number, its start and the boot, so that a number that is given again
+//! is not taken for the same one.
+//!
+//! *Must never* say that a process has ended which may still send what it holds.
+
+use std::os::fd::OwnedFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+use tokio::net::unix::pipe;
+
+/// One process, now or in another boot.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it was started, in the kernel's ticks since the boot.
+    pub started: u64,
+    /// Of which boot.
+    pub boot: String,
+}
+
+/// Hears of a process's end.
+pub struct EndOf {
+    /// `None` where the kernel gives none: then only silence tells. It is no pipe, and never read: like one it becomes
+    /// readable at the end, and that is all that is waited for.
+    pidfd: Option<pipe::Receiver>,
+}
+
+impl Process {
+    /// The process that has this number now.
+    pub fn of(pid: u32) -> Option<Process> {
+        let (state, started) = stat(pid)?;
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let lives = !matches!(state, 'Z' | 'X');
+        lives.then(|| Process { pid, started, boot: boot.trim().to_owned() })
+    }
+
+    /// Does it live?
+    pub fn lives(&self) -> bool {
+        Process::of(self.pid).is_some_and(|now| now == *self)
+    }
+
+    /// Listens for its end; `None` when that has come. In a runtime.
+    pub fn end(&self) -> Option<EndOf> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw)?;
+        let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(pidfd) => Some(pidfd),
+            Err(rustix::io::Errno::SRCH) => return None,
+            Err(_) => None,
+        };
+        // The number is this process's as long as the descriptor, opened before, says nothing of an end.
+        if !self.lives() || pidfd.as_ref().is_some_and(ended) {
+            return None;
+        }
+        Some(EndOf { pidfd: pidfd.and_then(|fd| pipe::Receiver::from_owned_fd_unchecked(fd).ok()) })
+    }
+}
+
+impl EndOf {
+    /// Ready when the process has ended.
+    pub async fn come(&self) {
+        match &self.pidfd {
+            Some(pidfd) if pidfd.readable().await.is_ok() => {}
+            Some(_) | None => std::future::pending().await,
+        }
+    }
+}
+
+/// No core dump, no `ptrace`, no `/proc/PID/mem` and `environ` by the same user.
+pub fn undumpable() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+fn ended(pidfd: &OwnedFd) -> bool {
+    let mut watched = [PollFd::new(pidfd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut watched, Some(&now)), Ok(1..))
+}
+
+/// State and start of a process (proc_pid_stat(5), fields 3 and 22).
+fn stat(pid: u32) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Its name, in brackets, may have brackets and blanks of its own.
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_heard_before_anybody_has_reaped_it() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let process = Process::of(child.id()).unwrap();
+        let end = process.end().unwrap();
+        assert!(process.lives());
+        child.kill().unwrap();
+        end.come().await;
+        assert!(!process.lives() && process.end().is_none());
+        child.wait().unwrap();
+        assert!(Process::of(child.id()).is_none());
+    }
+
+    #[tokio::test]
+    async fn another_start_or_another_boot_is_another_process() {
+        let own = Process::of(std::process::id()).unwrap();
+        assert!(own.lives() && own.end().is_some());
+        for other in [Process { started: own.started + 1, ..own.clone() }, Process { boot: "another".into(), ..own }] {
+            assert!(!other.lives() && other.end().is_none());
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! `carboy budget show`: the tree of what was spent and may yet be, as a table.
+
+use std::fmt::Write as _;
+
+use carboy_control::controller_client::Role;
+use carboy_core::budget::{CapKind, CapLine, LedgerSnapshot, MeterLine, Node};
+
+use super::{line, scope_of, snapshot};
+use crate::args::ShowArgs;
+use crate::environment::Environment;
+use crate::print;
+use crate::report::{self, Exit, Failure, Palette, Side, printable};
+
+/// Runs that have ended and are shown of a scope; all of them stand in the JSON.
+const ENDED_RUNS_MAX: usize = 5;
+
+const HEAD: [(&str, Side); 8] = [
+    ("SCOPE", Side::Left),
+    ("METER", Side::Left),
+    ("SPENT", Side::Right),
+    ("HELD", Side::Right),
+    ("CAP", Side::Right),
+    ("LEFT", Side::Right),
+    ("PER MIN", Side::Right),
+    ("WINDOW ENDS", Side::Left),
+];
+
+/// Shows it.
+pub async fn show(args: &ShowArgs, environment: &Environment) -> Result<u8, Failure> {
+    let mut line = line(environment, Role::Observer).await?;
+    let whole = snapshot(&mut line).await?;
+    let node = match &args.scope {
+        None => Some(&whole.host),
+        Some(text) => {
+            let scope = scope_of(text, &whole, environment)?;
+            super::all(&whole.host).into_iter().find(|node| node.scope == scope)
+        }
+    };
+    if args.json {
+        let text = serde_json::to_string(&node.map(|node| LedgerSnapshot { host: node.clone(), ..whole.clone() }));
+        return print(format!("{}\n", text.map_err(|e| Failure::new(Exit::Failed, &e))?).as_bytes());
+    }
+    if let Some(why) = &whole.failing {
+        eprintln!("warning: nothing can be held just now: {why}");
+    }
+    let Some(node) = node.filter(|node| !node.meters.is_empty() || !node.children.is_empty()) else {
+        eprintln!("nothing was spent yet, and no cap is known of a run");
+        return Ok(0);
+    };
+    let mut rows = Vec::new();
+    rows_of(node, 0, whole.at_ms, &mut rows);
+    let palette = Palette::stdout();
+    let mut lines = report::table(&HEAD, &rows, report::columns(std::io::stdout())).into_iter();
+    let mut out = format!("{}\n", palette.strong(&lines.next().unwrap_or_default()));
+    for line in lines {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{line}");
+    }
+    if whole.waiting > 0 {
+        let _ = writeln!(out, "{} requests wait for room", whole.waiting);
+    }
+    if whole.left_out > 0 {
+        let _ = writeln!(out, "{} more are left out", whole.left_out);
+    }
+    print(out.as_bytes())
+}
+
+fn rows_of(node: &Node, depth: usize, now_ms: u64, rows: &mut Vec<Vec<String>>) {
+    let name = printable(&node.scope.to_string());
+    let lives = if node.live && node.children.is_empty() { " *" } else { "" };
+    let mut label = format!("{}{name}{lives}", "  ".repeat(depth));
+    for meter in &node.meters {
+        let caps: Vec<Option<&CapLine>> =
+            if meter.caps.is_empty() { vec![None] } else { meter.caps.iter().map(Some).collect() };
+        for cap in caps {
+            rows.push(row(std::mem::take(&mut label), meter, cap, now_ms));
+        }
+    }
+    if node.meters.is_empty() {
+        rows.push([label].into_iter().chain((1..HEAD.len()).map(|_| String::new())).collect());
+    }
+    let mut ended = 0;
+    for child in &node.children {
+        let over =
+            !child.live && child.children.is_empty() && matches!(child.scope, carboy_core::budget::Scope::Run(_));
+        ended += usize::from(over);
+        if !over || ended <= ENDED_RUNS_MAX {
+            rows_of(child, depth + 1, now_ms, rows);
+        }
+    }
+}
+
+fn row(label: String, meter: &MeterLine, cap: Option<&CapLine>, now_ms: u64) -> Vec<String> {
+    let rate = if meter.rate[1] == 0 { String::new() } else { tokens(meter.rate[1]) };
+    let Some(CapLine { kind, standing, until_ms, replaced, .. }) = cap else {
+        let (spent, held) = (tokens(meter.spent.weighted.tokens_up()), held(meter.held.weighted.tokens_up()));
+        return vec![label, meter.meter.to_string(), spent, held, String::new(), String::new(), rate, String::new()];
+    };
+    let most = tokens(standing.cap.tokens_down());
+    let most = match kind {
+        CapKind::Budget => most,
+        CapKind::Ceiling => format!("{most} max"),
+    };
+    let ends = match until_ms {
+        _ if *replaced => "a nearer budget governs".to_owned(),
+        Some(until_ms) => format!("in {}", report::duration(until_ms.saturating_sub(now_ms))),
+        None => String::new(),
+    };
+    vec![
+        label,
+        meter.meter.to_string(),
+        tokens(standing.spent.tokens_up()),
+        held(standing.held.tokens_up()),
+        most,
+        tokens(standing.headroom().tokens_down()),
+        rate,
+        ends,
+    ]
+}
+
+fn held(count: u64) -> String {
+    if count == 0 { String::new() } else { tokens(count) }
+}
+
+/// `999`, `1.2k`, `64k`, `1.25M`, `3.1G`: three figures.
+pub fn tokens(count: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")];
+    let Some((size, unit)) = UNITS.iter().find(|(size, _)| count >= *size) else { return count.to_string() };
+    let hundredths = u128::from(count) * 100 / u128::from(*size);
+    let (whole, part) = (hundredths / 100, hundredths % 100);
+    let text = match whole {
+        0..10 => format!("{whole}.{part:02}"),
+        10..100 => format!("{whole}.{}", part / 10),
+        _ => whole.to_string(),
+    };
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{unit}")
+}
+
+/// What `ps` says of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Spent.
+    pub spent: String,
+    /// Held.
+    pub held: String,
+    /// The cap of which the least is left.
+    pub cap: String,
+    /// Tokens a minute.
+    pub rate: String,
+}
+
+/// A run's figures over all its meters; its cap is the nearest one above it of which the smallest part is left.
+pub fn tokens_of(snapshot: &LedgerSnapshot, run: &str) -> Option<Tokens> {
+    let path = path_to(&snapshot.host, run)?;
+    let node = path.last()?;
+    let sum = |of: fn(&MeterLine) -> u64| node.meters.iter().map(of).fold(0, u64::saturating_add);
+    let metered = |line: &&MeterLine| node.meters.iter().any(|own| own.meter == line.meter);
+    let caps = path.iter().flat_map(|node| &node.meters).filter(metered).flat_map(|line| &line.caps);
+    let tightest = caps.filter(|cap| !cap.replaced).min_by_key(|cap| cap.standing.headroom());
+    let shown = |count: u64| if count == 0 { "-".to_owned() } else { tokens(count) };
+    Some(Tokens {
+        spent: shown(sum(|line| line.spent.weighted.tokens_up())),
+        held: shown(sum(|line| line.held.weighted.tokens_up())),
+        cap: tightest.map_or_else(|| "-".to_owned(), |cap| tokens(cap.standing.cap.tokens_down())),
+        rate: shown(sum(|line| line.rate[1])),
+    })
+}
+
+/// The nodes from the host to a run.
+fn path_to<'s>(node: &'s Node, run: &str) -> Option<Vec<&'s Node>> {
+    if matches!(&node.scope, carboy_core::budget::Scope::Run(id) if id == run) {
+        return Some(vec![node]);
+    }
+    let below = node.children.iter().find_map(|child| path_to(child, run))?;
+    Some([node].into_iter().chain(below).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_have_three_figures() {
+        for (count, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1k"),
+            (1_239, "1.23k"),
+            (64_000, "64k"),
+            (64_500, "64.5k"),
+            (999_999, "999k"),
+            (1_250_000, "1.25M"),
+            (5_000_000, "5M"),
+            (u64::MAX, "18446744073G"),
+        ] {
+            assert_eq!(tokens(count), text, "{count}");
+        }
+    }
+}
