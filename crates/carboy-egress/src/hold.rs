@@ -18,6 +18,7 @@ use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::{Admitted, Ask, Counted, Ending, Granted, NotHeld, ReservationId, Usage};
 use carboy_core::ports::Ledger;
 use carboy_core::verdict::{Denial, Reason};
+use carboy_wire::demand::Demand;
 use carboy_wire::format::WireFormat;
 
 use crate::gateway::Gateway;
@@ -51,6 +52,14 @@ pub(crate) struct Wire {
 pub(crate) enum Unseen {
     Possible,
     Impossible,
+}
+
+impl Unseen {
+    /// What a request asks for says it: only Anthropic's models have to be told to think.
+    pub(crate) fn of(format: WireFormat, demand: &Demand) -> Unseen {
+        let shown = format == WireFormat::AnthropicMessages && !demand.thinks;
+        if shown { Unseen::Impossible } else { Unseen::Possible }
+    }
 }
 
 /// Whether the answer was asked for piece by piece.
@@ -113,7 +122,14 @@ impl Hold {
         let ledger = exchange.gateway().ledger.clone();
         match ledger.admit(ask.clone()).await {
             Ok(Admitted::Held(granted)) => {
-                let hold = Hold { exchange: exchange.clone(), ask: ask.clone(), granted, wire, stage: Stage::Open, dispatched_at: None };
+                let hold = Hold {
+                    exchange: exchange.clone(),
+                    ask: ask.clone(),
+                    granted,
+                    wire,
+                    stage: Stage::Open,
+                    dispatched_at: None,
+                };
                 hold.write_down();
                 Ok(Some(hold))
             }

@@ -153,10 +153,7 @@ impl Scanned {
         let mut ask = bound.ask(&target, model_of(path, &demand), &demand)?;
         let streams = if demand.streams { Streams::Yes } else { Streams::No };
         let (format, usage_asked_for) = (target.format, usage_asked_for(&target, &demand));
-        // Only Anthropic's models have to be told to.
-        let shown = format == WireFormat::AnthropicMessages && !demand.thinks;
-        let unseen = if shown { Unseen::Impossible } else { Unseen::Possible };
-        let wire = Wire { format, streams, usage_asked_for, unseen };
+        let wire = Wire { format, streams, usage_asked_for, unseen: Unseen::of(format, &demand) };
         let mut hold = Hold::admit(&self.exchange, &ask, wire).await.map_err(|denial| bound.explain(denial))?;
         if hold.is_none() {
             let counted =

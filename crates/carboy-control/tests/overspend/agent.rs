@@ -218,7 +218,8 @@ pub fn errand(target: &Target, dice: &mut Dice) -> Errand {
             ("/v1/responses", format!(r#"{{"type":"response.create",{bound}"model":"gpt-sim","input":"{words}"}}"#))
         }
         Format::Gemini => {
-            let config = if unbounded { String::new() } else { format!(r#","generationConfig":{{"maxOutputTokens":{cap}}}"#) };
+            let config =
+                if unbounded { String::new() } else { format!(r#","generationConfig":{{"maxOutputTokens":{cap}}}"#) };
             let body = format!(r#"{{"contents":[{{"role":"user","parts":[{{"text":"{words}"}}]}}]{config}}}"#);
             let whole = "/v1beta/models/gemini-sim:generateContent";
             (if stream { "/v1beta/models/gemini-sim:streamGenerateContent" } else { whole }, body)

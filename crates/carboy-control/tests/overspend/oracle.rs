@@ -151,7 +151,12 @@ impl Oracle {
     /// What the provider bills the owner of one key.
     pub fn account(&self, customer: &str) -> Bill {
         let state = self.state.lock().unwrap();
-        state.accounts.iter().find(|(account, _)| account.customer == customer).map(|(_, bill)| *bill).unwrap_or_default()
+        state
+            .accounts
+            .iter()
+            .find(|(account, _)| account.customer == customer)
+            .map(|(_, bill)| *bill)
+            .unwrap_or_default()
     }
 }
 
@@ -177,8 +182,8 @@ fn plus(one: Bill, other: Bill) -> Bill {
 }
 
 fn sum(accounts: &BTreeMap<Account, Bill>, limit: &Limit) -> Bill {
-    let own = accounts.iter().filter(|(account, _)| {
-        account.meter == limit.meter && limit.members.contains(&account.customer)
-    });
+    let own = accounts
+        .iter()
+        .filter(|(account, _)| account.meter == limit.meter && limit.members.contains(&account.customer));
     own.fold(Bill::default(), |sum, (_, bill)| plus(sum, *bill))
 }

@@ -224,11 +224,7 @@ fn gateway(bottle: &Bottle, provider: SocketAddr, ledger: Arc<dyn Ledger>) -> Ar
     let (ca, _) = CertificateAuthority::generate(Ahead(0).now_ms()).unwrap();
     let detectors = Detectors::builder([7; 32]).known_secret(&name, &secret).build().unwrap();
     // Clients here go on asking on purpose; what is made against that is not what is tested.
-    let limits = GatewayLimits {
-        refusal_burst: 100_000,
-        storm_denials_max: 100_000,
-        ..GatewayLimits::default()
-    };
+    let limits = GatewayLimits { refusal_burst: 100_000, storm_denials_max: 100_000, ..GatewayLimits::default() };
     Gateway::new(GatewayConfig {
         learning: Learning::Off,
         subject: Subject::default(),

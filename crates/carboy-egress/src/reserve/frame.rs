@@ -11,7 +11,7 @@ use carboy_wire::format::WireFormat;
 use super::{
     Bound, Costless, Credentialed, Dispatched, Held, Kind, Metering, Reserved, Target, Unmetered, Use, fits, model_of,
 };
-use crate::hold::{Hold, Streams, UsageAskedFor, Wire};
+use crate::hold::{Hold, Streams, Unseen, UsageAskedFor, Wire};
 use crate::outbound::Scanned;
 use crate::record::Exchange;
 
@@ -52,7 +52,8 @@ impl Target {
         }
         // Nobody counts what a connection has: the bound is final.
         let ask = Ask { counted: Counted::Final, ..bound.ask(self, model_of(path, &demand), &demand)? };
-        let wire = Wire { format: self.format, streams: Streams::Yes, usage_asked_for: UsageAskedFor::ByClient };
+        let (format, unseen) = (self.format, Unseen::of(self.format, &demand));
+        let wire = Wire { format, streams: Streams::Yes, usage_asked_for: UsageAskedFor::ByClient, unseen };
         let never = || Denial::new(Reason::LedgerUnavailable, "it asks for a count that was given");
         let hold =
             Hold::admit(exchange, &ask, wire).await.map_err(|denial| bound.explain(denial))?.ok_or_else(never)?;
