@@ -84,7 +84,8 @@ pub fn pieces(events: usize, output: usize) -> Vec<Bytes> {
     pieces.extend(TEXT.split_inclusive(' ').cycle().take(events).map(|word| {
         event("content_block_delta", &format!(r#""index":0,"delta":{{"type":"text_delta","text":"{word}"}}"#))
     }));
-    let delta = format!(r#""delta":{{"stop_reason":"end_turn","stop_sequence":null}},"usage":{{"output_tokens":{output}}}"#);
+    let delta =
+        format!(r#""delta":{{"stop_reason":"end_turn","stop_sequence":null}},"usage":{{"output_tokens":{output}}}"#);
     pieces.extend([
         event("content_block_stop", r#""index":0"#),
         event("message_delta", &delta),

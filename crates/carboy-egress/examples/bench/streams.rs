@@ -56,7 +56,9 @@ pub fn run(target: &str, count: usize) -> Result<(), Failure> {
 }
 
 fn long_body() -> Bytes {
-    Bytes::from_static(br#"{"model":"bench-1","max_tokens":100000,"stream":true,"messages":[{"role":"user","content":"go on"}]}"#)
+    Bytes::from_static(
+        br#"{"model":"bench-1","max_tokens":100000,"stream":true,"messages":[{"role":"user","content":"go on"}]}"#,
+    )
 }
 
 async fn one_short(target: &Target) -> Result<(), Failure> {

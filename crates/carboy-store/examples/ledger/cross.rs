@@ -21,7 +21,9 @@ pub fn run(socket: &Path) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for said in std::io::stdin().lock().lines() {
         let said = said?;
-        let [name, meter, tokens] = said.split(' ').collect::<Vec<_>>()[..] else { return Err("not three words".into()) };
+        let [name, meter, tokens] = said.split(' ').collect::<Vec<_>>()[..] else {
+            return Err("not three words".into());
+        };
         let scope = Scope::Bottle(name.to_owned());
         let key = CapKey { scope, meter: MeterName::parse(meter)?, kind: CapKind::Budget };
         let amount = Amount::tokens(tokens.parse()?).ok_or("too many tokens")?;

@@ -116,7 +116,8 @@ impl Cut {
 }
 
 fn report(lowered: &Cut, crossed: &Cut, stood: &[f64], died: &[f64]) -> Part {
-    let mut text = format!("From a crossed cap to the end, in milliseconds; {STREAMS} streams, or 1,000 processes:\n\n");
+    let mut text =
+        format!("From a crossed cap to the end, in milliseconds; {STREAMS} streams, or 1,000 processes:\n\n");
     text += &head(&["", "p50", "p99", "longest"]);
     let mut goals = String::new();
     let rows = [

@@ -64,7 +64,8 @@ fn takes(way: &Way, shape: &str) -> bool {
 /// Measures and writes the tables.
 pub fn run(bench: &Bench, programs: &Programs) -> Result<Part, String> {
     let place = bench.directory("provider")?;
-    let mut provider = Process::start("the provider", Command::new(&programs.bench).arg("provider").arg(&place).arg(KEY))?;
+    let mut provider =
+        Process::start("the provider", Command::new(&programs.bench).arg("provider").arg(&place).arg(KEY))?;
     let addresses = provider.hear()?;
     let (plain, tls) = addresses.split_once(' ').ok_or_else(|| format!("the provider listens on `{addresses}`"))?;
     let settings = Home::upstream("sim.example", tls, &place.join("provider.pem"));
@@ -135,7 +136,10 @@ fn litellm(bench: &Bench, programs: &Programs, provider: &str) -> Result<(Way, S
     let mut command = Command::new(bench.peers.join("litellm/bin/litellm"));
     command.arg("--config").arg(&config).args(["--host", "127.0.0.1", "--num_workers", "1", "--telemetry", "False"]);
     command.arg("--port").arg(address.port().to_string());
-    command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("LITELLM_LOG", "ERROR").env("LITELLM_MASTER_KEY", MASTER_KEY);
+    command
+        .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+        .env("LITELLM_LOG", "ERROR")
+        .env("LITELLM_MASTER_KEY", MASTER_KEY);
     command.current_dir(&bench.scratch);
     let bearer = format!("authorization:Bearer {MASTER_KEY}");
     let server = served(LITELLM, &mut command, address)?;
@@ -148,7 +152,10 @@ fn portkey(bench: &Bench, programs: &Programs, provider: &str, bearer: &str) -> 
     let program = bench.peers.join("node_modules/@portkey-ai/gateway/build/start-server.js");
     let mut command = Command::new(bench.peers.join("bin/node"));
     command.arg(program).arg(format!("--port={}", address.port())).arg("--headless");
-    command.env("NODE_ENV", "production").env("TRUSTED_CUSTOM_HOSTS", "127.0.0.1,localhost").current_dir(&bench.scratch);
+    command
+        .env("NODE_ENV", "production")
+        .env("TRUSTED_CUSTOM_HOSTS", "127.0.0.1,localhost")
+        .current_dir(&bench.scratch);
     let server = served(PORTKEY, &mut command, address)?;
     let host = format!("x-portkey-custom-host:http://{provider}/v1");
     let load = load_to(programs, &address.to_string(), &[bearer, "x-portkey-provider:openai", &host])?;
@@ -168,13 +175,16 @@ fn report(ways: &[Way; 4]) -> Part {
             let order = order(shape, connections);
             let plural = if connections == 1 { "" } else { "s" };
             let name = format!("{shown}; {connections} connection{plural}");
-            let of = |way: &Way, figure: &dyn Fn(&Way) -> String| if takes(way, shape) { figure(way) } else { "–".to_owned() };
+            let of = |way: &Way, figure: &dyn Fn(&Way) -> String| {
+                if takes(way, shape) { figure(way) } else { "–".to_owned() }
+            };
             let cells = |ways: &[Way], figure: &dyn Fn(&Way) -> String| {
                 let cells = ways.iter().map(|way| of(way, figure));
                 std::iter::once(name.clone()).chain(cells).collect::<Vec<_>>()
             };
             text += &row(&cells(ways, &|way| short(way.at(order, per_second))));
-            let times = |way: &Way| [way.at(order, |raw| raw.p50_us), way.at(order, |raw| raw.p99_us)].map(short).join(" / ");
+            let times =
+                |way: &Way| [way.at(order, |raw| raw.p50_us), way.at(order, |raw| raw.p99_us)].map(short).join(" / ");
             late += &row(&cells(ways, &times));
             let ratio = litellm.at(order, cpu_us) / carboy.at(order, cpu_us);
             let mut line = cells(&ways[1..], &|way| short(way.at(order, cpu_us)));
@@ -186,6 +196,8 @@ fn report(ways: &[Way; 4]) -> Part {
     }
     text += &format!("\nCPU time of the gateway for one request, carboy's with its controller, in µs:\n\n{cpu}");
     text += &format!("\nTime to the end of the answer, p50 / p99, in µs:\n\n{late}");
-    text += &format!("\nMedians of {ROUNDS} rounds, interleaved. The provider is one thread; carboy speaks TLS on both sides, the others on neither.\n");
+    text += &format!(
+        "\nMedians of {ROUNDS} rounds, interleaved. The provider is one thread; carboy speaks TLS on both sides, the others on neither.\n"
+    );
     Part { text, goals }
 }

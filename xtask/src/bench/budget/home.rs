@@ -32,7 +32,8 @@ fn private(path: &Path) -> Result<(), String> {
 
 fn written(path: &Path, text: &str) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt;
-    let written = std::fs::write(path, text).and_then(|()| std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)));
+    let written =
+        std::fs::write(path, text).and_then(|()| std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)));
     written.map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 

@@ -29,7 +29,8 @@ fn report(told: &serde_json::Value) -> Part {
     let number = |value: &serde_json::Value| value.as_f64().unwrap_or(0.0);
     let clients = number(&told["clients"]);
     let mut text = format!("Durable reserve + settle pairs of {clients:.0} clients at once:\n\n");
-    text += &head(&["", "pairs per second", "p50, ms", "p99, ms", "longest, ms", "pairs of the slowest / fastest client"]);
+    text +=
+        &head(&["", "pairs per second", "p50, ms", "p99, ms", "longest, ms", "pairs of the slowest / fastest client"]);
     let rows = [
         ("inside", "the ledger, in its process"),
         ("socket", "the controller, over its socket"),

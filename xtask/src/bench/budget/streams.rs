@@ -41,7 +41,8 @@ pub fn run(bench: &Bench, programs: &Programs) -> Result<Part, String> {
     let pids = vec![load.pid(), home.controller()];
     let mut carboy = Way::new("carboy", load, pids)?;
 
-    let mut proxy = Process::start("bare", Command::new(&programs.bench).arg("bare").arg(&upstream.place).arg(&upstream.address))?;
+    let mut proxy =
+        Process::start("bare", Command::new(&programs.bench).arg("bare").arg(&upstream.place).arg(&upstream.address))?;
     let address = proxy.hear()?;
     let port = address.rsplit_once(':').ok_or_else(|| format!("the bare proxy listens on `{address}`"))?.1;
     let mut command = Command::new(&programs.bench);

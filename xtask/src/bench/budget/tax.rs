@@ -33,7 +33,8 @@ const SHAPES: [(&str, &str, &str); 2] = [
 const DISK: &str = "on disk";
 const MEMORY: &str = "in memory";
 /// Caps at every scope that a run has, far away.
-const BOTTLE: &str = "egress: {routes: [{host: bench.example}]}\nbudget: {unknown: 1000000M}\nceiling: {unknown: 1000000M}\n";
+const BOTTLE: &str =
+    "egress: {routes: [{host: bench.example}]}\nbudget: {unknown: 1000000M}\nceiling: {unknown: 1000000M}\n";
 
 fn order(shape: &'static str, connections: u64) -> Order {
     Order { shape, connections, length: Length::Ms(MEASURED_MS) }
@@ -84,7 +85,9 @@ fn percent_more(first: f64, second: f64) -> f64 {
 }
 
 fn report(ways: &[Way; 2]) -> Part {
-    let mut text = "Requests to a model, metered and held, beside the same ones through the same gateway that nobody meters:\n\n".to_owned();
+    let mut text =
+        "Requests to a model, metered and held, beside the same ones through the same gateway that nobody meters:\n\n"
+            .to_owned();
     text += &head(&[
         "",
         "per second, not metered",
@@ -118,7 +121,11 @@ fn report(ways: &[Way; 2]) -> Part {
                 text += &row(&cells);
                 if connections == MANY {
                     let rate = -percent_more(rates[0], rates[1]);
-                    goals += &goal(&format!("metering takes ≤ {TAX_MAX} % off the rate: {name}"), &format!("{rate:.0} %"), rate <= TAX_MAX);
+                    goals += &goal(
+                        &format!("metering takes ≤ {TAX_MAX} % off the rate: {name}"),
+                        &format!("{rate:.0} %"),
+                        rate <= TAX_MAX,
+                    );
                     let more = percent_more(cpu[0], cpu[1]);
                     let what = format!("and adds ≤ {TAX_MAX} % to the supervisor's CPU time: {name}");
                     goals += &goal(&what, &format!("{more:.0} %"), more <= TAX_MAX);
