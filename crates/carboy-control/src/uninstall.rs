@@ -30,6 +30,12 @@ const OURS: &[(&str, &str)] = &[
     ("ca", "the certificate authority of this host, with its key"),
     ("state", "homes, kept runs, quarantine and unapplied changes of bottles"),
     ("run", "records and sockets of runs"),
+    ("carboy.db", "what was spent, and caps that were set"),
+    ("carboy.db-wal", "the last part of that"),
+    ("carboy.db-shm", "its index"),
+    ("carboy.db.lock", "its lock"),
+    ("controller.log", "what the controller said"),
+    ("controller.log.1", "what it said before"),
     ("images", "unpacked images"),
     ("secrets", "secrets that `init` was given"),
     ("trust.json", "agent files that were agreed to"),
@@ -135,7 +141,10 @@ pub fn remove(home: &Home, inventory: &Inventory) -> Vec<Left> {
             Some(_) if item.path == home.sockets() => remove_sockets(home.sockets()),
             Some(_) | None => Err(io::ErrorKind::InvalidInput.into()),
         };
-        if let Err(why) = removed {
+        // The database takes its own parts away when it is closed.
+        if let Err(why) = removed
+            && why.kind() != io::ErrorKind::NotFound
+        {
             left.push(Left { path: item.path.clone(), why });
         }
     }

@@ -47,6 +47,9 @@ fn runtime() -> &'static tokio::runtime::Runtime {
     RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap())
 }
 
+/// Clients and what is pushed to them, by their owners' numbers.
+type Clients = HashMap<u64, (Arc<Client>, ClientEvents)>;
+
 /// A controller over a ledger in memory.
 struct Controller {
     dir: tempfile::TempDir,
@@ -55,7 +58,7 @@ struct Controller {
     engine: Engine,
     stop: watch::Sender<bool>,
     served: tokio::task::JoinHandle<Result<(), controller::ServeError>>,
-    clients: Mutex<HashMap<u64, (Arc<Client>, ClientEvents)>>,
+    clients: Mutex<Clients>,
 }
 
 struct Socket(PathBuf);
@@ -111,7 +114,7 @@ impl Controller {
     }
 
     /// Ends it in order and gives what it stood on. Its clients stay.
-    fn end(self) -> (tempfile::TempDir, MemoryStore, HashMap<u64, (Arc<Client>, ClientEvents)>) {
+    fn end(self) -> (tempfile::TempDir, MemoryStore, Clients) {
         let socket = self.socket();
         self.stop.send_replace(true);
         block_on(self.served).unwrap().unwrap();

@@ -5,12 +5,14 @@
 
 mod support;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
 use carboy_core::audit::Outcome;
+use carboy_core::budget::Overrun;
 use carboy_core::host::Host;
 use carboy_core::route::{Route, RouteSet};
 use carboy_core::upstream::{Transport, Upstream, Upstreams};
@@ -80,6 +82,11 @@ fn endless() -> Config {
     let mut config = Config { script: Script::default().on("", Reply::text("word ".repeat(5_000))), ..served() };
     config.faults.pace = Duration::from_millis(2);
     config
+}
+
+/// As long, and as fast as it goes.
+fn long() -> Config {
+    Config { script: Script::default().on("", Reply::text("word ".repeat(5_000))), ..served() }
 }
 
 async fn model(ledger: &Arc<Memory>, config: Config) -> (Model, Socket) {
@@ -203,10 +210,32 @@ async fn c2_c3_each_response_is_held_bounded_and_charged_to_the_token() {
 }
 
 #[tokio::test]
+async fn what_only_makes_a_response_ready_is_held_with_the_least_bound_and_what_goes_on_from_it_by_its_length() {
+    // As Codex opens its conversations.
+    let ledger = Memory::unbound();
+    let (model, mut socket) = model(&ledger, long()).await;
+    within(socket.send(create(None, json!({"generate": false})))).await.unwrap();
+    let ready = events(&mut socket).await;
+    let id = &ready[0]["response"]["id"];
+    within(socket.send(create(None, json!({"previous_response_id": id})))).await.unwrap();
+    events(&mut socket).await;
+    let asks = asked(&ledger);
+    assert_eq!((asks[0].output, asks[1].output), (16, 16_384));
+    assert!(asks[1].input < 10_000, "{}", asks[1].input);
+    within(async {
+        while ledger.open() > 0 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    assert_eq!(ledger.total("openai"), model.bill().raw());
+}
+
+#[tokio::test]
 async fn a_missing_bound_is_put_into_the_message_and_a_high_one_lowered_to_what_is_left() {
     for asked_for in [None, Some(50_000)] {
         let ledger = Memory::capped("openai", 3_000, |_| {});
-        let (model, mut socket) = model(&ledger, endless()).await;
+        let (model, mut socket) = model(&ledger, long()).await;
         within(socket.send(create(asked_for, json!({})))).await.unwrap();
         let events = events(&mut socket).await;
         assert_eq!(events.last().unwrap()["type"], "response.incomplete", "the provider kept to the bound");
@@ -325,6 +354,66 @@ async fn c10_c11_a_response_under_way_is_ended_by_its_protocol_when_the_routes_a
     // While they are closed no other is opened.
     let refused = open(tls(&model.bench).await, &opening("/v1/responses", "")).await.unwrap_err();
     assert!(refused.contains("x-carboy-reason: cut_off"), "{refused}");
+}
+
+#[tokio::test]
+async fn where_only_a_part_is_held_a_response_ends_when_no_more_is_to_be_had() {
+    let ledger = Memory::capped("openai", 3_000, |set| set.terms.overrun = Overrun::Bounded);
+    let (model, mut socket) = model(&ledger, endless()).await;
+    within(socket.send(create(Some(20_000), json!({})))).await.unwrap();
+    let events = events(&mut socket).await;
+    let error = &events.last().unwrap()["response"]["error"];
+    assert_eq!(error["code"], "insufficient_quota", "{events:?}");
+    assert_eq!(close_of(&mut socket).await.unwrap().code, CloseCode::Policy);
+    model.settled().await;
+    let extended = ledger.calls().iter().filter(|call| matches!(call, Call::Extend(..))).count();
+    assert!(extended > 1 && ledger.open() == 0, "{extended}");
+    // Beyond the cap goes at most what the provider writes until the cut reaches it.
+    let billed = model.bill().raw();
+    assert!(billed <= 3_000 + 200 && ledger.total("openai") >= billed, "{billed}");
+}
+
+#[tokio::test]
+async fn without_a_ledger_or_a_log_no_response_is_asked_for() {
+    let ledger = Memory::unbound();
+    let (model, mut socket) = model(&ledger, served()).await;
+    ledger.away.store(true, Ordering::SeqCst);
+    within(socket.send(create(Some(50), json!({})))).await.unwrap();
+    assert_eq!(events_of_refusal(&mut socket).await["carboy"]["code"], "ledger_unavailable");
+    ledger.away.store(false, Ordering::SeqCst);
+    model.bench.log.broken.store(true, Ordering::SeqCst);
+    within(socket.send(create(Some(50), json!({})))).await.unwrap();
+    assert_eq!(events_of_refusal(&mut socket).await["carboy"]["code"], "audit_unavailable");
+    assert_eq!(model.bill().requests, 0);
+    within(async {
+        while ledger.open() > 0 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    assert_eq!(ledger.total("openai"), 0);
+}
+
+#[tokio::test]
+async fn a_ledger_that_has_forgotten_the_hold_is_asked_once_more() {
+    let ledger = Memory::unbound();
+    let (model, mut socket) = model(&ledger, served()).await;
+    ledger.forgets.store(1, Ordering::SeqCst);
+    within(socket.send(create(Some(50), json!({})))).await.unwrap();
+    assert_eq!(events(&mut socket).await[0]["type"], "response.created");
+    assert_eq!((asked(&ledger).len(), model.bill().requests), (2, 1));
+}
+
+#[tokio::test]
+async fn the_end_of_the_run_ends_a_response_and_is_waited_for() {
+    let ledger = Memory::unbound();
+    let (model, mut socket) = model(&ledger, endless()).await;
+    within(socket.send(create(Some(20_000), json!({})))).await.unwrap();
+    within(socket.next()).await.unwrap().unwrap();
+    model.bench.gateway.shutdown();
+    assert_eq!(events(&mut socket).await.last().unwrap()["type"], "response.failed");
+    model.settled().await;
+    assert_eq!(ledger.open(), 0);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::config::{Config, WebSockets};
 use crate::count::Generation;
-use crate::faults::WAIT_MAX;
+use crate::faults::{Break, WAIT_MAX};
 use crate::playback::{Body, Outcome, Payload, Played, break_events};
 use crate::record::ReceivedRequest;
 use crate::refusal::Provider;
@@ -137,7 +137,13 @@ async fn answer(socket: &mut Socket, headers: &HeaderMap, text: &[u8], shared: &
     let Outcome { status, payload, .. } = outcome;
     match payload {
         Payload::Events(steps, broken) => {
-            play(socket, break_events(steps, broken, faults.broken), faults.pace, generation).await
+            let then = play(socket, break_events(steps, broken, faults.broken), faults.pace, generation).await;
+            // There is no body to end: the connection does.
+            if matches!(faults.broken, Break::EndAfter(_)) {
+                left_within(socket, FLUSH_WAIT).await;
+                return Then::Over;
+            }
+            then
         }
         Payload::Whole(body) => say(socket, &wrapped(status, &body)).await,
         Payload::Long(..) => Then::Over,

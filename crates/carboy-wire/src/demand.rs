@@ -34,6 +34,8 @@ pub struct Demand {
     pub beyond: BTreeSet<Beyond>,
     /// Tools that the client runs and the provider describes: their descriptions are read and do not stand in the body.
     pub kept_tools: u32,
+    /// It asks for an answer, and not only to be made ready (`generate: false` on a WebSocket of OpenAI's).
+    pub generates: bool,
     /// The earlier response that it goes on from, as far as its name has 64 octets; OpenAI's Responses alone.
     pub previous: Option<String>,
     format: WireFormat,
@@ -124,6 +126,7 @@ impl Demand {
             thinks: false,
             beyond: BTreeSet::new(),
             kept_tools: 0,
+            generates: true,
             previous: None,
             format,
             places: Places::default(),
@@ -321,6 +324,10 @@ impl Reader {
             "max_tokens" => self.cap("max_tokens", value, at),
             "max_completion_tokens" => self.cap("max_completion_tokens", value, at),
             "max_output_tokens" => self.cap("max_output_tokens", value, at),
+            "generate" => {
+                self.once("generate");
+                self.demand.generates = value != Scalar::Flag(false);
+            }
             "n" => self.answers("n", value),
             "best_of" => self.answers("best_of", value),
             "stream_options" => {
@@ -517,6 +524,20 @@ mod tests {
             let error = DemandError::NotACount { key: "max_tokens" };
             assert_eq!(read(WireFormat::AnthropicMessages, &body), Err(error), "{body}");
         }
+    }
+
+    #[test]
+    fn an_earlier_response_is_named_unless_a_whole_conversation_is() {
+        let previous = |body: &str| read(WireFormat::OpenAiResponses, body).unwrap().previous;
+        assert_eq!(previous(r#"{"previous_response_id":"resp_1"}"#).as_deref(), Some("resp_1"));
+        assert_eq!(previous(r#"{"previous_response_id":null}"#), None);
+        assert_eq!(previous(r#"{"conversation":"c","previous_response_id":"resp_1"}"#), None);
+        assert_eq!(previous(r#"{"previous_response_id":"resp_1","conversation":{"id":"c"}}"#), None);
+        let twice = r#"{"previous_response_id":"a","previous_response_id":"b"}"#;
+        let error = DemandError::Twice { key: "previous_response_id" };
+        assert_eq!(read(WireFormat::OpenAiResponses, twice), Err(error));
+        assert!(!read(WireFormat::OpenAiResponses, r#"{"generate":false}"#).unwrap().generates);
+        assert!(read(WireFormat::OpenAiResponses, r#"{"generate":null}"#).unwrap().generates);
     }
 
     #[test]

@@ -49,7 +49,9 @@ fn of_path(path: &str) -> Option<WireFormat> {
         Some(WireFormat::AnthropicMessages)
     } else if path.ends_with("/chat/completions") {
         Some(WireFormat::OpenAiChat)
-    } else if path.ends_with("/v1/responses") || path.contains("/v1/responses/") {
+    } else if ["/v1/responses", "/codex/responses"].iter().any(|end| path.ends_with(end))
+        || path.contains("/v1/responses/")
+    {
         Some(WireFormat::OpenAiResponses)
     } else if [":generateContent", ":streamGenerateContent", ":countTokens"].iter().any(|verb| path.ends_with(verb)) {
         Some(WireFormat::Gemini)
@@ -70,7 +72,7 @@ fn family_of_meter(meter: &str) -> Option<Family> {
 fn family_of_host(host: &Host) -> Option<Family> {
     match host.as_name()?.as_str() {
         "api.anthropic.com" => Some(Family::Anthropic),
-        "api.openai.com" => Some(Family::OpenAi),
+        "api.openai.com" | "chatgpt.com" => Some(Family::OpenAi),
         "generativelanguage.googleapis.com" => Some(Family::Gemini),
         _ => None,
     }
@@ -97,6 +99,8 @@ mod tests {
             ("/api/v1/chat/completions", WireFormat::OpenAiChat),
             ("/v1/responses", WireFormat::OpenAiResponses),
             ("/v1/responses/resp_1/cancel", WireFormat::OpenAiResponses),
+            // Codex with a subscription.
+            ("/backend-api/codex/responses", WireFormat::OpenAiResponses),
             ("/v1beta/models/gemini-2.5-flash:streamGenerateContent", WireFormat::Gemini),
         ] {
             assert_eq!(of("", "gateway.example", path), Some(want), "{path}");

@@ -3,6 +3,7 @@
 mod audit;
 mod bottle;
 mod budget;
+mod lit;
 mod plumbing;
 mod stopping;
 mod values;
@@ -23,6 +24,7 @@ pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
 pub use budget::{BudgetCommand, ControllerCommand, ControllerRunArgs, SetArgs, ShowArgs, TopUpArgs, UnsetArgs};
+pub use lit::{HookArgs, HookKind, LitCommand, MapArgs, SyncArgs, TakeSide, TangleArgs, VerifyArgs, WeaveArgs};
 pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
 pub use stopping::{ResumeArgs, StopArgs};
 pub use watching::{AttachArgs, ExecArgs, PsArgs, SuperviseArgs, WaitArgs};
@@ -82,6 +84,9 @@ pub enum Command {
     /// The process that keeps the ledger: runs start it, and it ends by itself
     #[command(subcommand)]
     Controller(ControllerCommand),
+    /// Programs written as documents: tangle, verify, sync, weave
+    #[command(subcommand)]
+    Lit(LitCommand),
     /// Print shell completions
     Completions(CompletionsArgs),
     /// Print the man page
@@ -111,7 +116,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("Stop", &["stop", "resume"]),
     ("Prove", &["audit"]),
     ("Keep", &["bottle"]),
-    ("Write", &["check"]),
+    ("Write", &["check", "lit"]),
     ("Plumbing", &["controller", "completions", "man", "uninstall"]),
 ];
 

@@ -37,6 +37,7 @@ _carboy_values() {
             "bottle diff "*|"bottle diff"|"bottle apply") [[ ${COMP_CWORD} -eq 3 ]] && kind=bottles || files=yes ;;
             "bottle "*) [[ ${COMP_CWORD} -eq 3 ]] && kind=bottles ;;
             "audit verify") files=yes ;;
+            "lit "*) [[ ${COMP_CWORD} -ge 3 ]] && files=yes ;;
             "run "*|"check "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=agents ;;
             "attach "*|"stop "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=living ;;
             "resume "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=stopped ;;

@@ -2,8 +2,10 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use carboy_control::apart::{channel_at_stdin, leave_terminal};
+use carboy_control::controller::process::Process;
 use carboy_control::controller::{IDLE, Running, ServeError, Starter, Word, open_ledger, unit};
 use carboy_control::controller_client::{Answer, Call, Line, LineError, Role, Status};
 use carboy_core::audit::ChainKey;
@@ -14,13 +16,18 @@ use crate::environment::Environment;
 use crate::report::{Exit, Failure, Palette, duration};
 use crate::{print, runtime};
 
+/// How long a controller may take to end.
+const STOP_WAIT_MAX: Duration = Duration::from_secs(20);
+
 /// Runs one of its commands.
 pub fn controller(command: ControllerCommand, environment: &Environment) -> Result<u8, Failure> {
     match command {
         ControllerCommand::Run(args) if args.on_demand => on_demand(&args, environment),
         ControllerCommand::Run(args) => foreground(&args, environment),
         ControllerCommand::Status(args) => runtime()?.block_on(status(&args, environment)),
-        ControllerCommand::Stop(args) => runtime()?.block_on(stop(args.force, environment)),
+        ControllerCommand::Stop(args) => {
+            runtime()?.block_on(stop(if args.force { Stop::Always } else { Stop::Unused }, environment))
+        }
         ControllerCommand::Install => install(environment),
     }
 }
@@ -158,13 +165,36 @@ fn in_words(status: &Status) -> String {
     )
 }
 
-async fn stop(force: bool, environment: &Environment) -> Result<u8, Failure> {
+/// Ends the controller, if there is one.
+pub fn end(environment: &Environment) -> Result<u8, Failure> {
+    runtime()?.block_on(stop(Stop::Always, environment))
+}
+
+/// When a controller is ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Only when no run is connected.
+    Unused,
+    /// In any case.
+    Always,
+}
+
+async fn stop(when: Stop, environment: &Environment) -> Result<u8, Failure> {
     let Some(mut line) = line(environment, Role::Operator).await? else {
-        eprintln!("no controller runs");
+        if when == Stop::Unused {
+            eprintln!("no controller runs");
+        }
         return Ok(0);
     };
-    match line.ask(Call::Shutdown { only_idle: !force }).await {
-        Ok(_) => line.closed().await,
+    let process = Process::of(line.welcome().pid).and_then(|process| process.end());
+    match line.ask(Call::Shutdown { only_idle: when == Stop::Unused }).await {
+        Ok(_) => {
+            line.closed().await;
+            // Its last connection ends before its store is closed and its socket gone.
+            if let Some(end) = process {
+                let _ = tokio::time::timeout(STOP_WAIT_MAX, end.come()).await;
+            }
+        }
         Err(error @ LineError::Refused(_)) => return Err(failed(&error).hint("`--force` ends it all the same")),
         Err(error) => return Err(failed(&error)),
     }

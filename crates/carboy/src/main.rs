@@ -17,6 +17,7 @@ mod doctor;
 mod environment;
 mod explain;
 mod init;
+mod lit;
 mod logs;
 mod ports;
 mod report;
@@ -101,6 +102,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Budget(command) => budget::budget(command, &environment()?),
         Command::Controller(command) => controller::controller(command, &environment()?),
         Command::Check(args) => check::check(&args, &environment()?),
+        Command::Lit(command) => lit::lit(command),
         Command::Help(args) => help(&args.command),
         Command::Completions(args) => print(&completions::completions_of(args.shell)),
         Command::Names(args) => completions::names(args.kind, &environment()?),

@@ -42,6 +42,8 @@ pub fn uninstall(args: &UninstallArgs, environment: &Environment) -> Result<u8, 
     }
     // The answer may have taken its time.
     nothing_lives(home)?;
+    // Nothing lives that would start it again.
+    crate::controller::end(environment)?;
     let mut left = remove(home, &found);
     left.extend(outside.remove());
     for left in &left {

@@ -30,8 +30,9 @@ fn the_page_of_refusals_lists_every_reason() {
          (`x-carboy-reason`, and in the body), in the log (`details.reason`) and in the summary of a run. Beside it stands an id, \
          `x-` and six characters: `carboy explain ID` says what was asked, which part of which route did not fit, how it would be decided \
          now, and what would allow it; `carboy allow ID` opens exactly that. [allowing.md](allowing.md) is about both.\n\nThe status is the \
-         one that an ordinary client gets; a client of a model that would retry or hide the text gets 400 for a final refusal (see \
-         `carboy-wire`, `denial::status`). A refused name is not answered by HTTP but by NXDOMAIN, with an extended error (RFC 8914) where the \
+         one that an ordinary client gets; a client of a model that would retry or hide the text gets 400 for a final refusal, and for a \
+         spent budget what a provider's own would be: 402, over OpenAI's Responses 429 with `insufficient_quota` (see `carboy-wire`, \
+         `denial::status`). A refused name is not answered by HTTP but by NXDOMAIN, with an extended error (RFC 8914) where the \
          query allows one.\n",
     );
     for reason in Reason::ALL {
@@ -129,6 +130,13 @@ fn the_help_of_every_command_is_the_reference() {
         "controller stop",
         "controller install",
         "check",
+        "lit",
+        "lit tangle",
+        "lit verify",
+        "lit sync",
+        "lit weave",
+        "lit map",
+        "lit hook",
         "uninstall",
     ];
     for command in commands {

@@ -42,7 +42,7 @@ fn help_of_run_has_every_flag_and_exit_code() {
 
 #[test]
 fn help_of_every_other_command() {
-    let commands: [&[&str]; 40] = [
+    let commands: [&[&str]; 47] = [
         &["tour"],
         &["doctor"],
         &["attach"],
@@ -80,6 +80,13 @@ fn help_of_every_other_command() {
         &["controller", "stop"],
         &["controller", "install"],
         &["check"],
+        &["lit"],
+        &["lit", "tangle"],
+        &["lit", "verify"],
+        &["lit", "sync"],
+        &["lit", "weave"],
+        &["lit", "map"],
+        &["lit", "hook"],
         &["completions"],
         &["man"],
         &["uninstall"],
@@ -160,6 +167,7 @@ fn bash_completes_names_where_names_belong_and_files_where_files_do() {
         ("run claude -- cl", "clay.txt"),
         ("run --workdir cl", "clay.txt"),
         ("audit verify cl", "clay.txt"),
+        ("lit verify cl", "clay.txt"),
         ("explain cl", ""),
         ("attach cl", ""),
         ("che", "check"),

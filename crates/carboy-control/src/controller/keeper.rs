@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use carboy_core::budget::{Admitted, Ask, NotHeld};
+use carboy_core::budget::{Admitted, Ask, NotHeld, Shutdown};
 use carboy_core::ports::Later;
 use carboy_store::controller::protocol::{Push, Supervised};
 use carboy_store::ledger::{self, Crossing, Engine, Notice, Unavailable, Warning};
@@ -24,6 +24,8 @@ use super::process::Process;
 
 /// Most pushes that wait for one supervisor; one that takes none loses its connection, and hears how it stands on the next.
 pub const PUSHES_MAX: usize = 64;
+/// How often it is looked whether what an owner was told is still so.
+const STANDINGS_MAX: u32 = 8;
 /// Until something that could not be written is tried again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -33,8 +35,16 @@ pub struct Keeper {
     journal: Arc<Journal>,
     /// Why the log cannot be written.
     unlogged: watch::Sender<Option<String>>,
-    pushers: Mutex<BTreeMap<u64, mpsc::Sender<Push>>>,
+    pushers: Mutex<BTreeMap<u64, Pusher>>,
     changed: watch::Sender<u64>,
+}
+
+/// The way to one supervisor.
+struct Pusher {
+    pushes: mpsc::Sender<Push>,
+    /// The action that it was told last; `None` for none, or that there is room again.
+    acts: Option<Shutdown>,
+    told: bool,
 }
 
 impl Keeper {
@@ -105,7 +115,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn pushers(&self) -> MutexGuard<'_, BTreeMap<u64, mpsc::Sender<Push>>> {
+    fn pushers(&self) -> MutexGuard<'_, BTreeMap<u64, Pusher>> {
         // Whole at every step.
         self.pushers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,23 +124,43 @@ impl Keeper {
     pub(super) fn pushes_to(&self, owner: u64) -> mpsc::Receiver<Push> {
         let (pushes, taken) = mpsc::channel(PUSHES_MAX);
         // Whoever listened before speaks over another connection now, and sees its end.
-        self.pushers().insert(owner, pushes);
+        self.pushers().insert(owner, Pusher { pushes, acts: None, told: false });
         taken
     }
 
+    /// Pushes it, unless it says what was said last.
     fn push(&self, owner: u64, push: Push) {
         let mut pushers = self.pushers();
-        let full = pushers.get(&owner).is_some_and(|pushes| pushes.try_send(push).is_err());
-        if full {
+        let Some(pusher) = pushers.get_mut(&owner) else { return };
+        let acts = match &push {
+            Push::Act { how, .. } => Some(*how),
+            Push::Restore { .. } => None,
+            Push::Warn { .. } => pusher.acts,
+        };
+        let is_news = matches!(push, Push::Warn { .. }) || !pusher.told || acts != pusher.acts;
+        if !is_news {
+            return;
+        }
+        (pusher.acts, pusher.told) = (acts, pusher.told || !matches!(push, Push::Warn { .. }));
+        if pusher.pushes.try_send(push).is_err() {
             pushers.remove(&owner);
         }
     }
 
-    /// Tells an owner how it stands, whatever it was told before.
+    /// Tells an owner how it stands, whatever it was told before. It is asked once more afterwards: what changed meanwhile may
+    /// have been told before what it changed.
     pub(super) async fn tell_standing(&self, owner: u64) {
-        // A ledger that cannot be asked refuses everything anyway, and tells when it can be asked again.
-        let Ok(crossings) = self.engine.crossings().await else { return };
-        self.push(owner, standing(crossings.iter().filter(|crossing| crossing.owner == owner)));
+        for _ in 0..STANDINGS_MAX {
+            // A ledger that cannot be asked refuses everything anyway, and tells when it can be asked again.
+            let Ok(crossings) = self.engine.crossings().await else { return };
+            let standing = standing(crossings.iter().filter(|crossing| crossing.owner == owner));
+            let acts = if let Push::Act { how, .. } = &standing { Some(*how) } else { None };
+            let told = self.pushers().get(&owner).is_none_or(|pusher| pusher.told && pusher.acts == acts);
+            if told {
+                return;
+            }
+            self.push(owner, standing);
+        }
     }
 
     /// Passes on what the ledger tells, until it is closed. `recorded` hears that there are events to be logged.

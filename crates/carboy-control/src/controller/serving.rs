@@ -40,6 +40,8 @@ pub const CONNECTIONS_MAX: usize = 512;
 pub const IDLE: Duration = Duration::from_secs(600);
 /// How long connections may take to end.
 const CLOSE_WAIT_MAX: Duration = Duration::from_secs(8);
+/// How long one that is just ending may take until its lock is free.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(12);
 /// Pause after a connection that could not be accepted: descriptors have run out, most of all.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -146,15 +148,34 @@ pub fn open_ledger(home: &Home) -> Result<Engine, StoreError> {
     Engine::open(Box::new(SqliteStore::open(&home.ledger())?), Arc::new(SystemClock))
 }
 
-/// The lock, held; the file is as good as its descriptor.
-fn lock(home: &Home) -> Result<File, ServeError> {
-    let path = home.controller_lock();
+/// The lock, held; the file is as good as its descriptor. One that is just ending, and takes no connections any more, is
+/// waited for.
+async fn lock(home: &Home) -> Result<File, ServeError> {
     let system = |source| ServeError::System { what: "lock the controller's file", source };
-    let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(system)?;
+    let another = || ServeError::Another { home: home.root().to_owned() };
+    let open = || {
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(home.controller_lock()).map_err(system)
+    };
+    let file = open()?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Another { home: home.root().to_owned() }),
-        Err(error) => Err(system(error.into())),
+        Ok(()) => return Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {}
+        Err(error) => return Err(system(error.into())),
+    }
+    if std::os::unix::net::UnixStream::connect(home.controller_socket()?).is_ok() {
+        return Err(another());
+    }
+    let (told, waits) = tokio::sync::oneshot::channel();
+    // A thread of its own: waiting for a lock cannot be given up, only left behind.
+    std::thread::spawn(move || {
+        let locked = flock(&file, FlockOperation::LockExclusive).map(|()| file);
+        // Whoever waited may have given up; the lock goes with the file then.
+        let _ = told.send(locked);
+    });
+    match tokio::time::timeout(LOCK_WAIT_MAX, waits).await {
+        Ok(Ok(Ok(file))) => Ok(file),
+        Ok(Ok(Err(error))) => Err(system(error.into())),
+        Ok(Err(_)) | Err(_) => Err(another()),
     }
 }
 
@@ -167,7 +188,7 @@ pub async fn run(
     let Running { home, key, idle, metrics, aloud, mut stop } = running;
     let system = |what| move |source| ServeError::System { what, source };
     undumpable().map_err(system("protect this process's memory"))?;
-    let held = lock(&home)?;
+    let held = lock(&home).await?;
     let journal = Arc::new(Journal::open(&home.controller_log(), aloud));
     let place = home.clone();
     let opened = tokio::task::spawn_blocking(move || open(&place)).await;

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use carboy_bottle::host_process::{Apart, start_for_good};
 use carboy_core::ports::Later;
+use carboy_store::controller::frame::FrameError;
 use carboy_store::controller::protocol::{Call, Role, VERSION};
 use carboy_store::controller::{Line, LineError, Reach};
 use rustix::fs::{FlockOperation, flock};
@@ -29,6 +30,9 @@ use crate::vault::Lookup;
 
 /// Longest time that the controller may take until it is ready; a store that has to be brought up to date is in it.
 pub const START_WAIT_MAX: Duration = Duration::from_secs(20);
+/// How often a controller that is just ending is tried, and the pause between.
+const TRIES_MAX: u32 = 6;
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Longest word of the controller that was started, in bytes.
 const WORD_BYTES_MAX: u64 = 16 * 1024;
 /// Everything that it gets of the environment. None of it is a key of a provider's.
@@ -111,12 +115,18 @@ impl Starter {
 
     /// Connects, starting the controller where nobody listens.
     pub async fn line(&self, role: Role) -> Result<Line, StartError> {
-        match Line::open(&self.socket, Starter::version(), role.clone()).await {
-            Err(LineError::Nobody { .. }) => {}
-            line => return Ok(line?),
+        let mut tries = 1;
+        loop {
+            match Line::open(&self.socket, Starter::version(), role.clone()).await {
+                Err(LineError::Nobody { .. }) if tries < TRIES_MAX => self.start_one().await?,
+                // One that is just ending takes connections and answers none.
+                Err(LineError::Ended | LineError::Frame(FrameError::Io(_))) if tries < TRIES_MAX => {
+                    tokio::time::sleep(TRY_AGAIN_AFTER).await;
+                }
+                line => return Ok(line?),
+            }
+            tries += 1;
         }
-        self.start_one().await?;
-        Ok(Line::open(&self.socket, Starter::version(), role).await?)
     }
 
     /// Has an older controller that nobody uses end, so that this program's own takes its place.

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest wait for any answer.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(40);
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(15);
 /// How long a client that means to leave waits for what it wants to see first.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// Largest answer that is read.

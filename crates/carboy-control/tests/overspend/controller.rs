@@ -10,10 +10,10 @@ use carboy_core::audit::ChainKey;
 use carboy_core::ports::Later;
 use carboy_store::controller::protocol::{Answer, Call, Role};
 use carboy_store::controller::{Line, Reach};
-use carboy_store::ledger::SqliteStore;
+use carboy_store::ledger::{Engine, SqliteStore};
 use tokio::sync::watch;
 
-use crate::supervisor::{Sum, sums};
+use crate::supervisor::{Ahead, Sum, sums};
 
 /// What its clients say they are.
 const PROGRAM: &str = "0.1.0";
@@ -22,8 +22,8 @@ pub fn home(root: &Path) -> Home {
     Home::open(root, None).unwrap()
 }
 
-/// Serves until it is killed, or its standard input ends.
-pub fn main(root: &Path) {
+/// Serves until it is killed, or its standard input ends. Its clock is so many milliseconds ahead.
+pub fn main(root: &Path, ahead_ms: u64) {
     let (asked, stop) = watch::channel(false);
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
@@ -38,7 +38,7 @@ pub fn main(root: &Path) {
         stop,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let open = |home: &Home| SqliteStore::open(&home.ledger()).map(|store| Box::new(store) as _);
+    let open = move |home: &Home| Engine::open(Box::new(SqliteStore::open(&home.ledger())?), Arc::new(Ahead(ahead_ms)));
     runtime.block_on(run(running, open, || println!("ready"))).unwrap();
 }
 

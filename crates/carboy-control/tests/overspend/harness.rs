@@ -153,7 +153,7 @@ impl Harness {
 
     fn start_controller(&mut self) {
         if let Which::Controller(root) = &self.ledger {
-            let mut process = Process::start("controller", &root.display().to_string());
+            let mut process = Process::start("controller", &format!("{} {}", self.world.ahead_ms, root.display()));
             process.says("ready").expect("the controller came up");
             self.controller = Some(process);
         }

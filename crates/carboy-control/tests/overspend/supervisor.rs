@@ -216,6 +216,7 @@ fn gateway(bottle: &Bottle, provider: SocketAddr, ledger: Arc<dyn Ledger>) -> Ar
         _ => ("authorization", AuthScheme::Bearer),
     };
     let mut route = Route::plain(1, HostPattern::parse(HOST).unwrap());
+    route.websocket = true;
     route.meter = Some(MeterName::parse(&bottle.meter).unwrap());
     route.auth = Some(RouteAuth { header: header.into(), scheme, secret: name.clone() });
     let mut upstreams = Upstreams::default();

@@ -1,9 +1,9 @@
 //! The same for a response that comes in the messages of a WebSocket.
 
-use carboy_core::budget::{Ending, Usage};
+use carboy_core::budget::Ending;
 use carboy_core::verdict::Denial;
 use carboy_wire::closing::Follower;
-use carboy_wire::meter::{Meter, Shape};
+use carboy_wire::meter::{Meter, Reading, Reported, Shape};
 use http::StatusCode;
 
 use super::{End, Metered, Tranche};
@@ -37,9 +37,16 @@ impl Metered {
         }
     }
 
-    /// What it says of its cost so far.
-    pub(crate) fn reported(&self) -> Usage {
-        self.meter.reading().usage
+    /// Tokens that the response and what it went on from have at most: what goes on from it reads them again.
+    pub(crate) fn length(&self) -> u64 {
+        let Reading { usage, reported, .. } = self.meter.reading();
+        match reported {
+            // What was only made ready is not billed, and read all the same by what follows.
+            Reported::Complete if usage.read() > 0 => usage.read().saturating_add(usage.output),
+            Reported::Complete | Reported::Partly | Reported::Never => {
+                self.hold.ask().input.saturating_add(self.hold.output_held())
+            }
+        }
     }
 
     /// The provider did not take the request: what it does not say it does not bill.

@@ -9,7 +9,8 @@ use carboy_wire::demand::{Beyond, Demand};
 use carboy_wire::format::WireFormat;
 
 use super::{
-    Bound, Costless, Credentialed, Dispatched, Held, Kind, Metering, Reserved, Target, Unmetered, Use, fits, model_of,
+    Bound, Costless, Credentialed, Dispatched, Held, Kind, Metering, RESPONSES_OUTPUT_MIN, Reserved, Target, Unmetered,
+    Use, fits, model_of,
 };
 use crate::hold::{Hold, Streams, Unseen, UsageAskedFor, Wire};
 use crate::outbound::Scanned;
@@ -49,6 +50,10 @@ impl Target {
         if let Some(tokens) = known {
             let margin = tokens / EARLIER_MARGIN_PART;
             bound.input = bound.input.saturating_add(tokens).saturating_add(margin);
+        }
+        if !demand.generates {
+            // It is only made ready; should the provider answer all the same, it is told the least bound that it takes.
+            bound.output = bound.output.min(RESPONSES_OUTPUT_MIN);
         }
         // Nobody counts what a connection has: the bound is final.
         let ask = Ask { counted: Counted::Final, ..bound.ask(self, model_of(path, &demand), &demand)? };

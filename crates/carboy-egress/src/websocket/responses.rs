@@ -103,9 +103,8 @@ impl Responses {
             Says::GoesOn => active.begun = true,
             Says::Ends => {
                 let Some(active) = self.active.take() else { return };
-                let usage = active.metered.reported();
                 if let Some(name) = said.response {
-                    self.remember(name, usage.read().saturating_add(usage.output));
+                    self.remember(name, active.metered.length());
                 }
                 active.metered.end(End::Whole);
                 active.exchange.end(Outcome::Done);
@@ -123,9 +122,6 @@ impl Responses {
     }
 
     fn remember(&mut self, name: String, tokens: u64) {
-        if tokens == 0 {
-            return;
-        }
         if self.known.len() >= KNOWN_MAX {
             self.known.pop_front();
         }

@@ -185,10 +185,8 @@ fn unavailable(why: &str) -> NotHeld {
 }
 
 fn done(answer: Result<Answer, NotHeld>) -> Result<(), NotHeld> {
-    match answer? {
-        Answer::Done => Ok(()),
-        answer => Err(refusal(answer)),
-    }
+    let answer = answer?;
+    if answer == Answer::Done { Ok(()) } else { Err(refusal(answer)) }
 }
 
 /// What is no answer to the question is a no.
@@ -211,10 +209,8 @@ impl Ledger for Client {
         let (id, wait_max) = (ask.id, ANSWER_WAIT_MAX + self.calls.hold_wait());
         let waiting = self.call(Call::Admit(ask), wait_max).map(|waiting| waiting.giving_back(id));
         Box::pin(async move {
-            match waiting?.await? {
-                Answer::Admitted(admitted) => Ok(admitted),
-                answer => Err(refusal(answer)),
-            }
+            let answer = waiting?.await?;
+            if let Answer::Admitted(admitted) = answer { Ok(admitted) } else { Err(refusal(answer)) }
         })
     }
 
@@ -226,10 +222,8 @@ impl Ledger for Client {
     fn extend(&self, id: ReservationId, output: u64) -> Later<'_, Result<u64, NotHeld>> {
         let waiting = self.call(Call::Extend(id, output), ANSWER_WAIT_MAX);
         Box::pin(async move {
-            match waiting?.await? {
-                Answer::Extended(held) => Ok(held),
-                answer => Err(refusal(answer)),
-            }
+            let answer = waiting?.await?;
+            if let Answer::Extended(held) = answer { Ok(held) } else { Err(refusal(answer)) }
         })
     }
 

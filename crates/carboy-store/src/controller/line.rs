@@ -92,7 +92,8 @@ impl Line {
                 Err(LineError::Version { program: goodbye.program, version: goodbye.version, why: goodbye.why })
             }
             Some(Said::Goodbye(goodbye)) => Err(LineError::Goodbye(goodbye.why)),
-            Some(Said::Answer(..) | Said::Push(_)) | None => Err(LineError::Misunderstood),
+            Some(Said::Answer(..) | Said::Push(_)) => Err(LineError::Misunderstood),
+            None => Err(LineError::Ended),
         }
     }
 
@@ -107,10 +108,7 @@ impl Line {
         loop {
             let (answered, answer) = self.next().await?.ok_or(LineError::Ended)?;
             if answered == number {
-                return match answer {
-                    Answer::Refused(why) => Err(LineError::Refused(why)),
-                    answer => Ok(answer),
-                };
+                return if let Answer::Refused(why) = answer { Err(LineError::Refused(why)) } else { Ok(answer) };
             }
         }
     }

@@ -25,7 +25,10 @@ pub const TEXT_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub fn parts(text: &str) -> Vec<Answer> {
     let (mut rest, mut parts) = (text, Vec::new());
     loop {
-        let piece = &rest[..rest.floor_char_boundary(PART_BYTES_MAX)];
+        // A character has four bytes at most, so that one of these is a boundary.
+        let end = rest.len().min(PART_BYTES_MAX);
+        let end = (end.saturating_sub(3)..=end).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(end);
+        let piece = &rest[..end];
         rest = &rest[piece.len()..];
         parts.push(Answer::Part { text: piece.to_owned(), more: !rest.is_empty() });
         if rest.is_empty() {

@@ -209,10 +209,11 @@ impl Tally {
             | "choices[].delta.reasoning"
             | "choices[].delta.tool_calls[].function.arguments"
             | "choices[].message.content"
-            | "choices[].message.tool_calls[].function.arguments"
-            | "output[].content[].text"
-            | "output[].arguments"
-            | "output[].input" => self.wrote(value),
+            | "choices[].message.tool_calls[].function.arguments" => self.wrote(value),
+            // A stream's last event says all of it once more: counted twice it would teach that an octet costs half.
+            "output[].content[].text" | "output[].arguments" | "output[].input" if !path.starts_with("response.") => {
+                self.wrote(value);
+            }
             _ => {}
         }
     }

@@ -155,6 +155,14 @@ fn what_cannot_be_a_count_is_told_and_not_counted() {
         assert!(reading.implausible && reading.reported == Reported::Partly, "{bad}: {reading:?}");
         assert_eq!(reading.usage.output, 0, "{bad}");
     }
+    // Of two members of one name the larger counts, wherever the provider or whoever sits before it put it.
+    for twice in [
+        r#"{"usage":{"prompt_tokens":7,"completion_tokens":900,"completion_tokens":3}}"#,
+        r#"{"usage":{"prompt_tokens":7,"completion_tokens":3},"usage":{"completion_tokens":900}}"#,
+        r#"{"usage":{"prompt_tokens":7,"completion_tokens":3,"completion\u005ftokens":900}}"#,
+    ] {
+        assert_eq!(of(WireFormat::OpenAiChat, Shape::Whole, twice).usage, usage(7, 0, 0, 900), "{twice}");
+    }
     for missing in ["{}", "{\"usage\":null}", "{\"usage\":{\"completion_tokens\":3}}", "not json", "", "[[[["] {
         let reading = of(WireFormat::OpenAiChat, Shape::Whole, missing);
         assert_eq!((reading.reported, reading.implausible), (Reported::Never, false), "{missing}");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  connect ─► hello ─► welcome ─► calls out, answers and pushes in ─► lost ─► pause ─┐
-//!     ▲  └─ nobody listens: the controller is started, once per outage               │
+//!     ▲  └─ nobody listens: the controller is started, but not for ever              │
 //!     └──────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -28,7 +28,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const HELLO_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a connection may be silent: three heartbeats go unanswered.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// A connection that held so long has ended an outage: after the next one the controller is started again.
+/// How often the controller is started in one outage: one that is dying may still be found listening the first time.
+const STARTS_MAX: u32 = 3;
+/// A connection that held so long has ended an outage: in the next one the controller is started again.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
 /// Until endings that could not be written are told again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -58,7 +60,7 @@ enum Away {
 
 /// Carries calls until it is aborted.
 pub(super) async fn carry(calls: Arc<Calls>, reach: Arc<dyn Reach>, events: EventsIn) {
-    let (mut pause, mut may_start) = (PAUSE.0, true);
+    let (mut pause, mut starts) = (PAUSE.0, 0);
     let mut acted = false;
     loop {
         let away = match connected(&calls, reach.as_ref()).await {
@@ -67,7 +69,9 @@ pub(super) async fn carry(calls: Arc<Calls>, reach: Arc<dyn Reach>, events: Even
                 let since = Instant::now();
                 let away = converse(&calls, &events, stream, &mut acted).await;
                 pause = PAUSE.0;
-                may_start |= since.elapsed() >= SETTLED_AFTER;
+                if since.elapsed() >= SETTLED_AFTER {
+                    starts = 0;
+                }
                 // Whatever made it end: the first thing to try is to have it back.
                 calls.lost(away.to_string());
                 continue_at_once(&away).await;
@@ -77,7 +81,8 @@ pub(super) async fn carry(calls: Arc<Calls>, reach: Arc<dyn Reach>, events: Even
         };
         let nobody = matches!(&away, Away::Connect(e) if nobody_listens(e));
         calls.lost(away.to_string());
-        if nobody && std::mem::take(&mut may_start) {
+        if nobody && starts < STARTS_MAX {
+            starts += 1;
             match reach.start().await {
                 Ok(()) => continue,
                 Err(why) => calls.lost(format!("the controller cannot be started: {why}")),
