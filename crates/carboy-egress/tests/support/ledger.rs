@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use carboy_core::budget::{
-    Admission, Admitted, Amount, Ask, Binding, Book, BookError, Both, BudgetSet, Cap, CapKind, Count, Counted,
-    Decision, Ending, Gate, Granted, NotHeld, Overrun, Reservation, ReservationId, Row, Scope, Settlement, Spent,
-    Stage, Usage, Window, Worst,
+    Admission, Admitted, Amount, Answer, Ask, Book, BookError, BudgetSet, Cap, CapKind, Count, Counted, Ending, Gate,
+    Granted, NotHeld, Overrun, Reservation, ReservationId, Row, Scope, Settlement, Spent, Usage, Window, Worst,
 };
 use carboy_core::ids::MeterName;
 use carboy_core::ports::{Later, Ledger};
@@ -92,97 +91,62 @@ impl Memory {
     fn admit_now(&self, ask: &Ask) -> Option<Result<Admitted, NotHeld>> {
         let mut book = self.book.lock().unwrap();
         let terms = &self.set.terms;
-        let caps: Vec<Cap> = self.set.binding(&ask.meter).into_iter().cloned().collect();
-        let binding = |book: &Book, by: usize| Binding {
-            scope: caps[by].scope.clone(),
-            meter: ask.meter.clone(),
-            kind: caps[by].kind,
-            standing: book.standing(&caps[by], &ask.meter, 0),
-            until_ms: None,
-        };
         let tranche = match terms.overrun {
             Overrun::Exact => ask.output,
             Overrun::Bounded => ask.output.min(TRANCHE),
         };
-        let worst = Worst {
+        let whole = Worst {
             input: ask.input,
             caching: ask.caching,
-            output: tranche,
-            output_min: terms.output_min.min(TRANCHE),
+            output: ask.output,
+            output_min: terms.output_min,
             answers: ask.answers,
         };
-        let admission = |caps| Admission {
+        let near = self.counts_first.load(Ordering::SeqCst) && ask.counted == Counted::Bound;
+        if near && terms.gate == Gate::Reserve {
+            return Some(Ok(Admitted::CountFirst));
+        }
+        // The book's own tranche is longer than these answers are.
+        let admission = Admission {
             id: ask.id,
             owner: OWNER,
             meter: ask.meter.clone(),
+            model: ask.model.clone(),
             chain: self.set.chain.clone(),
-            caps,
-            worst,
+            caps: self.set.binding(&ask.meter).into_iter().cloned().collect(),
+            worst: Worst { output: tranche, output_min: terms.output_min.min(TRANCHE), ..whole },
+            counted: ask.counted,
+            gate: terms.gate,
+            overrun: Overrun::Exact,
             waiting: 0,
             at_ms: 0,
         };
-        if terms.gate == Gate::Observe {
-            let over = caps.iter().position(|cap| book.standing(cap, &ask.meter, 0).unspent() == Amount::ZERO);
-            if let Some(by) = over {
-                return Some(Err(NotHeld::Exhausted(binding(&book, by))));
-            }
-            book.admit(&admission(Vec::new()));
-            return Some(Ok(Admitted::Held(Granted { output: None, held: ask.output })));
+        let granted = match book.admit(&admission).0 {
+            Answer::Held(granted) => granted,
+            Answer::CountFirst => return Some(Ok(Admitted::CountFirst)),
+            Answer::Wait(_) => return None,
+            Answer::Exhausted(binding) => return Some(Err(NotHeld::Exhausted(binding))),
+            Answer::Absurd => return Some(Err(NotHeld::Absurd)),
+        };
+        if terms.overrun == Overrun::Exact || terms.gate == Gate::Observe {
+            return Some(Ok(Admitted::Held(granted)));
         }
-        if ask.counted == Counted::Bound {
-            let near = self.counts_first.load(Ordering::SeqCst)
-                || caps.iter().any(|cap| {
-                    let standing = book.standing(cap, &ask.meter, 0);
-                    let left = worst.holds(tranche, cap.count).and_then(|hold| standing.headroom().minus(hold));
-                    left.is_none_or(|left| left < Amount::milli(standing.cap.as_milli() / 10))
-                });
-            if near {
-                return Some(Ok(Admitted::CountFirst));
-            }
-        }
-        match book.admit(&admission(caps.clone())).0 {
-            Decision::Admit { output } => {
-                let full = if terms.overrun == Overrun::Bounded { ask.output } else { output };
-                Some(Ok(Admitted::Held(Granted { output: Some(full), held: output })))
-            }
-            Decision::Exhausted { by } => Some(Err(NotHeld::Exhausted(binding(&book, by)))),
-            Decision::Absurd => Some(Err(NotHeld::Absurd)),
-            Decision::Wait { .. } => None,
-        }
+        let held = book.reservation(ask.id).unwrap().clone();
+        let granted = Granted { output: Some(ask.output), held: granted.held };
+        book.withdraw(ask.id).unwrap();
+        book.apply(&Row::Held(Reservation { worst: whole, granted, ..held }));
+        Some(Ok(Admitted::Held(granted)))
     }
 
     fn busy(&self, ask: &Ask) -> NotHeld {
-        let cap = self.set.binding(&ask.meter)[0];
-        let standing = self.book.lock().unwrap().standing(cap, &ask.meter, 0);
-        NotHeld::Busy(Binding {
-            scope: cap.scope.clone(),
-            meter: ask.meter.clone(),
-            kind: cap.kind,
-            standing,
-            until_ms: None,
-        })
-    }
-
-    fn known(&self, id: ReservationId) -> Result<Reservation, NotHeld> {
-        self.book.lock().unwrap().reservations().find(|r| r.id == id).cloned().ok_or(NotHeld::Unknown)
+        NotHeld::Busy(self.book.lock().unwrap().binding(self.set.binding(&ask.meter)[0], &ask.meter, 0))
     }
 
     fn extend_now(&self, id: ReservationId, output: u64) -> Result<u64, NotHeld> {
-        let reservation = self.known(id)?;
-        let more = Amount::tokens(output - reservation.output).unwrap();
-        let caps: Vec<Cap> = self.set.binding(&reservation.meter).into_iter().cloned().collect();
         let mut book = self.book.lock().unwrap();
-        for cap in &caps {
-            let standing = book.standing(cap, &reservation.meter, 0);
-            if standing.headroom() < more {
-                let (scope, meter, kind) = (cap.scope.clone(), reservation.meter.clone(), cap.kind);
-                return Err(NotHeld::Exhausted(Binding { scope, meter, kind, standing, until_ms: None }));
-            }
-        }
-        let plus = |amount: Amount| amount.plus(more).unwrap();
-        let hold = Both { weighted: plus(reservation.hold.weighted), raw: plus(reservation.hold.raw) };
-        book.apply(&Row::Held(Reservation { hold, output, stage: Stage::Dispatched, ..reservation }));
-        Ok(output)
+        let meter = book.reservation(id).ok_or(NotHeld::Unknown)?.meter.clone();
+        let caps: Vec<Cap> = self.set.binding(&meter).into_iter().cloned().collect();
+        book.extend(id, output, &caps).map(|(granted, _)| granted.held)
     }
 
     fn settle_now(&self, id: ReservationId, ending: Ending) -> Result<(), NotHeld> {
@@ -192,8 +156,9 @@ impl Memory {
             Ending::Estimated(usage) => book.settle(id, &Settlement { usage, estimated: true }),
             Ending::Unknown(usage) => book.charge_whole(id, &usage),
         };
-        let Row::Spent(spent) = row.map_err(unknown)? else { return Err(NotHeld::Unknown) };
-        self.spent.lock().unwrap().push(spent);
+        if let Some(Row::Spent(spent)) = row.map_err(unknown)? {
+            self.spent.lock().unwrap().push(spent);
+        }
         Ok(())
     }
 }
