@@ -38,6 +38,8 @@ const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
 const LOG_PAGES_REST: usize = 4_000;
 /// Pages after which that is done in the middle of a commit, where the estimate was wrong.
 const LOG_PAGES_MAX: i64 = 8_000;
+/// Bytes of a page, at least.
+const PAGE_BYTES: i64 = 4_096;
 /// Pages of one commit beside those of its writes: the roots of the tables, and the sums.
 const COMMIT_PAGES: usize = 4;
 /// Statements that are kept prepared.
@@ -71,7 +73,9 @@ impl SqliteStore {
             }
         }
         place.check()?;
-        Ok(SqliteStore { connection, place, chains: Chains::default(), log_pages: 0 })
+        // What a process that was killed left is taken over in the first quiet moment.
+        let log_pages = usize::try_from(place.log_bytes() / PAGE_BYTES).unwrap_or(0);
+        Ok(SqliteStore { connection, place, chains: Chains::default(), log_pages })
     }
 
     /// The view that questions of a batch had.

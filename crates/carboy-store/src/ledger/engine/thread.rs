@@ -24,6 +24,8 @@ const RETRY_MS: u64 = 250;
 const LOOK_MS: u64 = 1_000;
 /// Longest wait when nothing is due, in milliseconds.
 const IDLE_MS: u64 = 60_000;
+/// How long a batch takes in what comes meanwhile: those who are in it wait for its commit.
+const GATHER_MAX: Duration = Duration::from_millis(2);
 /// Most endings that are kept while the store fails. Those beyond are charged in full when their owner is gone.
 const KEPT_MAX: usize = 16_384;
 
@@ -123,7 +125,7 @@ impl Hands {
             self.recover(&mut batch);
         }
         let mut outcome = Ok(());
-        let (mut next, mut taken) = (first, 0);
+        let (mut next, mut taken, begun) = (first, 0, Instant::now());
         while let Some(command) = next {
             if let Command::Close { done } = command {
                 closing = Some(done);
@@ -139,7 +141,10 @@ impl Hands {
                 Some(why) => self.refuse(command, &why, batch.now_ms),
             }
             taken += 1;
-            next = if taken < BATCH_COMMANDS_MAX { self.inbox.try_recv().ok() } else { None };
+            // Whoever was refused and asks again finds told what came of it: that is told with the commit.
+            let more = taken < BATCH_COMMANDS_MAX && begun.elapsed() < GATHER_MAX && !self.desk.watch.has_refused();
+            next = if more { self.inbox.try_recv().ok() } else { None };
+            batch.now_ms = self.clock.now_ms();
         }
         if self.down.is_none() {
             self.settle_accounts(batch, outcome);

@@ -65,6 +65,11 @@ impl Watch {
         self.line(&binding.scope, &binding.meter);
     }
 
+    /// A request was refused since it was looked at last.
+    pub(super) fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
     fn idle(&self) -> bool {
         !self.everything && self.lines.is_empty() && self.owners.is_empty()
     }
