@@ -35,7 +35,7 @@ pub const GRAIN_MS: u64 = 60_000;
 pub const TRANCHE_TOKENS: u64 = 4_096;
 
 /// Sums by meter, then by scope: so that they are looked up by what the caller has, without a copy of it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Lines(BTreeMap<MeterName, BTreeMap<Scope, Tally>>);
 
 impl Lines {
