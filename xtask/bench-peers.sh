@@ -1,9 +1,11 @@
 #!/bin/sh
-# Installs what `cargo xtask bench` measures carboy against: bubblewrap, Anthropic's sandbox-runtime, mitmproxy.
+# Installs what `cargo xtask bench` measures carboy against: bubblewrap, Anthropic's sandbox-runtime, mitmproxy, and the
+# two gateways to models, LiteLLM's proxy and Portkey's.
 #
 #   xtask/bench-peers.sh [DIR]        DIR defaults to /opt/carboy-bench
 #
-# Afterwards: DIR/bin/srt and DIR/bin/node, DIR/mitmproxy/bin/mitmdump, and DIR/versions (one `name version` a line).
+# Afterwards: DIR/bin/srt and DIR/bin/node, DIR/mitmproxy/bin/mitmdump, DIR/litellm/bin/litellm,
+# DIR/node_modules/@portkey-ai/gateway, and DIR/versions (one `name version` a line).
 # Idempotent: what is there is left alone. Debian packages are installed only where a command is missing, and only as
 # root; otherwise the line to run is printed and the script stops.
 set -eu
@@ -12,6 +14,8 @@ SANDBOX_RUNTIME=0.0.83
 NODE=22.23.3
 # What is installed where Python is 3.12 or newer; with an older one pip takes the newest that still supports it.
 MITMPROXY=12.2.3
+LITELLM=1.105.0
+PORTKEY=1.15.2
 
 dir=${1:-/opt/carboy-bench}
 say() { printf '%s\n' "peers: $*" >&2; }
@@ -36,8 +40,11 @@ fi
 need_packages bwrap socat rg npm
 
 wanted="sandbox-runtime $SANDBOX_RUNTIME
-node $NODE"
-if [ -x "$dir/bin/srt" ] && [ -x "$dir/mitmproxy/bin/mitmdump" ] && [ -f "$dir/versions" ] \
+node $NODE
+litellm $LITELLM
+portkey-gateway $PORTKEY"
+if [ -x "$dir/bin/srt" ] && [ -x "$dir/mitmproxy/bin/mitmdump" ] && [ -x "$dir/litellm/bin/litellm" ] \
+    && [ -d "$dir/node_modules/@portkey-ai/gateway" ] && [ -f "$dir/versions" ] \
     && [ "$(grep -v '^mitmproxy ' "$dir/versions")" = "$wanted" ]; then
     say "up to date in $dir"
     exit 0
@@ -46,9 +53,9 @@ fi
 mkdir -p "$dir/bin"
 rm -f "$dir/versions"
 
-say "sandbox-runtime $SANDBOX_RUNTIME on node $NODE into $dir"
+say "sandbox-runtime $SANDBOX_RUNTIME and portkey-gateway $PORTKEY on node $NODE into $dir"
 npm install --prefix "$dir" --no-fund --no-audit --loglevel=error \
-    "node@$NODE" "@anthropic-ai/sandbox-runtime@$SANDBOX_RUNTIME" >&2
+    "node@$NODE" "@anthropic-ai/sandbox-runtime@$SANDBOX_RUNTIME" "@portkey-ai/gateway@$PORTKEY" >&2
 ln -sf ../node_modules/.bin/node "$dir/bin/node"
 ln -sf ../node_modules/.bin/srt "$dir/bin/srt"
 PATH="$dir/bin:$PATH" "$dir/bin/srt" --version >/dev/null
@@ -57,6 +64,10 @@ say "$mitmproxy into $dir/mitmproxy"
 [ -x "$dir/mitmproxy/bin/python" ] || "$python" -m venv "$dir/mitmproxy"
 "$dir/mitmproxy/bin/python" -m pip install --quiet --disable-pip-version-check "$mitmproxy" >&2
 got=$("$dir/mitmproxy/bin/mitmdump" --version | sed -n 's/^Mitmproxy: //p')
+
+say "litellm[proxy] $LITELLM into $dir/litellm"
+[ -x "$dir/litellm/bin/python" ] || "$python" -m venv "$dir/litellm"
+"$dir/litellm/bin/python" -m pip install --quiet --disable-pip-version-check "litellm[proxy]==$LITELLM" >&2
 
 chmod -R a+rX "$dir"
 printf '%s\nmitmproxy %s\n' "$wanted" "$got" >"$dir/versions"

@@ -23,7 +23,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   book --check     the same without writing
   dist             the release: a static archive, a Debian package and their sums, in target/dist
   dist --check     try the packaging with the program of the tests
-  bench start|proxy [--write]
+  bench start|proxy|budget [--write]
                    measure beside other programs, which are installed first (asks, unless CI=true); --write puts the
                    figures into docs/benchmarks.md";
 

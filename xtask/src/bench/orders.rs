@@ -69,15 +69,26 @@ impl Order {
     }
 }
 
-/// Has it done once, and looks at the proxy's CPU time right before and right after.
-pub fn carry_out(load: &mut Process, proxy: Option<u32>, order: &Order) -> Result<Outcome, String> {
-    let cpu = |pid: Option<u32>| pid.map_or(Ok(0.0), process::cpu_seconds);
-    load.tell(&order.line())?;
+/// What a load generator found, and what others used meanwhile.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    pub requests: f64,
+    pub seconds: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    /// CPU time in seconds of each process that was looked at.
+    pub cpu: Vec<f64>,
+}
+
+/// Has an order done once, and looks at the processes' CPU time right before and right after.
+pub fn obeyed(load: &mut Process, pids: &[u32], order: &str) -> Result<Raw, String> {
+    let cpu = || pids.iter().map(|pid| process::cpu_seconds(*pid)).collect::<Result<Vec<f64>, String>>();
+    load.tell(order)?;
     load.expect("ready")?;
-    let before = cpu(proxy)?;
+    let before = cpu()?;
     load.tell("start")?;
     load.expect("done")?;
-    let after = cpu(proxy)?;
+    let after = cpu()?;
     load.tell("figures")?;
     let line = load.hear()?;
     let figures: serde_json::Value = serde_json::from_str(&line).map_err(|error| format!("`{line}`: {error}"))?;
@@ -86,11 +97,23 @@ pub fn carry_out(load: &mut Process, proxy: Option<u32>, order: &Order) -> Resul
     if requests < 1.0 {
         return Err(format!("no request was answered in time: {line}"));
     }
-    Ok(Outcome {
-        per_second: requests / number("seconds")?,
+    Ok(Raw {
+        requests,
+        seconds: number("seconds")?,
         p50_us: number("p50_us")?,
         p99_us: number("p99_us")?,
-        cpu_us: (after - before) * 1e6 / requests,
+        cpu: after.iter().zip(&before).map(|(after, before)| after - before).collect(),
+    })
+}
+
+/// Has it done once.
+pub fn carry_out(load: &mut Process, proxy: Option<u32>, order: &Order) -> Result<Outcome, String> {
+    let raw = obeyed(load, proxy.as_slice(), &order.line())?;
+    Ok(Outcome {
+        per_second: raw.requests / raw.seconds,
+        p50_us: raw.p50_us,
+        p99_us: raw.p99_us,
+        cpu_us: raw.cpu.iter().sum::<f64>() * 1e6 / raw.requests,
         resident_mib: proxy.map_or(Ok(0.0), process::resident_mib)?,
     })
 }

@@ -16,7 +16,7 @@ use carboy_store::controller::frame::{self, FrameError};
 use carboy_store::controller::protocol::{
     Goodbye, Hello, Push, Request, Role, Said, Supervised, VERSION, Welcome, understands,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
@@ -93,6 +93,9 @@ pub(super) enum Ends {
 /// Where answers and pushes go.
 pub(super) type Out = mpsc::Sender<Vec<u8>>;
 
+/// Where requests come from.
+type Incoming = BufReader<OwnedReadHalf>;
+
 /// Sends one message; `false` when nobody reads any more.
 pub(super) async fn say(out: &Out, said: &Said) -> bool {
     match frame::encode(said) {
@@ -113,6 +116,8 @@ pub(super) async fn serve(serving: &Arc<Serving>, stream: UnixStream) {
         Err(stranger) => return write_down(&stranger),
     };
     let (read, write) = stream.into_split();
+    // A message is a length and a text, and often several come at once: that is one call of the system's, not one for each.
+    let read = BufReader::new(read);
     let (out, frames) = mpsc::channel(OUT_MAX);
     let writer = tokio::spawn(write_on(write, frames));
     let ends = converse(serving, peer, read, &out).await;
@@ -152,7 +157,7 @@ async fn write_on(mut write: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<u8>>
     }
 }
 
-async fn converse(serving: &Arc<Serving>, pid: u32, mut read: OwnedReadHalf, out: &Out) -> Ends {
+async fn converse(serving: &Arc<Serving>, pid: u32, mut read: Incoming, out: &Out) -> Ends {
     let hello = tokio::select! {
         hello = timeout(HELLO_WAIT_MAX, frame::read::<Hello>(&mut read)) => hello,
         () = serving.ended() => return Ends::Ending,
@@ -237,7 +242,7 @@ async fn supervise(
     attendance: Attendance,
     supervised: Supervised,
     mut pushes: mpsc::Receiver<Push>,
-    mut read: OwnedReadHalf,
+    mut read: Incoming,
     out: &Out,
 ) -> Ends {
     let mut requests =
@@ -276,7 +281,7 @@ async fn supervise(
     ends
 }
 
-async fn look(serving: &Arc<Serving>, may: May, mut read: OwnedReadHalf, out: &Out) -> Ends {
+async fn look(serving: &Arc<Serving>, may: May, mut read: Incoming, out: &Out) -> Ends {
     let mut looking = Looking::new(serving.clone(), may, out);
     loop {
         let request = tokio::select! {

@@ -34,15 +34,41 @@ pub const GRAIN_MS: u64 = 60_000;
 /// Output tokens of each answer that are held at first under [`Overrun::Bounded`].
 pub const TRANCHE_TOKENS: u64 = 4_096;
 
-type Line = (Scope, MeterName);
+/// Sums by meter, then by scope: so that they are looked up by what the caller has, without a copy of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Lines(BTreeMap<MeterName, BTreeMap<Scope, Tally>>);
+
+impl Lines {
+    fn get(&self, scope: &Scope, meter: &MeterName) -> Option<&Tally> {
+        self.0.get(meter)?.get(scope)
+    }
+
+    fn change(&mut self, scope: &Scope, meter: &MeterName, change: impl FnOnce(&mut Tally)) {
+        if let Some(tally) = self.0.get_mut(meter).and_then(|scopes| scopes.get_mut(scope)) {
+            return change(tally);
+        }
+        change(self.0.entry(meter.clone()).or_default().entry(scope.clone()).or_default());
+    }
+
+    /// Of what is empty nothing is kept.
+    fn forget_empty(&mut self, scope: &Scope, meter: &MeterName) {
+        let Some(scopes) = self.0.get_mut(meter) else { return };
+        if scopes.get(scope).is_some_and(Tally::is_empty) {
+            scopes.remove(scope);
+        }
+        if scopes.is_empty() {
+            self.0.remove(meter);
+        }
+    }
+}
 
 /// The book.
 #[derive(Clone, Debug, Default)]
 pub struct Book {
     /// What was spent, by whom, on what, in which minute.
-    spent: BTreeMap<Line, Tally>,
+    spent: Lines,
     /// What is held, in the same order; the sum of the reservations.
-    held: BTreeMap<Line, Tally>,
+    held: Lines,
     reservations: BTreeMap<ReservationId, Reservation>,
     ended: Ended,
 }
@@ -51,8 +77,7 @@ impl Book {
     /// How a cap stands for a meter now.
     pub fn standing(&self, cap: &Cap, meter: &MeterName, now_ms: u64) -> Standing {
         let minute = cap.window.since_ms(now_ms) / GRAIN_MS;
-        let line = (cap.scope.clone(), meter.clone());
-        let sum = |of: &BTreeMap<Line, Tally>| of.get(&line).map(|tally| tally.since(minute)).unwrap_or_default();
+        let sum = |of: &Lines| of.get(&cap.scope, meter).map(|tally| tally.since(minute)).unwrap_or_default();
         Standing {
             cap: cap.amount,
             spent: sum(&self.spent).by(cap.count),
@@ -279,19 +304,15 @@ impl Book {
     fn drop_hold(&mut self, id: ReservationId) {
         let Some(reservation) = self.reservations.remove(&id) else { return };
         for scope in &reservation.chain {
-            let line = (scope.clone(), reservation.meter.clone());
-            if let Some(tally) = self.held.get_mut(&line) {
-                tally.take(reservation.at_ms / GRAIN_MS, reservation.hold);
-                if tally.is_empty() {
-                    self.held.remove(&line);
-                }
-            }
+            let take = |tally: &mut Tally| tally.take(reservation.at_ms / GRAIN_MS, reservation.hold);
+            self.held.change(scope, &reservation.meter, take);
+            self.held.forget_empty(scope, &reservation.meter);
         }
     }
 
     /// Adds a sum that was kept elsewhere, by the minute.
     pub fn add(&mut self, scope: &Scope, meter: &MeterName, minute: u64, amount: Both) {
-        self.spent.entry((scope.clone(), meter.clone())).or_default().add(minute, amount);
+        self.spent.change(scope, meter, |tally| tally.add(minute, amount));
     }
 
     /// What is held under a name.
@@ -305,18 +326,18 @@ impl Book {
     }
 
     /// Every scope and meter that anything was ever spent on.
-    pub fn lines(&self) -> impl Iterator<Item = &(Scope, MeterName)> {
-        self.spent.keys()
+    pub fn lines(&self) -> impl Iterator<Item = (&Scope, &MeterName)> {
+        self.spent.0.iter().flat_map(|(meter, scopes)| scopes.keys().map(move |scope| (scope, meter)))
     }
 
     /// Everything that was ever spent by a scope on a meter.
     pub fn total(&self, scope: &Scope, meter: &MeterName) -> Both {
-        self.spent.get(&(scope.clone(), meter.clone())).map(Tally::all).unwrap_or_default()
+        self.spent.get(scope, meter).map(Tally::all).unwrap_or_default()
     }
 
     /// Everything that is held for a scope and a meter.
     pub fn held(&self, scope: &Scope, meter: &MeterName) -> Both {
-        self.held.get(&(scope.clone(), meter.clone())).map(Tally::all).unwrap_or_default()
+        self.held.get(scope, meter).map(Tally::all).unwrap_or_default()
     }
 }
 
@@ -351,10 +372,9 @@ fn holds(worst: &Worst, output: u64) -> Option<Both> {
     Some(Both { weighted: worst.holds(output, Count::Weighted)?, raw: worst.holds(output, Count::Raw)? })
 }
 
-fn hold_more(held: &mut BTreeMap<Line, Tally>, reservation: &Reservation, amount: Both) {
+fn hold_more(held: &mut Lines, reservation: &Reservation, amount: Both) {
     for scope in &reservation.chain {
-        let tally = held.entry((scope.clone(), reservation.meter.clone())).or_default();
-        tally.add(reservation.at_ms / GRAIN_MS, amount);
+        held.change(scope, &reservation.meter, |tally| tally.add(reservation.at_ms / GRAIN_MS, amount));
     }
 }
 

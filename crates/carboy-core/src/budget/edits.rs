@@ -78,6 +78,9 @@ impl Edits {
 
     /// The caps that bind a request of a run now, nearest first, with everything that was changed.
     pub fn binding(&self, set: &BudgetSet, meter: &MeterName, now_ms: u64) -> Vec<Cap> {
+        if self.caps.is_empty() && self.top_ups.is_empty() {
+            return set.binding(meter).into_iter().cloned().collect();
+        }
         set.binding_of(&self.all(set, meter, now_ms)).into_iter().cloned().collect()
     }
 

@@ -57,3 +57,8 @@ pub fn json(bytes: usize) -> Bytes {
     text.push_str(end);
     Bytes::from(text)
 }
+
+/// The same, asking for its answer piece by piece.
+pub fn streamed(json: Bytes) -> Bytes {
+    Bytes::from([br#"{"stream":true,"#.as_slice(), &json[1..]].concat())
+}

@@ -13,19 +13,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
-use http::{Method, Request, StatusCode};
+use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::{Failure, content, tls};
+use crate::shapes::{Arrived, Shape};
+use crate::{Failure, tls};
 
 /// The longest that one request or one handshake may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -34,20 +36,14 @@ const CONNECT_ANSWER_BYTES_MAX: usize = 4096;
 
 /// Where to, and how.
 #[derive(Clone)]
-struct Target {
+pub struct Target {
     address: String,
     name: String,
     through: Option<String>,
-    connector: TlsConnector,
-}
-
-/// What is sent, and how much comes back.
-#[derive(Clone)]
-struct Shape {
-    method: Method,
-    path: &'static str,
-    body: Bytes,
-    answer_bytes: usize,
+    /// None: in plain text.
+    connector: Option<TlsConnector>,
+    /// What every request carries.
+    fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 struct Order {
@@ -60,22 +56,12 @@ struct Order {
     rate: u64,
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+/// One connection.
+pub type Sender = SendRequest<Full<Bytes>>;
 
 /// Takes orders until standard input ends.
 pub fn run(target: &str, options: &[&str]) -> Result<(), Failure> {
-    let mut ca: Option<PathBuf> = None;
-    let mut through = None;
-    for option in options.chunks(2) {
-        match option {
-            ["--ca", file] => ca = Some(PathBuf::from(file)),
-            ["--through", proxy] => through = Some((*proxy).to_owned()),
-            _ => return Err(format!("unknown option {}", option.join(" ")).into()),
-        }
-    }
-    let name = target.rsplit_once(':').ok_or("the target is not HOST:PORT")?.0.to_owned();
-    let connector = tls::connector(ca.as_deref().map(Path::new))?;
-    let target = Target { address: target.to_owned(), name, through, connector };
+    let target = Target::parse(target, options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut held: Vec<Sender> = Vec::new();
     say("up")?;
@@ -84,6 +70,28 @@ pub fn run(target: &str, options: &[&str]) -> Result<(), Failure> {
         let order = Order::parse(&line)?;
         held.clear();
         held = runtime.block_on(obey(&target, &order))?;
+    }
+}
+
+impl Target {
+    /// With the options that the program was started with.
+    pub fn parse(target: &str, options: &[&str]) -> Result<Target, Failure> {
+        let (mut ca, mut through, mut plain, mut fields) = (None, None, false, Vec::new());
+        for option in options.chunks(2) {
+            match option {
+                ["--ca", file] => ca = Some(PathBuf::from(file)),
+                ["--through", proxy] => through = Some((*proxy).to_owned()),
+                ["--tls", "no"] => plain = true,
+                ["--field", field] => {
+                    let (name, value) = field.split_once(':').ok_or("a field is not NAME:VALUE")?;
+                    fields.push((name.parse()?, value.parse()?));
+                }
+                _ => return Err(format!("unknown option {}", option.join(" ")).into()),
+            }
+        }
+        let name = target.rsplit_once(':').ok_or("the target is not HOST:PORT")?.0.to_owned();
+        let connector = if plain { None } else { Some(tls::connector(ca.as_deref().map(Path::new))?) };
+        Ok(Target { address: target.to_owned(), name, through, connector, fields })
     }
 }
 
@@ -99,20 +107,6 @@ impl Order {
             requests_max: number("requests_max")?,
             rate: number("rate")?,
         })
-    }
-}
-
-impl Shape {
-    fn named(name: &str) -> Result<Shape, Failure> {
-        let (small, large) = (content::json(content::SMALL_BYTES), content::json(content::LARGE_BYTES));
-        let (method, path, body, answer_bytes) = match name {
-            "get" => (Method::GET, "/small", Bytes::new(), small.len()),
-            "get-100k" => (Method::GET, "/large", Bytes::new(), large.len()),
-            "post" => (Method::POST, "/small", small.clone(), small.len()),
-            "post-100k" => (Method::POST, "/small", large, small.len()),
-            _ => return Err(format!("no shape `{name}`").into()),
-        };
-        Ok(Shape { method, path, body, answer_bytes })
     }
 }
 
@@ -155,7 +149,7 @@ async fn drive(
     let mut running = JoinSet::new();
     let count = senders.len() as u32;
     for (index, mut sender) in senders.into_iter().enumerate() {
-        let (shape, host) = (order.shape.clone(), target.name.clone());
+        let (shape, target) = (order.shape.clone(), target.clone());
         running.spawn(async move {
             let mut times = Vec::new();
             // Evenly spread over the gap, so that connections do not all ask at one time.
@@ -166,7 +160,7 @@ async fn drive(
                     due = Some(at + gap);
                 }
                 let start = Instant::now();
-                timeout(REQUEST_MAX, exchange(&mut sender, &shape, &host)).await??;
+                timeout(REQUEST_MAX, exchange(&mut sender, &shape, &target)).await??;
                 times.push(start.elapsed());
             }
             Ok::<_, Failure>((sender, times))
@@ -181,34 +175,52 @@ async fn drive(
     Ok((senders, all))
 }
 
-async fn exchange(sender: &mut Sender, shape: &Shape, host: &str) -> Result<(), Failure> {
-    let mut request = Request::builder().method(shape.method.clone()).uri(shape.path).header(HOST, host);
+async fn exchange(sender: &mut Sender, shape: &Shape, target: &Target) -> Result<(), Failure> {
+    let response = ask(sender, shape, target).await?;
+    let status = response.status();
+    let mut body = response.into_body();
+    let mut arrived = Arrived::default();
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame?.data_ref() {
+            arrived.add(data, shape.expected);
+        }
+    }
+    if status != StatusCode::OK {
+        return Err(format!("answered with {status}, expected 200").into());
+    }
+    arrived.check(shape.expected)
+}
+
+/// Sends a request and waits for its answer's head.
+pub async fn ask(sender: &mut Sender, shape: &Shape, target: &Target) -> Result<Response<Incoming>, Failure> {
+    let mut request = Request::builder().method(shape.method.clone()).uri(shape.path).header(HOST, &target.name);
     if shape.method == Method::POST {
         request = request.header(CONTENT_TYPE, "application/json");
     }
+    for (name, value) in &shape.fields {
+        request = request.header(*name, value);
+    }
+    for (name, value) in &target.fields {
+        request = request.header(name, value);
+    }
     sender.ready().await?;
-    let response = sender.send_request(request.body(Full::new(shape.body.clone()))?).await?;
-    let status = response.status();
-    let mut body = response.into_body();
-    let mut count = 0;
-    while let Some(frame) = body.frame().await {
-        count += frame?.data_ref().map_or(0, Bytes::len);
-    }
-    if status != StatusCode::OK || count != shape.answer_bytes {
-        return Err(format!("answered with {status} and {count} bytes, expected 200 and {}", shape.answer_bytes).into());
-    }
-    Ok(())
+    Ok(sender.send_request(request.body(Full::new(shape.body.clone()))?).await?)
 }
 
-async fn connect(target: &Target) -> Result<Sender, Failure> {
+/// Opens a connection.
+pub async fn connect(target: &Target) -> Result<Sender, Failure> {
     let first = target.through.as_ref().unwrap_or(&target.address);
     let mut stream = TcpStream::connect(first).await.map_err(|error| format!("cannot connect to {first}: {error}"))?;
     stream.set_nodelay(true)?;
     if target.through.is_some() {
         ask_for_tunnel(&mut stream, &target.address).await?;
     }
+    let Some(connector) = &target.connector else { return speak(stream).await };
     let name = ServerName::try_from(target.name.clone())?;
-    let stream = target.connector.connect(name, stream).await?;
+    speak(connector.connect(name, stream).await?).await
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Sender, Failure> {
     let (sender, driver) = handshake(TokioIo::new(stream)).await?;
     tokio::spawn(driver);
     Ok(sender)
@@ -229,12 +241,14 @@ async fn ask_for_tunnel(stream: &mut TcpStream, address: &str) -> Result<(), Fai
     Ok(())
 }
 
-fn next_line() -> Result<Option<String>, Failure> {
+/// A line of the input; none at its end.
+pub fn next_line() -> Result<Option<String>, Failure> {
     let mut line = String::new();
     Ok((std::io::stdin().lock().read_line(&mut line)? > 0).then_some(line))
 }
 
-fn say(line: &str) -> Result<(), Failure> {
+/// Says a line.
+pub fn say(line: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     Ok(out.flush()?)

@@ -1,9 +1,12 @@
-//! The programs of `cargo xtask bench proxy`: an upstream, a bare proxy to compare with, and a load generator.
+//! The programs of `cargo xtask bench proxy` and `budget`: upstreams, a bare proxy to compare with, load generators.
 //!
 //! ```text
 //! bench upstream DIR                        TLS server on loopback; writes DIR/ca.pem, prints its address
+//! bench provider DIR KEY                    the simulated provider; writes DIR/provider.pem, prints two addresses
 //! bench bare DIR ADDRESS                    TLS in, TLS out to ADDRESS, nothing in between; prints its address
-//! bench load HOST:PORT [--ca FILE] [--through PROXY]   takes orders as lines of JSON on standard input
+//! bench load HOST:PORT [--ca FILE] [--through PROXY] [--field NAME:VALUE]... [--tls no]
+//!                                           takes orders as lines of JSON on standard input
+//! bench streams HOST:PORT COUNT             opens so many streams and says how each ended
 //! bench governed                            one gateway with and without metering; prints what that costs
 //! ```
 //!
@@ -16,6 +19,10 @@ mod governed;
 #[allow(dead_code, missing_docs, clippy::unwrap_used)]
 mod ledger;
 mod load;
+mod model;
+mod provider;
+mod shapes;
+mod streams;
 mod tls;
 mod upstream;
 
@@ -30,11 +37,13 @@ fn main() -> Result<(), Failure> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["upstream", directory] => upstream::run(Path::new(directory)),
         ["bare", directory, upstream] => bare::run(Path::new(directory), upstream.parse()?),
+        ["provider", directory, key] => provider::run(Path::new(directory), key),
         ["load", target, ref options @ ..] => load::run(target, options),
+        ["streams", target, count] => streams::run(target, count.parse()?),
         ["governed"] => governed::run(),
         _ => {
-            let usage =
-                "bench upstream DIR | bare DIR ADDRESS | load HOST:PORT [--ca FILE] [--through PROXY] | governed";
+            let usage = "bench upstream DIR | provider DIR KEY | bare DIR ADDRESS | load HOST:PORT [OPTIONS] | \
+                         streams HOST:PORT COUNT | governed";
             Err(format!("usage: {usage}").into())
         }
     }

@@ -239,6 +239,10 @@ pub trait LedgerStore: Send {
     /// [`recover`](Self::recover) and [`load`](Self::load) before anything else.
     fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError>;
 
+    /// Its user has nothing to ask for a moment, and nobody waits for an answer: what has to be done at some time may be done
+    /// now. It may not fail anything: what is not done is done later.
+    fn rest(&mut self) {}
+
     /// Everything that a ledger is rebuilt from.
     fn load(&mut self) -> Result<Loaded, StoreError>;
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use carboy_core::budget::ReservationId;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use self::place::Place;
 use self::schema::Found;
@@ -33,6 +33,15 @@ const SQLITE_MIN: i32 = 3_051_003;
 const BUSY_MS: u64 = 1_000;
 /// The write-ahead log is cut back to this size, in bytes, when it was longer; while it is, the operator is told.
 const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
+/// Pages in the write-ahead log, as they are estimated, after which they are taken over into the database: in a moment when
+/// nobody waits. Seldom, because whoever asks meanwhile does wait.
+const LOG_PAGES_REST: usize = 4_000;
+/// Pages after which that is done in the middle of a commit, where the estimate was wrong.
+const LOG_PAGES_MAX: i64 = 8_000;
+/// Bytes of a page, at least.
+const PAGE_BYTES: i64 = 4_096;
+/// Pages of one commit beside those of its writes: the roots of the tables, and the sums.
+const COMMIT_PAGES: usize = 4;
 /// Statements that are kept prepared.
 const STATEMENTS_MAX: usize = 64;
 
@@ -41,6 +50,8 @@ pub struct SqliteStore {
     connection: Connection,
     place: Place,
     chains: Chains,
+    /// What the write-ahead log is estimated to hold, in pages.
+    log_pages: usize,
 }
 
 impl SqliteStore {
@@ -62,7 +73,17 @@ impl SqliteStore {
             }
         }
         place.check()?;
-        Ok(SqliteStore { connection, place, chains: Chains::default() })
+        // What a process that was killed left is taken over in the first quiet moment.
+        let log_pages = usize::try_from(place.log_bytes() / PAGE_BYTES).unwrap_or(0);
+        Ok(SqliteStore { connection, place, chains: Chains::default(), log_pages })
+    }
+
+    /// The view that questions of a batch had.
+    fn end_looking(&self) {
+        if !self.connection.is_autocommit() {
+            // Left out, the next transaction fails, and the connection is made anew.
+            let _ = run(&self.connection, "ROLLBACK");
+        }
     }
 
     fn damaged(&self) -> impl FnOnce(Damaged) -> StoreError {
@@ -74,14 +95,19 @@ impl SqliteStore {
         work: impl FnOnce(&Connection, &mut Chains) -> Result<(), Failed>,
     ) -> Result<(), StoreError> {
         self.place.check()?;
+        self.end_looking();
         let path = self.place.path().to_owned();
         let written = (|| {
-            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            work(&transaction, &mut self.chains)?;
-            transaction.commit()?;
+            run(&self.connection, "BEGIN IMMEDIATE")?;
+            work(&self.connection, &mut self.chains)?;
+            run(&self.connection, "COMMIT")?;
             Ok(())
         })();
         if let Err(failed) = written {
+            if !self.connection.is_autocommit() {
+                // Left out, the next transaction fails: nothing is written that does not belong together.
+                let _ = run(&self.connection, "ROLLBACK");
+            }
             // What was numbered in it is not in the tables.
             self.chains.forget();
             return Err(match failed {
@@ -96,11 +122,22 @@ impl SqliteStore {
 
 impl LedgerStore for SqliteStore {
     fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        self.log_pages = self.log_pages.saturating_add(COMMIT_PAGES + writes.len());
         self.transact(|connection, chains| write::write_all(connection, chains, writes))
+    }
+
+    fn rest(&mut self) {
+        self.end_looking();
+        if self.log_pages >= LOG_PAGES_REST && self.place.check().is_ok() {
+            self.log_pages = 0;
+            // Left out, the log grows until it is done in a commit; that it grows too long is told.
+            let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        }
     }
 
     fn load(&mut self) -> Result<Loaded, StoreError> {
         self.place.check()?;
+        self.end_looking();
         // One view of all tables.
         let path = self.place.path().to_owned();
         let transaction = self.connection.transaction().map_err(refused("read", &path))?;
@@ -108,6 +145,10 @@ impl LedgerStore for SqliteStore {
     }
 
     fn ended(&mut self, id: ReservationId) -> Result<bool, StoreError> {
+        // One view for all questions of a batch: to begin and end one takes longer than the question. Nobody else writes.
+        if self.connection.is_autocommit() {
+            run(&self.connection, "BEGIN").map_err(refused("read", self.place.path()))?;
+        }
         read::ended(&self.connection, id).map_err(self.damaged())
     }
 
@@ -152,6 +193,7 @@ impl LedgerStore for SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        self.end_looking();
         // What is in the write-ahead log moves into the file, so that a copy of the file is whole. Left out, the next
         // opening does it: nothing depends on it.
         if self.place.check().is_ok() {
@@ -188,6 +230,12 @@ impl LedgerReader for Reader {
     }
 }
 
+/// A statement without values, prepared once.
+fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}
+
 fn check_version(number: i32) -> Result<(), StoreError> {
     if number >= SQLITE_MIN {
         return Ok(());
@@ -211,6 +259,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
         // off is an error and not a signal.
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON;")?;
         connection.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX)?;
+        connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES_MAX)?;
         Ok(mode)
     };
     let mode = prepare().map_err(refused("open", path))?;

@@ -207,7 +207,7 @@ proptest! {
         let mut rebuilt = Book::default();
         rows.iter().for_each(|row| rebuilt.apply(row));
         prop_assert_eq!(&rebuilt.spent, &book.spent);
-        prop_assert!(rebuilt.held.is_empty() && book.held.is_empty());
+        prop_assert!(rebuilt.held.0.is_empty() && book.held.0.is_empty());
     }
 }
 

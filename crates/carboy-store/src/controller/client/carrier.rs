@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -134,13 +134,13 @@ async fn converse(calls: &Calls, events: &EventsIn, stream: UnixStream, acted: &
     let (read, write) = stream.into_split();
     let (beat, beats) = tokio::sync::mpsc::channel(1);
     tokio::select! {
-        away = listen(calls, events, read, acted) => away,
+        away = listen(calls, events, BufReader::new(read), acted) => away,
         away = speak(calls, write, beats) => away,
         () = tick(calls, beat) => Away::Closed,
     }
 }
 
-async fn listen(calls: &Calls, events: &EventsIn, mut read: OwnedReadHalf, acted: &mut bool) -> Away {
+async fn listen(calls: &Calls, events: &EventsIn, mut read: BufReader<OwnedReadHalf>, acted: &mut bool) -> Away {
     loop {
         let said = match timeout(SILENCE_MAX, frame::read::<Said>(&mut read)).await {
             Ok(Ok(Some(said))) => said,

@@ -192,7 +192,7 @@ impl Desk {
         batch.writes.push(Write::CapSet { key: key.clone(), edit: edit.clone(), at_ms: batch.now_ms });
         batch.event(event);
         self.edits.set(key.clone(), edit);
-        self.cap_changed(key);
+        self.cap_changed(&key);
     }
 
     pub(super) fn unset_cap(&mut self, key: CapKey, batch: &mut Batch) -> bool {
@@ -201,7 +201,7 @@ impl Desk {
         }
         batch.writes.push(Write::CapUnset(key.clone()));
         batch.event(edited("unset_cap", &key));
-        self.cap_changed(key);
+        self.cap_changed(&key);
         true
     }
 
@@ -214,12 +214,12 @@ impl Desk {
         }
         batch.writes.push(Write::TopUp { key: key.clone(), top_up });
         batch.event(edited("top_up", &key).with("tokens", amount.tokens_down()));
-        self.cap_changed(key);
+        self.cap_changed(&key);
         Ok(())
     }
 
-    fn cap_changed(&mut self, key: CapKey) {
-        self.watch.line(key.scope, key.meter);
+    fn cap_changed(&mut self, key: &CapKey) {
+        self.watch.line(&key.scope, &key.meter);
         self.room = true;
     }
 
@@ -228,10 +228,14 @@ impl Desk {
         self.given_back(spent.id);
         for scope in &spent.chain {
             let line = (scope.clone(), spent.meter.clone());
-            let total = self.totals.entry(line.clone()).or_default();
-            *total = total.and(&spent);
+            match self.totals.get_mut(&line) {
+                Some(total) => *total = total.and(&spent),
+                None => {
+                    self.totals.insert(line.clone(), Total::default().and(&spent));
+                }
+            }
             self.pace.add(line, batch.now_ms, spent.charged.raw);
-            self.watch.line(scope.clone(), spent.meter.clone());
+            self.watch.line(scope, &spent.meter);
         }
         if spent.overrun != Both::default() {
             let subject = self.clients.get(&spent.owner).map(Client::subject).unwrap_or_default();

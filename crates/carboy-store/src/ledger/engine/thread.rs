@@ -24,6 +24,8 @@ const RETRY_MS: u64 = 250;
 const LOOK_MS: u64 = 1_000;
 /// Longest wait when nothing is due, in milliseconds.
 const IDLE_MS: u64 = 60_000;
+/// How long a batch takes in what comes meanwhile: those who are in it wait for its commit.
+const GATHER_MAX: Duration = Duration::from_millis(2);
 /// Most endings that are kept while the store fails. Those beyond are charged in full when their owner is gone.
 const KEPT_MAX: usize = 16_384;
 
@@ -80,15 +82,18 @@ impl Hands {
     /// Works until nobody has the ledger any more, or it is closed.
     pub(super) fn work(mut self) {
         let closer = loop {
-            let mut commands = match self.inbox.recv_timeout(self.patience()) {
-                Ok(command) => vec![command],
-                Err(RecvTimeoutError::Timeout) => Vec::new(),
+            let first = match self.inbox.recv_timeout(self.patience()) {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break None,
             };
-            commands.extend(self.inbox.try_iter().take(BATCH_COMMANDS_MAX - commands.len()));
-            let closing = self.carry_out(commands);
+            let closing = self.carry_out(first);
             if closing.is_some() {
                 break closing;
+            }
+            // Everybody is answered: what the store has to do by the way holds up nobody who was in the batch.
+            if self.down.is_none() {
+                self.store.rest();
             }
         };
         self.subscribers.close();
@@ -111,15 +116,17 @@ impl Hands {
         due.into_iter().flatten().fold(idle, Instant::min).saturating_duration_since(now)
     }
 
-    /// One batch. Gives whoever asked to close, once all before it is carried out.
-    fn carry_out(&mut self, commands: Vec<Command>) -> Option<Done<()>> {
+    /// One batch: what waits, and what comes while that is carried out. Whoever is admitted is told at once, so that its
+    /// dispatch may be in the same commit. Gives whoever asked to close, once all before it is carried out.
+    fn carry_out(&mut self, first: Option<Command>) -> Option<Done<()>> {
         let mut closing = None;
         let mut batch = Batch::new(self.clock.now_ms());
         if self.down.is_some() {
             self.recover(&mut batch);
         }
         let mut outcome = Ok(());
-        for command in commands {
+        let (mut next, mut taken, begun) = (first, 0, Instant::now());
+        while let Some(command) = next {
             if let Command::Close { done } = command {
                 closing = Some(done);
                 break;
@@ -133,6 +140,11 @@ impl Hands {
                 None => outcome = self.command(command, &mut batch),
                 Some(why) => self.refuse(command, &why, batch.now_ms),
             }
+            taken += 1;
+            // Whoever was refused and asks again finds told what came of it: that is told with the commit.
+            let more = taken < BATCH_COMMANDS_MAX && begun.elapsed() < GATHER_MAX && !self.desk.watch.has_refused();
+            next = if more { self.inbox.try_recv().ok() } else { None };
+            batch.now_ms = self.clock.now_ms();
         }
         if self.down.is_none() {
             self.settle_accounts(batch, outcome);

@@ -43,8 +43,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn line(&mut self, scope: Scope, meter: MeterName) {
-        self.lines.entry(scope).or_default().insert(meter);
+    pub(super) fn line(&mut self, scope: &Scope, meter: &MeterName) {
+        // Most are known: every request of a batch touches the host.
+        if !self.lines.get(scope).is_some_and(|meters| meters.contains(meter)) {
+            self.lines.entry(scope.clone()).or_default().insert(meter.clone());
+        }
     }
 
     pub(super) fn greeted(&mut self, owner: u64) {
@@ -59,7 +62,12 @@ impl Watch {
     /// A request was refused because of what was spent.
     pub(super) fn refused(&mut self, binding: &Binding) {
         self.refused.insert(refusal(binding));
-        self.line(binding.scope.clone(), binding.meter.clone());
+        self.line(&binding.scope, &binding.meter);
+    }
+
+    /// A request was refused since it was looked at last.
+    pub(super) fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
     }
 
     fn idle(&self) -> bool {
@@ -89,6 +97,12 @@ impl Desk {
                 }
                 let caps = self.edits.binding(set, meter, batch.now_ms);
                 for cap in caps.iter().filter(|cap| watch.touches(*id, &cap.scope, meter)) {
+                    // Every batch comes by here for every run: words are made only where there is something to tell.
+                    let standing = self.book.standing(cap, meter, batch.now_ms);
+                    let quiet = client.crossed.is_empty() && watch.refused.is_empty();
+                    if quiet && !is_spent(&standing, &set.terms) && !self.passes(&set.terms, &standing) {
+                        continue;
+                    }
                     let binding = self.book.binding(cap, meter, batch.now_ms);
                     bound.insert(key(&cap.scope, meter, &binding));
                     told.extend(crossing(client, &set.terms, &binding, &watch));
@@ -122,6 +136,11 @@ impl Desk {
         }
     }
 
+    /// Whether any threshold may have to be told or forgotten.
+    fn passes(&self, terms: &Terms, standing: &Standing) -> bool {
+        !self.marks.is_empty() || terms.warn_percent.iter().any(|percent| passed(standing, *percent))
+    }
+
     fn thresholds(
         &self,
         client: &Client,
@@ -131,7 +150,7 @@ impl Desk {
         fresh: &mut BTreeSet<Mark>,
         batch: &mut Batch,
     ) {
-        let Standing { cap: amount, spent, .. } = binding.standing;
+        let amount = binding.standing.cap;
         let since_ms = match cap.window {
             Window::Calendar { .. } => cap.window.since_ms(batch.now_ms),
             Window::Lifetime | Window::Rolling { .. } => 0,
@@ -139,7 +158,7 @@ impl Desk {
         for percent in terms.warn_percent.iter().copied().filter(|_| amount.as_milli() > 0) {
             let key = key(&cap.scope, &binding.meter, binding);
             let mark = Mark { key, cap_milli: amount.as_milli(), percent, since_ms };
-            let passed = u128::from(spent.as_milli()) * 100 >= u128::from(amount.as_milli()) * u128::from(percent);
+            let passed = passed(&binding.standing, percent);
             let known = self.marks.contains(&mark);
             if !passed && known {
                 batch.writes.push(Write::Unmarked(mark));
@@ -230,6 +249,12 @@ fn crossing(client: &Client, terms: &Terms, binding: &Binding, watch: &Watch) ->
     watch.greeted.contains(&client.owner.id).then(|| Told::Crossed(binding.clone()))
 }
 
+/// So much of a cap is spent.
+fn passed(standing: &Standing, percent: u8) -> bool {
+    let Standing { cap, spent, .. } = standing;
+    u128::from(spent.as_milli()) * 100 >= u128::from(cap.as_milli()) * u128::from(percent)
+}
+
 /// Nothing useful can be sent any more.
 fn is_spent(standing: &Standing, terms: &Terms) -> bool {
     let least = Worst {
@@ -247,6 +272,9 @@ fn is_spent(standing: &Standing, terms: &Terms) -> bool {
 }
 
 fn tell(client: &Client, told: Vec<Told>, terms: &Terms, batch: &mut Batch) {
+    if told.is_empty() {
+        return;
+    }
     let mut crossed: BTreeSet<CapKey> = client.crossed.keys().cloned().collect();
     for one in told {
         let owner = client.owner.id;

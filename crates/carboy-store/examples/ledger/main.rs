@@ -1,10 +1,18 @@
-//! Measures the ledger: `cargo run --release -p carboy-store --example ledger_bench [DIRECTORY]`.
+//! The programs of `cargo xtask bench budget` that speak to the ledger.
 //!
-//! Thirty-two clients hold, send and charge requests for some seconds: through the ledger's one thread, and, in turns in the
-//! same run, as thirty-two writers that each change the same SQLite file themselves. Prints durable reserve + settle pairs
-//! per second, how long one takes, and how many the slowest and the fastest client got.
+//! ```text
+//! ledger pairs DIRECTORY [SOCKET]     durable reserve + settle pairs per second, see below; prints a line of JSON
+//! ledger cross SOCKET                 sets caps, as lines on standard input say
+//! ```
+//!
+//! Thirty-two clients hold, send and charge requests for some seconds: through the ledger's one thread, over the socket of a
+//! controller that runs already, and, in turns in the same run, as thirty-two writers that each change the same SQLite
+//! file themselves.
 
-use std::path::{Path, PathBuf};
+mod cross;
+mod socket;
+
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -19,6 +27,8 @@ use carboy_core::ids::MeterName;
 use carboy_core::ports::{Clock, Ledger};
 use carboy_store::ledger::{Engine, Owner, SqliteStore};
 use rusqlite::{Connection, TransactionBehavior, params};
+
+use socket::Controller;
 
 /// Clients of each kind.
 const CLIENTS: u64 = 32;
@@ -59,24 +69,42 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 fn main() -> Result<(), Failure> {
-    let place = std::env::args_os().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
-    let place = place.join(format!("carboy-ledger-bench-{}", std::process::id()));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["pairs", directory] => pairs(Path::new(directory), None),
+        ["pairs", directory, socket] => pairs(Path::new(directory), Some(Path::new(socket))),
+        ["cross", socket] => cross::run(Path::new(socket)),
+        _ => Err("usage: ledger pairs DIRECTORY [SOCKET] | cross SOCKET".into()),
+    }
+}
+
+fn pairs(directory: &Path, socket: Option<&Path>) -> Result<(), Failure> {
+    let place = directory.join(format!("carboy-ledger-bench-{}", std::process::id()));
     std::fs::create_dir_all(&place)?;
-    let outcome = measure(&place);
+    let outcome = measure(&place, socket);
     std::fs::remove_dir_all(&place)?;
     outcome
 }
 
-fn measure(place: &Path) -> Result<(), Failure> {
-    let (mut ours, mut direct) = (Figures::default(), Figures::default());
+fn measure(place: &Path, socket: Option<&Path>) -> Result<(), Failure> {
+    let (mut ours, mut over, mut direct) = (Figures::default(), Figures::default(), Figures::default());
+    let controller = socket.map(Controller::new).transpose()?;
     for turn in 0..TURNS {
         ours.add(through_the_ledger(&place.join(format!("ours-{turn}/ledger.db")))?);
+        if let Some(controller) = &controller {
+            over.add(controller.turn(turn as u64)?);
+        }
         direct.add(each_by_itself(&place.join(format!("direct-{turn}.db")))?);
     }
-    println!("{CLIENTS} clients, {TURNS} turns of {TURN:?}, durable reserve + settle pairs:");
-    ours.print("one ledger");
-    direct.print("direct writers");
-    println!("ratio of pairs per second: {:.1}", ours.rate() / direct.rate());
+    let figures = serde_json::json!({
+        "clients": CLIENTS,
+        "turns": TURNS,
+        "turn_s": TURN.as_secs_f64(),
+        "inside": ours.told(),
+        "socket": controller.map(|_| over.told()),
+        "direct": direct.told(),
+    });
+    println!("{figures}");
     Ok(())
 }
 
@@ -105,15 +133,17 @@ impl Figures {
         self.took.len() as f64 / self.elapsed.as_secs_f64()
     }
 
-    fn print(&self, name: &str) {
-        let at = |part: usize| self.took.get(self.took.len() * part / 1000).copied().unwrap_or_default();
-        let (rate, fewest, most) = (self.rate(), self.fewest, self.most);
-        let worst = self.took.last().copied().unwrap_or_default();
-        println!(
-            "{name:>15}: {rate:>8.0}/s, p50 {:?}, p99 {:?}, longest {worst:?}, client with fewest {fewest}, with most {most}",
-            at(500),
-            at(990)
-        );
+    fn told(&self) -> serde_json::Value {
+        let micros = |took: Option<&Duration>| took.copied().unwrap_or_default().as_secs_f64() * 1e6;
+        let at = |part: usize| micros(self.took.get(self.took.len() * part / 1000));
+        serde_json::json!({
+            "per_second": self.rate(),
+            "p50_us": at(500),
+            "p99_us": at(990),
+            "longest_us": micros(self.took.last()),
+            "fewest": self.fewest,
+            "most": self.most,
+        })
     }
 }
 
@@ -149,22 +179,27 @@ struct Through(Arc<dyn Ledger>, MeterName);
 
 impl Work for Through {
     fn pair(&mut self, id: u128) -> Result<(), Failure> {
-        let id = ReservationId(id);
-        let ask = Ask {
-            id,
-            meter: self.1.clone(),
-            model: Some("model".into()),
-            input: 1_000,
-            counted: Counted::Final,
-            caching: Caching::Possible,
-            output: 4_000,
-            answers: 1,
-        };
-        let Admitted::Held(_) = block_on(self.0.admit(ask))? else { return Err("not held".into()) };
-        block_on(self.0.dispatch(id))?;
-        let usage = Usage { input: 1_000, output: 500, ..Usage::default() };
-        Ok(block_on(self.0.settle(id, Ending::Reported(usage)))?)
+        block_on(one_pair(self.0.as_ref(), &self.1, id))
     }
+}
+
+/// A request from its admission to its end.
+async fn one_pair(ledger: &dyn Ledger, meter: &MeterName, id: u128) -> Result<(), Failure> {
+    let id = ReservationId(id);
+    let ask = Ask {
+        id,
+        meter: meter.clone(),
+        model: Some("model".into()),
+        input: 1_000,
+        counted: Counted::Final,
+        caching: Caching::Possible,
+        output: 4_000,
+        answers: 1,
+    };
+    let Admitted::Held(_) = ledger.admit(ask).await? else { return Err("not held".into()) };
+    ledger.dispatch(id).await?;
+    let usage = Usage { input: 1_000, output: 500, ..Usage::default() };
+    Ok(ledger.settle(id, Ending::Reported(usage)).await?)
 }
 
 fn through_the_ledger(path: &Path) -> Result<Turn, Failure> {
