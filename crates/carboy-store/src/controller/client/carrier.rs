@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -140,7 +140,9 @@ async fn converse(calls: &Calls, events: &EventsIn, stream: UnixStream, acted: &
     }
 }
 
-async fn listen(calls: &Calls, events: &EventsIn, mut read: OwnedReadHalf, acted: &mut bool) -> Away {
+async fn listen(calls: &Calls, events: &EventsIn, read: OwnedReadHalf, acted: &mut bool) -> Away {
+    // Whatever has arrived is taken with one call of the system: an answer is short, and many come together.
+    let mut read = BufReader::new(read);
     loop {
         let said = match timeout(SILENCE_MAX, frame::read::<Said>(&mut read)).await {
             Ok(Ok(Some(said))) => said,
