@@ -105,7 +105,6 @@ impl Cut {
         self.by_protocol += told["ended"].as_u64().unwrap_or(0);
         drop(load);
         drop(load);
-        eprintln!("dropped {:?}", t.elapsed());
         let seen = seen(upstream, STREAMS)?;
 
         let at = |stream: &serde_json::Value| stream["ended_us"].as_u64().unwrap_or(0);
@@ -116,13 +115,6 @@ impl Cut {
         }
         let l: Vec<f64> =
             cut.iter().map(|stream| (stream["last_us"].as_u64().unwrap() as f64 - begun as f64) / 1e3).collect();
-        eprintln!(
-            "{name}: cut {} of {}: {:?} last {:?}",
-            cut.len(),
-            seen.len(),
-            [0.0, 0.5, 0.99, 1.0].map(|p| quantile(&v, p)),
-            [0.0, 0.5, 0.99, 1.0].map(|p| quantile(&l, p))
-        );
         self.ms.extend(cut.iter().map(|stream| (at(stream) as f64 - begun as f64) / 1e3));
         Ok(())
     }
