@@ -104,17 +104,13 @@ impl Cut {
         let told: serde_json::Value = serde_json::from_str(&line).map_err(|error| format!("`{line}`: {error}"))?;
         self.by_protocol += told["ended"].as_u64().unwrap_or(0);
         drop(load);
-        drop(load);
         let seen = seen(upstream, STREAMS)?;
-
         let at = |stream: &serde_json::Value| stream["ended_us"].as_u64().unwrap_or(0);
         let (whole, cut): (Vec<_>, Vec<_>) = seen.iter().partition(|stream| stream["whole"].as_bool() == Some(true));
         let begun = begun.or_else(|| whole.first().map(|stream| at(stream))).ok_or("nothing crossed the cap")?;
         if cut.len() != STREAMS {
             return Err(format!("{} of {STREAMS} streams were cut in {name}", cut.len()));
         }
-        let l: Vec<f64> =
-            cut.iter().map(|stream| (stream["last_us"].as_u64().unwrap() as f64 - begun as f64) / 1e3).collect();
         self.ms.extend(cut.iter().map(|stream| (at(stream) as f64 - begun as f64) / 1e3));
         Ok(())
     }
