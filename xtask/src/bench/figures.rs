@@ -17,9 +17,10 @@ pub fn median(values: &[f64]) -> f64 {
 pub fn short(value: f64) -> String {
     match value.abs() {
         1000.0.. => {
-            let digits = format!("{value:.0}");
-            let cut = digits.len() - 3;
-            format!("{},{}", &digits[..cut], &digits[cut..])
+            let digits = format!("{:.0}", value.abs());
+            let groups: Vec<&str> =
+                digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
+            format!("{}{}", if value < 0.0 { "-" } else { "" }, groups.join(","))
         }
         100.0.. => format!("{value:.0}"),
         10.0.. => format!("{value:.1}"),
@@ -58,5 +59,6 @@ mod tests {
     #[test]
     fn numbers_keep_three_digits() {
         assert_eq!([0.1234, 12.34, 123.4, 12_345.6].map(short), ["0.12", "12.3", "123", "12,346"]);
+        assert_eq!([1_234_567.0, -1234.5, -0.5].map(short), ["1,234,567", "-1,234", "-0.50"]);
     }
 }

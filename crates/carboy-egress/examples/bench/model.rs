@@ -70,33 +70,32 @@ pub fn whole(wanted: Wanted) -> Bytes {
     ))
 }
 
-/// All pieces of a stream.
-pub fn pieces(events: usize, output: usize) -> Vec<Bytes> {
-    let event = |kind: &str, rest: &str| {
-        let comma = if rest.is_empty() { "" } else { "," };
-        Bytes::from(format!("event: {kind}\ndata: {{\"type\":\"{kind}\"{comma}{rest}}}\n\n"))
-    };
+/// All pieces of a stream, each made when it is its turn: hundreds of thousands of them would take their time to be thrown
+/// away, just when it is measured how fast that goes.
+pub fn pieces(events: usize, output: usize) -> impl Iterator<Item = Bytes> + Send {
     let message = r#""message":{"id":"msg_bench","type":"message","role":"assistant","model":"bench-1","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":300,"output_tokens":1}}"#;
-    let mut pieces = vec![
+    let begin = [
         event("message_start", message),
         event("content_block_start", r#""index":0,"content_block":{"type":"text","text":""}"#),
     ];
-    pieces.extend(TEXT.split_inclusive(' ').cycle().take(events).map(|word| {
+    let words = TEXT.split_inclusive(' ').cycle().take(events);
+    let deltas = words.map(|word| {
         event("content_block_delta", &format!(r#""index":0,"delta":{{"type":"text_delta","text":"{word}"}}"#))
-    }));
+    });
     let delta =
         format!(r#""delta":{{"stop_reason":"end_turn","stop_sequence":null}},"usage":{{"output_tokens":{output}}}"#);
-    pieces.extend([
-        event("content_block_stop", r#""index":0"#),
-        event("message_delta", &delta),
-        event("message_stop", ""),
-    ]);
-    pieces
+    let end = [event("content_block_stop", r#""index":0"#), event("message_delta", &delta), event("message_stop", "")];
+    begin.into_iter().chain(deltas).chain(end)
+}
+
+fn event(kind: &str, rest: &str) -> Bytes {
+    let comma = if rest.is_empty() { "" } else { "," };
+    Bytes::from(format!("event: {kind}\ndata: {{\"type\":\"{kind}\"{comma}{rest}}}\n\n"))
 }
 
 /// A stream on its way.
 pub struct Events {
-    left: std::vec::IntoIter<Bytes>,
+    left: Box<dyn Iterator<Item = Bytes> + Send>,
     pace: Option<Interval>,
     seen: Seen,
     streams: Streams,
@@ -111,7 +110,7 @@ impl Events {
             pace
         });
         let seen = Seen { events: 0, last_us: 0, ended_us: 0, whole: false };
-        Events { left: pieces(events, wanted.output).into_iter(), pace, seen, streams }
+        Events { left: Box::new(pieces(events, wanted.output)), pace, seen, streams }
     }
 }
 

@@ -94,7 +94,7 @@ pub fn stream(path: &'static str, events: usize, pace_us: u64) -> Shape {
     if pace_us > 0 {
         fields.push((model::PACE_US, pace_us.to_string()));
     }
-    let bytes = model::pieces(events, events).iter().map(Bytes::len).sum();
+    let bytes = model::pieces(events, events).map(|piece| piece.len()).sum();
     let body = content::streamed(content::json(content::SMALL_BYTES));
     Shape { method: Method::POST, path, fields, body, expected: Expected::Bytes(bytes) }
 }

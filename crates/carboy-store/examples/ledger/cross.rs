@@ -37,7 +37,6 @@ pub fn run(socket: &Path) -> Result<(), Failure> {
                 return Err(format!("{answer:?}").into());
             }
             println!("{sent} {answered}");
-            line.closed().await;
             Ok::<_, Failure>(())
         })?;
     }

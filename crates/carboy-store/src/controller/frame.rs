@@ -44,10 +44,11 @@ pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
 /// Not to be dropped in the middle: what was read of a message would be lost.
 pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<T>, FrameError> {
     let mut length = [0; LENGTH_BYTES];
-    if stream.read(&mut length[..1]).await? == 0 {
+    let begun = stream.read(&mut length).await?;
+    if begun == 0 {
         return Ok(None);
     }
-    stream.read_exact(&mut length[1..]).await?;
+    stream.read_exact(&mut length[begun..]).await?;
     let bytes = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
     if bytes > FRAME_BYTES_MAX {
         return Err(FrameError::TooLong { bytes });

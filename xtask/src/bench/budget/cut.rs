@@ -11,6 +11,7 @@
 mod processes;
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::super::Bench;
 use super::super::figures::{goal, head, quantile, row, short};
@@ -27,6 +28,8 @@ const CUT_MS_MAX: f64 = 20.0;
 /// To a thousand processes' standing still, and to their death.
 const STAND_MS_MAX: f64 = 100.0;
 const DEAD_MS_MAX: f64 = 1000.0;
+/// The longest until every stream's end was seen by its upstream.
+const END_MAX: Duration = Duration::from_secs(10);
 /// Times of the thousand processes.
 const PROCESS_ROUNDS: usize = 5;
 
@@ -46,7 +49,7 @@ struct Cut {
 pub fn run(bench: &Bench, programs: &Programs) -> Result<Part, String> {
     let mut upstream = programs.upstream(bench, "cut-tls")?;
     let settings = Home::upstream("bench.example", &upstream.address, &upstream.ca);
-    let home = Home::open(programs, &bench.scratch.join("cut"), &settings)?;
+    let home = Home::open(bench, programs, &bench.scratch.join("cut"), &settings)?;
     let (mut lowered, mut crossed) = (Cut::default(), Cut::default());
     let mut operator = operator(programs, &home)?;
     for round in 0..ROUNDS {
@@ -101,9 +104,7 @@ impl Cut {
         let told: serde_json::Value = serde_json::from_str(&line).map_err(|error| format!("`{line}`: {error}"))?;
         self.by_protocol += told["ended"].as_u64().unwrap_or(0);
         drop(load);
-        upstream.process.tell("streams")?;
-        let line = upstream.process.hear()?;
-        let seen: Vec<serde_json::Value> = serde_json::from_str(&line).map_err(|error| format!("`{line}`: {error}"))?;
+        let seen = seen(upstream, STREAMS)?;
         let at = |stream: &serde_json::Value| stream["ended_us"].as_u64().unwrap_or(0);
         let (whole, cut): (Vec<_>, Vec<_>) = seen.iter().partition(|stream| stream["whole"].as_bool() == Some(true));
         let begun = begun.or_else(|| whole.first().map(|stream| at(stream))).ok_or("nothing crossed the cap")?;
@@ -112,6 +113,23 @@ impl Cut {
         }
         self.ms.extend(cut.iter().map(|stream| (at(stream) as f64 - begun as f64) / 1e3));
         Ok(())
+    }
+}
+
+/// The streams that ended at the upstream, once so many were cut.
+fn seen(upstream: &mut Upstream, count: usize) -> Result<Vec<serde_json::Value>, String> {
+    let (asked, mut seen) = (Instant::now(), Vec::new());
+    loop {
+        upstream.process.tell("streams")?;
+        let line = upstream.process.hear()?;
+        let more: Vec<serde_json::Value> = serde_json::from_str(&line).map_err(|error| format!("`{line}`: {error}"))?;
+        seen.extend(more);
+        if seen.iter().filter(|stream| stream["whole"].as_bool() == Some(false)).count() >= count
+            || asked.elapsed() > END_MAX
+        {
+            return Ok(seen);
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

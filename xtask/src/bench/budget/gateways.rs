@@ -69,7 +69,7 @@ pub fn run(bench: &Bench, programs: &Programs) -> Result<Part, String> {
     let addresses = provider.hear()?;
     let (plain, tls) = addresses.split_once(' ').ok_or_else(|| format!("the provider listens on `{addresses}`"))?;
     let settings = Home::upstream("sim.example", tls, &place.join("provider.pem"));
-    let home = Home::open(programs, &bench.scratch.join("gateways"), &settings)?;
+    let home = Home::open(bench, programs, &bench.scratch.join("gateways"), &settings)?;
     home.bottle("bench", BOTTLE)?;
     let load = home.run("bench", &["/bench/bench", "load", "sim.example:443"])?;
     let pids = vec![load.pid(), home.controller()];

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::super::Bench;
 use super::super::process::Process;
 use super::Programs;
 
@@ -17,7 +18,7 @@ pub const KEY: &str = "bench-5f0c3a9e17d24b6885";
 /// A home with a controller that runs.
 pub struct Home {
     carboy: PathBuf,
-    bench: PathBuf,
+    program: PathBuf,
     root: PathBuf,
     work: PathBuf,
     controller: Child,
@@ -38,10 +39,10 @@ fn written(path: &Path, text: &str) -> Result<(), String> {
 }
 
 impl Home {
-    /// One at `root`, whose settings are these, and its controller.
-    pub fn open(programs: &Programs, root: &Path, settings: &str) -> Result<Home, String> {
-        let work = root.join("work");
-        for path in [root, &root.join("bottles"), &work] {
+    /// One at `root`, whose settings are these, and its controller. Its bottles work elsewhere: none sees a home.
+    pub fn open(bench: &Bench, programs: &Programs, root: &Path, settings: &str) -> Result<Home, String> {
+        let work = bench.directory("work")?;
+        for path in [root, &root.join("bottles")] {
             private(path)?;
         }
         written(&root.join("settings.yml"), settings)?;
@@ -49,8 +50,8 @@ impl Home {
         command.args(["controller", "run"]).env("CARBOY_HOME", root).env_remove("XDG_RUNTIME_DIR");
         let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let controller = started.map_err(|error| format!("cannot start the controller: {error}"))?;
-        let (carboy, bench) = (programs.carboy.clone(), programs.bench.clone());
-        let mut home = Home { carboy, bench, root: root.to_owned(), work, controller };
+        let (carboy, program) = (programs.carboy.clone(), programs.bench.clone());
+        let mut home = Home { carboy, program, root: root.to_owned(), work, controller };
         let begun = Instant::now();
         while home.socket().is_none() {
             if begun.elapsed() > LISTEN_MAX || !matches!(home.controller.try_wait(), Ok(None)) {
@@ -90,7 +91,7 @@ impl Home {
     pub fn run(&self, bottle: &str, program: &[&str]) -> Result<Process, String> {
         let mut command = Command::new(&self.carboy);
         command.args(["run", "--bottle", bottle, "-q", "--no-tty", "--bind"]);
-        command.arg(format!("{}:/bench/bench", self.bench.display()));
+        command.arg(format!("{}:/bench/bench", self.program.display()));
         command.arg("--").args(program);
         command.current_dir(&self.work).env("CARBOY_HOME", &self.root).env("BENCH_KEY", KEY);
         command.env_remove("XDG_RUNTIME_DIR");

@@ -13,7 +13,7 @@ const P99_MS_MAX: f64 = 10.0;
 /// Measures and writes the table.
 pub fn run(bench: &Bench, programs: &Programs) -> Result<Part, String> {
     let place = bench.directory("pairs")?;
-    let home = Home::open(programs, &bench.scratch.join("ledger"), "")?;
+    let home = Home::open(bench, programs, &bench.scratch.join("ledger"), "")?;
     let socket = home.socket().ok_or("the controller has no socket")?;
     let mut command = Command::new(&programs.ledger);
     let output = command.arg("pairs").arg(&place).arg(socket).output();

@@ -35,7 +35,7 @@ fn order(shape: &'static str) -> Order {
 pub fn run(bench: &Bench, programs: &Programs) -> Result<Part, String> {
     let upstream = programs.upstream(bench, "streams-tls")?;
     let settings = Home::upstream("bench.example", &upstream.address, &upstream.ca);
-    let home = Home::open(programs, &bench.scratch.join("streams"), &settings)?;
+    let home = Home::open(bench, programs, &bench.scratch.join("streams"), &settings)?;
     home.bottle("bench", BOTTLE)?;
     let load = home.run("bench", &["/bench/bench", "load", "bench.example:443"])?;
     let pids = vec![load.pid(), home.controller()];

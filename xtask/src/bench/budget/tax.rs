@@ -45,16 +45,16 @@ pub fn run(bench: &Bench, programs: &Programs) -> Result<Part, String> {
     let upstream = programs.upstream(bench, "tax-tls")?;
     let settings = Home::upstream("bench.example", &upstream.address, &upstream.ca);
     let memory = PathBuf::from(format!("/dev/shm/carboy-bench-{}", std::process::id()));
-    let measured = measure(bench, programs, &settings, &memory);
+    // The runs end before what they write into is removed.
+    let part = measure(bench, programs, &settings, &memory).map(|ways| report(&ways));
     let _ = std::fs::remove_dir_all(&memory);
-    drop(upstream);
-    Ok(report(&measured?))
+    part
 }
 
 fn measure(bench: &Bench, programs: &Programs, settings: &str, memory: &std::path::Path) -> Result<[Way; 2], String> {
     let (mut ways, mut homes) = (Vec::new(), Vec::new());
-    for (name, root) in [(DISK, bench.scratch.join("tax")), (MEMORY, memory.to_owned())] {
-        let home = Home::open(programs, &root, settings)?;
+    for (name, root) in [(DISK, bench.scratch.join("tax")), (MEMORY, memory.join("tax"))] {
+        let home = Home::open(bench, programs, &root, settings)?;
         home.bottle("bench", BOTTLE)?;
         let load = home.run("bench", &["/bench/bench", "load", "bench.example:443"])?;
         let pids = vec![load.pid(), home.controller()];

@@ -22,10 +22,7 @@ pub fn ended(home: &Home, operator: &mut Process, name: &str, how: &str) -> Resu
     );
     let mut run = home.run(name, &["sh", "-c", &script])?;
     run.expect("ready")?;
-    let pids = sleepers(run.pid());
-    if pids.len() != MANY {
-        return Err(format!("{} processes of {MANY} are there", pids.len()));
-    }
+    let pids = all_sleepers(run.pid())?;
     let frozen = pids.first().and_then(|pid| events_of(*pid));
     operator.tell(&format!("{name} unknown 0"))?;
     let begun = Instant::now();
@@ -44,6 +41,21 @@ pub fn ended(home: &Home, operator: &mut Process, name: &str, how: &str) -> Resu
     }
     let sent = sent_at(operator)?.unwrap_or(over);
     Ok(over.saturating_sub(sent) as f64 / 1e3)
+}
+
+/// Every one of them; the shell goes on before the last has become what it is to be.
+fn all_sleepers(root: u32) -> Result<Vec<u32>, String> {
+    let begun = Instant::now();
+    loop {
+        let pids = sleepers(root);
+        if pids.len() == MANY {
+            return Ok(pids);
+        }
+        if begun.elapsed() > WAIT_MAX {
+            return Err(format!("{} processes of {MANY} are there", pids.len()));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// All descendants that sleep.
