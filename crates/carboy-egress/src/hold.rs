@@ -18,7 +18,7 @@ use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::{Admitted, Ask, Counted, Ending, Granted, NotHeld, ReservationId, Usage};
 use carboy_core::ports::Ledger;
 use carboy_core::verdict::{Denial, Reason};
-use carboy_wire::demand::Demand;
+use carboy_wire::demand::{Beyond, Demand};
 use carboy_wire::format::WireFormat;
 
 use crate::gateway::Gateway;
@@ -52,11 +52,16 @@ pub(crate) struct Wire {
 pub(crate) enum Unseen {
     Possible,
     Impossible,
+    /// A tool of the provider's, or its compaction, has it read once more, and only a stream's end says how much.
+    Reading,
 }
 
 impl Unseen {
     /// What a request asks for says it: only Anthropic's models have to be told to think.
     pub(crate) fn of(format: WireFormat, demand: &Demand) -> Unseen {
+        if [Beyond::ProviderTool, Beyond::Compaction].iter().any(|what| demand.beyond.contains(what)) {
+            return Unseen::Reading;
+        }
         let shown = format == WireFormat::AnthropicMessages && !demand.thinks;
         if shown { Unseen::Impossible } else { Unseen::Possible }
     }

@@ -9,7 +9,7 @@
 //! | how it ended | charged |
 //! |---|---|
 //! | whole, and it says what it cost | that |
-//! | whole, with an error's status | what it says, else nothing: providers do not bill errors |
+//! | whole, with an error's status | what it says; nothing where it says nothing and has no model's words: providers do not bill errors |
 //! | broken off, cut, or its client gone | what was reported, else counted, with what may have been written meanwhile; where a model may think unseen, what it may have thought in its time |
 //! | nothing seen, nothing said, or not to be believed | all that is held |
 //!
@@ -49,6 +49,8 @@ const CUT_SLACK_TOKENS: u64 = 32;
 const OVERSTEP_PART: u64 = 4;
 /// The few.
 const OVERSTEP_TOKENS_MIN: u64 = 64;
+/// No error is longer than this, in bytes: what is, is an answer under a false name.
+const ERROR_BYTES_MAX: u64 = 64 * 1024;
 /// More output is asked for when a quarter of the first tranche is left of what is held.
 const EXTEND_PART: u64 = 4;
 
@@ -75,6 +77,8 @@ pub(crate) struct Metered {
     hold: Hold,
     meter: Meter,
     status: StatusCode,
+    /// Decoded bytes that were read.
+    taken: u64,
     filter: Option<UsageFilter>,
     follower: Option<Follower>,
     tranche: Option<Tranche>,
@@ -106,7 +110,7 @@ impl Metered {
         let follower = if streams { Follower::new(wire.format, shape) } else { None };
         let step = hold.granted().held.max(1);
         let tranche = (hold.output_to_extend() > 0).then_some(Tranche { step, asking: None, refused: None });
-        Metered { meter: Meter::new(wire.format, shape), hold, status, filter, follower, tranche }
+        Metered { meter: Meter::new(wire.format, shape), hold, status, taken: 0, filter, follower, tranche }
     }
 
     /// Something is put into the stream or taken out of it: its length is not the upstream's.
@@ -116,6 +120,7 @@ impl Metered {
 
     /// Reads what the provider sent.
     pub(crate) fn read(&mut self, decoded: &[u8]) {
+        self.taken = self.taken.saturating_add(decoded.len() as u64);
         self.meter.feed(decoded);
     }
 
@@ -231,16 +236,21 @@ impl Metered {
         if reading.implausible || seen != reading.usage {
             return Ending::Unknown(seen);
         }
+        let wrote = reading.written_bytes > 0 || reading.deltas > 0;
         match (end, self.status.is_success(), reading.reported) {
-            (End::Whole, true, Reported::Complete) | (End::Whole, false, _) => Ending::Reported(seen),
-            (End::Whole, true, Reported::Never) => Ending::Unknown(seen),
-            (End::Whole, true, Reported::Partly) | (End::Broken, _, _) => self.estimate(reading, seen),
+            // No model writes without having read.
+            (End::Whole, _, Reported::Complete) if wrote && seen.read() == 0 => Ending::Unknown(seen),
+            (End::Whole, _, Reported::Complete) => Ending::Reported(seen),
+            (End::Whole, false, Reported::Never) if !wrote && self.taken <= ERROR_BYTES_MAX => Ending::Reported(seen),
+            (End::Whole, _, Reported::Never) => Ending::Unknown(seen),
+            (End::Whole, _, Reported::Partly) | (End::Broken, _, _) => self.estimate(reading, seen),
         }
     }
 
     fn estimate(&self, reading: &Reading, seen: Usage) -> Ending {
         // Some say zeros until the end. What was read is not known then: a provider's count before is off by the margin.
-        if reading.reported == Reported::Never || seen.read() == 0 {
+        let tools = self.hold.wire().unseen == Unseen::Reading;
+        if reading.reported == Reported::Never || seen.read() == 0 || tools {
             return Ending::Unknown(seen);
         }
         let observed = self.observed(reading);
@@ -259,7 +269,7 @@ impl Metered {
     fn unseen(&self) -> u64 {
         match self.hold.wire().unseen {
             Unseen::Impossible => 0,
-            Unseen::Possible => {
+            Unseen::Possible | Unseen::Reading => {
                 let had_ms = u64::try_from(self.hold.since_dispatch().as_millis()).unwrap_or(u64::MAX);
                 let each = had_ms.saturating_mul(self.hold.gateway().limits.unseen_tokens_per_s) / 1000;
                 each.saturating_mul(u64::from(self.hold.ask().answers.max(1)))

@@ -89,13 +89,17 @@ pub(crate) fn classify(
     let meter = route.route().meter.as_ref();
     let refused = |why: &str| Err(Denial::new(Reason::Unmeterable, why).by(&route.route().id));
     // What a WebSocket is opened for is asked for in its messages.
-    let method = if socket.is_some() { "POST" } else { head.method.as_str() };
+    // One that names another method beside its line is whatever that may be.
+    let method = if socket.is_some() || route.overrides() { "POST" } else { head.method.as_str() };
     let found = endpoint::of(meter, permit.host(), method, route.path());
     if found.is_some() && route.overrides() {
         // Google's servers go by such a field: what looks like a look-up would be answered by a model.
         return refused("it names another method or path beside its line");
     }
     let metered = |kind, format| {
+        if format == WireFormat::Gemini && asks_for_a_part(head) {
+            return refused("it asks for a part of the answer, and the cost may not be in it; leave `fields` out");
+        }
         let meter = endpoint::meter_of(meter, permit.host(), format);
         Ok(Use::Metered(Target { meter, format, kind }))
     };
@@ -107,6 +111,27 @@ pub(crate) fn classify(
         Some(Endpoint::Embed(format)) => metered(Kind::Embed, format),
         Some(Endpoint::Refused { why }) => refused(why),
     }
+}
+
+/// Google's servers leave out of an answer what the request does not name.
+fn asks_for_a_part(head: &request::Parts) -> bool {
+    let query = head.uri.query().unwrap_or_default();
+    let named = query.split('&').filter_map(|pair| percent_decoded(pair.split('=').next()?));
+    let mut parts = named.filter(|name| ["fields", "$fields"].contains(&name.to_ascii_lowercase().as_str()));
+    parts.next().is_some() || head.headers.contains_key("x-goog-fieldmask")
+}
+
+fn percent_decoded(name: &str) -> Option<String> {
+    let mut out = Vec::new();
+    let mut bytes = name.bytes();
+    while let Some(byte) = bytes.next() {
+        let mut hex = || bytes.next().and_then(|digit| (digit as char).to_digit(16));
+        match byte {
+            b'%' => out.push((hex()? * 16 + hex()?) as u8),
+            byte => out.push(byte),
+        }
+    }
+    String::from_utf8(out).ok()
 }
 
 /// Step 4. Made by [`Scanned::reserve`] alone.
@@ -146,10 +171,14 @@ impl Scanned {
         let by_rule = |denial: Denial| denial.by(&self.route.route().id);
         let body = self.body.whole().unwrap_or_default();
         let path = self.route.path();
-        let demand = Demand::read(target.format, path, &body)
+        let mut demand = Demand::read(target.format, path, &body)
             .map_err(|error| by_rule(Denial::new(Reason::RequestUnbounded, error.to_string())))?;
+        // Whoever is not one of these speaks a format of theirs, and may not know its latest word for a bound.
+        if !["openai", "anthropic", "gemini"].contains(&target.meter.as_str()) {
+            demand.bound_by_old_key();
+        }
         let gateway = self.exchange.gateway();
-        let bound = Bound::of(&target, &demand, &body, gateway).map_err(by_rule)?;
+        let bound = Bound::of(&target, &mut demand, &body, gateway).map_err(by_rule)?;
         let mut ask = bound.ask(&target, model_of(path, &demand), &demand)?;
         let streams = if demand.streams { Streams::Yes } else { Streams::No };
         let (format, usage_asked_for) = (target.format, usage_asked_for(&target, &demand));
@@ -186,7 +215,8 @@ struct Bound {
 }
 
 impl Bound {
-    fn of(target: &Target, demand: &Demand, body: &[u8], gateway: &Gateway) -> Result<Bound, Denial> {
+    fn of(target: &Target, demand: &mut Demand, body: &[u8], gateway: &Gateway) -> Result<Bound, Denial> {
+        let tool_calls = demand.limit_tools(gateway.limits.tool_calls_max);
         let model = demand.model.as_deref();
         let context = context_limit(model, target.format);
         let mut bound = Bound {
@@ -214,7 +244,7 @@ impl Bound {
                 }
                 // Each call reads everything so far once more.
                 Beyond::ProviderTool => {
-                    let calls = context.saturating_mul(u64::from(gateway.limits.tool_calls_max));
+                    let calls = context.saturating_mul(tool_calls);
                     bound.beside = bound.beside.saturating_add(calls);
                     bound.input = bound.input.saturating_add(calls);
                     bound.tool = true;
@@ -348,6 +378,8 @@ impl Credentialed {
         hold.dispatch(|hold| fits(hold, demand)).await?;
         let body = held.body_to_send();
         request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        // Read as JSON in UTF-8, it is not to be read in another way: a charset makes other keys of the same octets.
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         request.body_mut().replace(body);
         rest.hold = Some(held.hold);
         Ok(Dispatched { request, line: Some(line), rest })

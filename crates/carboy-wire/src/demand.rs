@@ -9,11 +9,15 @@
 //!
 //! *Must never* read a key one way that a provider may read another, or change an octet that was not meant.
 
+mod reader;
+mod spelling;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::format::WireFormat;
-use crate::json::{Hear, Scalar, Scanner};
+use crate::json::Scanner;
+use reader::{Reader, camel};
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +43,10 @@ pub struct Demand {
     /// The earlier response that it goes on from, as far as its name has 64 octets; OpenAI's Responses alone.
     pub previous: Option<String>,
     format: WireFormat,
+    /// Bounded by `max_tokens` whatever else is there: of chat's bounds the one that every server knows.
+    old_key: bool,
+    /// Most uses of a tool of the provider's that are written into the request.
+    uses_max: Option<u32>,
     places: Places,
 }
 
@@ -78,6 +86,18 @@ pub enum DemandError {
         /// The key, in the provider's usual spelling.
         key: &'static str,
     },
+    /// Some servers would read it as a key that governs, and others would not.
+    #[error("`{key}` stands in the request in another spelling or place; write it as its provider documents it")]
+    Spelling {
+        /// The key, in the provider's usual spelling.
+        key: &'static str,
+    },
+    /// A bound that some servers put before the provider's.
+    #[error("`{key}` goes before `max_tokens` or `n` at some servers; leave it out and send those")]
+    Other {
+        /// The key.
+        key: &'static str,
+    },
     /// A bound that is no number of tokens.
     #[error("`{key}` of the request is not a whole number above zero")]
     NotACount {
@@ -93,6 +113,14 @@ struct Places {
     root: Option<usize>,
     /// Each bound on the output.
     caps: Vec<Range<usize>>,
+    /// One of them is `max_tokens`.
+    old_cap: bool,
+    /// Gemini's `generationConfig` where it is a null.
+    no_config: Option<Range<usize>>,
+    /// Anthropic's own tools for the web.
+    web_tools: Vec<WebTool>,
+    /// Another tool that the provider runs.
+    other_tool: bool,
     /// Gemini's `generationConfig`, behind its brace.
     config: Option<usize>,
     /// `stream_options`: a map's inside, or a null.
@@ -101,17 +129,19 @@ struct Places {
     include: Option<(bool, Range<usize>)>,
 }
 
+/// A tool of which the request can say how often it may be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct WebTool {
+    /// Behind its brace.
+    behind: usize,
+    /// Its own `max_uses`, and where that stands.
+    uses: Option<(Option<u64>, Range<usize>)>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Options {
     Map(usize),
     Null(Range<usize>),
-}
-
-struct Reader {
-    format: WireFormat,
-    demand: Demand,
-    seen: BTreeSet<&'static str>,
-    error: Option<DemandError>,
 }
 
 impl Demand {
@@ -129,21 +159,48 @@ impl Demand {
             generates: true,
             previous: None,
             format,
+            old_key: format == WireFormat::OpenAiChat && is_old_completion(path),
+            uses_max: None,
             places: Places::default(),
         };
-        let mut reader = Reader { format, demand, seen: BTreeSet::new(), error: None };
+        // Octets that are no text are read by everybody in his own way.
+        std::str::from_utf8(body).map_err(|_| DemandError::NotAnObject)?;
+        let mut reader = Reader::new(demand);
         let mut scanner = Scanner::new();
         scanner.feed(body, &mut reader);
         scanner.end(&mut reader);
         match reader.error {
             Some(error) => Err(error),
             None if !scanner.is_complete() || reader.demand.places.root.is_none() => Err(DemandError::NotAnObject),
-            None => {
-                // Of a whole conversation no single response says how long it is.
-                if reader.seen.contains("conversation") {
-                    reader.demand.previous = None;
+            None => Ok(reader.done()),
+        }
+    }
+
+    /// It goes to a server of which nothing is known but that it speaks OpenAI's chat: many of those know `max_tokens` alone.
+    pub fn bound_by_old_key(&mut self) {
+        self.old_key = self.format == WireFormat::OpenAiChat;
+    }
+
+    /// How often the provider may run a tool of its own, each time reading everything so far once more; where the format has
+    /// a place for it, [`bounded`](Self::bounded) writes it into the request.
+    pub fn limit_tools(&mut self, uses_max: u32) -> u64 {
+        self.uses_max = Some(uses_max);
+        let most = u64::from(uses_max);
+        let web = self.places.web_tools.iter().map(|tool| tool.uses().unwrap_or(most).min(most));
+        let other = if self.places.other_tool { most } else { 0 };
+        web.fold(other, u64::saturating_add)
+    }
+
+    fn uses_edits(&self, body: &[u8], edits: &mut Vec<(Range<usize>, String)>) {
+        let Some(most) = self.uses_max.map(u64::from) else { return };
+        for tool in &self.places.web_tools {
+            match &tool.uses {
+                Some((Some(uses), _)) if *uses <= most => {}
+                Some((_, at)) => edits.push((at.clone(), most.to_string())),
+                None => {
+                    let at = tool.behind;
+                    edits.push((at..at, first(body, at, &[format!("\"max_uses\":{most}")])));
                 }
-                Ok(reader.demand)
             }
         }
     }
@@ -154,15 +211,23 @@ impl Demand {
         for cap in &self.places.caps {
             edits.push((cap.clone(), output.to_string()));
         }
+        self.uses_edits(body, &mut edits);
         let root = self.places.root.unwrap_or_default();
         let mut at_root = Vec::new();
+        if self.old_key && !self.places.old_cap && !self.places.caps.is_empty() {
+            at_root.push(format!("\"max_tokens\":{output}"));
+        }
         if self.places.caps.is_empty() {
             match (self.format, self.places.config) {
                 (WireFormat::AnthropicMessages, _) => at_root.push(format!("\"max_tokens\":{output}")),
+                (WireFormat::OpenAiChat, _) if self.old_key => at_root.push(format!("\"max_tokens\":{output}")),
                 (WireFormat::OpenAiChat, _) => at_root.push(format!("\"max_completion_tokens\":{output}")),
                 (WireFormat::OpenAiResponses, _) => at_root.push(format!("\"max_output_tokens\":{output}")),
                 (WireFormat::Gemini, Some(config)) => {
                     edits.push((config..config, first(body, config, &[format!("\"maxOutputTokens\":{output}")])));
+                }
+                (WireFormat::Gemini, None) if let Some(at) = &self.places.no_config => {
+                    edits.push((at.clone(), format!("{{\"maxOutputTokens\":{output}}}")));
                 }
                 (WireFormat::Gemini, None) => {
                     at_root.push(format!("\"generationConfig\":{{\"maxOutputTokens\":{output}}}"));
@@ -192,6 +257,18 @@ impl Demand {
     }
 }
 
+impl WebTool {
+    fn uses(&self) -> Option<u64> {
+        self.uses.as_ref().and_then(|(uses, _)| *uses)
+    }
+}
+
+/// `/v1/completions` and the like, which take a list of prompts and no `max_completion_tokens`.
+fn is_old_completion(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default().trim_end_matches('/');
+    path.strip_suffix("/completions").is_some_and(|before| !before.ends_with("/chat"))
+}
+
 /// Gemini has the model in the path: `/v1beta/models/NAME:verb`.
 fn model_of(format: WireFormat, path: &str) -> Option<String> {
     let named = path.split('?').next().unwrap_or_default();
@@ -217,218 +294,6 @@ fn apply(body: &[u8], mut edits: Vec<(Range<usize>, String)>) -> Vec<u8> {
     }
     out.extend_from_slice(&body[from..]);
     out
-}
-
-impl Reader {
-    fn once(&mut self, key: &'static str) {
-        if !self.seen.insert(key) {
-            self.error.get_or_insert(DemandError::Twice { key });
-        }
-    }
-
-    fn count(&mut self, key: &'static str, value: Scalar<'_>) -> Option<u64> {
-        self.once(key);
-        match value {
-            Scalar::Number(text) => match text.parse::<u64>() {
-                Ok(tokens) if tokens > 0 => return Some(tokens),
-                Ok(_) | Err(_) => {}
-            },
-            // As good as absent.
-            Scalar::Null => return None,
-            Scalar::Text(..) | Scalar::Flag(_) => {}
-        }
-        self.error.get_or_insert(DemandError::NotACount { key });
-        None
-    }
-
-    fn cap(&mut self, key: &'static str, value: Scalar<'_>, at: Range<usize>) {
-        if let Some(tokens) = self.count(key, value) {
-            // A chat may carry the old key and the new one: the lower bound is what was asked, both are rewritten.
-            self.demand.output_max = Some(self.demand.output_max.map_or(tokens, |known| known.min(tokens)));
-        }
-        self.demand.places.caps.push(at);
-    }
-
-    fn answers(&mut self, key: &'static str, value: Scalar<'_>) {
-        let answers = self.count(key, value).map_or(1, |n| u32::try_from(n).unwrap_or(u32::MAX));
-        self.demand.answers = self.demand.answers.max(answers);
-    }
-
-    fn streams(&mut self, value: Scalar<'_>) {
-        self.once("stream");
-        self.demand.streams = value == Scalar::Flag(true);
-    }
-
-    fn model(&mut self, value: Scalar<'_>) {
-        self.once("model");
-        if let Scalar::Text(name, _) = value {
-            self.demand.model = Some(name.to_owned());
-        }
-    }
-
-    fn beyond(&mut self, what: Beyond) {
-        self.demand.beyond.insert(what);
-    }
-
-    fn kind_of_content(&mut self, value: Scalar<'_>) {
-        let Scalar::Text(kind, _) = value else { return };
-        if matches!(
-            kind,
-            "image"
-                | "document"
-                | "file"
-                | "image_url"
-                | "input_image"
-                | "input_file"
-                | "input_audio"
-                | "container_upload"
-        ) {
-            self.beyond(Beyond::Media);
-        }
-    }
-
-    fn anthropic(&mut self, path: &str, value: Scalar<'_>, at: Range<usize>) {
-        match path {
-            "model" => self.model(value),
-            "stream" => self.streams(value),
-            "max_tokens" => self.cap("max_tokens", value, at),
-            "thinking.budget_tokens" => self.demand.thinking = self.count("thinking.budget_tokens", value),
-            "messages[].content[].type" | "system[].type" | "messages[].content[].content[].type" => {
-                self.kind_of_content(value);
-            }
-            // Tools of the client have no type, `custom`, or one of these families; the provider runs every other kind.
-            "tools[].type" => {
-                let own = ["custom", "bash_", "text_editor_", "computer_", "memory_"];
-                if let Scalar::Text(kind, _) = value {
-                    if !own.iter().any(|family| kind.starts_with(family)) {
-                        self.beyond(Beyond::ProviderTool);
-                    } else if kind != "custom" {
-                        self.demand.kept_tools = self.demand.kept_tools.saturating_add(1);
-                    }
-                }
-            }
-            "context_management.edits[].type" => {
-                if matches!(value, Scalar::Text(kind, _) if kind.starts_with("compact")) {
-                    self.beyond(Beyond::Compaction);
-                }
-            }
-            _ if path.starts_with("mcp_servers[]") => self.beyond(Beyond::ProviderTool),
-            _ => {}
-        }
-    }
-
-    fn openai(&mut self, path: &str, value: Scalar<'_>, at: Range<usize>) {
-        match path {
-            "model" => self.model(value),
-            "stream" => self.streams(value),
-            "max_tokens" => self.cap("max_tokens", value, at),
-            "max_completion_tokens" => self.cap("max_completion_tokens", value, at),
-            "max_output_tokens" => self.cap("max_output_tokens", value, at),
-            "generate" => {
-                self.once("generate");
-                self.demand.generates = value != Scalar::Flag(false);
-            }
-            "n" => self.answers("n", value),
-            "best_of" => self.answers("best_of", value),
-            "stream_options" => {
-                self.once("stream_options");
-                self.demand.places.options = Some(Options::Null(at));
-            }
-            "stream_options.include_usage" => {
-                self.once("stream_options.include_usage");
-                self.demand.places.include = Some((value == Scalar::Flag(true), at));
-            }
-            "background" if value == Scalar::Flag(true) => self.beyond(Beyond::Background),
-            "previous_response_id" if value != Scalar::Null => {
-                self.once("previous_response_id");
-                self.beyond(Beyond::EarlierContext);
-                if let Scalar::Text(name, bytes) = value {
-                    self.demand.previous = (bytes == name.len() as u64).then(|| name.to_owned());
-                }
-            }
-            "conversation" | "conversation.id" if value != Scalar::Null => {
-                self.seen.insert("conversation");
-                self.beyond(Beyond::EarlierContext);
-            }
-            "messages[].content[].type" | "input[].content[].type" | "input[].type" => self.kind_of_content(value),
-            // Of these the client runs the tool; the provider runs every other kind.
-            "tools[].type" if matches!(value, Scalar::Text("function" | "custom", _)) => {}
-            "tools[].type" if matches!(value, Scalar::Text("local_shell" | "shell" | "apply_patch", _)) => {
-                self.demand.kept_tools = self.demand.kept_tools.saturating_add(1);
-            }
-            "tools[].type" => self.beyond(Beyond::ProviderTool),
-            _ if path.starts_with("web_search_options") => self.beyond(Beyond::ProviderTool),
-            _ => {}
-        }
-    }
-
-    fn gemini(&mut self, path: &str, value: Scalar<'_>, at: Range<usize>) {
-        // Both spellings of a key are read by the provider (protocol buffers' JSON mapping).
-        let path = camel(path);
-        match path.as_str() {
-            "generationConfig.maxOutputTokens" => self.cap("generationConfig.maxOutputTokens", value, at),
-            "generationConfig.candidateCount" => self.answers("generationConfig.candidateCount", value),
-            "cachedContent" => self.beyond(Beyond::EarlierContext),
-            path if path.contains("parts[].inlineData.") || path.contains("parts[].fileData.") => {
-                self.beyond(Beyond::Media)
-            }
-            path if path.starts_with("tools[].") && !path.starts_with("tools[].functionDeclarations") => {
-                self.beyond(Beyond::ProviderTool);
-            }
-            _ => {}
-        }
-    }
-}
-
-/// `snake_case` as `snakeCase`.
-fn camel(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    let mut upper = false;
-    for c in path.chars() {
-        match c {
-            '_' => upper = true,
-            c if std::mem::take(&mut upper) => out.push(c.to_ascii_uppercase()),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-impl Hear for Reader {
-    fn scalar(&mut self, path: &str, value: Scalar<'_>, at: Range<usize>) {
-        match self.format {
-            WireFormat::AnthropicMessages => self.anthropic(path, value, at),
-            WireFormat::OpenAiChat | WireFormat::OpenAiResponses => self.openai(path, value, at),
-            WireFormat::Gemini => self.gemini(path, value, at),
-        }
-    }
-
-    fn map_begins(&mut self, path: &str, behind: usize) {
-        match (self.format, path) {
-            (_, "") => self.demand.places.root = self.demand.places.root.or(Some(behind)),
-            (WireFormat::OpenAiChat | WireFormat::OpenAiResponses, "stream_options") => {
-                self.once("stream_options");
-                self.demand.places.options = Some(Options::Map(behind));
-            }
-            (WireFormat::AnthropicMessages, "thinking") => {
-                self.demand.thinks = true;
-                self.once("thinking");
-            }
-            (WireFormat::Gemini, path) => match camel(path).as_str() {
-                "generationConfig" => {
-                    self.once("generationConfig");
-                    self.demand.places.config = Some(behind);
-                }
-                // An empty map is a tool as well: `{"googleSearch": {}}`.
-                tool if tool.starts_with("tools[].") && !tool.starts_with("tools[].functionDeclarations") => {
-                    self.beyond(Beyond::ProviderTool);
-                }
-                _ => {}
-            },
-            (_, path) if path.starts_with("web_search_options") => self.beyond(Beyond::ProviderTool),
-            (WireFormat::AnthropicMessages | WireFormat::OpenAiChat | WireFormat::OpenAiResponses, _) => {}
-        }
-    }
 }
 
 #[cfg(test)]
@@ -570,6 +435,117 @@ mod tests {
         ] {
             assert_eq!(read(format, body).unwrap().beyond.into_iter().next(), want, "{body}");
         }
+    }
+
+    fn read_at(path: &str, body: &str) -> Demand {
+        Demand::read(WireFormat::OpenAiChat, path, body.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_key_in_another_case_or_that_goes_before_the_bound_is_refused() {
+        let chat = WireFormat::OpenAiChat;
+        let spelled = |key| Err(DemandError::Spelling { key });
+        // Go's reader folds letters, and the last key wins.
+        for body in [
+            r#"{"max_tokens":1,"MAX_TOKENS":99999}"#,
+            r#"{"max_token\u017f":99999,"max_tokens":1}"#,
+            r#"{"max_to\u212aens":99999}"#,
+            r#"{"max_tokens\u0000":99999}"#,
+            r#"{"extra_body":{"max_tokens":99999}}"#,
+        ] {
+            assert_eq!(read(chat, body), spelled("max_tokens"), "{body}");
+        }
+        assert_eq!(read(chat, r#"{"N":50}"#), spelled("n"));
+        assert_eq!(read(WireFormat::OpenAiResponses, r#"{"Background":true}"#), spelled("background"));
+        let config = spelled("generationConfig.maxOutputTokens");
+        assert_eq!(read(WireFormat::Gemini, r#"{"generationConfig":{"max_output_Tokens":9}}"#), config);
+        // llama.cpp takes its own bound before OpenAI's.
+        assert_eq!(read(chat, r#"{"n_predict":-1}"#), Err(DemandError::Other { key: "n_predict" }));
+        let body = r#"{"extra_body":{"max_new_tokens":9}}"#;
+        assert_eq!(read(chat, body), Err(DemandError::Other { key: "max_new_tokens" }));
+        // Words of a conversation and a schema's names are nobody's bounds.
+        assert!(read(chat, r#"{"messages":[{"N":1}],"tools":[{"function":{"MAX_TOKENS":1}}]}"#).is_ok());
+        assert_eq!(Demand::read(chat, "", b"{\"max_tokens\xff\":9}"), Err(DemandError::NotAnObject));
+    }
+
+    #[test]
+    fn a_bound_that_is_a_list_or_a_map_is_refused() {
+        for body in [r#"{"max_tokens":[]}"#, r#"{"max_tokens":{"a":1}}"#] {
+            assert_eq!(read(WireFormat::OpenAiChat, body), Err(DemandError::NotACount { key: "max_tokens" }), "{body}");
+        }
+        for body in [r#"{"generationConfig":[]}"#, r#"{"generation_config":7}"#] {
+            assert_eq!(read(WireFormat::Gemini, body), Err(DemandError::NotAnObject), "{body}");
+        }
+        let want = r#"{"generationConfig":{"maxOutputTokens":500}}"#;
+        assert_eq!(bounded(WireFormat::Gemini, r#"{"generationConfig":null}"#), want);
+    }
+
+    #[test]
+    fn each_prompt_of_a_list_is_an_answer() {
+        let answers = |body: &str| read_at("/v1/completions", body).answers;
+        assert_eq!(answers(r#"{"prompt":"a","n":3}"#), 3);
+        assert_eq!(answers(r#"{"prompt":["a","","c"],"n":3}"#), 9);
+        assert_eq!(answers(r#"{"prompt":[1,2,3]}"#), 1);
+        assert_eq!(answers(r#"{"prompt":[[1,2],[3],[]],"best_of":2}"#), 6);
+    }
+
+    #[test]
+    fn where_only_the_old_bound_is_known_it_is_there() {
+        let body = r#"{"prompt":"a"}"#;
+        let sent = read_at("/v1/completions", body).bounded(body.as_bytes(), 5, AskUsage::Yes);
+        assert_eq!(String::from_utf8(sent).unwrap(), r#"{"max_tokens":5,"prompt":"a"}"#);
+        let body = r#"{"max_completion_tokens":900}"#;
+        let mut demand = read_at("/v1/chat/completions", body);
+        demand.bound_by_old_key();
+        let sent = demand.bounded(body.as_bytes(), 5, AskUsage::Yes);
+        assert_eq!(String::from_utf8(sent).unwrap(), r#"{"max_tokens":5,"max_completion_tokens":5}"#);
+    }
+
+    #[test]
+    fn tools_for_the_web_are_told_how_often_they_may_be_used() {
+        let body = r#"{"max_tokens":9,"tools":[{"type":"web_search_20250305","name":"web_search"},{"name":"a","input_schema":{"max_uses":5}},{"max_uses":99,"type":"web_fetch_20250910"},{"type":"web_search_20250305","max_uses":2},{"type":"web_search_20250305","max_uses":null}]}"#;
+        let mut demand = read(WireFormat::AnthropicMessages, body).unwrap();
+        assert_eq!(demand.limit_tools(8), 8 + 8 + 2 + 8);
+        let sent = String::from_utf8(demand.bounded(body.as_bytes(), 9, AskUsage::Yes)).unwrap();
+        let want = r#"{"max_tokens":9,"tools":[{"max_uses":8,"type":"web_search_20250305","name":"web_search"},{"name":"a","input_schema":{"max_uses":5}},{"max_uses":8,"type":"web_fetch_20250910"},{"type":"web_search_20250305","max_uses":2},{"type":"web_search_20250305","max_uses":8}]}"#;
+        assert_eq!(sent, want);
+        let mut other = read(WireFormat::AnthropicMessages, r#"{"mcp_servers":[{"url":"x"}]}"#).unwrap();
+        assert_eq!(other.limit_tools(8), 8);
+        let body = r#"{"tools":[{"type":"web_search_1","max_uses":1,"max_uses":9}]}"#;
+        let twice = Err(DemandError::Twice { key: "max_uses" });
+        assert_eq!(read(WireFormat::AnthropicMessages, body), twice);
+    }
+
+    #[test]
+    fn what_the_provider_keeps_is_named_wherever_it_is_referred_to() {
+        let responses = WireFormat::OpenAiResponses;
+        let has = |format, body: &str, what| read(format, body).unwrap().beyond.contains(&what);
+        for (body, what) in [
+            (r#"{"prompt":{"id":"pmpt_1"}}"#, Beyond::EarlierContext),
+            (r#"{"prompt":{"id":"pmpt_1"}}"#, Beyond::ProviderTool),
+            (r#"{"input":[{"type":"item_reference","id":"msg_1"}]}"#, Beyond::EarlierContext),
+            (r#"{"input":[{"id":"msg_1","type":null}]}"#, Beyond::EarlierContext),
+            (r#"{"input":[{"output":[{"type":"input_image"}]}]}"#, Beyond::Media),
+            (r#"{"input":[{"output":{"type":"computer_screenshot"}}]}"#, Beyond::Media),
+            (r#"{"background":"true"}"#, Beyond::Background),
+        ] {
+            assert!(has(responses, body, what), "{body}");
+        }
+        assert!(!has(responses, r#"{"input":[{"id":"msg_1","role":"user"}]}"#, Beyond::EarlierContext));
+        for (body, what) in [
+            (r#"{"plugins":[{"id":"web"}]}"#, Beyond::ProviderTool),
+            (r#"{"model":"openai/gpt-x:online"}"#, Beyond::ProviderTool),
+            (r#"{"extra_body":{"google":{"cached_content":"c"}}}"#, Beyond::EarlierContext),
+            (r#"{"messages":[{"content":[{"image_url":"http://x/"}]}]}"#, Beyond::Media),
+            (r#"{"messages":[{"audio":{"id":"audio_1"}}]}"#, Beyond::Media),
+        ] {
+            assert!(has(WireFormat::OpenAiChat, body, what), "{body}");
+        }
+        let call = r#"{"messages":[{"content":[{"type":"tool_use","input":{"type":"file","file_id":"x"}}]}]}"#;
+        assert!(read(WireFormat::AnthropicMessages, call).unwrap().beyond.is_empty());
+        let single = r#"{"tools":{"googleSearch":{}},"contents":{"parts":{"inlineData":{"data":"x"}}}}"#;
+        let beyond = read(WireFormat::Gemini, single).unwrap().beyond;
+        assert_eq!(beyond.into_iter().collect::<Vec<_>>(), [Beyond::Media, Beyond::ProviderTool]);
     }
 
     proptest! {

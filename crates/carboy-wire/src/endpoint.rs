@@ -117,17 +117,40 @@ pub(crate) fn family_of_host(host: &Host) -> Option<Family> {
         "api.anthropic.com" => Some(Family::Anthropic),
         "api.openai.com" | "eu.api.openai.com" | "us.api.openai.com" => Some(Family::OpenAi),
         "chatgpt.com" => Some(Family::ChatGpt),
-        "generativelanguage.googleapis.com" => Some(Family::Gemini),
-        "cloudcode-pa.googleapis.com" => Some(Family::CodeAssist),
-        _ if google.is_some_and(|label| label == "aiplatform" || label.ends_with("-aiplatform")) => {
-            Some(Family::Vertex)
-        }
-        _ if google.is_some_and(|rest| rest.starts_with("aiplatform.")) => Some(Family::Vertex),
+        // What its web page speaks, billed to the same account.
+        "claude.ai" => Some(Family::Anthropic),
+        // Under names for regions, for tests and for client certificates as well.
+        _ if google.is_some_and(|rest| rest.contains("generativelanguage")) => Some(Family::Gemini),
+        _ if google.is_some_and(|rest| rest.contains("cloudcode-pa")) => Some(Family::CodeAssist),
+        _ if google.is_some_and(|rest| rest.contains("aiplatform")) => Some(Family::Vertex),
+        _ if OTHER_PROVIDERS.contains(&name) => Some(Family::Other),
         _ if name.starts_with("bedrock") && is_amazon(name) && name.contains("-runtime") => Some(Family::Bedrock),
         _ if name.ends_with(".api.openai.com") || name.ends_with(".openai.azure.com") => Some(Family::OpenAi),
         _ => None,
     }
 }
+
+/// Hosts that are a provider's interface and nothing else: what the tables do not know of them is refused, whatever the
+/// route says.
+const OTHER_PROVIDERS: &[&str] = &[
+    "api.cerebras.ai",
+    "api.cohere.ai",
+    "api.cohere.com",
+    "api.deepseek.com",
+    "api.fireworks.ai",
+    "api.groq.com",
+    "api.mistral.ai",
+    "codestral.mistral.ai",
+    "api.moonshot.ai",
+    "api.perplexity.ai",
+    "api.replicate.com",
+    "api.together.ai",
+    "api.together.xyz",
+    "api.x.ai",
+    "api.z.ai",
+    "api-inference.huggingface.co",
+    "router.huggingface.co",
+];
 
 fn is_amazon(name: &str) -> bool {
     [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|zone| name.ends_with(zone))
@@ -140,9 +163,14 @@ pub(crate) struct Path {
 
 impl Path {
     fn read(path: &str) -> Path {
-        let decoded = decoded(path).to_lowercase();
-        // A server that strips parameters (`;x`) reads the segment without them.
-        let segment = |part: &str| part.split(';').next().unwrap_or_default().to_owned();
+        let decoded = decoded(path).to_lowercase().replace('\\', "/");
+        // A server that strips parameters (`;x`), cuts at a NUL, reads a decoded `?` as one, or takes no heed of what stands
+        // at a name's end, reads the segment without them.
+        let segment = |part: &str| {
+            let part = part.split([';', '?', '#', '\0']).next().unwrap_or_default().trim_end_matches([' ', '\t']);
+            // `.` and `..` are no names.
+            if part.chars().all(|c| c == '.') { part } else { part.trim_end_matches(['.', ' ']) }.to_owned()
+        };
         let segments = decoded.split('/').map(segment).filter(|part| !part.is_empty() && part != ".").collect();
         Path { segments }
     }

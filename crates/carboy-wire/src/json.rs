@@ -51,6 +51,8 @@ pub(crate) trait Hear {
     fn key(&mut self, _path: &str) {}
     /// A map begins behind its brace, which stands before `_behind`.
     fn map_begins(&mut self, _path: &str, _behind: usize) {}
+    /// A list begins.
+    fn list_begins(&mut self, _path: &str) {}
     /// A map has ended; its scalars have all been given.
     fn map_ends(&mut self, _path: &str) {}
 }
@@ -315,7 +317,10 @@ impl Scanner {
                 hear.map_begins(&self.path, self.read + 1);
                 self.opens(Frame::Map);
             }
-            (b'[', Expect::Value | Expect::ElementOrEnd) => self.opens(Frame::List),
+            (b'[', Expect::Value | Expect::ElementOrEnd) => {
+                hear.list_begins(&self.path);
+                self.opens(Frame::List);
+            }
             (b'"', Expect::Value | Expect::ElementOrEnd) => {
                 self.begins(Token::Text { is_key: false, escape: Escape::No })
             }

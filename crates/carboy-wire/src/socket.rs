@@ -42,6 +42,10 @@ pub struct Said {
     pub says: Says,
     /// Its name, as far as it has 64 octets.
     pub response: Option<String>,
+    /// It is a part of a response that a model is at.
+    pub flows: bool,
+    /// An error that is no judgement of a message: a limit, a credential, a server that is not well.
+    pub elsewhere: bool,
 }
 
 /// What becomes of a response.
@@ -61,6 +65,7 @@ struct Root {
     kind: Option<String>,
     has_response: bool,
     response: Option<String>,
+    status: Option<u64>,
 }
 
 impl Hear for Root {
@@ -72,6 +77,7 @@ impl Hear for Root {
             ("response.id", Scalar::Text(id, bytes)) if bytes <= PREFIX_BYTES_MAX as u64 => {
                 self.response = Some(id.to_owned());
             }
+            ("status" | "status_code", Scalar::Number(status)) => self.status = status.parse().ok(),
             (_, Scalar::Text(..) | Scalar::Number(_) | Scalar::Flag(_) | Scalar::Null) => {}
         }
     }
@@ -102,7 +108,14 @@ pub fn said(message: &[u8]) -> Said {
         Some("error") => Says::Error,
         Some(_) | None => Says::GoesOn,
     };
-    Said { says, response: root.response }
+    let flows = root.kind.as_deref().and_then(|kind| kind.strip_prefix("response.")).is_some_and(|part| {
+        ["created", "in_progress", "queued"].contains(&part)
+            || part.ends_with(".delta")
+            || part.starts_with("output_item.")
+            || part.starts_with("content_part.")
+    });
+    let elsewhere = root.status.is_some_and(|status| matches!(status, 401..=403 | 429 | 500..));
+    Said { says, response: root.response, flows, elsewhere }
 }
 
 fn read(message: &[u8]) -> Option<Root> {
@@ -139,7 +152,11 @@ mod tests {
     #[test]
     fn a_servers_message_says_what_becomes_of_the_response() {
         let goes_on = said(br#"{"type":"response.created","response":{"id":"resp_1"}}"#);
-        assert_eq!(goes_on, Said { says: Says::GoesOn, response: Some("resp_1".into()) });
+        let want = Said { says: Says::GoesOn, response: Some("resp_1".into()), flows: true, elsewhere: false };
+        assert_eq!(goes_on, want);
+        assert!(!said(br#"{"type":"codex.rate_limits"}"#).flows);
+        assert!(said(br#"{"type":"error","status":429}"#).elsewhere);
+        assert!(!said(br#"{"type":"error","status":400}"#).elsewhere);
         assert_eq!(said(br#"{"type":"response.failed"}"#).says, Says::Ends);
         assert_eq!(said(br#"{"type":"error","status":429}"#).says, Says::Error);
         // Words of the model are none of the protocol's.

@@ -98,7 +98,14 @@ fn meter() -> MeterName {
 
 fn budgets(run: &str) -> BudgetSet {
     let amount = Amount::tokens(1_000_000_000).unwrap();
-    let cap = Cap { scope: Scope::Host, kind: CapKind::Ceiling, amount, count: Count::Raw, window: Window::Lifetime };
+    let cap = Cap {
+        scope: Scope::Host,
+        kind: CapKind::Ceiling,
+        amount,
+        count: Count::Raw,
+        window: Window::Lifetime,
+        most: None,
+    };
     let chain = vec![Scope::Run(run.into()), Scope::Bottle("dev".into()), Scope::Host];
     BudgetSet { chain, caps: [(meter(), vec![cap])].into(), terms: Terms::default(), ..BudgetSet::default() }
 }

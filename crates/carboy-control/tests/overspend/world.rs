@@ -51,7 +51,7 @@ pub struct World {
 }
 
 fn cap(scope: Scope, kind: CapKind, tokens: u64, count: Count, window: Window) -> Cap {
-    Cap { scope, kind, amount: Amount::tokens(tokens).unwrap(), count, window }
+    Cap { scope, kind, amount: Amount::tokens(tokens).unwrap(), count, window, most: None }
 }
 
 fn bottle(name: &str) -> Scope {

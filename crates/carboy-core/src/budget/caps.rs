@@ -58,6 +58,9 @@ pub struct Cap {
     pub count: Count,
     /// Over which time.
     pub window: Window,
+    /// What the machine's settings allow at most: whatever an operator changes, it is never more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most: Option<Amount>,
 }
 
 /// Which budgets of a chain bind, beside all ceilings.
@@ -113,7 +116,7 @@ mod tests {
 
     fn cap(scope: Scope, kind: CapKind, tokens: u64) -> Cap {
         let amount = Amount::tokens(tokens).unwrap();
-        Cap { scope, kind, amount, count: Count::Weighted, window: Window::Lifetime }
+        Cap { scope, kind, amount, count: Count::Weighted, window: Window::Lifetime, most: None }
     }
 
     fn set(caps: Vec<Cap>, governs: Governs) -> BudgetSet {

@@ -87,22 +87,37 @@ impl Edits {
     /// Every cap of a run's scopes now, those that a nearer budget replaces included.
     pub fn all(&self, set: &BudgetSet, meter: &MeterName, now_ms: u64) -> Vec<Cap> {
         let files = set.caps.get(meter).map(Vec::as_slice).unwrap_or_default();
-        let mut all: Vec<Cap> =
-            files.iter().filter(|cap| !self.caps.contains_key(&key_of(cap, meter))).cloned().collect();
+        let mut all: Vec<Cap> = files.iter().filter_map(|cap| self.left(cap, meter)).collect();
         for (key, edit) in self.caps.iter().filter(|(key, _)| key.meter == *meter && set.chain.contains(&key.scope)) {
             let file = files.iter().find(|cap| cap.scope == key.scope && cap.kind == key.kind);
-            all.push(Cap {
+            let cap = Cap {
                 scope: key.scope.clone(),
                 kind: key.kind,
                 amount: edit.amount,
                 count: edit.count.or(file.map(|cap| cap.count)).unwrap_or_default(),
                 window: edit.window.clone().or(file.map(|cap| cap.window.clone())).unwrap_or_default(),
-            });
+                most: None,
+            };
+            // By the same measure they are one cap.
+            match all.iter_mut().find(|known| by_one_measure(known, &cap)) {
+                Some(known) => known.amount = cap.amount,
+                None => all.push(cap),
+            }
         }
         for cap in &mut all {
-            cap.amount = cap.amount.plus(self.given(cap, meter, now_ms)).unwrap_or(Amount::milli(u64::MAX));
+            let amount = cap.amount.plus(self.given(cap, meter, now_ms)).unwrap_or(Amount::milli(u64::MAX));
+            cap.amount = cap.most.map_or(amount, |most| most.min(amount));
         }
         all
+    }
+
+    /// What is left of a file's cap beside an edit: what the machine's settings say of it.
+    fn left(&self, cap: &Cap, meter: &MeterName) -> Option<Cap> {
+        match (self.caps.contains_key(&key_of(cap, meter)), cap.most) {
+            (false, _) => Some(cap.clone()),
+            (true, Some(most)) => Some(Cap { amount: most, ..cap.clone() }),
+            (true, None) => None,
+        }
     }
 
     /// What was given on top of a cap in its present window.
@@ -112,6 +127,10 @@ impl Edits {
         let counts = all.iter().filter(|top_up| top_up.at_ms >= since);
         counts.fold(Amount::ZERO, |sum, top_up| sum.plus(top_up.amount).unwrap_or(sum))
     }
+}
+
+fn by_one_measure(one: &Cap, other: &Cap) -> bool {
+    Cap { amount: other.amount, most: other.most, ..one.clone() } == *other
 }
 
 fn key_of(cap: &Cap, meter: &MeterName) -> CapKey {
@@ -127,7 +146,7 @@ mod tests {
     }
 
     fn cap(scope: Scope, kind: CapKind, tokens: u64, window: Window) -> Cap {
-        Cap { scope, kind, amount: Amount::tokens(tokens).unwrap(), count: Count::Raw, window }
+        Cap { scope, kind, amount: Amount::tokens(tokens).unwrap(), count: Count::Raw, window, most: None }
     }
 
     fn key(scope: Scope, kind: CapKind) -> CapKey {
@@ -169,6 +188,26 @@ mod tests {
         assert!(edits.unset(&key(Scope::Run("r".into()), CapKind::Budget)).is_some());
         assert!(edits.unset(&key(Scope::Host, CapKind::Budget)).is_some());
         assert_eq!(amounts(&edits, &set, 0), [100, 900]);
+    }
+
+    #[test]
+    fn c7_no_edit_and_no_top_up_goes_beyond_what_the_machine_allows() {
+        let hour = Window::Rolling { ms: 3_600_000 };
+        let ceiling = cap(Scope::Host, CapKind::Ceiling, 100, Window::Lifetime);
+        let set = set(vec![Cap { most: Amount::tokens(900), ..ceiling }]);
+        let key = key(Scope::Host, CapKind::Ceiling);
+        let mut edits = Edits::default();
+        assert_eq!(amounts(&edits, &set, 0), [100]);
+        edits.set(key.clone(), edit(700));
+        assert_eq!(amounts(&edits, &set, 0), [700]);
+        edits.set(key.clone(), edit(5_000));
+        assert_eq!(amounts(&edits, &set, 0), [900]);
+        // Another measure is no way around it: both bind then.
+        edits.set(key.clone(), CapEdit { window: Some(hour), ..edit(5_000) });
+        assert_eq!(amounts(&edits, &set, 0), [900, 5_000]);
+        edits.unset(&key);
+        edits.top_up(key, TopUp { amount: Amount::tokens(5_000).unwrap(), at_ms: 0 }).unwrap();
+        assert_eq!(amounts(&edits, &set, 0), [900]);
     }
 
     #[test]

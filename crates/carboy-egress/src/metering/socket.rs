@@ -19,6 +19,7 @@ impl Metered {
             meter: Meter::new(format, Shape::Messages),
             hold,
             status: StatusCode::OK,
+            taken: 0,
             filter: None,
             follower: Follower::new(format, Shape::Messages),
             tranche,

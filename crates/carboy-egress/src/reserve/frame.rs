@@ -46,7 +46,7 @@ impl Target {
         if known.is_some() {
             demand.beyond.remove(&Beyond::EarlierContext);
         }
-        let mut bound = Bound::of(self, &demand, &message, exchange.gateway())?;
+        let mut bound = Bound::of(self, &mut demand, &message, exchange.gateway())?;
         if let Some(tokens) = known {
             let margin = tokens / EARLIER_MARGIN_PART;
             bound.input = bound.input.saturating_add(tokens).saturating_add(margin);

@@ -216,7 +216,7 @@ impl Relay {
         self.exchange.received.fetch_add(shown.len() as u64, Ordering::Relaxed);
         let sent = self.send(Side::Client, form.message(shown.clone())?).await;
         if let Some(responses) = &mut self.responses {
-            responses.told(&bytes, &shown);
+            responses.told(&bytes, &shown).map_err(Over::Cut)?;
         }
         sent
     }
@@ -319,7 +319,9 @@ impl Relay {
             };
             let Ok(Message::Text(text)) = received(message, Side::Upstream) else { break };
             responses.read(text.as_bytes());
-            responses.told(text.as_bytes(), b"");
+            if responses.told(text.as_bytes(), b"").is_err() {
+                break;
+            }
         }
         self.broken();
     }

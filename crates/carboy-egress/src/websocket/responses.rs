@@ -27,6 +27,8 @@ pub(super) struct Responses {
     /// Tokens of the latest responses, by their names.
     known: VecDeque<(String, u64)>,
     active: Option<Active>,
+    /// The client sent something beside requests since a response last flowed: an error may be the answer to that.
+    doubt: bool,
 }
 
 /// The one that is under way.
@@ -51,13 +53,16 @@ pub(super) enum Next {
 
 impl Responses {
     pub(super) fn new(target: Arc<Target>, path: String) -> Responses {
-        Responses { target, path, known: VecDeque::new(), active: None }
+        Responses { target, path, known: VecDeque::new(), active: None, doubt: false }
     }
 
     /// Looks at a message that was scanned.
-    pub(super) fn look(&self, message: &Bytes) -> Next {
+    pub(super) fn look(&mut self, message: &Bytes) -> Next {
         match asks(message) {
-            Ok(Asks::Nothing) => Next::Send(message.clone()),
+            Ok(Asks::Nothing) => {
+                self.doubt = true;
+                Next::Send(message.clone())
+            }
             Ok(Asks::Create) if self.active.is_some() => {
                 let detail = "one response at a time on a WebSocket; wait for its end, or open another one";
                 Next::Refuse(Denial::new(Reason::RequestUnbounded, detail))
@@ -93,16 +98,21 @@ impl Responses {
         }
     }
 
-    /// The client was sent this; settles where it was the end.
-    pub(super) fn told(&mut self, original: &[u8], shown: &[u8]) {
-        let Some(active) = &mut self.active else { return };
+    /// The client was sent this; settles where it was the end. An error ends the connection: what comes over it is not known
+    /// to be paid for.
+    pub(super) fn told(&mut self, original: &[u8], shown: &[u8]) -> Result<(), Denial> {
+        let Some(active) = &mut self.active else {
+            let unasked = || Denial::new(Reason::Unmeterable, "the provider answers what nothing is held for");
+            return if said(original).flows { Err(unasked()) } else { Ok(()) };
+        };
         active.exchange.received.fetch_add(shown.len() as u64, Ordering::Relaxed);
         active.metered.told(shown);
         let said = said(original);
         match said.says {
-            Says::GoesOn => active.begun = true,
+            Says::GoesOn if said.flows => (active.begun, self.doubt) = (true, false),
+            Says::GoesOn => {}
             Says::Ends => {
-                let Some(active) = self.active.take() else { return };
+                let Some(active) = self.active.take() else { return Ok(()) };
                 if let Some(name) = said.response {
                     self.remember(name, active.metered.length());
                 }
@@ -110,15 +120,22 @@ impl Responses {
                 active.exchange.end(Outcome::Done);
             }
             Says::Error => {
-                let Some(Active { exchange, metered, begun }) = self.active.take() else { return };
-                if begun {
+                let Some(Active { exchange, metered, begun }) = self.active.take() else { return Ok(()) };
+                // Provoked by another message, it would have a response go on unpaid.
+                let doubtful = self.doubt && !said.elsewhere;
+                if begun || doubtful {
                     metered.end(End::Broken)
                 } else {
                     metered.not_taken()
                 }
                 exchange.end(Outcome::Failed);
+                if doubtful {
+                    let detail = "the provider's error may be about another message than the request for a response";
+                    return Err(Denial::new(Reason::Unmeterable, detail));
+                }
             }
         }
+        Ok(())
     }
 
     fn remember(&mut self, name: String, tokens: u64) {

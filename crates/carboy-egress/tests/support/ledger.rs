@@ -51,8 +51,14 @@ impl Memory {
     /// One raw cap on one meter.
     pub fn capped(meter: &str, tokens: u64, change: impl FnOnce(&mut BudgetSet)) -> Arc<Memory> {
         let amount = Amount::tokens(tokens).unwrap();
-        let cap =
-            Cap { scope: Scope::Host, kind: CapKind::Budget, amount, count: Count::Raw, window: Window::Lifetime };
+        let cap = Cap {
+            scope: Scope::Host,
+            kind: CapKind::Budget,
+            amount,
+            count: Count::Raw,
+            window: Window::Lifetime,
+            most: None,
+        };
         let caps = [(MeterName::parse(meter).unwrap(), vec![cap])].into();
         let mut set = BudgetSet { chain: vec![Scope::Host], caps, ..BudgetSet::default() };
         set.terms.hold_wait_ms = 0;

@@ -66,7 +66,7 @@ impl RunBudget {
         set.chain.insert(0, scope.clone());
         for (meter, amount) in &self.amounts {
             let (scope, count, window) = (scope.clone(), self.count, Window::Lifetime);
-            let cap = Cap { scope, kind: CapKind::Budget, amount: *amount, count, window };
+            let cap = Cap { scope, kind: CapKind::Budget, amount: *amount, count, window, most: None };
             set.caps.entry(meter.clone()).or_default().insert(0, cap);
         }
         set

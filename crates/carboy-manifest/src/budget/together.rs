@@ -78,16 +78,16 @@ pub(crate) fn together(
     let of_run = CapsPart { window, count, ..CapsPart::default() };
     if let Some(agent) = agent {
         chain.push(agent.scope.clone());
-        found.add(&agent.scope, agent.kind, &agent.amounts, &of_run);
+        found.add(&agent.scope, agent.kind, &agent.amounts, &of_run, Whose::User);
     }
     for bottle in bottles {
         let scope = Scope::Bottle(bottle.name.to_string());
         chain.push(scope.clone());
-        found.add_both(&scope, &bottle.caps.clone().standing_on(Some(&settings)));
+        found.add_both(&scope, &bottle.caps.clone().standing_on(Some(&settings)), Whose::User);
     }
     chain.push(Scope::Host);
-    found.add_both(&Scope::Host, &own.caps);
-    found.add_both(&Scope::Host, &machine.caps);
+    found.add_both(&Scope::Host, &own.caps, Whose::User);
+    found.add_both(&Scope::Host, &machine.caps, Whose::Machine);
     let count = of_run.count.map_or(Count::default(), |said| said.value);
     let (terms, governs, mut origins) = decided(terms, &own.terms, &machine.terms);
     let mut caps: BTreeMap<MeterName, Vec<Cap>> = BTreeMap::new();
@@ -107,25 +107,33 @@ pub(crate) fn too_many(set: &BudgetSet) -> Option<Diagnostic> {
     (count > CAPS_MAX).then(|| Diagnostic::error(Code::TooComplex, message, fix))
 }
 
+/// Who says a cap. What the machine's settings say stays with it: nobody's later word lifts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    User,
+    Machine,
+}
+
 /// Caps with their places.
 #[derive(Default)]
 struct Found(BTreeMap<MeterName, Vec<(Cap, Origin)>>);
 
 impl Found {
-    fn add_both(&mut self, scope: &Scope, caps: &CapsPart) {
-        self.add(scope, CapKind::Budget, &caps.budget, caps);
-        self.add(scope, CapKind::Ceiling, &caps.ceiling, caps);
+    fn add_both(&mut self, scope: &Scope, caps: &CapsPart, whose: Whose) {
+        self.add(scope, CapKind::Budget, &caps.budget, caps, whose);
+        self.add(scope, CapKind::Ceiling, &caps.ceiling, caps, whose);
     }
 
-    fn add(&mut self, scope: &Scope, kind: CapKind, amounts: &Amounts, over: &CapsPart) {
+    fn add(&mut self, scope: &Scope, kind: CapKind, amounts: &Amounts, over: &CapsPart, whose: Whose) {
         let window = over.window.as_ref().map_or(Window::default(), |said| said.value.clone());
         let count = over.count.as_ref().map_or(Count::default(), |said| said.value);
         for (meter, said) in amounts {
-            let cap = Cap { scope: scope.clone(), kind, amount: said.value, count, window: window.clone() };
+            let most = (whose == Whose::Machine).then_some(said.value);
+            let cap = Cap { scope: scope.clone(), kind, amount: said.value, count, window: window.clone(), most };
             let all = self.0.entry(meter.clone()).or_default();
-            match all.iter_mut().find(|(known, _)| Cap { amount: cap.amount, ..known.clone() } == cap) {
+            match all.iter_mut().find(|(known, _)| Cap { amount: cap.amount, most, ..known.clone() } == cap) {
                 // The user's and the machine's settings are both the host's: the smaller of the two says all.
-                Some(known) if known.0.amount <= cap.amount => {}
+                Some(known) if known.0.amount <= cap.amount => known.0.most = most.or(known.0.most),
                 Some(known) => *known = (cap, said.origin()),
                 None => all.push((cap, said.origin())),
             }

@@ -43,6 +43,8 @@ pub const EVENT_BYTES_MAX: usize = crate::audit::EVENT_BYTES_MAX / 2;
 pub const HOLDS_MAX: usize = 65_536;
 /// Most requests that wait for room at once.
 pub const WAITING_MAX: usize = 4_096;
+/// Of one owner: nobody fills the queue for the others, or stands before them a thousand times.
+pub const WAITING_OF_OWNER_MAX: usize = 64;
 /// Most owners that are not gone.
 pub const OWNERS_MAX: usize = 4_096;
 /// Most meters of one owner.

@@ -71,7 +71,7 @@ pub fn owner(id: u64) -> Owner {
 }
 
 pub fn cap(scope: Scope, kind: CapKind, amount: u64) -> Cap {
-    Cap { scope, kind, amount: tokens(amount), count: Count::Raw, window: Window::Lifetime }
+    Cap { scope, kind, amount: tokens(amount), count: Count::Raw, window: Window::Lifetime, most: None }
 }
 
 /// A run's budgets: a ceiling of the host, and what else is given.

@@ -61,11 +61,15 @@ pub(super) fn anywhere(method: &str, path: &Path) -> Option<Wire> {
     }
     let tail = path.tail();
     match (tail.versioned, &tail.parts[..]) {
-        (_, [.., "chat", "completions"]) => Some(Wire::Generate(OpenAiChat)),
+        // Below a base path without a version, and with a word of the provider's before it (`fim`, `beta`, `agents`), too.
+        (_, [.., "completions"]) => Some(Wire::Generate(OpenAiChat)),
+        // Azure has several domains, and other things on them.
+        (_, ["openai", "responses"]) => Some(Wire::Generate(OpenAiResponses)),
+        (_, ["openai", "deployments", _, "embeddings"]) => Some(Wire::Embed(OpenAiChat)),
         (true, [.., "messages"]) if tail.parts.len() == 1 => Some(Wire::Generate(AnthropicMessages)),
         (true, ["messages", "count_tokens"]) => Some(Wire::Count(AnthropicMessages)),
         (true, ["messages", "batches"]) => Some(Wire::Refused(BATCHES)),
-        (true, ["completions"]) => Some(Wire::Generate(OpenAiChat)),
+        (true, ["complete"]) => Some(Wire::Refused(LEGACY)),
         (true, ["responses"]) => Some(Wire::Generate(OpenAiResponses)),
         (true, ["responses", "input_tokens"]) => Some(Wire::Count(OpenAiResponses)),
         (true, ["responses", "compact"]) => Some(Wire::Refused(COMPACT)),
@@ -95,8 +99,13 @@ pub(super) fn metered(family: Family, method: &str, path: &Path) -> Wire {
         return Wire::Free;
     }
     match family {
-        // Telemetry and settings of the clients stand beside the interface, below `/api`.
-        Family::Anthropic | Family::OpenAi | Family::Other if !tail.versioned && !asks_a_model(parts) => Wire::Free,
+        // Telemetry and settings of the clients stand beside the interface, below `/api`. Elsewhere self-hosted servers have
+        // interfaces of their own without a version (`/generate_stream`, `/infill`, `/models/NAME`, `/`).
+        Family::Anthropic | Family::OpenAi | Family::Other
+            if !tail.versioned && parts.first() == Some(&"api") && !asks_a_model(parts) =>
+        {
+            Wire::Free
+        }
         Family::Anthropic
         | Family::OpenAi
         | Family::Other
@@ -121,8 +130,10 @@ fn of_parts(method: &str, parts: &[&str]) -> Option<Wire> {
         // Stored completions are listed, looked at and labelled for nothing.
         ["chat", "completions"] if looks => Some(Wire::Free),
         ["chat", "completions"] => Some(Wire::Generate(OpenAiChat)),
-        ["chat", "completions", ..] => Some(Wire::Free),
-        ["completions"] => Some(Wire::Generate(OpenAiChat)),
+        // Labelled by its name; what else could stand here is not known.
+        ["chat", "completions", name] if name.starts_with("chatcmpl") => Some(Wire::Free),
+        ["chat", "completions", ..] => free_or(UNKNOWN),
+        ["completions"] | ["beta" | "fim" | "agents", "completions"] => Some(Wire::Generate(OpenAiChat)),
         // By GET it is the beginning of a WebSocket.
         ["responses"] => Some(Wire::Generate(OpenAiResponses)),
         ["responses", "input_tokens"] => Some(Wire::Count(OpenAiResponses)),
@@ -176,7 +187,7 @@ fn of_other_verb(verb: &str, method: &str) -> Wire {
     }
 }
 
-/// Beside the interface proper, does the path end as one that has a model run?
+/// Beside the interface proper, does the path name anything that has a model run?
 fn asks_a_model(parts: &[&str]) -> bool {
     let words = [
         "generate",
@@ -197,8 +208,19 @@ fn asks_a_model(parts: &[&str]) -> bool {
         "batch",
         "batches",
         "retry_completion",
+        "generate_stream",
+        "infill",
+        "inference",
+        "invocations",
+        "rerank",
+        "reranking",
+        "run",
+        "score",
+        "encode",
+        "classify",
+        "pooling",
     ];
-    parts.last().is_some_and(|last| words.contains(last))
+    parts.iter().any(|part| words.contains(part))
 }
 
 /// What clients tell of themselves, below a version of its own.

@@ -140,7 +140,14 @@ fn a_route_with_a_meter_is_read_as_strictly_as_the_providers_own_host() {
         assert_eq!(messages, Some(Endpoint::Generate(AnthropicMessages)));
     }
     assert_eq!(at("codex", "gateway.example", "POST", "/responses"), Some(Endpoint::Generate(OpenAiResponses)));
-    assert_eq!(at("mine", "gateway.example", "POST", "/settings"), Some(Endpoint::Free));
+    assert_eq!(at("mine", "gateway.example", "POST", "/api/settings"), Some(Endpoint::Free));
+    // Self-hosted servers, Databricks, SageMaker, Hugging Face: none of these has a version.
+    for path in
+        ["/generate_stream", "/", "/infill", "/serving-endpoints/x/invocations", "/models/meta/x", "/api/generate/x"]
+    {
+        assert!(refused("mine", "gateway.example", "POST", path), "{path}");
+    }
+    assert!(refused("mine", "gateway.example", "POST", "/v1/chat/completions/again"));
     // No meter makes meterable what is not.
     assert!(refused("anthropic", "bedrock-runtime.us-east-1.amazonaws.com", "POST", "/model/x/invoke"));
 }
@@ -168,6 +175,33 @@ fn an_unknown_host_is_a_models_where_it_speaks_as_one_and_nobodys_business_elsew
     ] {
         assert_eq!(at("", "example.org", method, path), None, "{method} {path}");
     }
+}
+
+#[test]
+fn a_providers_own_interface_is_metered_on_a_route_without_a_meter() {
+    for (host, path, want) in [
+        ("api.deepseek.com", "/beta/completions", Endpoint::Generate(OpenAiChat)),
+        ("api.mistral.ai", "/v1/fim/completions", Endpoint::Generate(OpenAiChat)),
+        ("gateway.example", "/v1/agents/completions", Endpoint::Generate(OpenAiChat)),
+        ("x.cognitiveservices.azure.com", "/openai/responses", Endpoint::Generate(OpenAiResponses)),
+        ("x.services.ai.azure.com", "/openai/deployments/d/embeddings", Endpoint::Embed(OpenAiChat)),
+        ("generativelanguage.mtls.googleapis.com", "/v1beta/models/x:generateContent", Endpoint::Generate(Gemini)),
+        ("gateway.example", "/v1/chat/completions%3fx", Endpoint::Generate(OpenAiChat)),
+        ("gateway.example", "/v1%5cchat%5ccompletions.%20", Endpoint::Generate(OpenAiChat)),
+    ] {
+        assert_eq!(at("", host, "POST", path), Some(want), "{host}{path}");
+    }
+    for (host, path) in [
+        ("api.cohere.com", "/v2/chat"),
+        ("router.huggingface.co", "/hf-inference/models/x"),
+        ("claude.ai", "/api/organizations/o/chat_conversations/c/completion"),
+        ("generativelanguage.mtls.googleapis.com", "/batch"),
+        ("gateway.example", "/v1/complete"),
+    ] {
+        assert!(refused("", host, "POST", path), "{host}{path}");
+    }
+    let mtls = Host::parse("generativelanguage.mtls.googleapis.com").unwrap();
+    assert_eq!(meter_of(None, &mtls, Gemini).as_str(), "gemini");
 }
 
 #[test]

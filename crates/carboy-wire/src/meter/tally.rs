@@ -15,6 +15,9 @@ use super::{Reading, Reported};
 use crate::format::WireFormat;
 use crate::json::{Hear, Scalar};
 
+/// No token has more octets: the longest of those that are known are 128 spaces.
+const TOKEN_BYTES_MAX: u64 = 256;
+
 /// Counts as they stand on the wire.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
@@ -90,7 +93,8 @@ impl Tally {
 
     pub(super) fn reading(&self, complete: bool) -> Reading {
         let usage = self.usage();
-        let reported = match (usage, complete && !self.implausible) {
+        let implausible = self.implausible || (complete && usage.is_some_and(|usage| self.belies(&usage)));
+        let reported = match (usage, complete && self.says_all() && !implausible) {
             (None, _) => Reported::Never,
             (Some(_), true) => Reported::Complete,
             (Some(_), false) => Reported::Partly,
@@ -100,8 +104,25 @@ impl Tally {
             reported,
             written_bytes: self.written_bytes,
             deltas: self.deltas,
-            implausible: self.implausible,
+            implausible,
         }
+    }
+
+    /// What was read and what was written: Google's servers leave out of an answer whatever the request did not name in
+    /// `fields`.
+    fn says_all(&self) -> bool {
+        let Counts { output, total, .. } = &self.counts;
+        match self.format {
+            WireFormat::AnthropicMessages => output.is_some(),
+            WireFormat::OpenAiChat | WireFormat::OpenAiResponses | WireFormat::Gemini => {
+                output.is_some() || total.is_some()
+            }
+        }
+    }
+
+    /// Once the answer has come to its end: more was written than so many tokens can be.
+    fn belies(&self, usage: &Usage) -> bool {
+        self.written_bytes > usage.output.saturating_mul(TOKEN_BYTES_MAX)
     }
 
     fn usage(&self) -> Option<Usage> {

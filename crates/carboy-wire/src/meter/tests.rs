@@ -190,7 +190,9 @@ fn an_event_of_megabytes_is_read_without_being_held() {
     let event = format!("data: {{\"type\":\"content_block_delta\",\"delta\":{{\"partial_json\":\"{huge}\"}}}}\n\n");
     let body = format!("{}{event}{}", &ANTHROPIC[..start], &ANTHROPIC[start..]);
     let reading = of(WireFormat::AnthropicMessages, Shape::Events, &body);
-    assert_eq!((reading.usage, reading.reported), (usage(12, 300, 4000, 57), Reported::Complete));
+    // Which so few tokens cannot be.
+    assert_eq!((reading.usage, reading.reported), (usage(12, 300, 4000, 57), Reported::Partly));
+    assert!(reading.implausible);
     assert_eq!(reading.written_bytes, 37 + (3 << 20));
 }
 
@@ -233,5 +235,27 @@ proptest! {
                 prop_assert_ne!(meter.reading().reported, Reported::Complete);
             }
         }
+    }
+}
+
+#[test]
+fn an_answer_from_which_counts_were_left_out_or_that_belies_them_is_not_complete() {
+    let whole = |format, body: &str| {
+        let mut meter = Meter::new(format, Shape::Whole);
+        meter.feed(body.as_bytes());
+        meter.reading()
+    };
+    // `?fields=candidates,usageMetadata.promptTokenCount`
+    let fields = r#"{"candidates":[{"content":{"parts":[{"text":"words"}]}}],"usageMetadata":{"promptTokenCount":9}}"#;
+    assert_eq!(whole(WireFormat::Gemini, fields).reported, Reported::Partly);
+    let unsaid = r#"{"usage":{"input_tokens":9}}"#;
+    assert_eq!(whole(WireFormat::AnthropicMessages, unsaid).reported, Reported::Partly);
+    let text = "word ".repeat(100);
+    for (tokens, implausible) in [(0, true), (1, true), (2, false)] {
+        let body = format!(
+            r#"{{"choices":[{{"message":{{"content":"{text}"}}}}],"usage":{{"prompt_tokens":9,"completion_tokens":{tokens},"total_tokens":{}}}}}"#,
+            9 + tokens
+        );
+        assert_eq!(whole(WireFormat::OpenAiChat, &body).implausible, implausible, "{tokens}");
     }
 }

@@ -11,7 +11,7 @@ fn meter() -> MeterName {
 
 fn cap(scope: Scope, tokens: u64, window: Window) -> Cap {
     let amount = Amount::tokens(tokens).unwrap();
-    Cap { scope, kind: CapKind::Ceiling, amount, count: Count::Raw, window }
+    Cap { scope, kind: CapKind::Ceiling, amount, count: Count::Raw, window, most: None }
 }
 
 fn admission(id: u128, owner: u64, caps: &[Cap], input: u64, output: u64, at_ms: u64) -> Admission {

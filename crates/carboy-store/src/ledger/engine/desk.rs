@@ -187,12 +187,28 @@ impl Desk {
         all.into_values().collect()
     }
 
-    pub(super) fn set_cap(&mut self, key: CapKey, edit: CapEdit, batch: &mut Batch) {
+    /// What the machine's settings allow under a key, as far as those say it who are connected.
+    fn most(&self, key: &CapKey) -> Option<Amount> {
+        let sets = self.clients.values().filter_map(|client| client.set.as_ref());
+        let caps = sets.flat_map(|set| set.caps.get(&key.meter).into_iter().flatten());
+        caps.filter(|cap| cap.scope == key.scope && cap.kind == key.kind).filter_map(|cap| cap.most).min()
+    }
+
+    /// The most that is set under a key now.
+    fn set_now(&self, key: &CapKey, now_ms: u64) -> Option<Amount> {
+        let sets = self.clients.values().filter_map(|client| client.set.as_ref());
+        let caps = sets.flat_map(|set| self.edits.all(set, &key.meter, now_ms));
+        caps.filter(|cap| cap.scope == key.scope && cap.kind == key.kind).map(|cap| cap.amount).max()
+    }
+
+    pub(super) fn set_cap(&mut self, key: CapKey, edit: CapEdit, batch: &mut Batch) -> Result<(), Unavailable> {
+        within(self.most(&key), edit.amount)?;
         let event = edited("set_cap", &key).with("tokens", edit.amount.tokens_down());
         batch.writes.push(Write::CapSet { key: key.clone(), edit: edit.clone(), at_ms: batch.now_ms });
         batch.event(event);
         self.edits.set(key.clone(), edit);
         self.cap_changed(&key);
+        Ok(())
     }
 
     pub(super) fn unset_cap(&mut self, key: CapKey, batch: &mut Batch) -> bool {
@@ -206,6 +222,8 @@ impl Desk {
     }
 
     pub(super) fn top_up(&mut self, key: CapKey, amount: Amount, batch: &mut Batch) -> Result<(), Unavailable> {
+        let now = self.set_now(&key, batch.now_ms).unwrap_or(Amount::ZERO);
+        within(self.most(&key), now.plus(amount).unwrap_or(Amount::milli(u64::MAX)))?;
         let top_up = TopUp { amount, at_ms: batch.now_ms };
         if self.edits.top_up(key.clone(), top_up).is_none() {
             return Err(Unavailable(format!(
@@ -252,6 +270,17 @@ impl Desk {
         self.asked.remove(&id);
         self.held = self.held.saturating_sub(1);
         self.room = true;
+    }
+}
+
+/// The store is the user's, so root's word is not in it but in root's file: nobody lifts it from here, root included.
+fn within(most: Option<Amount>, amount: Amount) -> Result<(), Unavailable> {
+    match most {
+        Some(most) if amount > most => Err(Unavailable(format!(
+            "this machine's settings allow at most {} tokens there; only root changes that, in /etc/carboy/settings.yml",
+            most.tokens_down()
+        ))),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -13,7 +13,7 @@ use carboy_core::budget::{
 use super::batch::Batch;
 use super::desk::{Client, Desk};
 use super::waiting::{Waiter, sharing};
-use super::{Admit, HOLD_WAIT_MS_MAX, HOLDS_MAX, METERS_MAX, WAITING_MAX};
+use super::{Admit, HOLD_WAIT_MS_MAX, HOLDS_MAX, METERS_MAX, WAITING_MAX, WAITING_OF_OWNER_MAX};
 use crate::StoreError;
 use crate::ledger::port::{LedgerStore, Write};
 
@@ -121,6 +121,9 @@ impl Desk {
         let wait_ms = self.clients.get(&admit.owner).and_then(|client| client.set.as_ref());
         let wait_ms = wait_ms.map_or(0, |set| set.terms.hold_wait_ms).min(HOLD_WAIT_MS_MAX);
         if wait_ms == 0 {
+            return admit.giver.give(Err(NotHeld::Busy(binding)));
+        }
+        if self.waiting.count(admit.owner) >= WAITING_OF_OWNER_MAX {
             return admit.giver.give(Err(NotHeld::Busy(binding)));
         }
         if self.waiting.len() >= WAITING_MAX {

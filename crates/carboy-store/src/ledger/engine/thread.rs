@@ -273,8 +273,8 @@ impl Hands {
                 batch.answer(done, Ok(gone));
             }
             Command::SetCap { key, edit, done } => {
-                desk.set_cap(key, edit, batch);
-                batch.answer(done, Ok(()));
+                let answer = desk.set_cap(key, edit, batch);
+                batch.answer(done, answer);
             }
             Command::UnsetCap { key, done } => {
                 let was_set = desk.unset_cap(key, batch);

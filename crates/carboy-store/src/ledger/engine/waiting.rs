@@ -27,6 +27,11 @@ impl Waiting {
         self.0.len()
     }
 
+    /// How many of them are this owner's.
+    pub(super) fn count(&self, owner: u64) -> usize {
+        self.0.iter().filter(|waiter| waiter.admit.owner == owner).count()
+    }
+
     /// How many of them share a cap with these.
     pub(super) fn sharing(&self, keys: &BTreeSet<CapKey>) -> u32 {
         sharing(self.0.iter(), keys)
