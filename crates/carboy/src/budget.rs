@@ -21,7 +21,7 @@ use crate::environment::Environment;
 use crate::report::{Exit, Failure};
 use crate::runtime;
 
-pub use show::{Tokens, tokens, tokens_of};
+pub use show::{Tokens, spent, tokens, tokens_of};
 
 /// Most names that an error lists.
 const NAMES_MAX: usize = 12;
