@@ -18,9 +18,11 @@ pub mod process;
 mod projection;
 mod serving;
 mod snapshots;
+mod spent;
 pub mod start;
 pub mod unit;
 
 pub use projection::KeySource;
 pub use serving::{CONNECTIONS_MAX, IDLE, Running, ServeError, open_ledger, run};
+pub use spent::spent_by;
 pub use start::{START_WAIT_MAX, StartError, Starter, Word};

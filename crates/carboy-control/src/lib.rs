@@ -48,6 +48,8 @@ pub mod log {
 pub mod controller_client {
     pub use carboy_store::controller::protocol::{Answer, Call, Role, Status};
     pub use carboy_store::controller::{Line, LineError};
+
+    pub use crate::controller::spent_by;
 }
 
 /// What this host can give a bottle.

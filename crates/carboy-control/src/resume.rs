@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use carboy_core::budget::{self, Amount, Binding, BudgetSet, CapKind, CapLine, LedgerSnapshot, Terms, Window};
+use carboy_core::budget::{self, Amount, Binding, BudgetSet, CapKey, CapKind, CapLine, LedgerSnapshot, Terms, Window};
 use carboy_core::ids::{BottleName, RunId};
 use carboy_core::ports::Clock;
 use carboy_manifest::Provider;
@@ -245,7 +245,10 @@ fn still_spent(snapshot: &LedgerSnapshot, why: &str, budgets: Option<&BudgetSet>
             let caps = budgets.and_then(|budgets| budgets.caps.get(&line.meter)).into_iter().flatten();
             for cap in caps.filter(|cap| cap.scope == node.scope && cap.window == Window::Lifetime) {
                 let (spent, held) = (line.spent.by(cap.count), Amount::default());
-                let standing = budget::Standing { cap: cap.amount, spent, held, count: cap.count };
+                let key = CapKey { scope: cap.scope.clone(), meter: line.meter.clone(), kind: cap.kind };
+                let given = snapshot.given.iter().find(|given| given.key == key).map_or(held, |given| given.amount);
+                let amount = cap.amount.plus(given).unwrap_or(cap.amount);
+                let standing = budget::Standing { cap: amount, spent, held, count: cap.count };
                 let (scope, meter) = (cap.scope.clone(), line.meter.clone());
                 found.push(Binding { scope, meter, kind: cap.kind, standing, until_ms: None });
             }
@@ -400,6 +403,23 @@ mod tests {
             "{spent}"
         );
         assert_eq!(still_spent(&snapshot(9_000_000, 5_000_000), why, None), None, "there is room again");
+        // Of a run that is frozen only its files know the cap, and what was given on top of that counts.
+        let mut alone = snapshot(5_000_000, 5_000_000);
+        alone.host.children[0].meters[0].caps.clear();
+        alone.host.children[0].meters[0].spent.weighted = Amount::milli(5_000_000);
+        let cap = budget::Cap {
+            scope: budget::Scope::Run("r-1".into()),
+            kind: CapKind::Budget,
+            amount: Amount::milli(5_000_000),
+            count: budget::Count::Weighted,
+            window: Window::Lifetime,
+        };
+        let key =
+            CapKey { scope: cap.scope.clone(), meter: alone.host.children[0].meters[0].meter.clone(), kind: cap.kind };
+        let files = BudgetSet { caps: [(key.meter.clone(), vec![cap])].into(), ..BudgetSet::default() };
+        assert!(still_spent(&alone, why, Some(&files)).is_some());
+        alone.given = vec![budget::Given { key, amount: Amount::milli(4_000_000) }];
+        assert_eq!(still_spent(&alone, why, Some(&files)), None, "it was topped up");
         let other = "budget of run:r-1 for openai: 1 of 1 tokens spent, 0 held";
         assert_eq!(still_spent(&snapshot(5_000_000, 5_000_000), other, None), None, "another cap");
     }

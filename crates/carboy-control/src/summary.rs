@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use carboy_core::address::is_public;
-use carboy_core::budget::Shutdown;
+use carboy_core::budget::{MeterLine, Shutdown, Usage};
 use carboy_core::host::Host;
 use carboy_core::ids::RefusalId;
 use carboy_core::verdict::Reason;
@@ -38,6 +38,9 @@ pub struct Summary {
     /// WebSocket attempts at a model's interface that were answered with 426; none of the refusals.
     #[serde(default)]
     pub web_sockets: u64,
+    /// What the models cost, by what is metered: the whole run's, with every resume.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<SpentOn>,
     /// What the scanners found, by detector and rule.
     pub findings: Vec<Found>,
     /// What was changed in the workspace and not kept.
@@ -267,6 +270,30 @@ fn allow_command(reason: Reason, host: &str, id: &RefusalId) -> Option<String> {
     }
 }
 
+/// What a run spent on one meter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpentOn {
+    /// What is metered.
+    pub meter: String,
+    /// Requests that were charged.
+    pub requests: u64,
+    /// By kind, as far as the provider told it.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// What that weighs, in tokens rounded up: so much counts against a budget that is not `count: raw`.
+    pub weighted: u64,
+    /// So much of it is estimated, because the provider did not say.
+    pub estimated: u64,
+}
+
+impl From<MeterLine> for SpentOn {
+    fn from(line: MeterLine) -> SpentOn {
+        let MeterLine { meter, spent, usage, estimated, requests, .. } = line;
+        let (weighted, estimated) = (spent.weighted.tokens_up(), estimated.weighted.tokens_up());
+        SpentOn { meter: meter.to_string(), requests, usage, weighted, estimated }
+    }
+}
+
 /// One kind of finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
@@ -293,6 +320,7 @@ mod tests {
             bytes_in: 0,
             refusals: vec![],
             web_sockets: 0,
+            tokens: vec![],
             findings: vec![],
             quarantined: vec![],
             noticed: vec![],

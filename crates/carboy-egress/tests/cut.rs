@@ -80,7 +80,7 @@ async fn while_the_routes_are_closed_every_request_is_refused_in_its_clients_pro
         let mut fresh = model.client().await;
         for client in [&mut client, &mut fresh] {
             let got = ask(client, way, Answered::Streamed, Some(50)).await;
-            let want = if way == Way::Responses { 429 } else { 402 };
+            let want = if way == Way::Responses { 400 } else { 402 };
             assert_eq!((got.status.as_u16(), got.reason()), (want, "cut_off"), "{way:?}");
             assert!(got.text().contains(NOTICE), "{way:?}: {}", got.text());
             assert_eq!(client.get("/v1/models").await.reason(), "cut_off");

@@ -250,7 +250,7 @@ async fn a_missing_bound_is_put_into_the_message_and_a_high_one_lowered_to_what_
         // What is left is of no use: told in the words of the protocol, and nothing is sent.
         within(socket.send(create(None, json!({"max_output_tokens": 2_900})))).await.unwrap();
         let refused = events_of_refusal(&mut socket).await;
-        assert_eq!((&refused["status"], &refused["error"]["code"]), (&429.into(), &"insufficient_quota".into()));
+        assert_eq!((&refused["status"], &refused["error"]["code"]), (&400.into(), &"insufficient_quota".into()));
         assert_eq!(refused["carboy"]["code"], "budget_exhausted");
         assert_eq!(model.bill().raw(), billed);
     }

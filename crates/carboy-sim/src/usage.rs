@@ -330,7 +330,13 @@ fn random_answer(
     // Four bytes to a token; the words are long enough that an answer has no more than some dozens.
     let bytes = usize::try_from((total - thinking) * 4).unwrap_or(usize::MAX);
     let word = (bytes / 24).max(8);
-    let text: String = (0..bytes).map(|at| if at % word == word - 1 { ' ' } else { 'a' }).collect();
+    // Letters that do not come again and again: clients take that for a model that has lost its way, and ask anew.
+    let mut state = total;
+    let mut letter = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        char::from(b'a' + u8::try_from((state >> 33) % 26).unwrap_or(0))
+    };
+    let text: String = (0..bytes).map(|at| if at % word == word - 1 { ' ' } else { letter() }).collect();
     (Answer { text, tool: None, ended, thinking }, thinking)
 }
 

@@ -25,7 +25,7 @@ const WORTH_RETRYING: &[Reason] =
 /// Refusals after which nothing can be had until somebody adds to a budget: the clients know an answer of their own for it.
 const SPENT: &[Reason] = &[Reason::BudgetExhausted, Reason::CutOff];
 
-/// The code at which Codex ends at once, and shows the text.
+/// What OpenAI calls a spent budget: programs that ask for the code know it, whatever the status.
 const QUOTA: &str = "insufficient_quota";
 
 /// The answer to send. `content-length` is the body's.
@@ -70,14 +70,14 @@ pub fn message(denial: &Denial, id: &RefusalId) -> String {
 /// Claude Code puts "Failed to authenticate" before the text of a 403 and drops the text of a 413, and shows that of a
 /// 400. So a final refusal is a 400 to a model's client; everybody else gets the status that fits best.
 ///
-/// A spent budget is what a provider's own is: 402 ends Claude Code and Gemini at the first, opencode at the second answer,
-/// 429 with [`QUOTA`] ends Codex at the first. What is held for others is a 429 to everybody but Codex, which takes that for
-/// the end: it waits and comes again after a 503.
+/// A spent budget is what a provider's own is: 402 ends Claude Code and Gemini at the first, opencode at the second answer.
+/// Codex would end at the first 429 with [`QUOTA`], but in words of its own ("Check your plan and billing details") that
+/// send people to the wrong place; a 400 ends it at the first as well, and it shows ours. What is held for others is a 429 to
+/// everybody but Codex, which takes that for the end: it waits and comes again after a 503.
 fn status(reason: Reason, format: Option<WireFormat>) -> u16 {
     let own = reason.http_status();
     let last = !WORTH_RETRYING.contains(&reason);
     match format {
-        Some(WireFormat::OpenAiResponses) if SPENT.contains(&reason) => 429,
         Some(WireFormat::OpenAiResponses) if reason == Reason::BudgetHeld => 503,
         Some(WireFormat::OpenAiResponses) if last => 400,
         _ if SPENT.contains(&reason) => own,

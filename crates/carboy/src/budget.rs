@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use carboy_control::controller::{StartError, Starter};
 use carboy_control::controller_client::{Answer, Call, Line, LineError, Role};
-use carboy_control::{registry, runs};
+use carboy_control::disk::DiskFiles;
+use carboy_control::{registry, resume, runs};
 use carboy_core::budget::{Amount, CapEdit, CapKey, CapKind, LedgerSnapshot, Node, Scope};
 use carboy_core::ids::MeterName;
-use carboy_manifest::RunBudget;
 use carboy_manifest::budget::METERS;
+use carboy_manifest::{Request, RunBudget};
 
 use crate::args::{BudgetCommand, SetArgs, TopUpArgs, UnsetArgs};
 use crate::controller::failed;
@@ -21,7 +22,7 @@ use crate::environment::Environment;
 use crate::report::{Exit, Failure};
 use crate::runtime;
 
-pub use show::{Tokens, tokens, tokens_of};
+pub use show::{Tokens, spent, tokens, tokens_of};
 
 /// Most names that an error lists.
 const NAMES_MAX: usize = 12;
@@ -124,7 +125,15 @@ async fn top_up(args: &TopUpArgs, environment: &Environment) -> Result<u8, Failu
     let snapshot = snapshot(&mut line).await?;
     let scope = scope_of(&args.scope, &snapshot, environment)?;
     let kind = kind(args.ceiling);
-    let capped = capped(&snapshot.host, &scope, kind);
+    let mut capped = capped(&snapshot.host, &scope, kind);
+    // The controller knows the caps of those that live; most are topped up when nothing does.
+    capped.extend(capped_by_files(&scope, kind, environment).into_iter().chain(capped_of_waiting(
+        &scope,
+        kind,
+        environment,
+    )));
+    capped.sort();
+    capped.dedup();
     let nothing = |which: &str| {
         let message = format!("{scope} has no {} for {which} that could be topped up", word(kind));
         Failure::words(Exit::Found, message).hint(format!("`carboy budget set {scope} {}` sets one", args.amount))
@@ -159,6 +168,40 @@ fn capped(host: &Node, scope: &Scope, kind: CapKind) -> Vec<MeterName> {
     meters.sort();
     meters.dedup();
     meters
+}
+
+/// The meters for which the files have a cap of this kind for a scope. Files that are broken have none: `carboy check` says why.
+fn capped_by_files(scope: &Scope, kind: CapKind, environment: &Environment) -> Vec<MeterName> {
+    let (agent, bottles) = match scope {
+        Scope::Bottle(name) => (None, vec![name.clone()]),
+        Scope::Agent(name) => (Some(name.clone()), Vec::new()),
+        // Any bottle has the host's settings over it.
+        Scope::Host => (None, stems(environment, "bottles").into_iter().take(1).collect()),
+        Scope::Run(_) => return Vec::new(),
+    };
+    let request = Request { agent, bottles, places: environment.places.clone() };
+    let Some(effective) = carboy_manifest::check(&DiskFiles, &request).effective else { return Vec::new() };
+    let of_scope = effective.budgets.caps.into_iter().filter(|cap| cap.scope == scope.to_string() && cap.kind == kind);
+    of_scope.flat_map(|cap| cap.meters).collect()
+}
+
+/// The meters whose cap of this kind stopped a run that waits to go on: `--budget` stands in no file.
+fn capped_of_waiting(scope: &Scope, kind: CapKind, environment: &Environment) -> Vec<MeterName> {
+    let waiting = resume::waiting(&environment.home).into_iter().map(registry::Answer::from);
+    let whys: Vec<String> = waiting.filter_map(|run| run.why).collect();
+    let stopped = |meter: &MeterName| {
+        let words = format!("{} of {scope} for {meter}:", word(kind));
+        whys.iter().any(|why| why.contains(&words))
+    };
+    METERS.iter().filter_map(|name| MeterName::parse(name).ok()).filter(stopped).collect()
+}
+
+/// The names of files in a directory of the home.
+fn stems(environment: &Environment, dir: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(environment.home.root().join(dir)).into_iter().flatten().flatten();
+    let markdown = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "md");
+    let files = entries.map(|entry| entry.path()).filter(markdown);
+    files.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect()
 }
 
 /// Every node, the host first.
@@ -215,14 +258,8 @@ fn nobody(text: &str, known: &[Scope]) -> Failure {
 /// Every scope that there is: what was spent, files, and runs.
 fn known(snapshot: &LedgerSnapshot, environment: &Environment) -> Vec<Scope> {
     let mut known: Vec<Scope> = all(&snapshot.host).into_iter().map(|node| node.scope.clone()).collect();
-    let stems = |dir: &str| -> Vec<String> {
-        let entries = std::fs::read_dir(environment.home.root().join(dir)).into_iter().flatten().flatten();
-        let markdown = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "md");
-        let files = entries.map(|entry| entry.path()).filter(markdown);
-        files.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect()
-    };
-    known.extend(stems("bottles").into_iter().map(Scope::Bottle));
-    known.extend(stems("agents").into_iter().map(Scope::Agent));
+    known.extend(stems(environment, "bottles").into_iter().map(Scope::Bottle));
+    known.extend(stems(environment, "agents").into_iter().map(Scope::Agent));
     let live = registry::live_runs(&environment.home).unwrap_or_default();
     known.extend(live.into_iter().map(|run| Scope::Run(run.record.run)));
     known.extend(runs::past(&environment.home).into_iter().map(|past| Scope::Run(past.record.run)));

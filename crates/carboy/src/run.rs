@@ -25,7 +25,7 @@ use crate::report::{self, Exit, Failure, Palette, printable};
 use crate::signals::{self, Heard};
 use crate::summary_file::SummaryTo;
 use crate::terminal::{self, Relay};
-use crate::{allow, apart, resume, task, trust};
+use crate::{allow, apart, budget, resume, task, trust};
 
 /// What a shell gives for a program that is not there.
 const NOT_FOUND: u8 = 127;
@@ -388,6 +388,9 @@ pub fn render(summary: &Summary, palette: Palette) -> String {
         report::bytes(summary.bytes_out),
         report::bytes(summary.bytes_in)
     );
+    for spent in &summary.tokens {
+        let _ = writeln!(out, "  tokens     {}", budget::spent(spent));
+    }
     out.push_str(&report::enforced(summary, palette));
     let of_kind = |kind| summary.refusals.iter().filter(move |refused| refused.kind == kind);
     for refused in of_kind(RefusedKind::Refused).chain(of_kind(RefusedKind::Failed)) {

@@ -102,6 +102,7 @@ mod tests {
             bytes_in: 0,
             refusals: vec![],
             web_sockets: 0,
+            tokens: vec![],
             findings: vec![],
             quarantined: vec![],
             noticed: vec![],

@@ -31,7 +31,7 @@ fn the_page_of_refusals_lists_every_reason() {
          `x-` and six characters: `carboy explain ID` says what was asked, which part of which route did not fit, how it would be decided \
          now, and what would allow it; `carboy allow ID` opens exactly that. [allowing.md](allowing.md) is about both.\n\nThe status is the \
          one that an ordinary client gets; a client of a model that would retry or hide the text gets 400 for a final refusal, and for a \
-         spent budget what a provider's own would be: 402, over OpenAI's Responses 429 with `insufficient_quota` (see `carboy-wire`, \
+         spent budget what a provider's own would be: 402, over OpenAI's Responses 400 with `insufficient_quota` (see `carboy-wire`, \
          `denial::status`). A refused name is not answered by HTTP but by NXDOMAIN, with an extended error (RFC 8914) where the \
          query allows one.\n",
     );

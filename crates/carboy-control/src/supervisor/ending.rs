@@ -67,6 +67,7 @@ impl Running {
         let quarantined = quarantined(&report);
         let noticed = self.noticed.found().await;
         let duration_ms = ended_ms.saturating_sub(self.started_ms);
+        let tokens = self.shared.enforcing.spent(&self.shared.record.run).await;
         self.notifier.ended(ended, duration_ms, stats.refused(), self.session.viewers()).await;
         let event = Event::new(EventType::Run, self.shared.subject.clone(), "end", Outcome::Done)
             .with("exit_code", u64::from(ended.shell_code()))
@@ -97,6 +98,7 @@ impl Running {
             bytes_in: stats.bytes_in,
             refusals: Refused::of(&stats),
             web_sockets: stats.web_sockets,
+            tokens,
             findings: stats.findings.into_iter().map(|(rule, count)| Found { rule, count }).collect(),
             quarantined,
             noticed,

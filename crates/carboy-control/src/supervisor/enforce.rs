@@ -15,28 +15,31 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use carboy_bottle::Stillness;
 use carboy_core::audit::{Event, EventType, Outcome};
-use carboy_core::budget::Shutdown;
+use carboy_core::budget::{Scope, Shutdown};
 use carboy_core::ports::Clock;
 use carboy_core::verdict::{Denial, Reason};
 use carboy_manifest::origin::Origin;
-use carboy_store::controller::ClientEvents;
-use carboy_store::controller::protocol::Push;
+use carboy_store::controller::protocol::{Push, Role};
+use carboy_store::controller::{ClientEvents, Line, LineError, Reach};
 use tokio::runtime::Handle;
 
 use super::control::Shared;
 use super::{Keeping, RunRequest};
 use crate::clock::SystemClock;
-use crate::controller::Starter;
+use crate::controller::{Starter, spent_by};
 use crate::home::HomeError;
 use crate::notify::Notifier;
 use crate::resume::{self, Keeper, Resumable, Spent, Standing};
-use crate::summary::{Action, By, Enforced};
+use crate::summary::{Action, By, Enforced, SpentOn};
 
 /// Actions that a run remembers for its summary; the log has all of them.
 const ENFORCED_KEPT_MAX: usize = 16;
+/// How long a run's end waits to hear what was spent.
+const SPENT_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What was done so far, and what of it holds.
 #[derive(Default)]
@@ -79,6 +82,21 @@ impl Enforcing {
             },
             notifier: OnceLock::new(),
         })
+    }
+}
+
+impl Enforcing {
+    /// What the run spent, by what is metered. Nothing where nobody can say: an end does not wait for it.
+    pub(super) async fn spent(&self, run: &str) -> Vec<SpentOn> {
+        let Some(controller) = &self.controller else { return Vec::new() };
+        let scope = Scope::Run(run.to_owned());
+        let asked = async {
+            let mut line = Line::open(controller.socket(), controller.program(), Role::Observer).await?;
+            spent_by(&mut line, &scope).await
+        };
+        let told =
+            tokio::time::timeout(SPENT_WAIT_MAX, asked).await.ok().and_then(|told: Result<_, LineError>| told.ok());
+        told.into_iter().flatten().map(SpentOn::from).collect()
     }
 }
 

@@ -54,7 +54,7 @@ fn a_final_refusal_is_a_status_at_which_the_clients_of_models_stop() {
 fn a_spent_budget_is_what_each_client_stops_at() {
     for reason in [Reason::BudgetExhausted, Reason::CutOff] {
         let answers = FORMATS.map(|format| render(&sample(reason), &id(), Some(format), None));
-        assert_eq!(answers.each_ref().map(|answer| answer.status), [402, 402, 429, 402]);
+        assert_eq!(answers.each_ref().map(|answer| answer.status), [402, 402, 400, 402]);
         assert!(answers.iter().all(|answer| answer.headers.contains(&("x-should-retry", "false".to_owned()))));
         let errors = FORMATS.map(|format| parsed(&sample(reason), Some(format))["error"].clone());
         assert_eq!((&errors[0]["type"], &errors[1]["type"]), (&"billing_error".into(), &"billing_error".into()));
@@ -70,7 +70,7 @@ fn a_spent_budget_is_what_each_client_stops_at() {
 fn on_a_socket_the_status_stands_in_the_message() {
     let message: Value = serde_json::from_str(&message(&sample(Reason::BudgetExhausted), &id())).unwrap();
     let seen = [&message["type"], &message["status"], &message["error"]["code"], &message["carboy"]["code"]];
-    assert_eq!(serde_json::json!(seen), serde_json::json!(["error", 429, "insufficient_quota", "budget_exhausted"]));
+    assert_eq!(serde_json::json!(seen), serde_json::json!(["error", 400, "insufficient_quota", "budget_exhausted"]));
 }
 
 #[test]

@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 
-use carboy_control::controller_client::Role;
-use carboy_core::budget::{CapKind, CapLine, LedgerSnapshot, MeterLine, Node};
+use carboy_control::controller_client::{Line, Role, spent_by};
+use carboy_control::summary::SpentOn;
+use carboy_core::budget::{CapKind, CapLine, LedgerSnapshot, MeterLine, Node, Scope};
 
 use super::{line, scope_of, snapshot};
 use crate::args::ShowArgs;
+use crate::controller::failed;
 use crate::environment::Environment;
 use crate::print;
 use crate::report::{self, Exit, Failure, Palette, Side, printable};
@@ -30,20 +32,24 @@ pub async fn show(args: &ShowArgs, environment: &Environment) -> Result<u8, Fail
     let mut line = line(environment, Role::Observer).await?;
     let whole = snapshot(&mut line).await?;
     let node = match &args.scope {
-        None => Some(&whole.host),
+        None => Some(whole.host.clone()),
         Some(text) => {
             let scope = scope_of(text, &whole, environment)?;
-            super::all(&whole.host).into_iter().find(|node| node.scope == scope)
+            let shown = super::all(&whole.host).into_iter().find(|node| node.scope == scope).cloned();
+            match shown {
+                Some(node) => Some(node),
+                None => past(&mut line, scope).await?,
+            }
         }
     };
     if args.json {
-        let text = serde_json::to_string(&node.map(|node| LedgerSnapshot { host: node.clone(), ..whole.clone() }));
+        let text = serde_json::to_string(&node.map(|host| LedgerSnapshot { host, ..whole }));
         return print(format!("{}\n", text.map_err(|e| Failure::new(Exit::Failed, &e))?).as_bytes());
     }
     if let Some(why) = &whole.failing {
         eprintln!("warning: nothing can be held just now: {why}");
     }
-    let Some(node) = node.filter(|node| !node.meters.is_empty() || !node.children.is_empty()) else {
+    let Some(node) = node.as_ref().filter(|node| !node.meters.is_empty() || !node.children.is_empty()) else {
         eprintln!("nothing was spent yet, and no cap is known of a run");
         return Ok(0);
     };
@@ -65,11 +71,22 @@ pub async fn show(args: &ShowArgs, environment: &Environment) -> Result<u8, Fail
     print(out.as_bytes())
 }
 
+/// A run that has ended is in no snapshot; what it spent stands in the ledger.
+async fn past(line: &mut Line, scope: Scope) -> Result<Option<Node>, Failure> {
+    let meters = spent_by(line, &scope).await.map_err(|e| failed(&e))?;
+    let node = Node { scope, live: false, meters, in_flight: Vec::new(), children: Vec::new() };
+    Ok(Some(node).filter(|node| !node.meters.is_empty()))
+}
+
 fn rows_of(node: &Node, depth: usize, now_ms: u64, rows: &mut Vec<Vec<String>>) {
     let name = printable(&node.scope.to_string());
     let lives = if node.live && node.children.is_empty() { " *" } else { "" };
     let mut label = format!("{}{name}{lives}", "  ".repeat(depth));
-    for meter in &node.meters {
+    // `--budget 2M` is a cap at each meter, and most runs use one: of a run the others are shown while none is used.
+    let is_used =
+        |meter: &&MeterLine| meter.requests > 0 || meter.held.raw.tokens_up() > 0 || meter.spent.raw.tokens_up() > 0;
+    let some_used = matches!(node.scope, Scope::Run(_)) && node.meters.iter().any(|meter| is_used(&meter));
+    for meter in node.meters.iter().filter(|meter| !some_used || is_used(meter)) {
         let caps: Vec<Option<&CapLine>> =
             if meter.caps.is_empty() { vec![None] } else { meter.caps.iter().map(Some).collect() };
         for cap in caps {
@@ -81,8 +98,7 @@ fn rows_of(node: &Node, depth: usize, now_ms: u64, rows: &mut Vec<Vec<String>>) 
     }
     let mut ended = 0;
     for child in &node.children {
-        let over =
-            !child.live && child.children.is_empty() && matches!(child.scope, carboy_core::budget::Scope::Run(_));
+        let over = !child.live && child.children.is_empty() && matches!(child.scope, Scope::Run(_));
         ended += usize::from(over);
         if !over || ended <= ENDED_RUNS_MAX {
             rows_of(child, depth + 1, now_ms, rows);
@@ -137,6 +153,26 @@ pub fn tokens(count: u64) -> String {
     format!("{text}{unit}")
 }
 
+/// What a run spent, for its summary: what counts against a budget, and what it is made of.
+pub fn spent(spent: &SpentOn) -> String {
+    let SpentOn { meter, requests, usage, weighted, estimated } = spent;
+    let kinds = [
+        (usage.input, "read"),
+        (usage.cache_write, "written to its cache"),
+        (usage.cache_read, "read from its cache"),
+        (usage.output, "written"),
+    ];
+    let kinds: Vec<String> = kinds
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, kind)| format!("{} {kind}", tokens(*count)))
+        .collect();
+    let made_of = if kinds.is_empty() { String::new() } else { format!(": {}", kinds.join(", ")) };
+    let estimated = if *estimated == 0 { String::new() } else { format!("; {} of them estimated", tokens(*estimated)) };
+    let many = if *requests == 1 { "request" } else { "requests" };
+    format!("{} spent at {meter} in {requests} {many}{made_of}{estimated}", tokens(*weighted))
+}
+
 /// What `ps` says of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
@@ -169,7 +205,7 @@ pub fn tokens_of(snapshot: &LedgerSnapshot, run: &str) -> Option<Tokens> {
 
 /// The nodes from the host to a run.
 fn path_to<'s>(node: &'s Node, run: &str) -> Option<Vec<&'s Node>> {
-    if matches!(&node.scope, carboy_core::budget::Scope::Run(id) if id == run) {
+    if matches!(&node.scope, Scope::Run(id) if id == run) {
         return Some(vec![node]);
     }
     let below = node.children.iter().find_map(|child| path_to(child, run))?;

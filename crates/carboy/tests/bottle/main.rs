@@ -23,6 +23,7 @@ mod hostile;
 mod http2;
 mod image;
 mod init;
+mod metered;
 mod ports;
 mod providers;
 mod run;
@@ -78,6 +79,7 @@ fn main() {
         terminal::cases(),
         tier2::cases(),
         tonight::cases(),
+        metered::cases(),
         trust::cases(),
         unattended::cases(),
         hostile::cases(),
