@@ -28,7 +28,7 @@ const HEAD: [(&str, Side); 8] = [
 /// Shows it.
 pub async fn show(args: &ShowArgs, environment: &Environment) -> Result<u8, Failure> {
     let mut line = line(environment, Role::Observer).await?;
-    let whole = snapshot(&mut line).await?;
+    let whole = snapshot(&mut line, environment).await?;
     let node = match &args.scope {
         None => Some(&whole.host),
         Some(text) => {
@@ -44,7 +44,7 @@ pub async fn show(args: &ShowArgs, environment: &Environment) -> Result<u8, Fail
         eprintln!("warning: nothing can be held just now: {why}");
     }
     let Some(node) = node.filter(|node| !node.meters.is_empty() || !node.children.is_empty()) else {
-        eprintln!("nothing was spent yet, and no cap is known of a run");
+        eprintln!("nothing was spent yet, and no file says a cap");
         return Ok(0);
     };
     let mut rows = Vec::new();
