@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use carboy_core::address::is_public;
-use carboy_core::budget::Shutdown;
+use carboy_core::budget::{Shutdown, Usage};
 use carboy_core::host::Host;
-use carboy_core::ids::RefusalId;
+use carboy_core::ids::{MeterName, RefusalId};
 use carboy_core::verdict::Reason;
 use carboy_egress::GatewayStats;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,9 @@ pub struct Summary {
     pub bytes_out: u64,
     /// Bytes of answers that came in.
     pub bytes_in: u64,
+    /// What it spent, by meter, with every time it was resumed; empty where nothing was metered or the controller was away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spent: Vec<SpentOn>,
     /// What was refused and what failed, grouped, most frequent first.
     pub refusals: Vec<Refused>,
     /// WebSocket attempts at a model's interface that were answered with 426; none of the refusals.
@@ -77,6 +80,21 @@ impl Summary {
             Some(_) | None => own,
         }
     }
+}
+
+/// What a run spent on one meter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpentOn {
+    /// What is metered.
+    pub meter: MeterName,
+    /// Tokens, weighed as they are priced.
+    pub weighted: u64,
+    /// Tokens, each as one.
+    pub raw: u64,
+    /// So many of those were not reported by the provider.
+    pub estimated: u64,
+    /// By kind, as far as it is known.
+    pub usage: Usage,
 }
 
 /// Something that was done to a run from outside.
@@ -291,6 +309,7 @@ mod tests {
             requests: 0,
             bytes_out: 0,
             bytes_in: 0,
+            spent: vec![],
             refusals: vec![],
             web_sockets: 0,
             findings: vec![],

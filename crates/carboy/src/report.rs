@@ -7,8 +7,9 @@ use std::io::IsTerminal;
 
 use carboy_control::ports::PortReport;
 use carboy_control::propose::Proposed;
-use carboy_control::summary::{Action, Ended, Summary};
+use carboy_control::summary::{Action, Ended, SpentOn, Summary};
 use carboy_core::audit::Entry;
+use carboy_core::budget::Usage;
 use carboy_core::ports::Clock;
 use carboy_core::verdict::Reason;
 
@@ -216,6 +217,25 @@ fn what(entry: &Entry) -> String {
         }
         (None, None) => format!("{action} {}", entry.text("run").unwrap_or("")).trim_end().to_owned(),
     }
+}
+
+/// What a run spent on one meter, as a line of its summary.
+pub fn spent(spent: &SpentOn) -> String {
+    let count = crate::budget::tokens;
+    let Usage { input, cache_write, cache_read, output } = spent.usage;
+    let estimated = match spent.estimated {
+        0 => String::new(),
+        some => format!("; {} of them estimated", count(some)),
+    };
+    format!(
+        "{} for {} as they are priced: {} read, {} written to the cache, {} from it, {} written{estimated}",
+        count(spent.weighted),
+        spent.meter,
+        count(input),
+        count(cache_write),
+        count(cache_read),
+        count(output)
+    )
 }
 
 /// What was done to a run from outside, and how it goes on, as lines of its summary.

@@ -388,6 +388,9 @@ pub fn render(summary: &Summary, palette: Palette) -> String {
         report::bytes(summary.bytes_out),
         report::bytes(summary.bytes_in)
     );
+    for spent in &summary.spent {
+        let _ = writeln!(out, "  tokens     {}", report::spent(spent));
+    }
     out.push_str(&report::enforced(summary, palette));
     let of_kind = |kind| summary.refusals.iter().filter(move |refused| refused.kind == kind);
     for refused in of_kind(RefusedKind::Refused).chain(of_kind(RefusedKind::Failed)) {

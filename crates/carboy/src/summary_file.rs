@@ -100,6 +100,7 @@ mod tests {
             requests: 0,
             bytes_out: 0,
             bytes_in: 0,
+            spent: vec![],
             refusals: vec![],
             web_sockets: 0,
             findings: vec![],

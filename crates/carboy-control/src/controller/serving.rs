@@ -232,7 +232,6 @@ pub async fn run(
     if let Some(address) = metrics {
         let listener = tokio::net::TcpListener::bind(address);
         let listener = listener.await.map_err(|source| ServeError::Port { address, source })?;
-        journal.say(&format!("metrics are at http://{address}/metrics"));
         tasks.spawn(metrics::serve(listener, serving.clone()));
     }
     let idling = serving.clone();
@@ -243,6 +242,9 @@ pub async fn run(
         socket.display(),
         std::process::id()
     ));
+    if let Some(address) = metrics {
+        journal.say(&format!("metrics are at http://{address}/metrics"));
+    }
     ready();
     let accepting = accept(&serving, listener);
     tokio::select! {

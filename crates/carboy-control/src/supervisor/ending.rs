@@ -95,6 +95,7 @@ impl Running {
             requests: stats.requests,
             bytes_out: stats.bytes_out,
             bytes_in: stats.bytes_in,
+            spent: if stats.requests > 0 { self.kept.spent(&self.shared.record.run).await } else { Vec::new() },
             refusals: Refused::of(&stats),
             web_sockets: stats.web_sockets,
             findings: stats.findings.into_iter().map(|(rule, count)| Found { rule, count }).collect(),

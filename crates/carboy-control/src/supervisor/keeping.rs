@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_core::audit::{hex, sha256};
-use carboy_core::budget::BudgetSet;
+use carboy_core::budget::{BudgetSet, Scope};
 use carboy_core::host::HostPattern;
 use carboy_core::ids::{MeterName, RunId};
 use carboy_core::ports::Ledger;
 use carboy_manifest::Effective;
-use carboy_store::controller::protocol::Supervised;
-use carboy_store::controller::{Client, ClientEvents, Reach};
-use carboy_store::ledger::{Engine, MemoryStore, Owner};
+use carboy_store::controller::protocol::{Call, Role, Supervised};
+use carboy_store::controller::{Client, ClientEvents, Line, Reach};
+use carboy_store::ledger::{Engine, MemoryStore, Owner, UsageQuery, UsageRow};
 use carboy_wire::endpoint::meter_of;
 use carboy_wire::format::WireFormat;
 use tokio::sync::watch;
@@ -21,11 +21,14 @@ use tokio::sync::watch;
 use super::{RunError, RunRequest};
 use crate::clock::SystemClock;
 use crate::controller::Starter;
+use crate::summary::SpentOn;
 
 /// How long an older controller may take to make room for this program's own.
 const RENEW_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long endings may take to be told when a run ends.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How long what was spent may take to be told.
+const SPENT_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Until changed budgets that could not be told are told again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// What is metered without a name of its own.
@@ -43,6 +46,7 @@ pub enum Keeping {
 
 /// A run's ledger.
 pub(super) struct Kept {
+    starter: Option<Arc<Starter>>,
     client: Option<Arc<Client>>,
     ledger: Arc<dyn Ledger>,
 }
@@ -56,8 +60,8 @@ impl Kept {
                 let starter = Arc::new(Starter::new(&request.home, request.lookup.clone())?);
                 // An older one that stays is spoken to one version back, or says what to do.
                 let _ = tokio::time::timeout(RENEW_WAIT_MAX, starter.renew()).await;
-                let (client, events) = Client::open(starter as Arc<dyn Reach>, supervised);
-                Ok((Kept { ledger: client.clone(), client: Some(client) }, Some(events)))
+                let (client, events) = Client::open(starter.clone() as Arc<dyn Reach>, supervised);
+                Ok((Kept { ledger: client.clone(), client: Some(client), starter: Some(starter) }, Some(events)))
             }
             Keeping::InProcess => {
                 let failed = |why: String| RunError::Ledger(why);
@@ -74,7 +78,7 @@ impl Kept {
                 };
                 let hello = engine.hello(owner, supervised.budgets, supervised.meters).await;
                 hello.map_err(|e| failed(e.to_string()))?;
-                Ok((Kept { ledger: engine.ledger(1), client: None }, None))
+                Ok((Kept { ledger: engine.ledger(1), client: None, starter: None }, None))
             }
         }
     }
@@ -106,6 +110,20 @@ impl Kept {
         }))
     }
 
+    /// What the run spent, for its summary; nothing where the controller does not say so soon.
+    pub(super) async fn spent(&self, run: &str) -> Vec<SpentOn> {
+        let Some(starter) = &self.starter else { return Vec::new() };
+        let rows = tokio::time::timeout(SPENT_WAIT_MAX, asked(starter, run)).await.ok().flatten().unwrap_or_default();
+        let spent = |row: UsageRow| SpentOn {
+            meter: row.meter,
+            weighted: row.charged.weighted.tokens_up(),
+            raw: row.charged.raw.tokens_up(),
+            estimated: row.estimated.raw.tokens_up(),
+            usage: row.usage,
+        };
+        rows.into_iter().map(spent).collect()
+    }
+
     /// Waits, so long as is fair, until every ending was told; how many were not. They are charged in full.
     pub(super) async fn drained(&self) -> usize {
         match &self.client {
@@ -113,6 +131,13 @@ impl Kept {
             None => 0,
         }
     }
+}
+
+/// What a run spent, as the controller that is there says.
+async fn asked(starter: &Starter, run: &str) -> Option<Vec<UsageRow>> {
+    let mut line = Line::open(starter.socket(), Starter::version(), Role::Observer).await.ok()?;
+    let query = UsageQuery { scope: Some(Scope::Run(run.to_owned())), ..UsageQuery::default() };
+    serde_json::from_str(&line.text(Call::Usage(query)).await.ok()?).ok()
 }
 
 /// What the controller is told of a run.

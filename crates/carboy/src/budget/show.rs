@@ -73,7 +73,7 @@ fn rows_of(node: &Node, depth: usize, now_ms: u64, rows: &mut Vec<Vec<String>>) 
         let caps: Vec<Option<&CapLine>> =
             if meter.caps.is_empty() { vec![None] } else { meter.caps.iter().map(Some).collect() };
         for cap in caps {
-            rows.push(row(std::mem::take(&mut label), meter, cap, now_ms));
+            push(rows, row(std::mem::take(&mut label), meter, cap, now_ms));
         }
     }
     if node.meters.is_empty() {
@@ -87,6 +87,16 @@ fn rows_of(node: &Node, depth: usize, now_ms: u64, rows: &mut Vec<Vec<String>>) 
         if !over || ended <= ENDED_RUNS_MAX {
             rows_of(child, depth + 1, now_ms, rows);
         }
+    }
+}
+
+/// Meters of one scope that nobody has used, and that may spend the same, are one row.
+fn push(rows: &mut Vec<Vec<String>>, row: Vec<String>) {
+    match rows.last_mut() {
+        Some(last) if row[0].is_empty() && row[2] == "0" && last[2..] == row[2..] => {
+            last[1] = format!("{}, {}", last[1], row[1]);
+        }
+        _ => rows.push(row),
     }
 }
 

@@ -23,6 +23,7 @@ mod hostile;
 mod http2;
 mod image;
 mod init;
+mod overspend;
 mod ports;
 mod providers;
 mod run;
@@ -84,6 +85,7 @@ fn main() {
         runs::cases(),
         seeing::cases(),
         stopping::cases(),
+        overspend::cases(),
         ports::cases(),
         providers::cases(),
         uninstall::cases(),
