@@ -260,9 +260,13 @@ fn check(world: &World, oracle: &Oracle, seed: u64) {
         println!("{seen}");
     }
     for limit in &oracle.limits {
-        let sum = sums.get(&limit.name).copied().unwrap_or_default();
+        // A repository's agent has a longer name; nobody else is in its bottle.
+        let scope = if limit.name == "agent:scout" { "bottle:repo" } else { &limit.name };
+        let sum = sums[scope];
         let charged = if limit.counts == Counts::Weighted { sum.weighted } else { sum.raw };
         assert!(charged <= limit.allowed_milli(), "seed {seed}: {}: {sum:?}", limit.name);
+        let is_used = limit.name != "bottle:base" && scope != "bottle:repo" || charged * 2 >= limit.cap_milli();
+        assert!(is_used, "seed {seed}: next to nothing of {} was used: {sum:?}", limit.name);
         println!("{}: at most {} of {} milli-tokens billed", limit.name, limit.peak_milli(), limit.allowed_milli());
     }
     // Its clients read every answer to its end: what is estimated there is what was under way when it was killed.
