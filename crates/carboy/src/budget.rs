@@ -67,6 +67,10 @@ async fn snapshot(line: &mut Line, environment: &Environment) -> Result<LedgerSn
             foreseen.left_out
         );
     }
+    foresee(line, foreseen).await
+}
+
+async fn foresee(line: &mut Line, foreseen: foreseen::Foreseen) -> Result<LedgerSnapshot, Failure> {
     let text = line.text(Call::Foreseen(foreseen.sets)).await.map_err(|e| failed(&e))?;
     serde_json::from_str(&text).map_err(|e| Failure::new(Exit::Failed, &e))
 }
@@ -128,7 +132,8 @@ async fn set(args: &SetArgs, environment: &Environment) -> Result<u8, Failure> {
     let code = changed(args.json, &changes, |key, count| {
         format!("the {} of {scope} for {} is {} tokens", word(kind), key.meter, tokens(count))
     })?;
-    if is_replaced(&self::snapshot(&mut line, environment).await?, &changes) {
+    let after = foresee(&mut line, foreseen::foreseen(environment)).await?;
+    if is_replaced(&after, &changes) {
         eprintln!("note: nearer budgets govern in its place, and it binds nobody; with `--ceiling` it always binds");
     }
     Ok(code)

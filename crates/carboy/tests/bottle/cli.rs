@@ -442,5 +442,7 @@ fn first_bottle(person: Person) {
     );
     assert!(at_home(&["stop", "work"]).output().unwrap().status.success());
     assert_eq!(child.wait().unwrap().code(), Some(143));
+    // The controller that the run has started would stay for the next one.
+    assert!(at_home(&["controller", "stop", "--force"]).output().unwrap().status.success());
     assert_eq!(std::fs::read_dir(world.dir.join("runtime/carboy")).unwrap().count(), 0);
 }

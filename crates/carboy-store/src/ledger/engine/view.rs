@@ -193,7 +193,9 @@ impl Desk {
         let brought: BTreeSet<_> =
             caps.iter().flat_map(|(meter, lines)| lines.iter().map(|line| (meter.clone(), line.kind))).collect();
         for set in foreseen.iter().filter(|set| set.chain.contains(scope)) {
-            for meter in set.caps.keys() {
+            // An operator's cap binds where the files say nothing, too.
+            let set_by_hand = self.edits.caps().map(|(key, _)| &key.meter);
+            for meter in set.caps.keys().chain(set_by_hand).collect::<BTreeSet<_>>() {
                 let binding = self.edits.binding(set, meter, now_ms);
                 let own = |cap: &&Cap| cap.scope == *scope && !brought.contains(&(meter.clone(), cap.kind));
                 for cap in self.edits.all(set, meter, now_ms).iter().filter(own) {
