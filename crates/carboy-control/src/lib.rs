@@ -47,7 +47,7 @@ pub mod log {
 /// Speaking to the controller.
 pub mod controller_client {
     pub use carboy_store::controller::protocol::{Answer, Call, Role, Status};
-    pub use carboy_store::controller::{Line, LineError};
+    pub use carboy_store::controller::{FRAME_BYTES_MAX as CALL_BYTES_MAX, Line, LineError};
 
     pub use crate::controller::spent_by;
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use carboy_core::budget::{self, Amount, Binding, BudgetSet, CapKey, CapKind, CapLine, LedgerSnapshot, Terms, Window};
+use carboy_core::budget::{Binding, BudgetSet, CapKind, CapLine, LedgerSnapshot, Terms};
 use carboy_core::ids::{BottleName, RunId};
 use carboy_core::ports::Clock;
 use carboy_manifest::Provider;
@@ -225,13 +225,15 @@ pub(crate) async fn has_room(controller: &Starter, before: &Resumable, budgets: 
 pub(crate) async fn spent_cap(controller: &Starter, why: &str, budgets: Option<&BudgetSet>) -> Option<Spent> {
     let look = async {
         let mut line = controller.line(Role::Observer).await.ok()?;
-        line.text(Call::Snapshot).await.ok()
+        // Of a window that ends only the controller knows how much of the whole counts.
+        let call = budgets.map_or(Call::Snapshot, |budgets| Call::Foreseen(vec![budgets.clone()]));
+        line.text(call).await.ok()
     };
     let text = tokio::time::timeout(LOOK_WAIT_MAX, look).await.ok()??;
-    still_spent(&serde_json::from_str(&text).ok()?, why, budgets)
+    still_spent(&serde_json::from_str(&text).ok()?, why)
 }
 
-fn still_spent(snapshot: &LedgerSnapshot, why: &str, budgets: Option<&BudgetSet>) -> Option<Spent> {
+fn still_spent(snapshot: &LedgerSnapshot, why: &str) -> Option<Spent> {
     let mut nodes = vec![&snapshot.host];
     let mut found = Vec::new();
     while let Some(node) = nodes.pop() {
@@ -240,17 +242,6 @@ fn still_spent(snapshot: &LedgerSnapshot, why: &str, budgets: Option<&BudgetSet>
             for CapLine { kind, standing, until_ms, .. } in &line.caps {
                 let (scope, meter) = (node.scope.clone(), line.meter.clone());
                 found.push(Binding { scope, meter, kind: *kind, standing: *standing, until_ms: *until_ms });
-            }
-            // Of a window that ends only the controller knows how much of the whole counts.
-            let caps = budgets.and_then(|budgets| budgets.caps.get(&line.meter)).into_iter().flatten();
-            for cap in caps.filter(|cap| cap.scope == node.scope && cap.window == Window::Lifetime) {
-                let (spent, held) = (line.spent.by(cap.count), Amount::default());
-                let key = CapKey { scope: cap.scope.clone(), meter: line.meter.clone(), kind: cap.kind };
-                let given = snapshot.given.iter().find(|given| given.key == key).map_or(held, |given| given.amount);
-                let amount = cap.amount.plus(given).unwrap_or(cap.amount);
-                let standing = budget::Standing { cap: amount, spent, held, count: cap.count };
-                let (scope, meter) = (cap.scope.clone(), line.meter.clone());
-                found.push(Binding { scope, meter, kind: cap.kind, standing, until_ms: None });
             }
         }
     }
@@ -394,7 +385,7 @@ mod tests {
             .unwrap()
         };
         let why = "budget of run:r-1 for anthropic: 1 of 1 tokens spent, 0 held";
-        let spent = still_spent(&snapshot(5_000_000, 4_999_000), why, None).unwrap();
+        let spent = still_spent(&snapshot(5_000_000, 4_999_000), why).unwrap();
         assert!(spent.what.starts_with("budget of run:r-1 for anthropic: "), "{spent}");
         assert!(
             spent
@@ -402,26 +393,9 @@ mod tests {
                 .ends_with("still; `carboy budget top-up run:r-1 anthropic=AMOUNT` makes room, then resume it"),
             "{spent}"
         );
-        assert_eq!(still_spent(&snapshot(9_000_000, 5_000_000), why, None), None, "there is room again");
-        // Of a run that is frozen only its files know the cap, and what was given on top of that counts.
-        let mut alone = snapshot(5_000_000, 5_000_000);
-        alone.host.children[0].meters[0].caps.clear();
-        alone.host.children[0].meters[0].spent.weighted = Amount::milli(5_000_000);
-        let cap = budget::Cap {
-            scope: budget::Scope::Run("r-1".into()),
-            kind: CapKind::Budget,
-            amount: Amount::milli(5_000_000),
-            count: budget::Count::Weighted,
-            window: Window::Lifetime,
-        };
-        let key =
-            CapKey { scope: cap.scope.clone(), meter: alone.host.children[0].meters[0].meter.clone(), kind: cap.kind };
-        let files = BudgetSet { caps: [(key.meter.clone(), vec![cap])].into(), ..BudgetSet::default() };
-        assert!(still_spent(&alone, why, Some(&files)).is_some());
-        alone.given = vec![budget::Given { key, amount: Amount::milli(4_000_000) }];
-        assert_eq!(still_spent(&alone, why, Some(&files)), None, "it was topped up");
+        assert_eq!(still_spent(&snapshot(9_000_000, 5_000_000), why), None, "there is room again");
         let other = "budget of run:r-1 for openai: 1 of 1 tokens spent, 0 held";
-        assert_eq!(still_spent(&snapshot(5_000_000, 5_000_000), other, None), None, "another cap");
+        assert_eq!(still_spent(&snapshot(5_000_000, 5_000_000), other), None, "another cap");
     }
 
     #[test]

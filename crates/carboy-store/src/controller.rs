@@ -16,4 +16,5 @@ pub mod protocol;
 
 pub use client::{AWAY_WAIT_MAX, CALLS_MAX, Client, ENDINGS_MAX, HEARTBEAT_EVERY, Reach};
 pub use events::{ClientEvents, EVENTS_MAX};
+pub use frame::FRAME_BYTES_MAX;
 pub use line::{Line, LineError};

@@ -87,9 +87,18 @@ pub async fn run(args: &RunArgs, arguments: Vec<OsString>, environment: &Environ
         eprintln!("  look in    carboy attach {}", record.run);
         eprintln!("  what it did, what it printed    carboy logs {0}, carboy logs --output {0}", record.run);
         eprintln!("  its end    carboy wait {0}, carboy stop {0}", record.run);
-        return print(format!("{}\n", record.run).as_bytes());
+        return say(&record, args.record_json);
     }
     watching::own_run(&record, args, environment)
+}
+
+/// Its id, or all that is known of it, on standard output.
+pub fn say(record: &RunRecord, json: bool) -> Result<u8, Failure> {
+    let text = match json {
+        true => serde_json::to_string(record).map_err(|e| Failure::new(Exit::Failed, &e))?,
+        false => record.run.clone(),
+    };
+    print(format!("{text}\n").as_bytes())
 }
 
 /// The second process, from its order to the end of the run.

@@ -292,6 +292,10 @@ pub struct RunArgs {
     /// The task as it was read, when the run is started again
     #[arg(skip)]
     pub task_text: Option<String>,
+    /// Its record is printed, and not its id alone, when it was started apart
+    #[arg(skip)]
+    #[serde(skip)]
+    pub record_json: bool,
     /// The run that is started again
     #[arg(skip)]
     #[serde(skip)]

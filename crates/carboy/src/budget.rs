@@ -2,6 +2,7 @@
 //!
 //! *Must never* take a name for a scope that it may not be: a cap under a misspelt name looks like one and binds nobody.
 
+mod foreseen;
 mod show;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use crate::args::{BudgetCommand, SetArgs, TopUpArgs, UnsetArgs};
 use crate::controller::failed;
 use crate::environment::Environment;
 use crate::report::{Exit, Failure};
-use crate::runtime;
+use crate::{print, runtime};
 
 pub use show::{Tokens, spent, tokens, tokens_of};
 
@@ -55,9 +56,44 @@ async fn line(environment: &Environment, role: Role) -> Result<Line, Failure> {
     })
 }
 
-async fn snapshot(line: &mut Line) -> Result<LedgerSnapshot, Failure> {
-    let text = line.text(Call::Snapshot).await.map_err(|e| failed(&e))?;
+/// How everything stands, the caps among it that files say and no run has brought yet.
+async fn snapshot(line: &mut Line, environment: &Environment) -> Result<LedgerSnapshot, Failure> {
+    let foreseen = foreseen::foreseen(environment);
+    for name in &foreseen.invalid {
+        eprintln!("warning: {name} is not valid, and what its file says is left out; `carboy check` says why");
+    }
+    if foreseen.left_out > 0 {
+        eprintln!(
+            "warning: the caps of {} more files are left out; `carboy check` shows those of one",
+            foreseen.left_out
+        );
+    }
+    foresee(line, foreseen).await
+}
+
+async fn foresee(line: &mut Line, foreseen: foreseen::Foreseen) -> Result<LedgerSnapshot, Failure> {
+    let text = line.text(Call::Foreseen(foreseen.sets)).await.map_err(|e| failed(&e))?;
     serde_json::from_str(&text).map_err(|e| Failure::new(Exit::Failed, &e))
+}
+
+/// Says what was changed: to a person, and as JSON to a program.
+fn changed(
+    json: bool,
+    changes: &[(CapKey, Option<Amount>)],
+    words: impl Fn(&CapKey, u64) -> String,
+) -> Result<u8, Failure> {
+    for (key, amount) in changes {
+        eprintln!("{}", words(key, amount.map_or(0, Amount::tokens_down)));
+    }
+    if json {
+        let row = |(key, amount): &(CapKey, Option<Amount>)| {
+            let tokens = amount.map(Amount::tokens_down);
+            serde_json::json!({"scope": key.scope.to_string(), "meter": key.meter, "kind": key.kind, "tokens": tokens})
+        };
+        let rows: Vec<serde_json::Value> = changes.iter().map(row).collect();
+        return print(format!("{}\n", serde_json::Value::Array(rows)).as_bytes());
+    }
+    Ok(0)
 }
 
 fn kind(ceiling: bool) -> CapKind {
@@ -84,35 +120,58 @@ async fn done(line: &mut Line, call: Call) -> Result<Answer, Failure> {
 async fn set(args: &SetArgs, environment: &Environment) -> Result<u8, Failure> {
     let amounts = amounts(&args.amount)?;
     let mut line = line(environment, Role::Operator).await?;
-    let snapshot = snapshot(&mut line).await?;
+    let snapshot = snapshot(&mut line, environment).await?;
     let scope = scope_of(&args.scope, &snapshot, environment)?;
     let kind = kind(args.ceiling);
+    let mut changes = Vec::new();
     for (meter, amount) in amounts {
-        let key = CapKey { scope: scope.clone(), meter: meter.clone(), kind };
+        let key = CapKey { scope: scope.clone(), meter, kind };
         let edit = CapEdit { amount, count: args.count.map(Into::into), window: args.window.clone() };
-        done(&mut line, Call::SetCap(key, edit)).await?;
-        eprintln!("the {} of {scope} for {meter} is {} tokens", word(kind), tokens(amount.tokens_down()));
+        done(&mut line, Call::SetCap(key.clone(), edit)).await?;
+        changes.push((key, Some(amount)));
     }
-    Ok(0)
+    let code = changed(args.json, &changes, |key, count| {
+        format!("the {} of {scope} for {} is {} tokens", word(kind), key.meter, tokens(count))
+    })?;
+    let after = foresee(&mut line, foreseen::foreseen(environment)).await?;
+    if is_replaced(&after, &changes) {
+        eprintln!("note: nearer budgets govern in its place, and it binds nobody; with `--ceiling` it always binds");
+    }
+    Ok(code)
+}
+
+/// Whether a nearer budget stands in the place of all that was changed.
+fn is_replaced(snapshot: &LedgerSnapshot, changes: &[(CapKey, Option<Amount>)]) -> bool {
+    let nodes = all(&snapshot.host);
+    !changes.is_empty()
+        && changes.iter().all(|(key, _)| {
+            let lines = nodes.iter().filter(|node| node.scope == key.scope).flat_map(|node| &node.meters);
+            let mut caps = lines
+                .filter(|line| line.meter == key.meter)
+                .flat_map(|line| &line.caps)
+                .filter(|cap| cap.kind == key.kind);
+            caps.next().is_some_and(|first| first.replaced) && caps.all(|cap| cap.replaced)
+        })
 }
 
 async fn unset(args: &UnsetArgs, environment: &Environment) -> Result<u8, Failure> {
     let mut line = line(environment, Role::Operator).await?;
-    let snapshot = snapshot(&mut line).await?;
+    let snapshot = snapshot(&mut line, environment).await?;
     let scope = scope_of(&args.scope, &snapshot, environment)?;
     let kind = kind(args.ceiling);
     let each = || METERS.iter().filter_map(|name| MeterName::parse(name).ok());
     let meters: Vec<MeterName> = args.meter.clone().map_or_else(|| each().collect(), |meter| vec![meter]);
-    let mut any = false;
+    let mut changes = Vec::new();
     for meter in meters {
-        let key = CapKey { scope: scope.clone(), meter: meter.clone(), kind };
-        if let Answer::Unset(true) = done(&mut line, Call::UnsetCap(key)).await? {
-            any = true;
-            eprintln!("the {} of {scope} for {meter} is what its files say", word(kind));
+        let key = CapKey { scope: scope.clone(), meter, kind };
+        if let Answer::Unset(true) = done(&mut line, Call::UnsetCap(key.clone())).await? {
+            changes.push((key, None));
         }
     }
-    if any {
-        return Ok(0);
+    if !changes.is_empty() {
+        return changed(args.json, &changes, |key, _| {
+            format!("the {} of {scope} for {} is what its files say", word(kind), key.meter)
+        });
     }
     let message = format!("no {} of {scope} was set over its files", word(kind));
     Err(Failure::words(Exit::Found, message)
@@ -122,18 +181,10 @@ async fn unset(args: &UnsetArgs, environment: &Environment) -> Result<u8, Failur
 async fn top_up(args: &TopUpArgs, environment: &Environment) -> Result<u8, Failure> {
     let amounts = amounts(&args.amount)?;
     let mut line = line(environment, Role::Operator).await?;
-    let snapshot = snapshot(&mut line).await?;
+    let snapshot = snapshot(&mut line, environment).await?;
     let scope = scope_of(&args.scope, &snapshot, environment)?;
     let kind = kind(args.ceiling);
-    let mut capped = capped(&snapshot.host, &scope, kind);
-    // The controller knows the caps of those that live; most are topped up when nothing does.
-    capped.extend(capped_by_files(&scope, kind, environment).into_iter().chain(capped_of_waiting(
-        &scope,
-        kind,
-        environment,
-    )));
-    capped.sort();
-    capped.dedup();
+    let capped = capped(&snapshot.host, &scope, kind);
     let nothing = |which: &str| {
         let message = format!("{scope} has no {} for {which} that could be topped up", word(kind));
         Failure::words(Exit::Found, message).hint(format!("`carboy budget set {scope} {}` sets one", args.amount))
@@ -154,9 +205,16 @@ async fn top_up(args: &TopUpArgs, environment: &Environment) -> Result<u8, Failu
     if !capped.contains(&meter) {
         return Err(nothing(meter.as_str()));
     }
-    done(&mut line, Call::TopUp(CapKey { scope: scope.clone(), meter: meter.clone(), kind }, amount)).await?;
-    eprintln!("{} tokens more for {scope} and {meter}, in its present window", tokens(amount.tokens_down()));
-    Ok(0)
+    if amount == Amount::ZERO {
+        return Err(
+            Failure::words(Exit::Usage, "a top-up of nothing changes nothing").hint("write 500k, 2M, 1_000_000")
+        );
+    }
+    let key = CapKey { scope: scope.clone(), meter, kind };
+    done(&mut line, Call::TopUp(key.clone(), amount)).await?;
+    changed(args.json, &[(key, Some(amount))], |key, count| {
+        format!("{} tokens more for {scope} and {}, in its present window", tokens(count), key.meter)
+    })
 }
 
 /// The meters for which a scope has a cap of this kind.
@@ -168,40 +226,6 @@ fn capped(host: &Node, scope: &Scope, kind: CapKind) -> Vec<MeterName> {
     meters.sort();
     meters.dedup();
     meters
-}
-
-/// The meters for which the files have a cap of this kind for a scope. Files that are broken have none: `carboy check` says why.
-fn capped_by_files(scope: &Scope, kind: CapKind, environment: &Environment) -> Vec<MeterName> {
-    let (agent, bottles) = match scope {
-        Scope::Bottle(name) => (None, vec![name.clone()]),
-        Scope::Agent(name) => (Some(name.clone()), Vec::new()),
-        // Any bottle has the host's settings over it.
-        Scope::Host => (None, stems(environment, "bottles").into_iter().take(1).collect()),
-        Scope::Run(_) => return Vec::new(),
-    };
-    let request = Request { agent, bottles, places: environment.places.clone() };
-    let Some(effective) = carboy_manifest::check(&DiskFiles, &request).effective else { return Vec::new() };
-    let of_scope = effective.budgets.caps.into_iter().filter(|cap| cap.scope == scope.to_string() && cap.kind == kind);
-    of_scope.flat_map(|cap| cap.meters).collect()
-}
-
-/// The meters whose cap of this kind stopped a run that waits to go on: `--budget` stands in no file.
-fn capped_of_waiting(scope: &Scope, kind: CapKind, environment: &Environment) -> Vec<MeterName> {
-    let waiting = resume::waiting(&environment.home).into_iter().map(registry::Answer::from);
-    let whys: Vec<String> = waiting.filter_map(|run| run.why).collect();
-    let stopped = |meter: &MeterName| {
-        let words = format!("{} of {scope} for {meter}:", word(kind));
-        whys.iter().any(|why| why.contains(&words))
-    };
-    METERS.iter().filter_map(|name| MeterName::parse(name).ok()).filter(stopped).collect()
-}
-
-/// The names of files in a directory of the home.
-fn stems(environment: &Environment, dir: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(environment.home.root().join(dir)).into_iter().flatten().flatten();
-    let markdown = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "md");
-    let files = entries.map(|entry| entry.path()).filter(markdown);
-    files.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect()
 }
 
 /// Every node, the host first.
@@ -250,22 +274,59 @@ fn alone(text: &str, known: &[Scope]) -> Result<Scope, Failure> {
 }
 
 fn nobody(text: &str, known: &[Scope]) -> Failure {
-    let names: Vec<String> = known.iter().take(NAMES_MAX).map(ToString::to_string).collect();
+    // What lasts comes first: there is no end to runs.
+    let names: Vec<String> = known.iter().rev().take(NAMES_MAX).map(ToString::to_string).collect();
     let message = format!("nothing is called `{}`", text.escape_default());
-    Failure::words(Exit::Found, message).hint(format!("there are {}", names.join(", ")))
+    let alone = |name: &str| name.split_once(':').map_or(name.to_owned(), |(_, name)| name.to_owned());
+    let meant = known.iter().rev().map(ToString::to_string).find(|name| near(name, text) || near(&alone(name), text));
+    let meant = meant.map(|name| format!("did you mean `{name}`? ")).unwrap_or_default();
+    let more = if known.len() > NAMES_MAX { ", …" } else { "" };
+    Failure::words(Exit::Found, message).hint(format!("{meant}there are {}{more}", names.join(", ")))
+}
+
+/// One slip apart: a letter that is another, missing or too many, two that changed places, or capitals.
+fn near(name: &str, typed: &str) -> bool {
+    let (a, b) = (name.to_lowercase(), typed.to_lowercase());
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let front = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    let (a, b) = (&a[front..], &b[front..]);
+    let back = a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count();
+    let (a, b) = (&a[..a.len() - back], &b[..b.len() - back]);
+    (a.len() <= 1 && b.len() <= 1) || (a.len() == 2 && b.len() == 2 && a[0] == b[1] && a[1] == b[0])
 }
 
 /// Every scope that there is: what was spent, files, and runs.
 fn known(snapshot: &LedgerSnapshot, environment: &Environment) -> Vec<Scope> {
     let mut known: Vec<Scope> = all(&snapshot.host).into_iter().map(|node| node.scope.clone()).collect();
-    known.extend(stems(environment, "bottles").into_iter().map(Scope::Bottle));
-    known.extend(stems(environment, "agents").into_iter().map(Scope::Agent));
+    known.extend(of_home(environment));
+    known.sort();
+    known.dedup();
+    known
+}
+
+/// Every scope of which this home has a file.
+fn of_home(environment: &Environment) -> Vec<Scope> {
+    let mut known = vec![Scope::Host];
+    let stems = |dir: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(environment.home.root().join(dir)).into_iter().flatten().flatten();
+        let markdown = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "md");
+        let files = entries.map(|entry| entry.path()).filter(markdown);
+        files.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect()
+    };
+    known.extend(stems("bottles").into_iter().map(Scope::Bottle));
+    known.extend(stems("agents").into_iter().map(Scope::Agent));
     let live = registry::live_runs(&environment.home).unwrap_or_default();
     known.extend(live.into_iter().map(|run| Scope::Run(run.record.run)));
     known.extend(runs::past(&environment.home).into_iter().map(|past| Scope::Run(past.record.run)));
     known.sort();
     known.dedup();
     known
+}
+
+/// What may stand for a scope, for a shell to complete: without asking the controller, which a key that is pressed must not
+/// start.
+pub fn scope_names(environment: &Environment) -> Vec<String> {
+    of_home(environment).iter().map(ToString::to_string).collect()
 }
 
 /// How runs stand, for `ps`: nothing where no controller answers.

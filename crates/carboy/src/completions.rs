@@ -13,7 +13,7 @@ use clap_complete::{generate, shells};
 use crate::args::{self, NameKind, Shell};
 use crate::environment::Environment;
 use crate::report::{Exit, Failure};
-use crate::{print, resume};
+use crate::{budget, print, resume};
 
 /// Most names that are offered.
 const NAMES_MAX: usize = 1_000;
@@ -42,6 +42,7 @@ _carboy_values() {
             "attach "*|"stop "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=living ;;
             "resume "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=stopped ;;
             "exec "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=living || files=yes ;;
+            "budget "*) [[ ${COMP_CWORD} -eq 3 ]] && kind=scopes ;;
             "wait "*) kind=runs ;;
             "logs "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=runs ;;
         esac
@@ -68,6 +69,7 @@ complete -c carboy -n "__fish_carboy_using_subcommand run check" -f -a "(carboy 
 complete -c carboy -n "__fish_carboy_using_subcommand attach exec stop" -f -a "(carboy names living)"
 complete -c carboy -n "__fish_carboy_using_subcommand resume" -f -a "(carboy names stopped)"
 complete -c carboy -n "__fish_carboy_using_subcommand wait logs" -f -a "(carboy names runs)"
+complete -c carboy -n "__fish_carboy_using_subcommand budget; and __fish_seen_subcommand_from show set unset top-up" -f -a "(carboy names scopes)"
 complete -c carboy -n "__fish_carboy_using_subcommand explain allow" -f
 complete -c carboy -n "$in_bottle show undo quarantine du rm" -f -a "(carboy names bottles)"
 complete -c carboy -n "$in_bottle diff apply" -a "(carboy names bottles)"
@@ -111,6 +113,7 @@ pub fn names(kind: NameKind, environment: &Environment) -> Result<u8, Failure> {
         NameKind::Stopped => {
             names.extend(resume::stopped_names(environment)?);
         }
+        NameKind::Scopes => names.extend(budget::scope_names(environment)),
         NameKind::Living | NameKind::Runs => {
             let living = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
             names.extend(living.into_iter().flat_map(|run| [run.record.run, run.record.bottle]));

@@ -18,7 +18,7 @@ use carboy_manifest::providers::Task;
 use crate::args::{ResumeArgs, RunArgs};
 use crate::environment::Environment;
 use crate::report::{Exit, Failure, Palette, printable};
-use crate::{apart, print, run, terminal, watching};
+use crate::{apart, run, terminal, watching};
 
 /// What is let go on.
 enum Stopped {
@@ -56,10 +56,10 @@ pub async fn resume(args: ResumeArgs, environment: Environment) -> Result<u8, Fa
     match the_one(args.target.as_deref(), &environment)? {
         Stopped::Lives(answer) => {
             go_on(&answer.record)?;
-            let attaches = !args.detach && answer.record.terminal && terminal::is_interactive();
+            let attaches = !args.detach && !args.json && answer.record.terminal && terminal::is_interactive();
             match attaches {
                 true => watching::look_on(&answer.record, args.detach_key, &environment),
-                false => print(format!("{}\n", answer.record.run).as_bytes()),
+                false => apart::say(&answer.record, args.json),
             }
         }
         Stopped::Waits(waiting) => start_again(&waiting, &args, environment).await,
@@ -76,9 +76,7 @@ async fn all(args: &ResumeArgs, environment: &Environment) -> Result<u8, Failure
     let mut code = 0;
     for one in &found {
         let went = match one {
-            Stopped::Lives(answer) => {
-                go_on(&answer.record).and_then(|()| print(format!("{}\n", answer.record.run).as_bytes()))
-            }
+            Stopped::Lives(answer) => go_on(&answer.record).and_then(|()| apart::say(&answer.record, args.json)),
             Stopped::Waits(waiting) => apart_again(waiting, args, environment, Detached::Yes).await,
         };
         let this = went.unwrap_or_else(|failure| {
@@ -157,7 +155,7 @@ fn nothing(target: Option<&str>, lost: &[String], environment: &Environment) -> 
 
 async fn start_again(waiting: &Waiting, args: &ResumeArgs, environment: Environment) -> Result<u8, Failure> {
     let no_tty = kept(waiting)?.no_tty;
-    if args.detach {
+    if args.detach || args.json {
         apart_again(waiting, args, &environment, Detached::Yes).await
     } else if !no_tty && terminal::is_interactive() {
         apart_again(waiting, args, &environment, Detached::No).await
@@ -180,7 +178,7 @@ async fn apart_again(
     environment: &Environment,
     detached: Detached,
 ) -> Result<u8, Failure> {
-    let run_args = RunArgs { detach: detached == Detached::Yes, ..of(waiting, args)? };
+    let run_args = RunArgs { detach: detached == Detached::Yes, record_json: args.json, ..of(waiting, args)? };
     let mut words: Vec<OsString> = vec!["--home".into(), environment.home.root().into(), "resume".into()];
     words.extend(args.env.iter().map(|env| format!("--env={env}").into()));
     words.extend(args.trust.then(|| "--trust".into()));

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use carboy_control::controller_client::{Call, Line, Role};
+use carboy_core::audit::Entry;
 use carboy_core::budget::{
-    Admitted, Amount, Ask, BudgetSet, Caching, Cap, CapKind, Count, Counted, Ending, LedgerSnapshot, NotHeld,
-    ReservationId, Scope, Terms, Usage, Window,
+    Admitted, Amount, Ask, BudgetSet, Caching, Cap, CapEdit, CapKey, CapKind, Count, Counted, Ending, LedgerSnapshot,
+    NotHeld, ReservationId, Scope, Terms, Usage, Window,
 };
 use carboy_core::ids::MeterName;
 use carboy_core::ports::{Later, Ledger};
@@ -388,6 +390,92 @@ fn budgets_are_set_topped_up_and_unset_by_name_and_every_slip_is_told() {
         place.logged(action);
     }
     place.done(&["audit", "verify"]);
+}
+
+/// `budget set` as fast as it goes, each time another amount, until the controller is gone; what it acknowledged.
+async fn set_caps(socket: &Path, next: &mut u64) -> Vec<u64> {
+    let mut acknowledged = Vec::new();
+    let Ok(mut line) = Line::open(socket, "0.1.0", Role::Operator).await else { return acknowledged };
+    loop {
+        *next += 1;
+        let key = CapKey { scope: Scope::Host, meter: meter(), kind: CapKind::Ceiling };
+        let edit = CapEdit { amount: Amount::tokens(*next).unwrap(), count: None, window: None };
+        match line.ask(Call::SetCap(key, edit)).await {
+            Ok(_) => acknowledged.push(*next),
+            Err(_) => return acknowledged,
+        }
+    }
+}
+
+// C18: between the entry in the log and the mark in the ledger there is a moment; a crash there writes nothing twice.
+#[test]
+fn c18_every_event_stands_in_the_log_once_however_often_the_controller_is_killed() {
+    const KILLS: u64 = 24;
+    let place = Place::new();
+    let runtime = runtime();
+    let (mut acknowledged, mut next) = (Vec::new(), 0);
+    for n in 0..KILLS {
+        place.done(&["budget", "show"]);
+        let (socket, pid) = (place.socket(), place.pid());
+        let killer = std::thread::spawn(move || {
+            // Another moment each time; nothing waits for it.
+            std::thread::sleep(Duration::from_micros(1_700 * (n * 7 % KILLS)));
+            kill(pid);
+        });
+        acknowledged.extend(runtime.block_on(set_caps(&socket, &mut next)));
+        killer.join().unwrap();
+    }
+    assert!(acknowledged.len() > 50, "{} were acknowledged", acknowledged.len());
+    place.done(&["budget", "set", "host", "claude=1_000_000", "--ceiling"]);
+    place.logged("\"tokens\":1000000");
+    place.done(&["controller", "stop"]);
+    let log = std::fs::read_to_string(place.root().join("audit/audit.jsonl")).unwrap();
+    let entries: Vec<Entry> = log.lines().map(|line| Entry::parse(line.as_bytes()).unwrap()).collect();
+    let number = |entry: &Entry, name: &str| entry.detail(name).and_then(serde_json::Value::as_u64);
+    let mut numbers: Vec<u64> = entries.iter().filter_map(|entry| number(entry, "ledger")).collect();
+    let written = numbers.len();
+    assert!(numbers.is_sorted(), "in their order");
+    numbers.dedup();
+    assert_eq!(numbers.len(), written, "an event stands twice");
+    assert_eq!((numbers.first(), numbers.last()), (Some(&1), Some(&(written as u64))), "one is missing");
+    let set: Vec<u64> = entries.iter().filter_map(|entry| number(entry, "tokens")).collect();
+    for amount in acknowledged {
+        assert_eq!(set.iter().filter(|tokens| **tokens == amount).count(), 1, "{amount}");
+    }
+    place.done(&["audit", "verify"]);
+}
+
+#[test]
+fn caps_of_files_are_shown_and_topped_up_before_anything_runs() {
+    let place = Place::new();
+    for dir in ["bottles", "agents"] {
+        std::fs::create_dir_all(place.root().join(dir)).unwrap();
+    }
+    let write = |path: &str, text: &str| std::fs::write(place.root().join(path), text).unwrap();
+    write("settings.yml", "ceiling: {claude: 20M}\n");
+    write("bottles/dev.md", "---\nbudget: {claude: 5M}\nwindow: {calendar: day, tz: UTC}\n---\n");
+    write("agents/fix.md", "---\nbottle: dev\nbudget: {codex: 2M}\n---\nFix it.\n");
+    write("bottles/broken.md", "---\nbudgte: 5M\n---\n");
+    let shown = place.carboy(&["budget", "show"]);
+    let (table, warned) = (String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr));
+    for text in ["bottle:dev", "5M", "in ", "agent:fix", "openai", "2M", "20M max"] {
+        assert!(table.contains(text), "{text}: {table}");
+    }
+    assert!(warned.contains("broken") && warned.contains("carboy check"), "{warned}");
+    let topped = place.done(&["budget", "top-up", "dev", "1M", "--json"]);
+    assert_eq!(topped, "[{\"kind\":\"budget\",\"meter\":\"anthropic\",\"scope\":\"bottle:dev\",\"tokens\":1000000}]\n");
+    assert!(place.done(&["budget", "show", "dev"]).contains("6M"));
+    // The bottle's is nearer than the host's.
+    for (amount, told) in [("claude=1M", true), ("codex=3M", false)] {
+        let set = place.carboy(&["budget", "set", "host", amount]);
+        assert_eq!(String::from_utf8_lossy(&set.stderr).contains("binds nobody"), told, "{amount}: {set:?}");
+    }
+    for (typed, meant) in [("dve", "bottle:dev"), ("Host", "host"), ("bottle:dv", "bottle:dev"), ("fxi", "agent:fix")] {
+        let said = place.carboy(&["budget", "set", typed, "5M"]);
+        let words = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(words.contains(&format!("did you mean `{meant}`?")), "{typed}: {words}");
+    }
+    assert_eq!(place.done(&["names", "scopes"]), "agent:fix\nbottle:broken\nbottle:dev\nhost\n");
 }
 
 #[test]

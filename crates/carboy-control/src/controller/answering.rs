@@ -99,6 +99,7 @@ impl Supervising {
             }
             Call::Renew(supervised) => self.renew(number, *supervised).await,
             Call::Snapshot
+            | Call::Foreseen(_)
             | Call::Watch
             | Call::Usage(_)
             | Call::SetCap(..)
@@ -203,7 +204,11 @@ impl Looking {
         let answers = match call {
             Call::Heartbeat => vec![Answer::Done],
             Call::Status => vec![Answer::Status(Box::new(self.serving.status()))],
-            Call::Snapshot => match self.serving.snapshot().await {
+            Call::Snapshot => match self.serving.snapshot(Vec::new()).await {
+                Ok(text) => parts(&text),
+                Err(why) => refused(&why),
+            },
+            Call::Foreseen(sets) => match self.serving.snapshot(sets).await {
                 Ok(text) => parts(&text),
                 Err(why) => refused(&why),
             },

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use carboy_core::budget::BudgetSet;
 use carboy_store::StoreError;
 use carboy_store::controller::protocol::Status;
 use carboy_store::ledger::{Engine, SqliteStore, Unavailable};
@@ -84,6 +85,14 @@ pub enum ServeError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] Unavailable),
+    /// The port of metrics.
+    #[error("could not answer for metrics at {address}: {source}; give `--metrics` another port, or end who has it")]
+    Port {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Something of the system.
     #[error("could not {what}: {source}")]
     System {
@@ -137,9 +146,9 @@ impl Serving {
         }
     }
 
-    /// One snapshot, as JSON.
-    pub(super) async fn snapshot(&self) -> Result<String, String> {
-        snapshots::text(&self.keeper).await
+    /// One snapshot, as JSON, with what files say and no run has brought yet.
+    pub(super) async fn snapshot(&self, foreseen: Vec<BudgetSet>) -> Result<String, String> {
+        snapshots::text(&self.keeper, foreseen).await
     }
 }
 
@@ -221,7 +230,8 @@ pub async fn run(
     let (snapshots, of) = (serving.snapshots.clone(), keeper.clone());
     tasks.spawn(async move { snapshots.take(of).await });
     if let Some(address) = metrics {
-        let listener = tokio::net::TcpListener::bind(address).await.map_err(system("open the port of metrics"))?;
+        let listener = tokio::net::TcpListener::bind(address);
+        let listener = listener.await.map_err(|source| ServeError::Port { address, source })?;
         tasks.spawn(metrics::serve(listener, serving.clone()));
     }
     let idling = serving.clone();
@@ -232,6 +242,9 @@ pub async fn run(
         socket.display(),
         std::process::id()
     ));
+    if let Some(address) = metrics {
+        journal.say(&format!("metrics are at http://{address}/metrics"));
+    }
     ready();
     let accepting = accept(&serving, listener);
     tokio::select! {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use carboy_core::budget::BudgetSet;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -60,7 +61,7 @@ impl Snapshots {
             let begun = Instant::now();
             changes.mark_unchanged();
             // A ledger that cannot be asked is not shown; it is again when it can.
-            if let Ok(text) = text(&keeper).await {
+            if let Ok(text) = text(&keeper, Vec::new()).await {
                 self.latest.send_replace(Some(text.into()));
             }
             tokio::time::sleep_until(begun + SNAPSHOT_EVERY_MIN).await;
@@ -74,8 +75,8 @@ impl Snapshots {
 }
 
 /// One snapshot, as JSON.
-pub(super) async fn text(keeper: &Keeper) -> Result<String, String> {
-    let mut snapshot = keeper.engine().snapshot().await.map_err(|e| e.to_string())?;
+pub(super) async fn text(keeper: &Keeper, foreseen: Vec<BudgetSet>) -> Result<String, String> {
+    let mut snapshot = keeper.engine().foreseen(foreseen).await.map_err(|e| e.to_string())?;
     snapshot.failing = snapshot.failing.or_else(|| keeper.unlogged());
     serde_json::to_string(&snapshot).map_err(|e| e.to_string())
 }

@@ -111,7 +111,9 @@ pub enum Call {
     Renew(Box<Supervised>),
     /// How everything stands: one [`LedgerSnapshot`](carboy_core::budget::LedgerSnapshot), in parts.
     Snapshot,
-    /// The same whenever it has changed, at most ten times a second; whoever is slow gets the latest.
+    /// The same, and in it the caps that files say and no run has brought yet.
+    Foreseen(Vec<BudgetSet>),
+    /// The first whenever it has changed, at most ten times a second; whoever is slow gets the latest.
     Watch,
     /// What was spent, in parts: rows as JSON.
     Usage(UsageQuery),

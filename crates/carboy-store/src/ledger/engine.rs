@@ -179,6 +179,7 @@ enum Command {
         done: Done<Vec<Crossing>>,
     },
     Snapshot {
+        foreseen: Vec<BudgetSet>,
         done: Done<LedgerSnapshot>,
     },
     Unprojected {
@@ -328,7 +329,12 @@ impl Engine {
 
     /// How everything stands now.
     pub fn snapshot(&self) -> Later<'static, Result<LedgerSnapshot, Unavailable>> {
-        self.ask(|done| Command::Snapshot { done })
+        self.foreseen(Vec::new())
+    }
+
+    /// The same, and in it the caps that files say and no client has brought yet.
+    pub fn foreseen(&self, foreseen: Vec<BudgetSet>) -> Later<'static, Result<LedgerSnapshot, Unavailable>> {
+        self.ask(|done| Command::Snapshot { foreseen, done })
     }
 
     /// What is crossed now, for whoever missed a notice.

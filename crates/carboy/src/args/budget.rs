@@ -41,7 +41,7 @@ pub struct SetArgs {
     /// Whose
     pub scope: String,
     /// How much: AMOUNT for each meter by itself, METER=AMOUNT for one
-    #[arg(value_name = "[METER=]AMOUNT")]
+    #[arg(value_name = "[METER=]AMOUNT", allow_negative_numbers = true)]
     pub amount: String,
     /// A ceiling: it always binds, and nothing nearer lifts it
     #[arg(long)]
@@ -52,6 +52,9 @@ pub struct SetArgs {
     /// How tokens are counted [default: as the file says]
     #[arg(long)]
     pub count: Option<Counting>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -65,6 +68,9 @@ pub struct UnsetArgs {
     /// The ceiling, and not the budget
     #[arg(long)]
     pub ceiling: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -73,11 +79,14 @@ pub struct TopUpArgs {
     /// Whose
     pub scope: String,
     /// How much: METER=AMOUNT, or AMOUNT where only one meter has a cap there
-    #[arg(value_name = "[METER=]AMOUNT")]
+    #[arg(value_name = "[METER=]AMOUNT", allow_negative_numbers = true)]
     pub amount: String,
     /// The ceiling, and not the budget
     #[arg(long)]
     pub ceiling: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How tokens are counted.

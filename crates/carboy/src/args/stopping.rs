@@ -76,6 +76,9 @@ pub struct ResumeArgs {
     /// Do not attach to it; print its run's id
     #[arg(long, short = 'd')]
     pub detach: bool,
+    /// Do not attach to it; print its record as JSON, a line for each run
+    #[arg(long)]
+    pub json: bool,
     /// Environment variable that the run was given: NAME=VALUE, or NAME to pass this shell's value
     #[arg(long = "env", short = 'e', value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,

@@ -30,7 +30,7 @@ const HEAD: [(&str, Side); 8] = [
 /// Shows it.
 pub async fn show(args: &ShowArgs, environment: &Environment) -> Result<u8, Failure> {
     let mut line = line(environment, Role::Observer).await?;
-    let whole = snapshot(&mut line).await?;
+    let whole = snapshot(&mut line, environment).await?;
     let node = match &args.scope {
         None => Some(whole.host.clone()),
         Some(text) => {
@@ -50,7 +50,7 @@ pub async fn show(args: &ShowArgs, environment: &Environment) -> Result<u8, Fail
         eprintln!("warning: nothing can be held just now: {why}");
     }
     let Some(node) = node.as_ref().filter(|node| !node.meters.is_empty() || !node.children.is_empty()) else {
-        eprintln!("nothing was spent yet, and no cap is known of a run");
+        eprintln!("nothing was spent yet, and no file says a cap");
         return Ok(0);
     };
     let mut rows = Vec::new();
@@ -90,7 +90,7 @@ fn rows_of(node: &Node, depth: usize, now_ms: u64, rows: &mut Vec<Vec<String>>) 
         let caps: Vec<Option<&CapLine>> =
             if meter.caps.is_empty() { vec![None] } else { meter.caps.iter().map(Some).collect() };
         for cap in caps {
-            rows.push(row(std::mem::take(&mut label), meter, cap, now_ms));
+            push(rows, row(std::mem::take(&mut label), meter, cap, now_ms));
         }
     }
     if node.meters.is_empty() {
@@ -103,6 +103,16 @@ fn rows_of(node: &Node, depth: usize, now_ms: u64, rows: &mut Vec<Vec<String>>) 
         if !over || ended <= ENDED_RUNS_MAX {
             rows_of(child, depth + 1, now_ms, rows);
         }
+    }
+}
+
+/// Meters of one scope that nobody has used, and that may spend the same, are one row.
+fn push(rows: &mut Vec<Vec<String>>, row: Vec<String>) {
+    match rows.last_mut() {
+        Some(last) if row[0].is_empty() && row[2] == "0" && last[2..] == row[2..] => {
+            last[1] = format!("{}, {}", last[1], row[1]);
+        }
+        _ => rows.push(row),
     }
 }
 

@@ -24,6 +24,7 @@ mod http2;
 mod image;
 mod init;
 mod metered;
+mod overspend;
 mod ports;
 mod providers;
 mod run;
@@ -86,6 +87,7 @@ fn main() {
         runs::cases(),
         seeing::cases(),
         stopping::cases(),
+        overspend::cases(),
         ports::cases(),
         providers::cases(),
         uninstall::cases(),

@@ -386,7 +386,7 @@ fn own_tree(path: &Path, uid: u32, gid: u32) {
     }
 }
 
-fn wait(mut child: Child, wait_max: Duration) -> std::process::Output {
+pub fn wait(mut child: Child, wait_max: Duration) -> std::process::Output {
     let deadline = Instant::now() + wait_max;
     let killer = {
         let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();

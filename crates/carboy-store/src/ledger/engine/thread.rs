@@ -290,7 +290,7 @@ impl Hands {
             }
             Command::Owners { done } => done.give(Ok(desk.owners())),
             Command::Crossings { done } => done.give(Ok(desk.crossings(batch.now_ms))),
-            Command::Snapshot { done } => done.give(Ok(desk.snapshot(batch.now_ms))),
+            Command::Snapshot { foreseen, done } => done.give(Ok(desk.snapshot(&foreseen, batch.now_ms))),
             Command::Unprojected { limit, done } => answered(done, self.store.unprojected_events(limit))?,
             Command::Projected { up_to, done } => answered(done, self.store.mark_projected(up_to))?,
             Command::Look => {}
@@ -307,8 +307,8 @@ impl Hands {
                 self.keep((owner, id, ending));
                 done.give(Err(why.clone().into()));
             }
-            Command::Snapshot { done } => {
-                let snapshot = self.desk.snapshot(now_ms);
+            Command::Snapshot { foreseen, done } => {
+                let snapshot = self.desk.snapshot(&foreseen, now_ms);
                 done.give(Ok(LedgerSnapshot { failing: Some(why.0.clone()), ..snapshot }));
             }
             Command::Crossings { done } => done.give(Ok(self.desk.crossings(now_ms))),

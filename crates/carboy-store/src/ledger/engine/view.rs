@@ -84,7 +84,8 @@ impl Draft {
 
 impl Desk {
     /// How everything stands.
-    pub(super) fn snapshot(&mut self, now_ms: u64) -> LedgerSnapshot {
+    /// `foreseen`: what files say and no client has brought yet.
+    pub(super) fn snapshot(&mut self, foreseen: &[BudgetSet], now_ms: u64) -> LedgerSnapshot {
         self.pace.prune(now_ms);
         let (mut top, mut nodes, mut left_out) = (Draft::default(), 1, BTreeSet::new());
         // Those that run come first, so that a long past does not crowd them out.
@@ -98,6 +99,13 @@ impl Desk {
         }
         for chain in &self.places {
             top.put(chain, false, &mut nodes, &mut left_out);
+        }
+        for set in foreseen {
+            let chain = capped(set);
+            // Where it ran, there it stands already.
+            if chain.first().is_some_and(|nearest| !top.has(nearest)) {
+                top.put(chain, false, &mut nodes, &mut left_out);
+            }
         }
         // What an operator set is shown also where nothing of that name has run yet.
         for (key, _) in self.edits.caps() {
@@ -113,7 +121,7 @@ impl Desk {
         }
         LedgerSnapshot {
             at_ms: now_ms,
-            host: self.node(Scope::Host, &top, &flights, now_ms),
+            host: self.node(Scope::Host, &top, &Seen { flights, foreseen }, now_ms),
             failing: None,
             waiting: self.waiting.len() as u64,
             left_out: left_out.len() as u64,
@@ -121,16 +129,16 @@ impl Desk {
         }
     }
 
-    fn node(&self, scope: Scope, draft: &Draft, flights: &BTreeMap<&Scope, Vec<&Reservation>>, now_ms: u64) -> Node {
+    fn node(&self, scope: Scope, draft: &Draft, seen: &Seen<'_>, now_ms: u64) -> Node {
         let mut in_flight: Vec<InFlight> =
-            flights.get(&scope).into_iter().flatten().map(|reservation| flight(reservation, now_ms)).collect();
+            seen.flights.get(&scope).into_iter().flatten().map(|reservation| flight(reservation, now_ms)).collect();
         in_flight.sort_by_key(|flight| std::cmp::Reverse(flight.age_ms));
-        let child = |(scope, draft): (&Scope, &Draft)| self.node(scope.clone(), draft, flights, now_ms);
+        let child = |(scope, draft): (&Scope, &Draft)| self.node(scope.clone(), draft, seen, now_ms);
         let children = draft.children.iter().map(child).collect();
-        Node { meters: self.meter_lines(&scope, now_ms), live: draft.live, in_flight, children, scope }
+        Node { meters: self.meter_lines(&scope, seen.foreseen, now_ms), live: draft.live, in_flight, children, scope }
     }
 
-    fn meter_lines(&self, scope: &Scope, now_ms: u64) -> Vec<MeterLine> {
+    fn meter_lines(&self, scope: &Scope, foreseen: &[BudgetSet], now_ms: u64) -> Vec<MeterLine> {
         let mut caps = BTreeMap::<MeterName, Vec<CapLine>>::new();
         for (client, set) in self.clients.values().rev().filter_map(|client| Some((client, client.set.as_ref()?))) {
             let meters = set.caps.keys().chain(&client.meters).collect::<BTreeSet<_>>();
@@ -142,6 +150,7 @@ impl Desk {
                 }
             }
         }
+        self.foresee(scope, foreseen, now_ms, &mut caps);
         let alone = BudgetSet { chain: vec![scope.clone()], ..BudgetSet::default() };
         for meter in self.edits.caps().filter(|(key, _)| key.scope == *scope).map(|(key, _)| &key.meter) {
             for cap in self.edits.all(&alone, meter, now_ms) {
@@ -174,6 +183,30 @@ impl Desk {
         meters.into_iter().map(line).collect()
     }
 
+    /// Adds the caps that files say, where no run has brought one of its kind.
+    fn foresee(
+        &self,
+        scope: &Scope,
+        foreseen: &[BudgetSet],
+        now_ms: u64,
+        caps: &mut BTreeMap<MeterName, Vec<CapLine>>,
+    ) {
+        let brought: BTreeSet<_> =
+            caps.iter().flat_map(|(meter, lines)| lines.iter().map(|line| (meter.clone(), line.kind))).collect();
+        for set in foreseen.iter().filter(|set| set.chain.contains(scope)) {
+            // An operator's cap binds where the files say nothing, too.
+            let set_by_hand = self.edits.caps().map(|(key, _)| &key.meter);
+            for meter in set.caps.keys().chain(set_by_hand).collect::<BTreeSet<_>>() {
+                let binding = self.edits.binding(set, meter, now_ms);
+                let own = |cap: &&Cap| cap.scope == *scope && !brought.contains(&(meter.clone(), cap.kind));
+                for cap in self.edits.all(set, meter, now_ms).iter().filter(own) {
+                    let lines = caps.entry(meter.clone()).or_default();
+                    self.cap_line(cap, meter, binding.contains(cap), now_ms, lines);
+                }
+            }
+        }
+    }
+
     /// Adds a cap to the lines, once: that of the newest owner stands.
     fn cap_line(&self, cap: &Cap, meter: &MeterName, binds: bool, now_ms: u64, lines: &mut Vec<CapLine>) {
         let since_ms = cap.window.since_ms(now_ms);
@@ -188,6 +221,19 @@ impl Desk {
             }
         }
     }
+}
+
+/// What a snapshot is made of beside the desk itself.
+struct Seen<'s> {
+    flights: BTreeMap<&'s Scope, Vec<&'s Reservation>>,
+    foreseen: &'s [BudgetSet],
+}
+
+/// The chain from its nearest scope that has a cap: of the others there is nothing to show.
+fn capped(set: &BudgetSet) -> &[Scope] {
+    let has = |scope: &Scope| set.caps.values().flatten().any(|cap| cap.scope == *scope);
+    let from = set.chain.iter().position(has).unwrap_or(set.chain.len());
+    &set.chain[from..]
 }
 
 fn flight(reservation: &Reservation, now_ms: u64) -> InFlight {
