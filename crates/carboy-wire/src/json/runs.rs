@@ -1,12 +1,8 @@
 //! How far a run of octets goes that mean nothing by themselves: most of a body is such runs.
 //!
-//! Eight octets are looked at in one step, as one number; where a run is long, thirty-two, in a form that compilers make a
-//! few instructions of.
+//! Eight octets are looked at in one step, as one number.
 
 const STEP: usize = 8;
-const STRIDE: usize = 32;
-/// Most runs are over by then.
-const NEAR: usize = 24;
 /// One in each octet.
 const ONES: u64 = u64::MAX / 255;
 /// The highest bit of each octet.
@@ -15,21 +11,7 @@ const HIGHS: u64 = ONES << 7;
 /// Octets of a string's text before what ends it, escapes something, or may not stand in it.
 #[inline]
 pub(crate) fn text(bytes: &[u8]) -> usize {
-    let marks = |eight| is(eight, b'"') | is(eight, b'\\') | below(eight, 0x20);
-    let near = until(&bytes[..bytes.len().min(NEAR)], marks);
-    if near < NEAR {
-        return near;
-    }
-    let ends = |byte: u8| byte == b'"' || byte == b'\\' || byte < 0x20;
-    let mut passed = NEAR;
-    for stride in bytes[NEAR..].as_chunks::<STRIDE>().0 {
-        // Every octet is asked, whatever the others said.
-        if stride.iter().fold(0, |found, byte| found | u8::from(ends(*byte))) != 0 {
-            break;
-        }
-        passed += STRIDE;
-    }
-    passed + until(&bytes[passed..], marks)
+    until(bytes, |eight| is(eight, b'"') | is(eight, b'\\') | below(eight, 0x20))
 }
 
 /// Does neither of these stand in it?
