@@ -32,6 +32,9 @@ use crate::websocket::Asked;
 /// Most bytes of a body's end that trailers are judged together with: more than any token or key spans.
 const TAIL_BYTES_MAX: usize = 20 * 1024;
 
+/// Most room that is made for a body because its head says how long it is; nobody has to send what it announced.
+const ROOM_BYTES_MAX: usize = 256 * 1024;
+
 /// Step 3. Made by [`Routed::scan`] alone.
 pub(crate) struct Scanned {
     pub(crate) head: request::Parts,
@@ -147,7 +150,8 @@ impl Whole<'_> {
     /// Scans as it reads; what comes out is what goes on, redacted where that was asked for.
     async fn read_plain(&self, body: Incoming, share: &mut Share) -> Result<Bytes, Denial> {
         let mut scanner = self.scan.body_scanner();
-        let mut cleared = Vec::new();
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        let mut cleared = Vec::with_capacity(announced.min(ROOM_BYTES_MAX));
         self.collect(body, share, |data| {
             scanner.push(&data, &mut cleared).map_err(|stopped| self.scan.refusal(*stopped.finding))
         })

@@ -12,6 +12,7 @@
 
 mod members;
 mod mend;
+pub(crate) mod runs;
 
 use std::ops::Range;
 
@@ -170,7 +171,7 @@ impl Scanner {
             match self.token {
                 Token::Text { is_key, escape: Escape::No } => {
                     // Most of a body is text: it is passed over in one step.
-                    let end = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).unwrap_or(rest.len());
+                    let end = runs::text(rest);
                     self.text(&rest[..end], is_key, hear);
                     rest = &rest[end..];
                     if let Some((&byte, next)) = rest.split_first() {
@@ -183,7 +184,7 @@ impl Scanner {
                     self.escaped(byte, is_key, escape, hear);
                     rest = next;
                 }
-                Token::Number if matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E') => {
+                Token::Number if in_number(byte) => {
                     self.short(byte);
                     rest = next;
                 }
@@ -192,11 +193,8 @@ impl Scanner {
                     rest = next;
                 }
                 // Ended by what follows it, which is read again.
-                Token::Number | Token::Word => self.token_ends(hear),
-                Token::None => {
-                    self.structure(byte, hear);
-                    rest = next;
-                }
+                Token::Number | Token::Word => self.held_token_ends(hear),
+                Token::None => rest = self.structure(byte, next, hear),
             }
         }
         self.read = base + bytes.len();
@@ -205,8 +203,52 @@ impl Scanner {
     /// The document's bytes have ended: a number or a word at the top is complete now.
     pub(crate) fn end(&mut self, hear: &mut impl Hear) {
         if !self.malformed && matches!(self.token, Token::Number | Token::Word) {
-            self.token_ends(hear);
+            self.held_token_ends(hear);
         }
+    }
+
+    /// A string begins. Most are there as a whole, without an escape: they are heard as they stand, and nothing of them is
+    /// kept. Gives what follows what was read.
+    fn text_begins<'a>(&mut self, is_key: bool, behind: &'a [u8], hear: &mut impl Hear) -> &'a [u8] {
+        let (text, rest) = behind.split_at(runs::text(behind));
+        let Some((b'"', rest)) = rest.split_first() else {
+            self.begins(Token::Text { is_key, escape: Escape::No });
+            return behind;
+        };
+        self.began = self.read;
+        self.read += text.len() + 2;
+        if is_key {
+            self.key_ends(text, hear);
+            if let Some((b':', rest)) = rest.split_first() {
+                self.expect = Expect::Value;
+                return rest;
+            }
+        } else {
+            if !text.is_empty() {
+                hear.text(&self.path, text);
+            }
+            self.text_value_ends(text, text.len() as u64, hear);
+        }
+        rest
+    }
+
+    /// A number or a word begins: the same.
+    fn short_begins<'a>(&mut self, token: Token, byte: u8, behind: &'a [u8], hear: &mut impl Hear) -> &'a [u8] {
+        let inside = |byte: u8| if token == Token::Number { in_number(byte) } else { byte.is_ascii_lowercase() };
+        let mut held = [byte; NUMBER_BYTES_MAX];
+        for (at, next) in behind.iter().take(NUMBER_BYTES_MAX - 1).enumerate() {
+            if !inside(*next) {
+                self.began = self.read;
+                self.read += at + 1;
+                self.token_ends(token, &held[..=at], hear);
+                return &behind[at..];
+            }
+            held[at + 1] = *next;
+        }
+        // Without what ends it, it may go on.
+        self.begins(token);
+        self.buffer.push(byte);
+        behind
     }
 
     fn text(&mut self, part: &[u8], is_key: bool, hear: &mut impl Hear) {
@@ -228,32 +270,42 @@ impl Scanner {
     fn text_ends(&mut self, byte: u8, is_key: bool, hear: &mut impl Hear) {
         match byte {
             b'\\' => self.token = Token::Text { is_key, escape: Escape::Begun },
-            b'"' if is_key => {
-                self.token = Token::None;
-                self.expect = Expect::Colon;
-                let key = match std::str::from_utf8(&self.buffer) {
-                    Ok(key) if key.len() <= KEY_BYTES_MAX && !key.contains(['.', '[']) => key,
-                    // Whatever it is, it is none of ours.
-                    Ok(_) | Err(_) => "\u{1}",
-                };
-                if !self.path.is_empty() {
-                    self.path.push('.');
-                }
-                self.path.push_str(key);
-                hear.key(&self.path);
-            }
             b'"' => {
                 self.token = Token::None;
-                let end = self.buffer.len().min(PREFIX_BYTES_MAX);
-                let prefix = match std::str::from_utf8(&self.buffer[..end]) {
-                    Ok(text) => text,
-                    Err(e) => std::str::from_utf8(&self.buffer[..e.valid_up_to()]).unwrap_or_default(),
-                };
-                hear.scalar(&self.path, Scalar::Text(prefix, self.length), self.began..self.read);
-                self.value_ends();
+                let held = std::mem::take(&mut self.buffer);
+                if is_key {
+                    self.key_ends(&held, hear);
+                } else {
+                    self.text_value_ends(&held, self.length, hear);
+                }
+                self.buffer = held;
             }
             _ => self.malformed = true,
         }
+    }
+
+    /// `key` is all of it, or more of it than is told from others.
+    fn key_ends(&mut self, key: &[u8], hear: &mut impl Hear) {
+        self.expect = Expect::Colon;
+        let known = key.len() <= KEY_BYTES_MAX && runs::without(key, b'.', b'[');
+        let key = known.then(|| std::str::from_utf8(key).ok()).flatten();
+        if !self.path.is_empty() {
+            self.path.push('.');
+        }
+        // Whatever else it is, it is none of ours.
+        self.path.push_str(key.unwrap_or("\u{1}"));
+        hear.key(&self.path);
+    }
+
+    /// `text` is all of it, or more of it than is given.
+    fn text_value_ends(&mut self, text: &[u8], length: u64, hear: &mut impl Hear) {
+        let text = &text[..text.len().min(PREFIX_BYTES_MAX)];
+        let prefix = match std::str::from_utf8(text) {
+            Ok(text) => text,
+            Err(e) => std::str::from_utf8(&text[..e.valid_up_to()]).unwrap_or_default(),
+        };
+        hear.scalar(&self.path, Scalar::Text(prefix, length), self.began..self.read);
+        self.value_ends();
     }
 
     fn escaped(&mut self, byte: u8, is_key: bool, escape: Escape, hear: &mut impl Hear) {
@@ -289,30 +341,42 @@ impl Scanner {
         self.buffer.push(byte);
     }
 
-    fn token_ends(&mut self, hear: &mut impl Hear) {
-        let text = std::str::from_utf8(&self.buffer).unwrap_or_default();
-        match self.token {
-            Token::Number if is_number(text) => hear.scalar(&self.path, Scalar::Number(text), self.began..self.read),
-            Token::Word => match text {
-                "true" | "false" => hear.scalar(&self.path, Scalar::Flag(text == "true"), self.began..self.read),
-                "null" => hear.scalar(&self.path, Scalar::Null, self.began..self.read),
-                _ => {
-                    self.malformed = true;
-                    return;
-                }
-            },
-            Token::Number | Token::None | Token::Text { .. } => {
+    fn held_token_ends(&mut self, hear: &mut impl Hear) {
+        let held = std::mem::take(&mut self.buffer);
+        self.token_ends(self.token, &held, hear);
+        self.buffer = held;
+    }
+
+    /// A number or a word ends before what is read now.
+    fn token_ends(&mut self, token: Token, octets: &[u8], hear: &mut impl Hear) {
+        let number = if token == Token::Number { std::str::from_utf8(octets).unwrap_or_default() } else { "" };
+        let value = match (token, octets) {
+            (Token::Number, _) if is_number(number) => Scalar::Number(number),
+            (Token::Word, b"true") => Scalar::Flag(true),
+            (Token::Word, b"false") => Scalar::Flag(false),
+            (Token::Word, b"null") => Scalar::Null,
+            (Token::Number | Token::Word | Token::None | Token::Text { .. }, _) => {
                 self.malformed = true;
                 return;
             }
-        }
+        };
+        hear.scalar(&self.path, value, self.began..self.read);
         self.token = Token::None;
         self.value_ends();
     }
 
-    fn structure(&mut self, byte: u8, hear: &mut impl Hear) {
+    /// Reads an octet outside of any token, or the token that it begins. Gives what follows.
+    fn structure<'a>(&mut self, byte: u8, behind: &'a [u8], hear: &mut impl Hear) -> &'a [u8] {
         match (byte, self.expect) {
             (b' ' | b'\t' | b'\r' | b'\n', _) => {}
+            (b'"', Expect::Value | Expect::ElementOrEnd) => return self.text_begins(false, behind, hear),
+            (b'"', Expect::Key | Expect::KeyOrEnd) => return self.text_begins(true, behind, hear),
+            (b'-' | b'0'..=b'9', Expect::Value | Expect::ElementOrEnd) => {
+                return self.short_begins(Token::Number, byte, behind, hear);
+            }
+            (b't' | b'f' | b'n', Expect::Value | Expect::ElementOrEnd) => {
+                return self.short_begins(Token::Word, byte, behind, hear);
+            }
             (b'{', Expect::Value | Expect::ElementOrEnd) => {
                 hear.map_begins(&self.path, self.read + 1);
                 self.opens(Frame::Map);
@@ -320,18 +384,6 @@ impl Scanner {
             (b'[', Expect::Value | Expect::ElementOrEnd) => {
                 hear.list_begins(&self.path);
                 self.opens(Frame::List);
-            }
-            (b'"', Expect::Value | Expect::ElementOrEnd) => {
-                self.begins(Token::Text { is_key: false, escape: Escape::No })
-            }
-            (b'"', Expect::Key | Expect::KeyOrEnd) => self.begins(Token::Text { is_key: true, escape: Escape::No }),
-            (b'-' | b'0'..=b'9', Expect::Value | Expect::ElementOrEnd) => {
-                self.begins(Token::Number);
-                self.buffer.push(byte);
-            }
-            (b't' | b'f' | b'n', Expect::Value | Expect::ElementOrEnd) => {
-                self.begins(Token::Word);
-                self.buffer.push(byte);
             }
             (b':', Expect::Colon) => self.expect = Expect::Value,
             (b',', Expect::CommaOrEnd) => {
@@ -353,6 +405,7 @@ impl Scanner {
             }
             _ => self.malformed = true,
         }
+        behind
     }
 
     fn begins(&mut self, token: Token) {
@@ -402,6 +455,10 @@ impl Scanner {
             None => self.expect = Expect::Nothing,
         }
     }
+}
+
+fn in_number(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')
 }
 
 /// RFC 8259, section 6: an integer, perhaps a fraction, perhaps an exponent.

@@ -1,5 +1,7 @@
 //! The `data` of server-sent events, passed on as it comes and never collected (WHATWG HTML, "Server-sent events").
 
+use crate::json::runs;
+
 /// Longest field name that matters (`data`), with its colon and the space after it.
 const HEAD_BYTES_MAX: usize = 8;
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -66,8 +68,7 @@ impl Lines {
                 bytes = next;
                 continue;
             }
-            let end = bytes.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(bytes.len());
-            let (part, rest) = bytes.split_at(end);
+            let (part, rest) = bytes.split_at(runs::line(bytes));
             self.part(part, &mut hear);
             bytes = rest;
         }
@@ -76,6 +77,12 @@ impl Lines {
     fn part(&mut self, mut part: &[u8], hear: &mut impl FnMut(Piece<'_>)) {
         while let Some((&byte, next)) = part.split_first() {
             match self.place {
+                Place::Head if self.head.is_empty() && part.starts_with(b"data:") => {
+                    (self.place, self.has_data) = (Place::Value, true);
+                    part = &part[b"data:".len()..];
+                }
+                // Neither `data` nor a mark before it.
+                Place::Head if self.head.is_empty() && !matches!(byte, b'd' | b'\xef') => self.place = Place::Skip,
                 Place::Head => {
                     self.head.push(byte);
                     part = next;
@@ -96,8 +103,10 @@ impl Lines {
                         self.head.push(byte);
                         part = next;
                     } else {
-                        let head = std::mem::take(&mut self.head);
-                        hear(Piece::Data(&head));
+                        if !self.head.is_empty() {
+                            hear(Piece::Data(&self.head));
+                            self.head.clear();
+                        }
                         self.place = Place::Data;
                     }
                 }
