@@ -21,7 +21,7 @@ mod sqlite;
 
 pub use engine::{
     BATCH_COMMANDS_MAX, COMMANDS_MAX, Crossing, EVENT_BYTES_MAX, Engine, Gone, HOLD_WAIT_MS_MAX, HOLDS_MAX, KnownOwner,
-    METERS_MAX, NOTICES_MAX, Notice, Notices, OWNERS_MAX, Unavailable, WAITING_MAX, Warning,
+    METERS_MAX, NOTICES_MAX, Notice, Notices, OWNERS_MAX, Unavailable, WAITING_MAX, WAITING_OF_OWNER_MAX, Warning,
 };
 pub use memory::MemoryStore;
 pub use port::{

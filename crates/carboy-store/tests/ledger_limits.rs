@@ -13,7 +13,7 @@ use carboy_core::ports::Ledger;
 use carboy_store::StoreError;
 use carboy_store::ledger::{
     COMMANDS_MAX, Engine, HOLDS_MAX, LedgerReader, LedgerStore, Loaded, METERS_MAX, MemoryStore, NumberedEvent,
-    OWNERS_MAX, WAITING_MAX, Write,
+    OWNERS_MAX, WAITING_MAX, WAITING_OF_OWNER_MAX, Write,
 };
 use conformance::{ask, granted, host, meter, owner, poll, set, wrote};
 use support::{Wall, block_on, until};
@@ -168,8 +168,16 @@ fn there_is_an_end_to_those_who_wait() {
     let request = ask(1_000, 64_000);
     let id = request.id;
     granted(block_on(ledger.admit(request)));
-    let waiting: Vec<_> = (0..WAITING_MAX).map(|_| ledger.admit(ask(10, 300))).collect();
-    let Err(NotHeld::Unavailable(words)) = block_on(ledger.admit(ask(10, 300))) else { panic!("one more was let in") };
+    let mut waiting: Vec<_> = (0..WAITING_OF_OWNER_MAX).map(|_| ledger.admit(ask(10, 300))).collect();
+    // Nobody fills the queue for the others: one more of the same owner is to come again.
+    assert!(matches!(block_on(ledger.admit(ask(10, 300))), Err(NotHeld::Busy(_))));
+    for id in 2..=(WAITING_MAX / WAITING_OF_OWNER_MAX) as u64 {
+        block_on(engine.hello(owner(id), set(id, 10_000, Terms::default()), vec![meter()])).unwrap();
+        waiting.extend((0..WAITING_OF_OWNER_MAX).map(|_| engine.admit(id, ask(10, 300))));
+    }
+    let last = 1 + (WAITING_MAX / WAITING_OF_OWNER_MAX) as u64;
+    block_on(engine.hello(owner(last), set(last, 10_000, Terms::default()), vec![meter()])).unwrap();
+    let Err(NotHeld::Unavailable(words)) = block_on(engine.admit(last, ask(10, 300))) else { panic!("one more") };
     assert!(words.contains("4096 requests wait"), "{words}");
     assert_eq!(block_on(engine.snapshot()).unwrap().waiting, WAITING_MAX as u64);
     drop(waiting);
