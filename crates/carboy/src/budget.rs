@@ -31,15 +31,15 @@ pub fn budget(command: BudgetCommand, environment: &Environment) -> Result<u8, F
     runtime()?.block_on(async {
         match command {
             BudgetCommand::Show(args) => show::show(&args, environment).await,
-            BudgetCommand::Set(args) => set(&args, environment).await,
+            BudgetCommand::Set(args) => set(&args, environment).await.map(|told| talk(&told)),
             BudgetCommand::Unset(args) => unset(&args, environment).await,
-            BudgetCommand::TopUp(args) => top_up(&args, environment).await,
+            BudgetCommand::TopUp(args) => top_up(&args, environment).await.map(|told| talk(&told)),
         }
     })
 }
 
 /// A line to the controller, which is started where there is none.
-async fn line(environment: &Environment, role: Role) -> Result<Line, Failure> {
+pub async fn line(environment: &Environment, role: Role) -> Result<Line, Failure> {
     let starter = Starter::new(&environment.home, Arc::clone(&environment.lookup) as Arc<_>);
     let starter = starter.map_err(|e| Failure::new(Exit::Failed, &e))?;
     starter.line(role).await.map_err(|error| match &error {
@@ -80,19 +80,26 @@ async fn done(line: &mut Line, call: Call) -> Result<Answer, Failure> {
     line.ask(call).await.map_err(|e| failed(&e))
 }
 
-async fn set(args: &SetArgs, environment: &Environment) -> Result<u8, Failure> {
+fn talk(told: &[String]) -> u8 {
+    told.iter().for_each(|line| eprintln!("{line}"));
+    0
+}
+
+/// Sets caps, and says which.
+pub async fn set(args: &SetArgs, environment: &Environment) -> Result<Vec<String>, Failure> {
     let amounts = amounts(&args.amount)?;
     let mut line = line(environment, Role::Operator).await?;
     let snapshot = snapshot(&mut line).await?;
     let scope = scope_of(&args.scope, &snapshot, environment)?;
     let kind = kind(args.ceiling);
+    let mut told = Vec::new();
     for (meter, amount) in amounts {
         let key = CapKey { scope: scope.clone(), meter: meter.clone(), kind };
         let edit = CapEdit { amount, count: args.count.map(Into::into), window: args.window.clone() };
         done(&mut line, Call::SetCap(key, edit)).await?;
-        eprintln!("the {} of {scope} for {meter} is {} tokens", word(kind), tokens(amount.tokens_down()));
+        told.push(format!("the {} of {scope} for {meter} is {} tokens", word(kind), tokens(amount.tokens_down())));
     }
-    Ok(0)
+    Ok(told)
 }
 
 async fn unset(args: &UnsetArgs, environment: &Environment) -> Result<u8, Failure> {
@@ -118,7 +125,8 @@ async fn unset(args: &UnsetArgs, environment: &Environment) -> Result<u8, Failur
         .hint("`carboy budget show` says which caps there are; those of files are changed there"))
 }
 
-async fn top_up(args: &TopUpArgs, environment: &Environment) -> Result<u8, Failure> {
+/// Gives more, and says how much.
+pub async fn top_up(args: &TopUpArgs, environment: &Environment) -> Result<Vec<String>, Failure> {
     let amounts = amounts(&args.amount)?;
     let mut line = line(environment, Role::Operator).await?;
     let snapshot = snapshot(&mut line).await?;
@@ -146,8 +154,7 @@ async fn top_up(args: &TopUpArgs, environment: &Environment) -> Result<u8, Failu
         return Err(nothing(meter.as_str()));
     }
     done(&mut line, Call::TopUp(CapKey { scope: scope.clone(), meter: meter.clone(), kind }, amount)).await?;
-    eprintln!("{} tokens more for {scope} and {meter}, in its present window", tokens(amount.tokens_down()));
-    Ok(0)
+    Ok(vec![format!("{} tokens more for {scope} and {meter}, in its present window", tokens(amount.tokens_down()))])
 }
 
 /// The meters for which a scope has a cap of this kind.
