@@ -141,12 +141,12 @@ fn head(canvas: &mut Canvas<'_>, state: &State, now_ms: u64) {
     let mut left = " carboy top".to_owned();
     let mut right = String::new();
     if let Some(snapshot) = state.snapshot.as_deref() {
-        left.push_str(&format!("   {}", counted(snapshot)));
+        left.push_str(&format!("  {}", counted(snapshot)));
         if let Some(ledger) = &snapshot.ledger {
             let flying = state.rows.first().map_or(0, |host| host.in_flight.len());
-            left.push_str(&format!("   {flying} under way"));
+            left.push_str(&format!("  {flying} under way"));
             if ledger.waiting > 0 {
-                left.push_str(&format!(", {} wait for room", ledger.waiting));
+                left.push_str(&format!(", {} waiting", ledger.waiting));
             }
         }
         right = (canvas.look.local)(now_ms, now_ms);
@@ -231,21 +231,16 @@ fn said(state: &State) -> Vec<(String, Tone)> {
     }
 }
 
-const ACTING: [(&str, &str); 7] = [
-    ("c", "cut off"),
-    ("p", "pause"),
-    ("f", "freeze"),
-    ("K", "kill"),
-    ("r", "resume"),
-    ("t", "top up"),
-    ("b", "budget"),
-];
-const LOOKING: [(&str, &str); 4] = [("/", "filter"), ("s", "sort"), ("?", "help"), ("q", "quit")];
+const ACTING: [(&str, &str); 7] =
+    [("c", "cut"), ("p", "pause"), ("f", "freeze"), ("K", "kill"), ("r", "resume"), ("t", "top up"), ("b", "budget")];
+/// What is never left out, and what is before the others.
+const FIRST: [(&str, &str); 2] = [("?", "help"), ("q", "quit")];
+const LOOKING: [(&str, &str); 3] = [("/", "filter"), ("s", "sort"), ("a", "all")];
 
 fn keys(canvas: &mut Canvas<'_>, state: &State) {
     let acting: &[(&str, &str)] = if state.read_only { &[] } else { &ACTING };
     let mut x = 1;
-    for (key, what) in acting.iter().chain(&LOOKING) {
+    for (key, what) in FIRST.iter().chain(acting).chain(&LOOKING) {
         let wide = u16::try_from(key.len() + what.len() + 1).unwrap_or(u16::MAX);
         if x + wide > canvas.area.width {
             return;

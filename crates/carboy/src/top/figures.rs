@@ -76,8 +76,8 @@ pub fn out_in_ms(meter: &MeterLine, cap: &CapLine) -> Option<u64> {
         carboy_core::budget::Count::Raw => (1, 1),
         carboy_core::budget::Count::Weighted => (u128::from(weighted), u128::from(raw)),
     };
-    let each_minute = u128::from(rate) * 1000 * part / whole;
-    let ms = (left * 60_000).checked_div(each_minute)?;
+    let each_minute = (u128::from(rate) * 1000).saturating_mul(part) / whole;
+    let ms = left.saturating_mul(60_000).checked_div(each_minute)?;
     u64::try_from(ms).ok().filter(|ms| *ms <= OUT_MS_MAX)
 }
 

@@ -215,7 +215,7 @@ fn c17_at_120_and_200_columns_it_shows_more_and_not_the_same_wider() {
     let (narrow, wide) = (text(&state, WIDE, 120, 40), text(&state, WIDE, 200, 50));
     insta::assert_snapshot!(narrow);
     insta::assert_snapshot!(wide);
-    assert!(!narrow.contains("30 MIN") && wide.contains("30 MIN") && wide.contains("LAST MINUTES"));
+    assert!(narrow.contains("30 MIN") && !narrow.contains("LAST MINUTES") && wide.contains("LAST MINUTES"));
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn read_only_does_nothing_and_says_how() {
         assert_eq!(state.mode, Mode::Tree);
         assert!(matches!(&state.banner, Some(Banner::Failed { next: Some(_), .. })));
     }
-    assert!(!text(&state, WIDE, 80, 24).contains("c cut off"));
+    assert!(!text(&state, WIDE, 80, 24).contains("c cut"));
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn lines(canvas: &Canvas<'_>, state: &State, row: &Row, now_ms: u64) -> Vec<Line
 
 fn split(usage: &Usage) -> String {
     format!(
-        "in {}  out {}  cache read {}  written {}",
+        "in {} out {} cache read {} written {}",
         tokens(usage.input),
         tokens(usage.output),
         tokens(usage.cache_read),
@@ -127,19 +127,17 @@ fn split(usage: &Usage) -> String {
 
 fn by_kind(row: &Row) -> Vec<(String, Tone)> {
     let usage = usage(&row.meters);
-    let hits = cache_hits(&usage).map(|hits| format!("  hits {hits}%")).unwrap_or_default();
+    let hits = cache_hits(&usage).map(|hits| format!(" hits {hits}%")).unwrap_or_default();
     let requests = sum(&row.meters, |meter| meter.requests);
     let refused = match row.refusals() {
         0 => String::new(),
         refused => format!(", {refused} refused"),
     };
-    let mut parts = vec![
-        ("tokens ".to_owned(), Tone::Faint),
-        (format!("{}{hits}  {requests} requests{refused}", split(&usage)), Tone::Plain),
-    ];
+    let mut parts = vec![("tokens ".to_owned(), Tone::Faint), (format!("{}{hits}", split(&usage)), Tone::Plain)];
     if let percent @ 1.. = estimated(&row.meters) {
-        parts.push((format!("  ~{percent}% estimated"), Tone::Warn));
+        parts.push((format!(" ~{percent}% estimated"), Tone::Warn));
     }
+    parts.push((format!("  {requests} requests{refused}"), Tone::Plain));
     parts
 }
 
