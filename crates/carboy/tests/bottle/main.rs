@@ -33,6 +33,7 @@ mod streams;
 mod terminal;
 mod tier2;
 mod tonight;
+mod top;
 mod trust;
 mod unattended;
 mod uninstall;
@@ -78,6 +79,7 @@ fn main() {
         terminal::cases(),
         tier2::cases(),
         tonight::cases(),
+        top::cases(),
         trust::cases(),
         unattended::cases(),
         hostile::cases(),
