@@ -178,8 +178,7 @@ fn notices_at(state: &State, look: Look) -> Vec<(String, Tone)> {
     match (&snapshot.controller, &snapshot.ledger) {
         (Controller::Here, _) => {}
         (Controller::Absent, _) => {
-            let words =
-                "no controller runs, so no tokens are counted: `carboy run` starts one, `carboy controller run` too";
+            let words = "no controller, so no figures: `carboy controller run` starts one; so does a run";
             notices.push((words.to_owned(), Tone::Warn));
         }
         (Controller::Away { why }, Some(ledger)) => {

@@ -82,7 +82,7 @@ fn lines(canvas: &Canvas<'_>, state: &State, row: &Row, now_ms: u64) -> Vec<Line
         lines.push(Line::Parts(warned(canvas, warning, now_ms)));
     }
     if row.meters.is_empty() {
-        let hint = "nothing metered yet; routes of a model with `meter:` are, and `carboy budget set` sets a cap";
+        let hint = "nothing metered yet; `carboy budget set` sets a cap all the same";
         lines.push(Line::Parts(vec![("tokens ".into(), Tone::Faint), (hint.into(), Tone::Plain)]));
     } else {
         lines.push(Line::Parts(by_kind(row)));
