@@ -27,6 +27,7 @@ pub mod runs;
 pub mod seed;
 pub mod session;
 pub mod setup;
+pub mod snapshot;
 pub mod summary;
 pub mod supervisor;
 pub mod tour;

@@ -6,6 +6,7 @@ mod budget;
 mod lit;
 mod plumbing;
 mod stopping;
+mod top;
 mod values;
 mod watching;
 
@@ -27,6 +28,7 @@ pub use budget::{BudgetCommand, ControllerCommand, ControllerRunArgs, SetArgs, S
 pub use lit::{HookArgs, HookKind, LitCommand, MapArgs, SyncArgs, TakeSide, TangleArgs, VerifyArgs, WeaveArgs};
 pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
 pub use stopping::{ResumeArgs, StopArgs};
+pub use top::TopArgs;
 pub use watching::{AttachArgs, ExecArgs, PsArgs, SuperviseArgs, WaitArgs};
 
 /// Runs AI agents behind one door: sealed, scanned, credentialed from outside, logged.
@@ -56,6 +58,8 @@ pub enum Command {
     Attach(AttachArgs),
     /// Run one more command in the bottle of a run that lives
     Exec(ExecArgs),
+    /// Everything live, and act on it: runs, what they spend, what is left
+    Top(TopArgs),
     /// Runs that live, and with `-a` those that have ended
     Ps(PsArgs),
     /// Wait until runs have ended; the exit code is the run's
@@ -111,7 +115,7 @@ pub enum Command {
 pub const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["tour", "init", "doctor"]),
     ("Run", &["run", "attach", "exec"]),
-    ("Watch", &["ps", "logs", "explain", "wait"]),
+    ("Watch", &["top", "ps", "logs", "explain", "wait"]),
     ("Decide", &["allow", "budget"]),
     ("Stop", &["stop", "resume"]),
     ("Prove", &["audit"]),

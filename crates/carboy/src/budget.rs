@@ -10,12 +10,11 @@ use std::sync::Arc;
 
 use carboy_control::controller::{StartError, Starter};
 use carboy_control::controller_client::{Answer, Call, Line, LineError, Role};
-use carboy_control::disk::DiskFiles;
-use carboy_control::{registry, resume, runs};
+use carboy_control::{registry, runs};
 use carboy_core::budget::{Amount, CapEdit, CapKey, CapKind, LedgerSnapshot, Node, Scope};
 use carboy_core::ids::MeterName;
+use carboy_manifest::RunBudget;
 use carboy_manifest::budget::METERS;
-use carboy_manifest::{Request, RunBudget};
 
 use crate::args::{BudgetCommand, SetArgs, TopUpArgs, UnsetArgs};
 use crate::controller::failed;
@@ -33,15 +32,15 @@ pub fn budget(command: BudgetCommand, environment: &Environment) -> Result<u8, F
     runtime()?.block_on(async {
         match command {
             BudgetCommand::Show(args) => show::show(&args, environment).await,
-            BudgetCommand::Set(args) => set(&args, environment).await,
+            BudgetCommand::Set(args) => set(&args, environment).await?.say(args.json),
             BudgetCommand::Unset(args) => unset(&args, environment).await,
-            BudgetCommand::TopUp(args) => top_up(&args, environment).await,
+            BudgetCommand::TopUp(args) => top_up(&args, environment).await?.say(args.json),
         }
     })
 }
 
 /// A line to the controller, which is started where there is none.
-async fn line(environment: &Environment, role: Role) -> Result<Line, Failure> {
+pub async fn line(environment: &Environment, role: Role) -> Result<Line, Failure> {
     let starter = Starter::new(&environment.home, Arc::clone(&environment.lookup) as Arc<_>);
     let starter = starter.map_err(|e| Failure::new(Exit::Failed, &e))?;
     starter.line(role).await.map_err(|error| match &error {
@@ -76,24 +75,28 @@ async fn foresee(line: &mut Line, foreseen: foreseen::Foreseen) -> Result<Ledger
     serde_json::from_str(&text).map_err(|e| Failure::new(Exit::Failed, &e))
 }
 
-/// Says what was changed: to a person, and as JSON to a program.
-fn changed(
-    json: bool,
-    changes: &[(CapKey, Option<Amount>)],
-    words: impl Fn(&CapKey, u64) -> String,
-) -> Result<u8, Failure> {
-    for (key, amount) in changes {
-        eprintln!("{}", words(key, amount.map_or(0, Amount::tokens_down)));
-    }
-    if json {
+/// What was changed, and the words for it.
+#[derive(Debug, Default)]
+pub struct Changed {
+    caps: Vec<(CapKey, Option<Amount>)>,
+    /// A line each.
+    pub told: Vec<String>,
+}
+
+impl Changed {
+    /// Says it: to a person, and as JSON to a program.
+    fn say(self, json: bool) -> Result<u8, Failure> {
+        self.told.iter().for_each(|line| eprintln!("{line}"));
+        if !json {
+            return Ok(0);
+        }
         let row = |(key, amount): &(CapKey, Option<Amount>)| {
             let tokens = amount.map(Amount::tokens_down);
             serde_json::json!({"scope": key.scope.to_string(), "meter": key.meter, "kind": key.kind, "tokens": tokens})
         };
-        let rows: Vec<serde_json::Value> = changes.iter().map(row).collect();
-        return print(format!("{}\n", serde_json::Value::Array(rows)).as_bytes());
+        let rows: Vec<serde_json::Value> = self.caps.iter().map(row).collect();
+        print(format!("{}\n", serde_json::Value::Array(rows)).as_bytes())
     }
-    Ok(0)
 }
 
 fn kind(ceiling: bool) -> CapKind {
@@ -117,27 +120,28 @@ async fn done(line: &mut Line, call: Call) -> Result<Answer, Failure> {
     line.ask(call).await.map_err(|e| failed(&e))
 }
 
-async fn set(args: &SetArgs, environment: &Environment) -> Result<u8, Failure> {
+/// Sets caps, and says which.
+pub async fn set(args: &SetArgs, environment: &Environment) -> Result<Changed, Failure> {
     let amounts = amounts(&args.amount)?;
     let mut line = line(environment, Role::Operator).await?;
     let snapshot = snapshot(&mut line, environment).await?;
     let scope = scope_of(&args.scope, &snapshot, environment)?;
     let kind = kind(args.ceiling);
-    let mut changes = Vec::new();
+    let mut changed = Changed::default();
     for (meter, amount) in amounts {
         let key = CapKey { scope: scope.clone(), meter, kind };
         let edit = CapEdit { amount, count: args.count.map(Into::into), window: args.window.clone() };
         done(&mut line, Call::SetCap(key.clone(), edit)).await?;
-        changes.push((key, Some(amount)));
+        let (word, tokens) = (word(kind), tokens(amount.tokens_down()));
+        changed.told.push(format!("the {word} of {scope} for {} is {tokens} tokens", key.meter));
+        changed.caps.push((key, Some(amount)));
     }
-    let code = changed(args.json, &changes, |key, count| {
-        format!("the {} of {scope} for {} is {} tokens", word(kind), key.meter, tokens(count))
-    })?;
     let after = foresee(&mut line, foreseen::foreseen(environment)).await?;
-    if is_replaced(&after, &changes) {
-        eprintln!("note: nearer budgets govern in its place, and it binds nobody; with `--ceiling` it always binds");
+    if is_replaced(&after, &changed.caps) {
+        let note = "note: nearer budgets govern in its place, and it binds nobody; with `--ceiling` it always binds";
+        changed.told.push(note.to_owned());
     }
-    Ok(code)
+    Ok(changed)
 }
 
 /// Whether a nearer budget stands in the place of all that was changed.
@@ -161,24 +165,24 @@ async fn unset(args: &UnsetArgs, environment: &Environment) -> Result<u8, Failur
     let kind = kind(args.ceiling);
     let each = || METERS.iter().filter_map(|name| MeterName::parse(name).ok());
     let meters: Vec<MeterName> = args.meter.clone().map_or_else(|| each().collect(), |meter| vec![meter]);
-    let mut changes = Vec::new();
+    let mut changed = Changed::default();
     for meter in meters {
         let key = CapKey { scope: scope.clone(), meter, kind };
         if let Answer::Unset(true) = done(&mut line, Call::UnsetCap(key.clone())).await? {
-            changes.push((key, None));
+            changed.told.push(format!("the {} of {scope} for {} is what its files say", word(kind), key.meter));
+            changed.caps.push((key, None));
         }
     }
-    if !changes.is_empty() {
-        return changed(args.json, &changes, |key, _| {
-            format!("the {} of {scope} for {} is what its files say", word(kind), key.meter)
-        });
+    if !changed.caps.is_empty() {
+        return changed.say(args.json);
     }
     let message = format!("no {} of {scope} was set over its files", word(kind));
     Err(Failure::words(Exit::Found, message)
         .hint("`carboy budget show` says which caps there are; those of files are changed there"))
 }
 
-async fn top_up(args: &TopUpArgs, environment: &Environment) -> Result<u8, Failure> {
+/// Gives more, and says how much.
+pub async fn top_up(args: &TopUpArgs, environment: &Environment) -> Result<Changed, Failure> {
     let amounts = amounts(&args.amount)?;
     let mut line = line(environment, Role::Operator).await?;
     let snapshot = snapshot(&mut line, environment).await?;
@@ -212,9 +216,9 @@ async fn top_up(args: &TopUpArgs, environment: &Environment) -> Result<u8, Failu
     }
     let key = CapKey { scope: scope.clone(), meter, kind };
     done(&mut line, Call::TopUp(key.clone(), amount)).await?;
-    changed(args.json, &[(key, Some(amount))], |key, count| {
-        format!("{} tokens more for {scope} and {}, in its present window", tokens(count), key.meter)
-    })
+    let count = tokens(amount.tokens_down());
+    let told = format!("{count} tokens more for {scope} and {}, in its present window", key.meter);
+    Ok(Changed { caps: vec![(key, Some(amount))], told: vec![told] })
 }
 
 /// The meters for which a scope has a cap of this kind.

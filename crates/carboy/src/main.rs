@@ -28,6 +28,7 @@ mod signals;
 mod summary_file;
 mod task;
 mod terminal;
+mod top;
 mod tour;
 mod trust;
 mod uninstall;
@@ -92,6 +93,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Wait(args) => watching::wait(&args, &environment()?),
         Command::Supervise(args) => runtime()?.block_on(apart::supervise(args)),
+        Command::Top(args) => top::top(&args, environment()?),
         Command::Ps(args) => runs::ps(&args, &environment()?),
         Command::Logs(args) => logs::logs(&args, &environment()?),
         Command::Stop(args) => runs::stop(&args, &environment()?),

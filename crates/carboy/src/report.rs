@@ -194,7 +194,7 @@ pub fn local_time(ms: u64, now_ms: u64) -> String {
 }
 
 /// What was tried, in a few words.
-fn what(entry: &Entry) -> String {
+pub fn what(entry: &Entry) -> String {
     let detail = |name| entry.detail(name).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
     let action = entry.text("action").unwrap_or("-");
     match (detail("method"), detail("host").or_else(|| detail("name"))) {

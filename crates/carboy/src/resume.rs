@@ -89,14 +89,18 @@ async fn all(args: &ResumeArgs, environment: &Environment) -> Result<u8, Failure
     Ok(code)
 }
 
-/// Its supervisor opens its routes and lets its processes run.
 fn go_on(record: &RunRecord) -> Result<(), Failure> {
+    eprintln!("{}", let_go_on(record)?);
+    Ok(())
+}
+
+/// Its supervisor opens its routes and lets its processes run. What it says of that.
+pub fn let_go_on(record: &RunRecord) -> Result<String, Failure> {
     let (answer, _) = registry::open(record, &Question::Resume).map_err(|error| match error {
         registry::AskError::No { .. } => Failure::new(Exit::Refused, &error),
         registry::AskError::Silent { .. } | registry::AskError::Home(_) => watching::failed(error),
     })?;
-    eprintln!("{} of bottle {} goes on ({})", record.run, record.bottle, answer.state);
-    Ok(())
+    Ok(format!("{} of bottle {} goes on ({})", record.run, record.bottle, answer.state))
 }
 
 /// Everything that could go on: what lives and is stopped, then what was frozen or lost, oldest first.

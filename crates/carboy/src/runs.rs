@@ -294,6 +294,11 @@ pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
     Ok(code)
 }
 
+/// Stops one run, and says what was asked of it.
+pub fn stop_one(run: &Answer, how: Shutdown) -> Result<String, Failure> {
+    ask_to_stop(run, Some(how)).map(|asked| asked.told())
+}
+
 /// In the way that was given, else in its bottle's, else politely.
 fn ask_to_stop(run: &Answer, given: Option<Shutdown>) -> Result<Asked, Failure> {
     let how = given.or(run.shutdown);

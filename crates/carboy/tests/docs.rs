@@ -110,6 +110,7 @@ fn the_help_of_every_command_is_the_reference() {
         "tour",
         "doctor",
         "run",
+        "top",
         "ps",
         "logs",
         "explain",

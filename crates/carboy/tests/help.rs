@@ -42,11 +42,12 @@ fn help_of_run_has_every_flag_and_exit_code() {
 
 #[test]
 fn help_of_every_other_command() {
-    let commands: [&[&str]; 47] = [
+    let commands: [&[&str]; 48] = [
         &["tour"],
         &["doctor"],
         &["attach"],
         &["exec"],
+        &["top"],
         &["ps"],
         &["wait"],
         &["logs"],

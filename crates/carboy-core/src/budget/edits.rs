@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::caps::{BudgetSet, Cap, CapKind, Scope};
-use super::snapshot::Given;
 use super::usage::{Amount, Count};
 use super::window::Window;
 use crate::ids::MeterName;
@@ -75,12 +74,6 @@ impl Edits {
     /// The caps that the operator set.
     pub fn caps(&self) -> impl Iterator<Item = (&CapKey, &CapEdit)> {
         self.caps.iter()
-    }
-
-    /// What was ever given on top of each cap: all of it counts where the window is for good.
-    pub fn given_ever(&self) -> impl Iterator<Item = Given> {
-        let sum = |all: &[TopUp]| all.iter().fold(Amount::ZERO, |sum, one| sum.plus(one.amount).unwrap_or(sum));
-        self.top_ups.iter().map(move |(key, all)| Given { key: key.clone(), amount: sum(all) })
     }
 
     /// The caps that bind a request of a run now, nearest first, with everything that was changed.

@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::book::{Both, ReservationId};
 use super::caps::{CapKind, Scope};
-use super::edits::CapKey;
 use super::law::Standing;
-use super::usage::{Amount, Usage};
+use super::usage::Usage;
 use crate::ids::MeterName;
 
 /// A ledger at one moment.
@@ -24,18 +23,6 @@ pub struct LedgerSnapshot {
     pub waiting: u64,
     /// Nodes that did not fit.
     pub left_out: u64,
-    /// What was ever given on top of caps. The standings above have it in them; a cap that no living run has is in none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub given: Vec<Given>,
-}
-
-/// What was given on top of one cap, in whichever window.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Given {
-    /// Of which.
-    pub key: CapKey,
-    /// How much in all.
-    pub amount: Amount,
 }
 
 /// One scope.

@@ -89,3 +89,18 @@ pub struct ResumeArgs {
     #[arg(long, value_name = "KEY", default_value = "ctrl-]")]
     pub detach_key: DetachKey,
 }
+
+impl ResumeArgs {
+    /// One run, and nobody attaches to it.
+    pub fn detached(run: &str) -> ResumeArgs {
+        ResumeArgs {
+            target: Some(run.to_owned()),
+            all: false,
+            detach: true,
+            env: Vec::new(),
+            trust: false,
+            detach_key: DetachKey::default(),
+            json: false,
+        }
+    }
+}

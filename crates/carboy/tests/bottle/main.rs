@@ -35,6 +35,7 @@ mod streams;
 mod terminal;
 mod tier2;
 mod tonight;
+mod top;
 mod trust;
 mod unattended;
 mod uninstall;
@@ -81,6 +82,7 @@ fn main() {
         tier2::cases(),
         tonight::cases(),
         metered::cases(),
+        top::cases(),
         trust::cases(),
         unattended::cases(),
         hostile::cases(),

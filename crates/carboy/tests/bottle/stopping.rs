@@ -421,7 +421,7 @@ fn as_told(person: Person) {
 }
 
 /// Asks a model for something until it is told to end, and says what it got.
-const ASKS: &str = r#"
+pub const ASKS: &str = r#"
 import json, os, time, urllib.request, urllib.error
 body = json.dumps({'model': 'claude-x', 'max_tokens': 500, 'messages': [{'role': 'user', 'content': 'hi'}]}).encode()
 head = {'anthropic-version': '2023-06-01', 'content-type': 'application/json'}

@@ -1,0 +1,104 @@
+//! The terminal: taken, given back whatever happens, and left for a while.
+//!
+//! *Must never* leave a terminal raw, on its second screen, or with its mouse taken.
+
+use std::io::{Stdout, stdout};
+use std::time::Duration;
+
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::cursor::Show;
+use ratatui::crossterm::event::{self, DisableMouseCapture, EnableMouseCapture};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use ratatui::layout::Rect;
+use rustix::process::{Signal, getpid, kill_process};
+
+use super::keys::Key;
+
+/// Events that are taken at once: a mouse in motion must not keep the figures from being drawn.
+const EVENTS_MAX: usize = 64;
+
+/// Whose the mouse is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mouse {
+    Ours,
+    Terminals,
+}
+
+/// A terminal that was taken.
+pub struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+    mouse: Mouse,
+}
+
+impl Screen {
+    /// Takes it. A panic gives it back before it says what it is about.
+    pub fn take(mouse: Mouse) -> std::io::Result<Screen> {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            give_back();
+            before(panic);
+        }));
+        let terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
+        let mut screen = Screen { terminal, mouse };
+        screen.enter()?;
+        Ok(screen)
+    }
+
+    /// Takes it again, after it was left or whoever continued the program has changed it.
+    pub fn enter(&mut self) -> std::io::Result<()> {
+        enable_raw_mode()?;
+        execute!(stdout(), EnterAlternateScreen)?;
+        if self.mouse == Mouse::Ours {
+            execute!(stdout(), EnableMouseCapture)?;
+        }
+        self.terminal.hide_cursor()?;
+        self.terminal.clear()
+    }
+
+    /// Gives it back for a while.
+    pub fn leave(&mut self) {
+        give_back();
+    }
+
+    /// Stops this program, as Ctrl-Z does; comes back when it is continued.
+    pub fn suspend(&mut self) -> std::io::Result<()> {
+        self.leave();
+        kill_process(getpid(), Signal::TSTP)?;
+        self.enter()
+    }
+
+    pub fn area(&self) -> Rect {
+        self.terminal.size().map_or(Rect::new(0, 0, 80, 24), |size| Rect::new(0, 0, size.width, size.height))
+    }
+
+    /// Draws; only what has changed is written.
+    pub fn draw(&mut self, draw: impl FnOnce(&mut ratatui::buffer::Buffer)) -> std::io::Result<()> {
+        self.terminal.draw(|frame| draw(frame.buffer_mut()))?;
+        Ok(())
+    }
+
+    /// What was pressed, waiting for so long at most.
+    pub fn keys(&mut self, wait_max: Duration) -> std::io::Result<Vec<Key>> {
+        let mut keys = Vec::new();
+        let mut wait = wait_max;
+        while keys.len() < EVENTS_MAX && event::poll(wait)? {
+            keys.extend(Key::of(&event::read()?));
+            wait = Duration::ZERO;
+        }
+        Ok(keys)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+/// Nothing can be done about a terminal that has gone away.
+fn give_back() {
+    let _ = execute!(stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
+    let _ = disable_raw_mode();
+}
