@@ -60,10 +60,13 @@ async fn c10_c11_an_open_stream_ends_as_its_protocol_ends_and_says_why() {
             model.settled().await;
             let billed = model.bill().raw();
             let charged = ledger.total(way.meter());
-            assert!(charged >= billed && charged < 20_000, "{way:?} {alpn}: {charged} for {billed}");
+            // Where usage comes at the end alone, none came: all that was held is charged.
+            let silent = matches!(way, Way::Chat | Way::Responses);
+            assert!(charged >= billed, "{way:?} {alpn}: {charged} for {billed}");
+            assert!(way != Way::Anthropic || charged < 20_000, "{alpn}: {charged} for {billed}");
             let event = model.bench.log.wait(|event| event.result == Outcome::Blocked).await;
             assert_eq!(detail(&event, "reason").as_deref(), Some("cut_off"));
-            assert_eq!(detail(&event, "charged").as_deref(), Some("estimated"));
+            assert_eq!(detail(&event, "charged").as_deref(), Some(if silent { "whole" } else { "estimated" }));
         }
     }
 }

@@ -231,7 +231,8 @@ async fn a_bounded_stream_gets_more_as_it_goes_and_is_cut_where_nothing_is_left(
         assert!(got.status == StatusCode::OK && got.complete, "{way:?}: a bare end");
         let blocked = model.bench.log.wait(|event| event.result == Outcome::Blocked).await;
         assert_eq!(detail(&blocked, "reason").as_deref(), Some("budget_exhausted"));
-        assert_eq!(detail(&blocked, "charged").as_deref(), Some("estimated"));
+        let silent = matches!(way, Way::Chat | Way::Responses);
+        assert_eq!(detail(&blocked, "charged").as_deref(), Some(if silent { "whole" } else { "estimated" }));
         let (spent, billed) = (ledger.total(way.meter()), model.bill().raw());
         assert!(billed <= 2_500 + 200 && spent >= billed, "{way:?}: billed {billed}, charged {spent}");
     }
@@ -247,7 +248,8 @@ async fn an_answer_that_comes_whole_is_held_whole_whatever_the_terms() {
     assert_eq!(model.last_body()["max_tokens"], 100);
     // It is not: what is held is the bound.
     ask(&mut client, Way::Chat, Answered::Whole, Some(9_000)).await;
-    assert_eq!(model.last_body()["max_tokens"], TRANCHE);
+    let bound = model.last_body()["max_tokens"].as_u64().unwrap();
+    assert!(bound > TRANCHE && bound < 2_000, "{bound}");
     assert!(ledger.total("openai") <= 2_000);
 }
 

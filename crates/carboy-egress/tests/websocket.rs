@@ -350,7 +350,8 @@ async fn c10_c11_a_response_under_way_is_ended_by_its_protocol_when_the_routes_a
     assert!(frame.code == CloseCode::Policy && frame.reason.contains("cut_off"), "{frame:?}");
     model.settled().await;
     let (billed, charged) = (model.bill().raw(), ledger.total("openai"));
-    assert!(charged >= billed && charged < 20_000, "{charged} for {billed}");
+    // What was read is said at the end alone: all that was held is charged.
+    assert!(charged >= billed, "{charged} for {billed}");
     // While they are closed no other is opened.
     let refused = open(tls(&model.bench).await, &opening("/v1/responses", "")).await.unwrap_err();
     assert!(refused.contains("x-carboy-reason: cut_off"), "{refused}");
@@ -442,7 +443,8 @@ async fn a_client_that_reads_everything_and_goes_before_the_end_is_charged_for_i
     })
     .await;
     let (billed, charged) = (model.bill().raw(), ledger.total("openai"));
-    assert!(charged >= billed && charged < 20_000, "{charged} for {billed}");
+    // What was read is said at the end alone: all that was held is charged.
+    assert!(charged >= billed, "{charged} for {billed}");
     assert_eq!(ledger.open(), 0);
 }
 

@@ -98,7 +98,14 @@ fn print(name: &str, mut took: Vec<Duration>) {
 fn budgets(run: String, meter: &MeterName) -> Result<BudgetSet, Failure> {
     let chain = vec![Scope::Run(run), Scope::Bottle("b".into()), Scope::Host];
     let amount = Amount::tokens(1_000_000_000_000).ok_or("too many tokens")?;
-    let cap = |scope| Cap { scope, kind: CapKind::Ceiling, amount, count: Count::Weighted, window: Window::Lifetime };
+    let cap = |scope| Cap {
+        scope,
+        kind: CapKind::Ceiling,
+        amount,
+        count: Count::Weighted,
+        window: Window::Lifetime,
+        most: None,
+    };
     let caps = [(meter.clone(), chain.iter().cloned().map(cap).collect())].into();
     Ok(BudgetSet { chain, caps, terms: Terms::default(), ..BudgetSet::default() })
 }
