@@ -238,6 +238,7 @@ fn a_supervisor_changes_no_cap_and_an_observer_nothing() {
 
 #[test]
 fn c11_a_spent_cap_is_pushed_and_taken_back_when_there_is_room() {
+    // C12
     let controller = Controller::new();
     let terms = Terms { shutdown: Shutdown::Pause, warn_percent: vec![], ..Terms::default() };
     let ledger = controller.connect(owner(1), set(1, 10_000, terms));

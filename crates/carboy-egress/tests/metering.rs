@@ -146,6 +146,7 @@ async fn what_costs_nothing_passes_without_a_hold_and_a_count_like_any_request()
 
 #[tokio::test]
 async fn a_host_that_nobody_knows_and_that_speaks_a_models_format_is_metered_as_unknown() {
+    // C1
     let ledger = Memory::unbound();
     let route = carboy_core::route::Route { meter: None, ..route_of(Way::Anthropic) };
     let model = Model::start(ledger.clone(), route, config(), GatewayLimits::default()).await;
