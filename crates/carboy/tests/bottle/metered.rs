@@ -385,7 +385,9 @@ fn assert_stopped(client: &Client, ran: &Ran, what: &str) {
     println!("{} {what}: code {}, {further} further requests", client.name, ran.code);
     assert!(further <= FURTHER_MAX, "{} {what}: {further} further requests; {:?}", client.name, ran.entries);
     let shown = format!("{}{}", ran.stdout, ran.stderr);
-    assert!(shown.contains(SPENT), "{} {what}: `{SPENT}` is not in:\n{shown}", client.name);
+    for words in [SPENT, &format!("for {}: ", client.meter)] {
+        assert!(shown.contains(words), "{} {what}: `{words}` is not in:\n{shown}", client.name);
+    }
     assert!(ran.entries.iter().any(|entry| entry.text("action") == Some("cutoff")), "{what}: {:?}", ran.entries);
 }
 
