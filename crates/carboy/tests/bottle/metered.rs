@@ -398,7 +398,9 @@ fn stopped(person: Person, client: &Client) {
         config.faults.pace = Duration::from_millis(25);
     });
     world.bottle(&(client.bottle)());
-    let ran = ask(&world, client, &["--budget", "50"], "sow the seeds").expect_code(79);
+    // At its meter alone: a cap that is too small for any request cuts the run off, whichever of its meters it is at.
+    let budget = format!("{}=50", client.meter);
+    let ran = ask(&world, client, &["--budget", &budget], "sow the seeds").expect_code(79);
     assert_stopped(client, &ran, "before a request");
     assert_eq!(world.provider.bill().raw(), 0);
 
