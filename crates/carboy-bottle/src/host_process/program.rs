@@ -181,7 +181,8 @@ impl Program {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
     use std::time::Duration;
 
     use super::super::output;
@@ -189,8 +190,12 @@ mod tests {
 
     fn program(path: &Path, script: &str) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: a child that another test forks meanwhile would hold it open for writing (ETXTBSY).
+        let written = Command::new("/bin/sh")
+            .args(["-c", "printf '#!/bin/sh\n%s\n' \"$1\" > \"$0\" && chmod 755 \"$0\""])
+            .args([path.as_os_str(), script.as_ref()])
+            .status();
+        assert!(written.unwrap().success());
     }
 
     fn fence(path: String, never: &[PathBuf]) -> Fence {

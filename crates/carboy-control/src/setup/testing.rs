@@ -1,8 +1,10 @@
 //! A home of real files for tests: programs are scripts that answer as the real ones do.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use super::Surroundings;
 
@@ -49,8 +51,18 @@ impl FakeHome {
     }
 
     pub(super) fn executable(&self, below: &str, text: &str) -> PathBuf {
-        let path = self.write(below, text);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = self.at(below);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // Another process writes it: were it open for writing here, a child that another test forks meanwhile would hold
+        // it open as well, and whoever starts the program then hears ETXTBSY.
+        let mut writer = Command::new("/bin/sh")
+            .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        writer.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        assert!(writer.wait().unwrap().success());
         path
     }
 
