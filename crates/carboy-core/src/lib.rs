@@ -8,6 +8,7 @@
 pub mod address;
 pub mod audit;
 pub mod budget;
+pub mod chat;
 pub mod finding;
 pub mod host;
 pub mod ids;

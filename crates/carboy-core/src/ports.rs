@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use crate::audit::Event;
 use crate::budget::{Admitted, Ask, Ending, NotHeld, ReservationId};
+use crate::host::Host;
 use crate::ids::SecretName;
 use crate::secret::SecretText;
+use crate::verdict::Reason;
 
 /// A future of the standard library alone, so that layer 0 knows no runtime.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -77,4 +79,111 @@ pub trait DatagramPort: Send + Sync {
 
     /// Answers `peer` from `local`.
     fn send<'a>(&'a self, bytes: &'a [u8], peer: SocketAddr, local: IpAddr) -> Later<'a, std::io::Result<()>>;
+}
+
+/// One HTTP request of a program of ours, on its way to the gateway: what is allowed, held, scanned, credentialed and
+/// written down is decided there, as for a request out of a bottle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboundRequest {
+    /// `GET`, `POST`.
+    pub method: &'static str,
+    /// Whom it is for. It goes over TLS unless the operator's `upstreams` say plain.
+    pub host: Host,
+    /// The port, 443 as a rule.
+    pub port: u16,
+    /// Path, and query where there is one.
+    pub path: String,
+    /// Fields besides `host` and `content-length`. Never a credential: the gateway sets that.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// The head of what came back, and its body as it arrives.
+pub struct OutboundAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// Fields, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The gateway refused it for this; status and body then say so in the format that was asked in.
+    pub refused: Option<Reason>,
+    /// The body.
+    pub body: Box<dyn OutboundBody>,
+}
+
+/// A body as it arrives. Dropping it ends the exchange; what had been read is charged.
+pub trait OutboundBody: Send {
+    /// The next piece; `None` at its end.
+    fn next(&mut self) -> Later<'_, Option<Result<Vec<u8>, OutboundError>>>;
+}
+
+/// No answer, or one that broke off.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutboundError {
+    /// The gateway gave no answer: it is ending.
+    #[error("the gateway gave no answer: {0}")]
+    NoAnswer(String),
+    /// The answer ended before its end.
+    #[error("the answer broke off: {0}")]
+    BrokeOff(String),
+}
+
+/// The one way out for programs of ours that are in no bottle: chat agents reach models and tools through it.
+pub trait Outbound: Send + Sync {
+    /// Sends it through every step of the gateway.
+    fn send(&self, request: OutboundRequest) -> Later<'_, Result<OutboundAnswer, OutboundError>>;
+}
+
+/// The SHA-256 of a session's id: what a store is given, so that what it holds opens no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey(pub [u8; 32]);
+
+/// A session as it is kept: opaque to the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptSession {
+    /// What its agent wrote.
+    pub bytes: Vec<u8>,
+    /// Raised by one with every write.
+    pub version: u64,
+}
+
+/// Where sessions of chat agents live: in memory, in SQLite, later in Redis. Bounded by number (the least lately used goes
+/// first) and by idle time; how many and how long is the store's own setting.
+pub trait SessionStore: Send + Sync {
+    /// The session, unless it was idle too long; reading it is a use.
+    fn load(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>>;
+
+    /// Writes it if it is still at `version` (0: it is new). Durable when ready.
+    fn save(
+        &self,
+        key: SessionKey,
+        version: u64,
+        bytes: Vec<u8>,
+        now_ms: u64,
+    ) -> Later<'_, Result<(), SessionStoreError>>;
+
+    /// Forgets it.
+    fn remove(&self, key: SessionKey) -> Later<'_, Result<(), SessionStoreError>>;
+
+    /// Forgets what was idle too long or is too much; gives the keys that went.
+    fn sweep(&self, now_ms: u64) -> Later<'_, Result<Vec<SessionKey>, SessionStoreError>>;
+}
+
+/// A session could not be read or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionStoreError {
+    /// Somebody else wrote it meanwhile.
+    #[error("the session was changed by somebody else meanwhile; load it again")]
+    Changed,
+    /// It is larger than a store takes.
+    #[error("the session has {bytes} octets, the limit is {bytes_max}")]
+    TooLarge {
+        /// What it has.
+        bytes: u64,
+        /// What is taken.
+        bytes_max: u64,
+    },
+    /// The store does not answer.
+    #[error("the session store cannot be used: {0}")]
+    Unavailable(String),
 }

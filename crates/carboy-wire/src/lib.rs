@@ -10,6 +10,7 @@
 //! whether a request may go: it only reads and writes what was decided elsewhere.
 
 pub mod anthropic;
+pub mod chat;
 pub mod closing;
 pub mod count;
 pub mod demand;

@@ -1,0 +1,26 @@
+//! The guarded tool loop of chat agents: sessions, seven layers, tools as types.
+//!
+//! ```text
+//!  message ─▶ rate limit ─▶ input ─▶ injection ─▶ prompt + model ─▶ tools (authorize, validate, prove, confirm) ─┐
+//!                                                      ▲                                                         │
+//!                                                      └──────────────── results ◀───────────────────────────────┘
+//!  reply ◀─ released sentence by sentence ◀─ filtered, grounded ◀─ answer            every decision ─▶ audit
+//! ```
+//!
+//! *Architecture invariants:* nothing here opens a socket, a file or a process: models and HTTP tools are reached through
+//! [`Outbound`](carboy_core::ports::Outbound), sessions live behind [`SessionStore`](carboy_core::ports::SessionStore),
+//! tools of others come as [`Tool`]s from the composer. A principal comes from the runtime, never from an argument. What a
+//! model says decides nothing: it can ask for a tool, and code decides. Layers are on by default and fail closed.
+
+pub mod guard_state;
+pub mod handler;
+pub mod model;
+pub mod outcome;
+pub mod principal;
+pub mod tool;
+
+pub use handler::Handler;
+pub use model::{Model, ModelError};
+pub use outcome::{Card, Reply, StepPhase, TurnError, TurnEvent};
+pub use principal::{Principal, PrincipalKind};
+pub use tool::{Authorization, Call, Effect, InvalidArguments, Output, Tool, ToolError, ToolSpec};
