@@ -23,6 +23,6 @@ pub mod start;
 pub mod unit;
 
 pub use projection::KeySource;
-pub use serving::{CONNECTIONS_MAX, IDLE, Running, ServeError, open_ledger, run};
+pub use serving::{CONNECTIONS_MAX, IDLE, OBSERVERS_MAX, OPERATORS_MAX, Running, ServeError, open_ledger, run};
 pub use spent::spent_by;
 pub use start::{START_WAIT_MAX, StartError, Starter, Word};

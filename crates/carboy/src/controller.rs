@@ -186,13 +186,22 @@ async fn stop(when: Stop, environment: &Environment) -> Result<u8, Failure> {
         }
         return Ok(0);
     };
-    let process = Process::of(line.welcome().pid).and_then(|process| process.end());
+    let pid = line.welcome().pid;
+    let process = Process::of(pid).and_then(|process| process.end());
     match line.ask(Call::Shutdown { only_idle: when == Stop::Unused }).await {
         Ok(_) => {
-            line.closed().await;
-            // Its last connection ends before its store is closed and its socket gone.
-            if let Some(end) = process {
-                let _ = tokio::time::timeout(STOP_WAIT_MAX, end.come()).await;
+            let ended = async {
+                line.closed().await;
+                // Its last connection ends before its store is closed and its socket gone.
+                if let Some(end) = process {
+                    end.come().await;
+                }
+            };
+            if tokio::time::timeout(STOP_WAIT_MAX, ended).await.is_err() {
+                let words = format!("the controller has not ended within {} s", STOP_WAIT_MAX.as_secs());
+                return Err(Failure::words(Exit::Failed, words).hint(format!(
+                    "`kill {pid}` asks it once more, and `kill -9 {pid}` does not; nothing acknowledged is lost"
+                )));
             }
         }
         Err(error @ LineError::Refused(_)) => return Err(failed(&error).hint("`--force` ends it all the same")),

@@ -37,6 +37,10 @@ use crate::home::{Home, HomeError};
 
 /// Most connections at once.
 pub const CONNECTIONS_MAX: usize = 512;
+/// Most of them that only look, and most that may change what is set: the rest is for runs, whoever looks on.
+pub const OBSERVERS_MAX: usize = 192;
+/// See [`OBSERVERS_MAX`].
+pub const OPERATORS_MAX: usize = 64;
 /// Until a controller that was started on demand ends, when nobody is connected.
 pub const IDLE: Duration = Duration::from_secs(600);
 /// How long connections may take to end.
@@ -108,6 +112,8 @@ pub(super) struct Serving {
     pub(super) keeper: Arc<Keeper>,
     pub(super) leases: Arc<Leases>,
     pub(super) snapshots: Arc<Snapshots>,
+    pub(super) observers: Semaphore,
+    pub(super) operators: Semaphore,
     connections: watch::Sender<usize>,
     end: watch::Sender<bool>,
     started_ms: u64,
@@ -221,6 +227,8 @@ pub async fn run(
         keeper: keeper.clone(),
         leases,
         snapshots: Arc::new(Snapshots::new()),
+        observers: Semaphore::new(OBSERVERS_MAX),
+        operators: Semaphore::new(OPERATORS_MAX),
         connections: watch::Sender::new(0),
         end: watch::Sender::new(false),
         started_ms: now_ms(),
