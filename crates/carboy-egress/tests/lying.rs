@@ -312,3 +312,182 @@ async fn b55_a_stream_with_a_tool_of_the_providers_that_is_left_is_charged_with_
         assert!(held > 200_000 && total >= held, "{what}: {total} of {held}");
     }
 }
+
+/// So many blanks before `text`, packed: megabytes in a few kilobytes.
+fn packed(blanks: usize, text: &str) -> Vec<u8> {
+    use std::io::Write as _;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let piece = [b' '; 64 * 1024];
+    for _ in 0..blanks / piece.len() {
+        gzip.write_all(&piece).unwrap();
+    }
+    gzip.write_all(text.as_bytes()).unwrap();
+    gzip.finish().unwrap()
+}
+
+/// An answer that unpacks to this many bytes of blanks before it says what it cost.
+const BOMB_BYTES: usize = 256 << 20;
+
+/// Kilobytes that this process has at most had in memory.
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// C2, C4: an answer that unpacks a thousandfold costs time and no memory; it is metered like any other, read by its client
+/// or not, and whoever asks meanwhile is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c4_an_answer_that_unpacks_to_hundreds_of_megabytes_is_metered_in_bounded_memory() {
+    let told = whole(Way::Chat, 40, Some((20, 60)));
+    let bomb = packed(BOMB_BYTES, &told);
+    assert!(bomb.len() < BOMB_BYTES / 500, "{}", bomb.len());
+    let before = peak_kib();
+    for leaves in [false, true] {
+        let ledger = Memory::unbound();
+        let origin = Arc::new(Origin::default());
+        let (sent, small) = (bytes::Bytes::from(bomb.clone()), whole(Way::Chat, 40, Some((20, 60))));
+        let answer = recording(origin.clone(), move |got| {
+            let answer = Response::builder().header("content-type", "application/json");
+            if got.target.ends_with("?small") {
+                return answer.body(full(small.clone())).unwrap();
+            }
+            answer.header("content-encoding", "gzip").body(full(sent.clone())).unwrap()
+        });
+        let (kind, routes) = (Kind::Tls(&["http/1.1"]), vec![route_of(Way::Chat)]);
+        let limits = GatewayLimits::default();
+        let bench = Bench::governed(ledger.clone(), Default::default(), kind, routes, (origin, answer), limits).await;
+        let ask = |query: &'static str, client: &support::Client| {
+            let body = Way::Chat.body(Answered::Whole, Some(ASKED), "hello");
+            Way::Chat.request(client, Answered::Whole, query, body)
+        };
+        let mut client = bench.client(&["http/1.1"]).await;
+        let mut request = ask("", &client);
+        // Whoever takes this coding is given what is in it.
+        request.headers_mut().insert("accept-encoding", "gzip".parse().unwrap());
+        let mut response =
+            tokio::time::timeout(std::time::Duration::from_secs(60), client.start(request)).await.unwrap().unwrap();
+        // Somebody else asks while it is on its way.
+        let mut other = bench.client(&["http/1.1"]).await;
+        let request = ask("small", &other);
+        assert_eq!(within(other.send(request)).await.status, StatusCode::OK);
+        let mut length = 0;
+        while let Some(frame) = response.frame().await {
+            length += frame.unwrap().into_data().map_or(0, |data| data.len());
+            if leaves {
+                break;
+            }
+        }
+        drop(response);
+        assert_eq!(bench.gateway.settled(std::time::Duration::from_secs(60)).await, 0);
+        assert!(leaves || length == BOMB_BYTES + told.len(), "{length}");
+        let (endings, total) = (settlements(&ledger), ledger.total("openai"));
+        assert_eq!((endings.len(), ledger.open()), (2, 0));
+        // The small one, and the bomb: by its word where all of it was read, whole where it was not.
+        assert!(if leaves { total >= 80 + 80 } else { total == 160 }, "{leaves}: {total}, {endings:?}");
+    }
+    let grown = peak_kib() - before;
+    assert!(grown < 96 * 1024, "{grown} KiB more than before");
+}
+
+/// C2, B21: a metered request is one request, of one length, to one method and path, whatever its head says twice.
+#[tokio::test]
+async fn c2_b21_a_metered_request_whose_length_or_target_is_said_twice_is_refused_or_made_one() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let cheap = Way::Chat.body(Answered::Whole, Some(5), "hello");
+    let dear = cheap.replace(":5,", ":99000,");
+    let line = "POST /v1/chat/completions HTTP/1.1\r\nhost: api.example\r\ncontent-type: application/json\r\n";
+    let (short, long) = (cheap.len(), dear.len());
+    let smuggled = format!("0\r\n\r\n{line}content-length: {long}\r\n\r\n{dear}");
+    for (head, body) in [
+        (format!("{line}content-length: {short}\r\ncontent-length: {long}\r\n\r\n"), dear.clone()),
+        (format!("{line}content-length: {short}, {long}\r\n\r\n"), dear.clone()),
+        (format!("{line}content-length: +{short}\r\n\r\n"), cheap.clone()),
+        (format!("{line}content-length: {short}\r\ntransfer-encoding: chunked\r\n\r\n"), smuggled.clone()),
+        (format!("{line}transfer-encoding: identity, chunked\r\ncontent-length: {short}\r\n\r\n"), smuggled.clone()),
+        (format!("{line}transfer-encoding: xchunked\r\ncontent-length: {short}\r\n\r\n"), cheap.clone()),
+        (format!("{line}content-length: {short}\r\nhost: other.example\r\n\r\n"), cheap.clone()),
+        (
+            line.replace("/v1/chat", "http://other.example/v1/chat") + &format!("content-length: {short}\r\n\r\n"),
+            cheap.clone(),
+        ),
+    ] {
+        let ledger = Memory::unbound();
+        let route = Route { auth: None, ..route_of(Way::Chat) };
+        let origin = Arc::new(Origin::default());
+        let answer = recording(origin.clone(), |_| {
+            let answer = Response::builder().header("content-type", "application/json");
+            answer.body(full(whole(Way::Chat, 1, Some((9, 1))))).unwrap()
+        });
+        let limits = GatewayLimits::default();
+        let bench =
+            Bench::governed(ledger.clone(), Default::default(), Kind::Plain, vec![route], (origin, answer), limits)
+                .await;
+        let mut stream = tokio::net::TcpStream::connect(bench.listen(support::HOST, 80).await).await.unwrap();
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let mut said = Vec::new();
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(500), stream.read_to_end(&mut said)).await;
+        drop(stream);
+        assert_eq!(bench.gateway.settled(support::model::WAIT_MAX).await, 0, "{head}");
+        // Nothing reached the upstream that was not held, and nothing of the dear one at all.
+        let received = bench.origin.received();
+        let held = ledger.calls().iter().filter(|call| matches!(call, Call::Dispatch(_))).count();
+        assert_eq!(received.len(), held, "{head}: {}", String::from_utf8_lossy(&said));
+        for got in &received {
+            assert!(!String::from_utf8_lossy(&got.body).contains("99000"), "{head}");
+            assert_eq!(got.headers.get_all("content-length").iter().count(), 1, "{head}");
+            assert!(got.headers.get("transfer-encoding").is_none(), "{head}");
+        }
+        assert!(received.len() <= 1, "{head}: {received:?}");
+    }
+}
+
+/// C2: in HTTP/2 the target stands in fields of its own, and what they and `content-length` say is held to.
+#[tokio::test]
+async fn c2_http2_fields_that_contradict_each_other_make_no_second_reading_of_a_metered_request() {
+    let body = Way::Chat.body(Answered::Whole, Some(5), "hello");
+    let length = body.len();
+    for (what, uri, host, said) in [
+        ("a length that is too short", "https://api.example/v1/chat/completions", None, Some(length - 10)),
+        ("a length that is too long", "https://api.example/v1/chat/completions", None, Some(length + 10)),
+        ("another authority", "https://other.example/v1/chat/completions", None, None),
+        ("another host beside the authority", "https://api.example/v1/chat/completions", Some("other.example"), None),
+        ("another scheme", "http://api.example/v1/chat/completions", None, None),
+        ("a path that a server reads otherwise", "https://api.example/v1/models/../chat/completions", None, None),
+        ("a path in escapes", "https://api.example/v1/%63hat/completions", None, None),
+    ] {
+        let ledger = Memory::unbound();
+        let origin = Arc::new(Origin::default());
+        let answer = recording(origin.clone(), |_| {
+            let answer = Response::builder().header("content-type", "application/json");
+            answer.body(full(whole(Way::Chat, 1, Some((9, 1))))).unwrap()
+        });
+        let (kind, routes) = (Kind::Tls(&["h2"]), vec![route_of(Way::Chat)]);
+        let limits = GatewayLimits::default();
+        let bench = Bench::governed(ledger.clone(), Default::default(), kind, routes, (origin, answer), limits).await;
+        let mut client = bench.client(&["h2"]).await;
+        assert!(matches!(client, support::Client::H2(_)));
+        let mut request =
+            http::Request::builder().method(Method::POST).uri(uri).header("content-type", "application/json");
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        if let Some(said) = said {
+            request = request.header("content-length", said);
+        }
+        if let Ok(response) = within(client.start(request.body(full(body.clone())).unwrap())).await {
+            within(read(response)).await;
+        }
+        drop(client);
+        assert_eq!(bench.gateway.settled(support::model::WAIT_MAX).await, 0, "{what}");
+        let received = bench.origin.received();
+        let held = ledger.calls().iter().filter(|call| matches!(call, Call::Dispatch(_))).count();
+        assert_eq!(received.len(), held, "{what}: what reached the upstream was held");
+        for got in &received {
+            let sent: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
+            assert_eq!(sent["max_tokens"], 5, "{what}");
+            assert_eq!(got.headers["content-length"], got.body.len().to_string(), "{what}");
+            assert_eq!(got.target, "https://api.example/v1/chat/completions", "{what}");
+        }
+    }
+}
