@@ -304,3 +304,23 @@ fn a_sum_that_differs_from_its_rows_is_found() {
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].kept.raw.tokens_up(), found[0].rows.raw.tokens_up()), (149, 150));
 }
+
+#[test]
+fn c14_the_database_has_usage_budgets_and_enforcement_and_no_table_for_anything_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.db");
+    let engine = engine(&path);
+    spend(&*connect(&engine, 1), 100, 50);
+    block_on(engine.close()).unwrap();
+    let connection = Connection::open(&path).unwrap();
+    let mut statement = connection
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'sqlite_sequence' ORDER BY name")
+        .unwrap();
+    let tables: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    let (usage, budgets) =
+        (["spend", "rollup", "chain", "chain_scope", "dispatched", "owner"], ["cap", "top_up", "warned"]);
+    let (enforcement, own) = (["enforcement", "projection"], ["schema_version"]);
+    let mut all: Vec<&str> = usage.into_iter().chain(budgets).chain(enforcement).chain(own).collect();
+    all.sort_unstable();
+    assert_eq!(tables, all, "transcripts, metadata, approvals and the audit log are files");
+}
