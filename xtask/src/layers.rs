@@ -372,34 +372,6 @@ mod tests {
         assert!(complaints[2].starts_with("carboy-store → rustls: "));
     }
 
-    /// C19: store, metering, budgets, cut-off, dashboard, count. Each of the six stands where none of those after it is
-    /// needed to build it, so that each can be taken in, or left out, alone.
-    #[test]
-    fn c19_each_part_of_the_control_plane_builds_without_those_that_came_after_it() {
-        // In the order in which they were built: where each lives, and what it may not need.
-        let parts: [(&str, &[&str]); 5] = [
-            ("carboy-store", &["carboy-wire", "carboy-manifest", "carboy-egress", "carboy-bottle", "carboy-control"]),
-            ("carboy-wire", &["carboy-store", "carboy-manifest", "carboy-egress", "carboy-bottle", "carboy-control"]),
-            ("carboy-manifest", &["carboy-store", "carboy-wire", "carboy-egress", "carboy-bottle", "carboy-control"]),
-            ("carboy-egress", &["carboy-store", "carboy-manifest", "carboy-bottle", "carboy-control"]),
-            ("carboy-control", &["carboy"]),
-        ];
-        let metadata = metadata(&tree::root()).unwrap();
-        for (part, without) in parts {
-            let built = members(&metadata)[part];
-            let needs: Vec<&str> = list(built, "dependencies")
-                .filter(|dependency| dependency["kind"].is_null())
-                .map(|dependency| text(dependency, "name"))
-                .collect();
-            assert!(needs.contains(&"carboy-core"), "{part} is about the budgets of core");
-            for later in without {
-                assert!(!needs.contains(later), "{part} needs {later}");
-            }
-        }
-        // The count before sending is part of no part's meaning: nothing of the ledger or of the law asks a provider.
-        assert!(HOUSE.iter().filter(|room| room.layer < 2).all(|room| !room.may.contains(&"carboy-egress")));
-    }
-
     #[test]
     fn a_crate_without_a_place_is_named() {
         let mut metadata = workspace(&[("carboy-core", &[])]);

@@ -185,9 +185,8 @@ pub enum StoreError {
     },
     /// The database finds its own pages wrong.
     #[error(
-        "the ledger {path} is damaged ({source}), so nothing that is metered passes: end its controller (`carboy controller stop \
-         --force`), keep the file for inspection, and put a copy in its place; without a copy move it away (`mv {path} \
-         {path}.damaged`), and what was spent is counted anew"
+        "the ledger {path} is damaged ({source}): put a copy in its place, or move it away (`mv {path} {path}.damaged`) and what \
+         was spent is counted anew; before that end its controller (`carboy controller stop --force`)"
     )]
     Damaged {
         /// The ledger.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use carboy_control::apart::{channel_at_stdin, leave_terminal};
 use carboy_control::controller::process::Process;
-use carboy_control::controller::{IDLE, Running, ServeError, Starter, Word, open_ledger, unit};
+use carboy_control::controller::{IDLE, Running, ServeError, Starter, Word, could_not_serve, open_ledger, unit};
 use carboy_control::controller_client::{Answer, Call, Line, LineError, Role, Status};
 use carboy_core::audit::ChainKey;
 use tokio::sync::watch;
@@ -131,7 +131,10 @@ async fn status(args: &JsonFlag, environment: &Environment) -> Result<u8, Failur
         if args.json {
             print(b"null\n")?;
         }
-        eprintln!("no controller runs; the first run starts one, and so does `carboy budget show`");
+        match could_not_serve(&environment.home) {
+            Some(why) => eprintln!("no controller runs; the last one could not serve: {why}"),
+            None => eprintln!("no controller runs; the first run starts one, and so does `carboy budget show`"),
+        }
         return Ok(Exit::Found as u8);
     };
     let Answer::Status(status) = line.ask(Call::Status).await.map_err(|e| failed(&e))? else {

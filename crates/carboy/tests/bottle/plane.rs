@@ -46,6 +46,7 @@ pub fn cases() -> Vec<Case> {
             "C14 what starts a run again, its log and its home are files, and nothing of them is in the database",
             kept_where,
         ),
+        case("C13 a damaged ledger is told as damaged, with its place and the way out, inside and outside", damaged),
         case("C17 a model's name moves no terminal and makes no line of its own", names),
     ]
 }
@@ -385,6 +386,47 @@ fn kept_where(person: Person) {
     for mark in marks.iter().chain(&["resume.json", "/page/clean"]) {
         assert!(!database.contains(mark), "{mark} is in the database");
     }
+}
+
+fn damaged(person: Person) {
+    let world = World::new(person);
+    world.bottle(&format!("{STANDARD_ROUTES}budget: {{claude: 5M}}\n"));
+    world.run(&["true"]).expect_code(0);
+    assert_eq!(carboy(&world, &["controller", "stop", "--force"]).status.code(), Some(0));
+    let path = world.dir.join("home/carboy.db");
+    let mut whole = fs::read(&path).unwrap();
+    whole[..200].fill(0xa5);
+    fs::write(&path, &whole).unwrap();
+    let told = |what: &str, text: &str| {
+        let place = format!("the ledger {} is damaged", path.display());
+        assert!(text.contains(&place) && text.contains("put a copy in its place"), "{what}: {text}");
+        assert!(!text.contains("cannot be reached"), "{what}: {text}");
+    };
+    let shown = carboy(&world, &["budget", "show"]);
+    assert!(!shown.status.success());
+    told("budget show", &stderr(&shown));
+    let mut agent = world.agent();
+    let body = br#"{"model":"claude-x","max_tokens":50,"messages":[{"role":"user","content":"hi"}]}"#;
+    let head = [("anthropic-version", "2023-06-01"), ("content-type", "application/json")];
+    for _ in 0..2 {
+        let refused = agent.http("POST", "https://api.anthropic.com/v1/messages", &head, body);
+        assert_eq!((refused.status, reason(&refused)), (Some(503), Some("ledger_unavailable")), "{refused:?}");
+        assert!(refused.body.contains("is damaged"), "{refused:?}");
+    }
+    // What costs nothing goes on.
+    assert_eq!(agent.http("GET", "https://notes.example/page/clean", &[], b"").status, Some(200));
+    let ran = agent.finish().expect_code(0);
+    told("the summary", &ran.stderr);
+    told("controller status", &stderr(&carboy(&world, &["controller", "status"])));
+    assert_eq!(world.provider.bill().requests, 0);
+    // As it says: moved away, the next one begins anew.
+    fs::rename(&path, world.dir.join("home/carboy.db.damaged")).unwrap();
+    for rest in ["-wal", "-shm"] {
+        let _ = fs::remove_file(world.dir.join(format!("home/carboy.db{rest}")));
+    }
+    let mut agent = world.agent();
+    assert_eq!(agent.http("POST", "https://api.anthropic.com/v1/messages", &head, body).status, Some(200));
+    agent.finish().expect_code(0);
 }
 
 /// Clears the screen, goes up, writes a line of its own, turns what follows round, rings.
