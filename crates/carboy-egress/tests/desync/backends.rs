@@ -145,7 +145,8 @@ pub async fn start_all(dir: &Path) -> Vec<Backend> {
 fn start(name: &'static str, dir: &Path, command: impl FnOnce(&str, &Path) -> Command) -> Backend {
     let (port, log) = (free_port(), dir.join(format!("{name}.log")));
     let child = command(&port.to_string(), &log).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let child = child.unwrap_or_else(|error| panic!("{name}: {error}; on Debian: apt-get install nginx-light nodejs python3"));
+    let child =
+        child.unwrap_or_else(|error| panic!("{name}: {error}; on Debian: apt-get install nginx-light nodejs python3"));
     Backend { name, address: SocketAddr::from(([127, 0, 0, 1], port)), log, child }
 }
 
