@@ -198,6 +198,10 @@ reasons! {
     LimitReached = "limit_reached", Protocol, 503, "a limit of the gateway was reached",
         "retry later with fewer connections at once",
         "look at the event for the limit's name";
+    /// A request with a signature of AWS.
+    SignedRequest = "signed_request", Inject, 403, "requests that are signed with a key of AWS are not passed on",
+        "work without this service; presigned downloads go through",
+        "no route opens it: a signed request can neither be given its real key nor be checked; fetch what is needed outside";
     /// A credential would leave without TLS.
     PlainTextCredential = "plain_text_credential", Inject, 403, "the route's credential is not sent over plain HTTP",
         "use https",
@@ -337,6 +341,7 @@ impl Reason {
             | Reason::RequestUnbounded
             | Reason::Unmeterable
             | Reason::CutOff
+            | Reason::SignedRequest
             | Reason::PlainTextCredential => Nature::Law,
             Reason::UpstreamUnreachable
             | Reason::UpstreamCertificate

@@ -166,6 +166,8 @@ impl Flow {
                     .initial_connection_window_size(limits.connection_window_bytes)
                     .max_concurrent_streams(limits.streams_max)
                     .max_header_list_size(limits.head_bytes_max as u32)
+                    // RFC 8441: a WebSocket that no route allows is refused in words, and not by a reset that nobody reads.
+                    .enable_connect_protocol()
                     .auto_date_header(false);
                 let connection = std::pin::pin!(builder.serve_connection(io, service));
                 self.steer(connection, |connection| connection.graceful_shutdown()).await;

@@ -47,6 +47,7 @@ mod record;
 mod repeats;
 mod request;
 mod reserve;
+mod signed;
 pub mod standing;
 pub mod stats;
 #[cfg(test)]
