@@ -36,7 +36,7 @@ impl OutputCap {
         let openai = ["openai.com", "openai.azure.com"];
         let is_one =
             |domain: &&str| host.strip_suffix(*domain).is_some_and(|front| front.is_empty() || front.ends_with('.'));
-        if openai.iter().any(|domain| is_one(domain)) { OutputCap::MaxCompletionTokens } else { OutputCap::MaxTokens }
+        if openai.iter().any(is_one) { OutputCap::MaxCompletionTokens } else { OutputCap::MaxTokens }
     }
 
     fn key(self) -> &'static str {
