@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::count::OnBilled;
 use crate::faults::Faults;
+use crate::offline::OfflineModel;
 use crate::script::Script;
 use crate::usage::UsageMode;
 
@@ -24,6 +25,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// What the TLS listener offers.
     pub alpn: Alpn,
+    /// Who answers messages and chat completions; the other formats are answered by the script.
+    pub speaker: Speaker,
     /// What it answers.
     pub script: Script,
     /// How it fails; a request's own `x-sim-fault` field takes precedence.
@@ -48,6 +51,16 @@ pub struct Customer {
     pub name: String,
     /// Their key.
     pub key: String,
+}
+
+/// Who answers messages and chat completions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speaker {
+    /// The script.
+    #[default]
+    Script,
+    /// Rules that hold a conversation and use the tools on offer.
+    Offline(OfflineModel),
 }
 
 /// Whether Responses are served over WebSockets.
@@ -82,6 +95,7 @@ impl Default for Config {
             gemini_key: "AIza-sim-real-key".into(),
             names: Vec::new(),
             alpn: Alpn::default(),
+            speaker: Speaker::default(),
             script: Script::default(),
             faults: Faults::default(),
             customers: Vec::new(),
@@ -90,6 +104,19 @@ impl Default for Config {
             websockets: WebSockets::default(),
             on_billed: None,
         }
+    }
+}
+
+impl Config {
+    /// The offline model, for chat agents without a key: see [`offline`](crate::offline). What is asked again is read from a
+    /// cache, as at a provider.
+    pub fn offline() -> Config {
+        Config { speaker: Speaker::Offline(OfflineModel), usage: UsageMode::Cached, ..Config::default() }
+    }
+
+    /// No model is asked: what it says comes from rules or a script.
+    pub fn is_offline(&self) -> bool {
+        matches!(self.speaker, Speaker::Offline(model) if model.is_offline())
     }
 }
 

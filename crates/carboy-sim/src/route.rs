@@ -3,15 +3,18 @@
 use http::HeaderMap;
 use serde_json::{Map, Value, json};
 
+use crate::cache::{PromptCache, Split};
 use crate::coding::Coding;
-use crate::config::Config;
+use crate::config::{Config, Speaker};
 use crate::count::{Account, Whom};
+use crate::offline::OfflineModel;
+use crate::offline::conversation::Conversation;
 use crate::pages;
 use crate::playback::Outcome;
 use crate::record::ReceivedRequest;
 use crate::refusal::Provider;
-use crate::script::Reply;
-use crate::usage::{self, Contexts, Planned, Wants};
+use crate::script::{Prompt, Reply};
+use crate::usage::{self, Contexts, Planned, UsageMode, Wants};
 use crate::{anthropic, gemini, openai, responses};
 
 /// A request whose body is complete.
@@ -87,6 +90,30 @@ impl Ask<'_> {
         let tag = self.headers.get("x-sim-tag").and_then(|tag| tag.to_str().ok()).unwrap_or_default();
         let tag = tag.chars().take(TAG_CHARS_MAX).collect();
         Some(Whom { account: Account { customer, meter: provider.meter() }, serial: self.serial, tag })
+    }
+
+    /// What is said: by the script, or by the offline model.
+    pub fn reply(&self, prompt: impl FnOnce() -> Prompt, conversation: impl FnOnce() -> Conversation) -> Reply {
+        match self.config.speaker {
+            Speaker::Script => self.config.script.reply(&prompt()),
+            Speaker::Offline(model) => model.reply(&conversation()),
+        }
+    }
+
+    /// The name of the model that the answer carries: as asked for, unless no model was asked.
+    pub fn model(&self, asked: String) -> String {
+        match self.config.speaker {
+            Speaker::Script => asked,
+            Speaker::Offline(_) => OfflineModel::NAME.to_owned(),
+        }
+    }
+
+    /// What of the input is cached, where that is looked at.
+    pub fn cached(&self, split: impl FnOnce(&PromptCache) -> Split) -> Option<Split> {
+        match self.config.usage {
+            UsageMode::Cached => Some(split(&self.contexts.cache)),
+            UsageMode::Fixed | UsageMode::Random(_) => None,
+        }
     }
 
     /// Decides what is generated.
