@@ -11,9 +11,10 @@ use crate::usage::UsageMode;
 /// What a simulated provider is started with. [`Config::default`] is what the tour uses.
 #[derive(Clone)]
 pub struct Config {
-    /// The one key that `/v1/messages` and its siblings take, as `x-api-key` or `Authorization: Bearer`.
+    /// The one key that `/v1/messages` and its siblings take, as `x-api-key` or `Authorization: Bearer`. Empty: none is asked
+    /// for, as by a model of one's own machine.
     pub anthropic_key: String,
-    /// The one key that OpenAI's endpoints take, as `Authorization: Bearer`.
+    /// The one key that OpenAI's endpoints take, as `Authorization: Bearer`. Empty: none is asked for.
     pub openai_key: String,
     /// The one token that the ChatGPT subscription's endpoints take, as `Authorization: Bearer`.
     pub chatgpt_token: String,

@@ -36,6 +36,8 @@ const HUMAN: &str = "I cannot connect you with a person myself. Please use this 
                      of the team takes over.";
 const THANKS: &str = "You're welcome. Is there anything else that I can help with?";
 const DECLINED: &str = "All right, nothing was changed. Is there anything else that I can help with?";
+const UNKNOWN: &str = "It was begun, and it is not known yet whether it was done. It will be looked after.";
+const NOTED: &str = "Noted. Is there anything else that I can help with?";
 const WAITING: &str = "Please look at the card and confirm it there; nothing happens until you do.";
 const NO_TOOLS: &str = "This is carboy's offline model. It answers by rules and knows no facts, so there is little that it can \
                         say here; with a real model this agent answers by its prompt.";
@@ -67,22 +69,20 @@ impl OfflineModel {
 
 fn to_results(conversation: &Conversation, fresh: &[&Outcome], last: &Outcome) -> Reply {
     let desk = desk::to_results(conversation, fresh);
-    desk.or_else(|| assistant_result(last)).unwrap_or_else(|| generic::to_result(last))
+    let reply = desk.or_else(|| assistant_result(last)).or_else(|| generic::to_results(conversation, fresh));
+    reply.unwrap_or_else(|| generic::to_result(last))
 }
 
 fn assistant_result(last: &Outcome) -> Option<Reply> {
-    if desk::is_pending(&last.value) && !last.is_error { None } else { assistant::to_result(last) }
+    if generic::waits(&last.value) && !last.is_error { None } else { assistant::to_result(last) }
 }
 
 fn to_person(conversation: &Conversation) -> Reply {
+    if let Some(note) = conversation.note() {
+        return to_note(conversation, note);
+    }
     let message = conversation.message();
     let said = words::words(message);
-    if let Some(outcome) = noted(conversation, message) {
-        return to_results(conversation, &[&outcome], &outcome);
-    }
-    if is_note(message) && says(&said, &["declined", "cancelled", "canceled", "said no"]) {
-        return Reply::text(DECLINED);
-    }
     if says(&said, WANTS_HUMAN) {
         return Reply::text(HUMAN);
     }
@@ -90,7 +90,7 @@ fn to_person(conversation: &Conversation) -> Reply {
     let reply = desk.or_else(|| assistant::to_person(conversation)).or_else(|| small_talk(conversation, &said));
     let reply = reply.or_else(|| echo(conversation, message));
     // A desk's own tools were judged by the desk.
-    let reply = reply.or_else(|| if desk::is_one(conversation) { None } else { generic::to_person(conversation) });
+    let reply = reply.or_else(|| generic::to_person(conversation, &desk::others(conversation)));
     reply.unwrap_or_else(|| Reply::text(off_topic(conversation)))
 }
 
@@ -127,11 +127,7 @@ fn small_talk(conversation: &Conversation, said: &[String]) -> Option<Reply> {
 
 fn can_help(conversation: &Conversation) -> String {
     if desk::is_one(conversation) {
-        let parts =
-            [(desk::LOOKUP, "where an order is"), (desk::RETURN, "returns"), (desk::POLICY, "our standard policies")];
-        let parts = parts.iter().filter(|(tool, _)| conversation.tool(tool).is_some());
-        let parts: Vec<String> = parts.map(|(_, part)| (*part).to_owned()).collect();
-        return format!("I can help with {}. What can I do for you?", tell::list(&parts));
+        return format!("{} What can I do for you?", desk::can_help(conversation));
     }
     let offers = generic::offers(conversation);
     if offers.is_empty() {
@@ -146,7 +142,7 @@ fn off_topic(conversation: &Conversation) -> String {
         return refusal;
     }
     if desk::is_one(conversation) {
-        return "I'm sorry, I can only help with orders, returns and our standard policies.".to_owned();
+        return format!("I'm sorry, that is not something I can do here. {}", desk::can_help(conversation));
     }
     can_help(conversation)
 }
@@ -175,20 +171,24 @@ fn echo(conversation: &Conversation, message: &str) -> Option<Reply> {
     Some(Reply::text(format!("Here it is: {text}")))
 }
 
-/// A note that the runtime wrote into the conversation, as opposed to a person's words.
-fn is_note(message: &str) -> bool {
-    message.trim_start().starts_with(['[', '<', '('])
+/// What came of a confirmed call, as the runtime tells it: the tool's name and its result.
+fn to_note(conversation: &Conversation, note: &str) -> Reply {
+    if let Some(outcome) = noted(conversation, note) {
+        return to_results(conversation, &[&outcome], &outcome);
+    }
+    let said = words::words(note);
+    if says(&said, &["declined", "nothing was done"]) {
+        return Reply::text(DECLINED);
+    }
+    Reply::text(if says(&said, &["not known"]) { UNKNOWN } else { NOTED })
 }
 
-/// A note that says what came of a confirmed call: the tool's name and its result.
-fn noted(conversation: &Conversation, message: &str) -> Option<Outcome> {
-    let tool = conversation.tools.iter().find(|tool| message.contains(&tool.name[..]))?;
-    let (start, end) = (message.find('{')?, message.rfind('}')?);
-    let value: Value = serde_json::from_str(message.get(start..=end)?).ok()?;
-    let said = words::words(&message[..start]);
-    if !is_note(message) || !says(&said, &["confirmed", "confirm", "result", "done"]) {
-        return None;
-    }
+fn noted(conversation: &Conversation, note: &str) -> Option<Outcome> {
+    let tool = conversation.tools.iter().find(|tool| note.contains(&tool.name[..]))?;
+    let (start, end) = (note.find('{')?, note.rfind('}')?);
+    let value: Value = serde_json::from_str(note.get(start..=end)?).ok()?;
     let is_error = value.get("error").is_some_and(|error| !error.is_null());
-    Some(Outcome { tool: tool.name.clone(), input: Value::Null, value, is_error })
+    // What it was called with stands in the call that asked for it.
+    let input = conversation.outcomes().find(|outcome| outcome.tool == tool.name).map(|outcome| outcome.input.clone());
+    Some(Outcome { tool: tool.name.clone(), input: input.unwrap_or_default(), value, is_error })
 }

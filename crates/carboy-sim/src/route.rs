@@ -161,6 +161,9 @@ fn endpoint(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         (_, "/echo") => Ok(pages::echo(ask.received)),
         ("POST" | "PUT" | "PATCH", "/sink") => Ok(pages::sink(ask.received)),
         ("GET", path) if path.starts_with("/bytes/") => pages::bytes(&path["/bytes/".len()..], ask.query),
+        // An agent's model may be behind a path of its own, and the offline model stands in its place.
+        ("POST", path) if ask.config.is_offline() && path.ends_with("/messages") => model(ask, anthropic::messages),
+        ("POST", path) if ask.config.is_offline() && path.ends_with("/chat/completions") => model(ask, openai::chat),
         (method, path) => {
             Err(Refused::because(404, format!("{method} {path} is not served by the simulated provider.")))
         }

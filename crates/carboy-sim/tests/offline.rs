@@ -134,6 +134,8 @@ struct Desk {
     confirmed: bool,
 }
 
+/// What the runtime's own words to a model begin with.
+const RUNTIME: &str = "[From the runtime, not from the person.]";
 const REFUSAL: &str = "I'm sorry, I can only help with Bookly orders, returns and standard policies.";
 const SHIPPING: &str = "Standard shipping takes 3 to 5 working days.\nExpress shipping costs 9.95 USD.";
 
@@ -364,12 +366,24 @@ async fn what_came_of_a_confirmed_return_is_told_with_its_number() {
         let want = "Your return for order BK-1001 is started. The return number is RMA-BCDFGHJK. It covers Middlemarch. The \
                     refund is made within 5 working days of the parcel's arrival.";
         assert!(said.text.ends_with(want), "{}", said.text);
-        let note =
-            "[The customer confirmed initiate_return. Result: {\"rma\":\"RMA-BCDFGHJK\",\"order_id\":\"BK-1001\"}]";
-        let said = chat.say(note).await;
+        let note = format!(
+            "{RUNTIME} The person confirmed the card for initiate_return, and it was done with exactly the card's arguments. \
+             Result: {}\nTell the person how it ended.",
+            json!({"rma": "RMA-BCDFGHJK", "order_id": "BK-1001"})
+        );
+        let said = chat.say(&note).await;
         assert_eq!(said.text, "Your return for order BK-1001 is started. The return number is RMA-BCDFGHJK.");
-        let said = chat.say("[The customer declined initiate_return.]").await;
-        assert!(said.text.starts_with("All right, nothing was changed."), "{}", said.text);
+        let refused = json!({"error": "already_returned", "message": "A return of this book was started before."});
+        let failed = format!(
+            "{RUNTIME} The person confirmed the card for initiate_return, and it did not succeed: {refused}\nTell the person."
+        );
+        assert_eq!(chat.say(&failed).await.text, "A return of this book was started before.");
+        let late = format!("{RUNTIME} The person confirmed the card for initiate_return. It is not known yet.");
+        assert!(chat.say(&late).await.text.contains("not known yet"));
+        let declined = format!("{RUNTIME} The person declined the card for initiate_return. Nothing was done.");
+        assert!(chat.say(&declined).await.text.starts_with("All right, nothing was changed."));
+        // A note is no order of the person's.
+        assert!(chat.say("Thank you").await.text.starts_with("You're welcome."));
     }
 }
 
@@ -441,7 +455,8 @@ async fn g1_everything_else_gets_the_refusal_word_for_word() {
         let said = chat.say("I want to talk to a human").await;
         assert!(said.text.contains("person") && said.calls.is_empty(), "{}", said.text);
         let mut plain = Chat::new(format, &sim, "You are Bookly.", Desk::default());
-        let own = "I'm sorry, I can only help with orders, returns and our standard policies.";
+        let own = "I'm sorry, that is not something I can do here. I can help with where an order is, returns and our standard \
+                   policies.";
         assert_eq!(plain.say("What's the weather?").await.text, own);
     }
 }
@@ -462,13 +477,17 @@ impl Tools for Assistant {
         let error = |message: &str| (json!({"error": {"code": "invalid_arguments", "message": message}}), true);
         match name {
             "calculator" => match input["expression"].as_str().unwrap() {
-                "15 * 23" => (json!({"result": 345}), false),
+                "15 * 23" => (json!({"result": "15 * 23 = 345"}), false),
+                "2 + 3" => (json!({"result": 5.0}), false),
                 _ => error("Expression contains forbidden pattern"),
             },
             "save_note" if input["filename"].as_str().is_some_and(|name| name.contains('/')) => {
                 error("Filename cannot contain path separators")
             }
-            "save_note" => (json!({"file": "notes/note_20261130_0123456789ab.txt"}), false),
+            "save_note" if input["content"] == "wait" => {
+                (json!({"status": "awaiting_confirmation", "message": "x"}), false)
+            }
+            "save_note" => (json!({"result": "Note saved to notes/note_20261130_0123456789ab.txt"}), false),
             other => panic!("{other}"),
         }
     }
@@ -482,9 +501,13 @@ async fn g74_g75_the_assistant_calculates_and_saves() {
         let said = chat.say("What is 15 * 23?").await;
         assert_eq!(said.calls, [("calculator".into(), json!({"expression": "15 * 23"}))]);
         assert_eq!(said.text, "15 * 23 = 345");
+        assert_eq!(chat.say("2 plus 3").await.text, "2 + 3 = 5");
         let said = chat.say("Save a note: buy milk").await;
         assert_eq!(said.calls, [("save_note".into(), json!({"content": "buy milk"}))]);
-        assert_eq!(said.text, "I saved the note as notes/note_20261130_0123456789ab.txt.");
+        assert_eq!(said.text, "Note saved to notes/note_20261130_0123456789ab.txt.");
+        let said = chat.say("Save a note: wait").await;
+        assert!(said.text.contains("confirm it there; nothing happens until you do"), "{}", said.text);
+        assert!(chat.say("yes").await.calls.is_empty());
         let said = chat.say("Save a note").await;
         assert_eq!((said.text.as_str(), said.calls.len()), ("What should the note say?", 0));
         let said = chat.say("the door is open").await;
@@ -567,6 +590,95 @@ async fn g87_tools_that_nobody_here_knows_are_used_by_their_names_and_schemas() 
         let said = chat.say("Sing a song").await;
         assert_eq!(said.text, "I can help with these: get ticket, book table and get weather. What would you like?");
     }
+}
+
+/// The desk of a scaffolded agent: no check of its own, the runtime demands the look-up, and the policy is in the prompt.
+#[derive(Default)]
+struct Shop {
+    looked_up: bool,
+}
+
+impl Tools for Shop {
+    fn schemas(&self) -> Vec<ToolSchema> {
+        let id = json!({"type": "string", "pattern": "^SH-[0-9]{4}$", "description": "As in SH-1001."});
+        let email = json!({"type": "string"});
+        let both = json!({"order_id": id, "email": email});
+        vec![
+            schema(
+                "lookup_order",
+                "Looks an order up by its number and e-mail address.",
+                &both,
+                &["order_id", "email"],
+            ),
+            schema("start_return", "Starts the return of an order.", &both, &["order_id", "email"]),
+            schema("close_account", "Closes an account.", &json!({"email": email}), &["email"]),
+            schema("get_account", "Shows an account.", &json!({"email": email}), &["email"]),
+        ]
+    }
+
+    fn run(&mut self, name: &str, input: &Value) -> (Value, bool) {
+        let first =
+            |tool: &str| json!({"error": "not_yet", "message": format!("call {tool} first, with the same email")});
+        match name {
+            "lookup_order" if input["order_id"] == "SH-1001" && input["email"] == "ada@example.com" => {
+                self.looked_up = true;
+                let order = json!({"order_id": "SH-1001", "item": "Desk lamp", "state": "delivered",
+                    "delivered": "2026-01-05", "returnable": true});
+                (order, false)
+            }
+            "lookup_order" => (json!("order_not_found"), true),
+            "start_return" if self.looked_up => {
+                (json!({"status": "awaiting_confirmation", "message": "a card"}), false)
+            }
+            "start_return" => (first("lookup_order"), true),
+            "get_account" => {
+                self.looked_up = true;
+                (json!({"plan": "basic"}), false)
+            }
+            "close_account" if self.looked_up => (json!("Your account is closed."), false),
+            "close_account" => (first("get_account"), true),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn g87_g88_the_desk_of_a_scaffolded_agent_works_by_its_own_tools() {
+    let sim = sim().await;
+    let policy = "An order can be returned within 30 days of its delivery.";
+    let system = format!("<identity>An order desk.</identity>\n<return_policy>\n{policy}\n</return_policy>");
+    for format in FORMATS {
+        let mut chat = Chat::new(format, &sim, &system, Shop::default());
+        let said = chat.say("Where is my order SH-1001?").await;
+        assert!(said.calls.is_empty() && said.text.contains("e-mail address"), "{}", said.text);
+        let said = chat.say("ada@example.com").await;
+        assert_eq!(said.calls, [("lookup_order".into(), json!({"order_id": "SH-1001", "email": "ada@example.com"}))]);
+        assert_eq!(said.text, "Order SH-1001 was delivered on 2026-01-05. It holds Desk lamp.");
+        let said = chat.say("I want to return it").await;
+        assert_eq!(said.names(), ["lookup_order", "start_return"]);
+        assert!(said.text.contains("card"), "{}", said.text);
+        assert_eq!(chat.say("How long do I have to return something?").await.text, policy);
+        let said = chat.say("And SH-9999, where is that order?").await;
+        assert!(said.text.starts_with("I could not find an order"), "{}", said.text);
+        // What its tools demand of each other is followed.
+        let mut chat = Chat::new(format, &sim, &system, Shop::default());
+        let said = chat.say("Please close my account, bob@example.com").await;
+        assert_eq!(said.names(), ["close_account", "get_account", "close_account"]);
+        assert_eq!(said.text, "Your account is closed.");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_with_a_path_of_its_own_and_without_a_key_is_answered() {
+    let config = Config { openai_key: String::new(), anthropic_key: String::new(), ..Config::offline() };
+    let sim = Simulator::start(config).await.unwrap();
+    let body = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}).to_string();
+    let got = post(sim.addr, "/openai/v1/chat/completions", &[], body.clone()).await;
+    assert_eq!((got.status, &got.json()["model"]), (200, &json!("carboy-offline")));
+    let got = post(sim.addr, "/v1/messages", &[("anthropic-version", "2023-06-01")], body.clone()).await;
+    assert_eq!((got.status, &got.json()["model"]), (200, &json!("carboy-offline")));
+    let scripted = Simulator::start(Config::default()).await.unwrap();
+    assert_eq!(post(scripted.addr, "/openai/v1/chat/completions", &OPENAI, body).await.status, 404);
 }
 
 /// No tools at all.

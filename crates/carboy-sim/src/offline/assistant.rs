@@ -103,7 +103,7 @@ fn sum_of(outcome: &Outcome) -> String {
 }
 
 fn saved(value: &Value) -> String {
-    let name = member(value, &["path", "file", "filename", "file_name", "saved_as", "saved", "name"]);
+    let name = member(value, &["path", "file", "filename", "file_name", "saved_as", "saved", "result", "name"]);
     match name.or(value.as_str()) {
         Some(text) if text.contains(' ') => sentence(text),
         Some(name) => format!("I saved the note as {name}."),

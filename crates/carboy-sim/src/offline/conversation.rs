@@ -49,6 +49,8 @@ pub(crate) enum Kind {
 pub(crate) enum Turn {
     /// What a person wrote.
     Person(String),
+    /// What the runtime wrote: it begins with a bracket.
+    Note(String),
     /// What was answered.
     Agent(String),
     /// A tool that was called, and what came of it.
@@ -118,9 +120,17 @@ impl Conversation {
     pub fn message(&self) -> &str {
         let said = self.turns.iter().rev().find_map(|turn| match turn {
             Turn::Person(text) => Some(&text[..]),
-            Turn::Agent(_) | Turn::Result(_) => None,
+            Turn::Agent(_) | Turn::Result(_) | Turn::Note(_) => None,
         });
         said.unwrap_or_default()
+    }
+
+    /// What the runtime wrote, if nothing came after it.
+    pub fn note(&self) -> Option<&str> {
+        match self.turns.last() {
+            Some(Turn::Note(text)) => Some(text),
+            Some(Turn::Person(_) | Turn::Agent(_) | Turn::Result(_)) | None => None,
+        }
     }
 
     /// What they wrote before that.
@@ -133,7 +143,7 @@ impl Conversation {
     pub fn messages(&self) -> impl Iterator<Item = &str> {
         self.turns.iter().filter_map(|turn| match turn {
             Turn::Person(text) => Some(&text[..]),
-            Turn::Agent(_) | Turn::Result(_) => None,
+            Turn::Agent(_) | Turn::Result(_) | Turn::Note(_) => None,
         })
     }
 
@@ -142,7 +152,7 @@ impl Conversation {
         let mut fresh: Vec<&Outcome> = Vec::new();
         for turn in self.turns.iter().rev() {
             match turn {
-                Turn::Person(_) => break,
+                Turn::Person(_) | Turn::Note(_) => break,
                 Turn::Result(outcome) => fresh.push(outcome),
                 Turn::Agent(_) => {}
             }
@@ -155,7 +165,7 @@ impl Conversation {
     pub fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
         self.turns.iter().rev().filter_map(|turn| match turn {
             Turn::Result(outcome) => Some(outcome),
-            Turn::Person(_) | Turn::Agent(_) => None,
+            Turn::Person(_) | Turn::Agent(_) | Turn::Note(_) => None,
         })
     }
 
@@ -166,12 +176,15 @@ impl Conversation {
             match turn {
                 Turn::Person(_) => person_seen = true,
                 Turn::Agent(text) if person_seen => return text,
-                Turn::Agent(_) | Turn::Result(_) => {}
+                Turn::Agent(_) | Turn::Result(_) | Turn::Note(_) => {}
             }
         }
         ""
     }
 }
+
+/// What the runtime's own words to a model begin with.
+const NOTE: &str = "[From the runtime";
 
 /// A conversation while it is read: calls wait for their results.
 #[derive(Default)]
@@ -187,6 +200,8 @@ impl Reading {
         }
         match (role, self.turns.last_mut()) {
             // Parts of one message, and words that follow results.
+            // A person who writes such a thing decides nothing by it here.
+            (Some("user"), _) if text.starts_with(NOTE) => self.turns.push(Turn::Note(text.to_owned())),
             (Some("user"), Some(Turn::Person(before))) => push_line(before, text),
             (Some("user"), _) => self.turns.push(Turn::Person(text.to_owned())),
             (Some("assistant"), _) => self.turns.push(Turn::Agent(text.to_owned())),
@@ -386,7 +401,7 @@ mod tests {
         reading.result(&id, "plain", true);
         let values = reading.turns.into_iter().map(|turn| match turn {
             Turn::Result(outcome) => (outcome.value, outcome.is_error),
-            Turn::Person(_) | Turn::Agent(_) => panic!(),
+            Turn::Person(_) | Turn::Agent(_) | Turn::Note(_) => panic!(),
         });
         let want = [(json!({"a": 1}), false), (json!({"error": "order_not_found"}), true), (json!("plain"), true)];
         assert_eq!(values.collect::<Vec<_>>(), want);

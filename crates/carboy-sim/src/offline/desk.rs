@@ -8,6 +8,7 @@
 //! *Must never* name an order that no result of this turn named, or take a person's yes for a confirmation.
 
 mod case;
+mod roles;
 mod words_of;
 
 use serde_json::{Map, Value, json};
@@ -16,42 +17,65 @@ use super::conversation::{Conversation, Offer, Outcome};
 use super::tell::{self, code};
 use crate::script::Reply;
 use case::{Case, Task};
+use roles::{Role, Roles};
 use words_of::{CARD, ask_email, ask_order, eligible, ineligible, order, started};
-
-pub(super) const LOOKUP: &str = "lookup_order";
-pub(super) const CHECK: &str = "check_return_eligibility";
-pub(super) const RETURN: &str = "initiate_return";
-pub(super) const POLICY: &str = "lookup_policy";
 
 /// Calls in answer to one message; after that it is told how far it got.
 const CALLS_MAX: usize = 5;
 
 /// Does this agent have a desk's tools?
 pub(super) fn is_one(conversation: &Conversation) -> bool {
-    [LOOKUP, CHECK, RETURN, POLICY].iter().any(|name| conversation.tool(name).is_some())
+    Roles::of(conversation).is_some()
+}
+
+/// The tools that are none of a desk's.
+pub(super) fn others(conversation: &Conversation) -> Vec<&Offer> {
+    let Some(roles) = Roles::of(conversation) else { return conversation.tools.iter().collect() };
+    let own = [roles.lookup, roles.check, roles.start, roles.policy];
+    conversation.tools.iter().filter(|tool| !own.iter().flatten().any(|own| own.name == tool.name)).collect()
+}
+
+/// What it can help with.
+pub(super) fn can_help(conversation: &Conversation) -> String {
+    let roles = Roles::of(conversation).unwrap_or_default();
+    let quotes = roles.policy.is_some() || !words_of::policies(&conversation.system).is_empty();
+    let parts = [
+        (roles.lookup.is_some(), "where an order is"),
+        (roles.start.is_some() || roles.check.is_some(), "returns"),
+        (quotes, "our standard policies"),
+    ];
+    let parts: Vec<String> = parts.iter().filter(|(has, _)| *has).map(|(_, part)| (*part).to_owned()).collect();
+    format!("I can help with {}.", tell::list(&parts))
 }
 
 /// What it answers to the person's last words; `None` where they are not its business.
 pub(super) fn to_person(conversation: &Conversation) -> Option<Reply> {
-    let case = Case::of(conversation);
-    if case.agrees && conversation.outcomes().next().is_some_and(|last| last.tool == RETURN && is_pending(&last.value))
-    {
+    let roles = Roles::of(conversation)?;
+    let case = Case::of(conversation, &roles);
+    let waits = |last: &Outcome| roles.role_of(last) == Some(Role::Start) && is_pending(&last.value);
+    if case.agrees && conversation.outcomes().next().is_some_and(waits) {
         return Some(Reply::text(CARD));
     }
-    match case.now? {
-        Task::Policy => conversation.tool(POLICY).map(|tool| {
+    match (case.now?, case.orders.first()) {
+        (Task::Policy, _) => {
             let topic = case.topic.clone().unwrap_or_default();
-            Reply::tool(&tool.name, json!({(argument(tool, "topic")): topic}))
-        }),
-        Task::Order => next_look_up(conversation, &case, &[]).or_else(|| Some(ask_order(Task::Order))),
-        Task::Return if case.orders.len() > 1 => next_look_up(conversation, &case, &[]),
-        Task::Return => {
-            let Some(order) = case.orders.first() else { return Some(ask_order(Task::Return)) };
+            match roles.policy {
+                Some(tool) => Some(Reply::tool(&tool.name, json!({(argument(tool, "topic")): topic}))),
+                None => words_of::prompt_policy(&conversation.system, &topic).map(Reply::text),
+            }
+        }
+        (task, None) => Some(ask_order(task)),
+        (Task::Order, Some(_)) => next_look_up(&roles, &case, &[]),
+        (Task::Return, Some(_)) if case.orders.len() > 1 && roles.lookup.is_some() => next_look_up(&roles, &case, &[]),
+        (Task::Return, Some(order)) => {
             // Checked before, and the reason came only now.
-            let checked = conversation.outcomes().find(|outcome| outcome.tool == CHECK && is_of(outcome, order));
+            let proof = roles.proof()?;
+            let checked = conversation.outcomes().find(|outcome| outcome.tool == proof.name && is_of(outcome, order));
             match (&case.reason, checked) {
-                (Some(_), Some(checked)) if is_eligible(&checked.value) => initiate(conversation, &case, checked, ""),
-                _ => call_order(conversation, CHECK, order, &case),
+                (Some(_), Some(checked)) if is_eligible(&checked.value) => {
+                    initiate(conversation, &roles, &case, checked, "")
+                }
+                _ => call_order(proof, order, &case),
             }
         }
     }
@@ -60,30 +84,39 @@ pub(super) fn to_person(conversation: &Conversation) -> Option<Reply> {
 /// What it answers to results of its tools; `None` where the last of them is of no tool of a desk.
 pub(super) fn to_results(conversation: &Conversation, fresh: &[&Outcome]) -> Option<Reply> {
     let last = *fresh.last()?;
-    let case = Case::of(conversation);
+    let roles = Roles::of(conversation)?;
+    let case = Case::of(conversation, &roles);
     let may_call = fresh.len() < CALLS_MAX;
-    match (&last.tool[..], last.is_error) {
-        (LOOKUP | CHECK, true) => Some(refused(last, &case)),
-        (LOOKUP, false) => {
-            let next = may_call.then(|| next_look_up(conversation, &case, fresh)).flatten();
-            next.or_else(|| Some(looked_up(fresh, &case)))
+    let proves = case.now == Some(Task::Return) && case.orders.len() == 1;
+    match (roles.role_of(last)?, last.is_error) {
+        (Role::Lookup | Role::Check, true) => Some(refused(last, &case)),
+        (Role::Lookup, false) if proves && roles.check.is_none() => {
+            let told = order(&last.value);
+            if !is_eligible(&last.value) {
+                return Some(Reply::text(format!("{told} It cannot be returned.")));
+            }
+            initiate(conversation, &roles, &case, last, &told).or_else(|| Some(Reply::text(told)))
         }
-        (CHECK, false) if !is_eligible(&last.value) => Some(Reply::text(ineligible(&last.value))),
-        (CHECK, false) => {
+        (Role::Lookup, false) => {
+            let next = may_call.then(|| next_look_up(&roles, &case, fresh)).flatten();
+            next.or_else(|| Some(looked_up(&roles, fresh, &case)))
+        }
+        (Role::Check, false) if !is_eligible(&last.value) => Some(Reply::text(ineligible(&last.value))),
+        (Role::Check, false) => {
             let told = eligible(&last.value);
-            let call = may_call.then(|| initiate(conversation, &case, last, &told)).flatten();
+            let call = may_call.then(|| initiate(conversation, &roles, &case, last, &told)).flatten();
             call.or_else(|| Some(Reply::text(told)))
         }
-        (RETURN, _) if is_pending(&last.value) => Some(Reply::text(CARD)),
-        (RETURN, false) => Some(Reply::text(started(&last.value))),
-        (RETURN, true) => {
-            let unchecked = code(&last.value).contains("eligib") && !fresh.iter().any(|outcome| outcome.tool == CHECK);
-            let again = unchecked.then(|| call_order(conversation, CHECK, case.orders.first()?, &case)).flatten();
+        (Role::Start, _) if is_pending(&last.value) => Some(Reply::text(CARD)),
+        (Role::Start, false) => Some(Reply::text(started(&last.value))),
+        (Role::Start, true) => {
+            let first = ["eligib", "not_yet"].iter().any(|part| code(&last.value).contains(part));
+            let proof = roles.proof().filter(|proof| first && !fresh.iter().any(|outcome| outcome.tool == proof.name));
+            let again = proof.and_then(|proof| call_order(proof, case.orders.first()?, &case));
             again.or_else(|| Some(refused(last, &case)))
         }
-        (POLICY, false) => Some(Reply::text(policy(&last.value))),
-        (POLICY, true) => Some(Reply::text(words_of::no_policy(conversation.tool(POLICY)))),
-        _ => None,
+        (Role::Policy, false) => Some(Reply::text(policy(&last.value))),
+        (Role::Policy, true) => Some(Reply::text(words_of::no_policy(roles.policy))),
     }
 }
 
@@ -94,15 +127,15 @@ fn argument(tool: &Offer, like: &str) -> String {
 }
 
 /// Looks up the next of the orders that were named; none is looked up twice in a turn.
-fn next_look_up(conversation: &Conversation, case: &Case, fresh: &[&Outcome]) -> Option<Reply> {
-    let seen = |order: &&String| !fresh.iter().any(|outcome| outcome.tool == LOOKUP && is_of(outcome, order));
+fn next_look_up(roles: &Roles<'_>, case: &Case, fresh: &[&Outcome]) -> Option<Reply> {
+    let lookup = roles.lookup?;
+    let seen = |order: &&String| !fresh.iter().any(|outcome| outcome.tool == lookup.name && is_of(outcome, order));
     let order = case.orders.iter().find(seen)?;
-    call_order(conversation, LOOKUP, order, case)
+    call_order(lookup, order, case)
 }
 
 /// A call that names an order, and its e-mail where that is known. Asks first where the tool cannot do without.
-fn call_order(conversation: &Conversation, name: &str, order: &str, case: &Case) -> Option<Reply> {
-    let tool = conversation.tool(name)?;
+fn call_order(tool: &Offer, order: &str, case: &Case) -> Option<Reply> {
     let email = argument(tool, "email");
     let mut input = Map::new();
     input.insert(argument(tool, "order_id"), json!(order));
@@ -111,12 +144,18 @@ fn call_order(conversation: &Conversation, name: &str, order: &str, case: &Case)
         None if tool.requires(&email) => return Some(ask_email()),
         Some(_) | None => {}
     }
-    Some(Reply::tool(name, Value::Object(input)))
+    Some(Reply::tool(&tool.name, Value::Object(input)))
 }
 
 /// Starts the return, once it is known why; else asks. `told` is said before the call.
-fn initiate(conversation: &Conversation, case: &Case, checked: &Outcome, told: &str) -> Option<Reply> {
-    let tool = conversation.tool(RETURN)?;
+fn initiate(
+    conversation: &Conversation,
+    roles: &Roles<'_>,
+    case: &Case,
+    checked: &Outcome,
+    told: &str,
+) -> Option<Reply> {
+    let tool = roles.start?;
     let reason = tool.params.iter().find(|param| param.name.contains("reason"));
     let mut input = Map::new();
     input.insert(argument(tool, "order_id"), json!(case.orders.first()?));
@@ -140,7 +179,7 @@ fn initiate(conversation: &Conversation, case: &Case, checked: &Outcome, told: &
             input.insert(list.name.clone(), Value::Array(lines));
         }
     }
-    Some(Reply { text: told.to_owned(), ..Reply::tool(RETURN, Value::Object(input)) })
+    Some(Reply { text: told.to_owned(), ..Reply::tool(&tool.name, Value::Object(input)) })
 }
 
 fn is_of(outcome: &Outcome, order: &str) -> bool {
@@ -149,13 +188,16 @@ fn is_of(outcome: &Outcome, order: &str) -> bool {
 }
 
 fn is_eligible(value: &Value) -> bool {
-    value.get("eligible").or_else(|| value.get("is_eligible")) == Some(&Value::Bool(true))
+    let said = ["eligible", "is_eligible", "returnable", "can_return"].iter().find_map(|key| value.get(*key));
+    said == Some(&Value::Bool(true))
 }
 
+/// Where the number of a return stands.
+const RETURN_NUMBERS: &[&str] = &["rma", "rma_id", "rma_number", "return_number", "return_id"];
+
 /// A write that waits for a person has no number yet.
-pub(super) fn is_pending(value: &Value) -> bool {
-    let done =
-        ["rma", "rma_id", "rma_number", "return_id"].iter().any(|key| value.get(*key).is_some_and(Value::is_string));
+fn is_pending(value: &Value) -> bool {
+    let done = RETURN_NUMBERS.iter().any(|key| value.get(*key).is_some_and(Value::is_string));
     let text = value.to_string().to_lowercase();
     !done && ["confirm", "awaiting", "pending"].iter().any(|word| text.contains(word))
 }
@@ -185,8 +227,9 @@ fn refused(outcome: &Outcome, case: &Case) -> Reply {
     Reply::text(said.unwrap_or_else(|| "That did not work just now. Please try again in a moment.".into()))
 }
 
-fn looked_up(fresh: &[&Outcome], case: &Case) -> Reply {
-    let found = fresh.iter().filter(|outcome| outcome.tool == LOOKUP && !outcome.is_error);
+fn looked_up(roles: &Roles<'_>, fresh: &[&Outcome], case: &Case) -> Reply {
+    let is_one = |outcome: &&&Outcome| roles.role_of(outcome) == Some(Role::Lookup) && !outcome.is_error;
+    let found = fresh.iter().filter(is_one);
     let mut text = found.map(|outcome| order(&outcome.value)).collect::<Vec<_>>().join(" ");
     if case.now == Some(Task::Return) && case.orders.len() > 1 {
         text.push_str(" Which of these orders would you like to return?");

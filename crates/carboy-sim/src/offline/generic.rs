@@ -22,19 +22,36 @@ const MESSAGES_MAX: usize = 6;
 const ASK: (&str, &str) = ("To do that I need one more thing: the ", ". What is it?");
 
 /// What it answers to the person's last words; `None` where no tool fits.
-pub(super) fn to_person(conversation: &Conversation) -> Option<Reply> {
+pub(super) fn to_person(conversation: &Conversation, tools: &[&Offer]) -> Option<Reply> {
     let messages: Vec<&str> = conversation.messages().collect();
     let last = *messages.last()?;
-    if let Some(tool) = best(conversation, last) {
+    if let Some(tool) = best(tools, last) {
         return Some(call(tool, &[last], None));
     }
     // An answer to what was asked: the tool is the one that the person wanted before.
     let asked = conversation.answered().strip_suffix(ASK.1)?.split(ASK.0).nth(1)?;
     let open: Vec<&str> = messages.iter().rev().copied().take(MESSAGES_MAX).collect();
-    let at = open.iter().position(|message| best(conversation, message).is_some())?;
-    let tool = best(conversation, open[at])?;
+    let at = open.iter().position(|message| best(tools, message).is_some())?;
+    let tool = best(tools, open[at])?;
     let param = tool.params.iter().find(|param| described(param) == asked)?;
     Some(call(tool, &open[..=at], Some(param)))
+}
+
+/// What it does after results, beside telling them: a tool that has to come first is called first, and the one that waited for
+/// it again.
+pub(super) fn to_results(conversation: &Conversation, fresh: &[&Outcome]) -> Option<Reply> {
+    let (last, before) = fresh.split_last()?;
+    let says = |outcome: &Outcome, tool: &str| tell::message(&outcome.value).is_some_and(|text| text.contains(tool));
+    if last.is_error {
+        let made = |tool: &Offer| fresh.iter().any(|outcome| outcome.tool == tool.name);
+        let first = conversation.tools.iter().find(|tool| !made(tool) && says(last, &tool.name))?;
+        let messages: Vec<&str> = conversation.messages().collect();
+        let open: Vec<&str> = messages.iter().rev().copied().take(MESSAGES_MAX).collect();
+        return Some(call(first, &open, None));
+    }
+    let waited = before.last().filter(|waited| waited.is_error && says(waited, &last.tool))?;
+    let once = fresh.iter().filter(|outcome| outcome.tool == waited.tool).count() == 1;
+    once.then(|| Reply::tool(&waited.tool, waited.input.clone()))
 }
 
 /// What it says of a result.
@@ -60,7 +77,7 @@ pub(super) fn to_result(outcome: &Outcome) -> Reply {
 }
 
 /// A write waits for a person: its status says so.
-fn waits(value: &Value) -> bool {
+pub(super) fn waits(value: &Value) -> bool {
     let waiting =
         |text: &str| text.contains("await") || text.contains("needs_confirmation") || text.contains("confirmation_");
     let keys = ["status", "state", "code", "outcome", "phase", "error"];
@@ -69,7 +86,7 @@ fn waits(value: &Value) -> bool {
 }
 
 /// The tool that fits best, and well enough: its name counts threefold.
-fn best<'a>(conversation: &'a Conversation, message: &str) -> Option<&'a Offer> {
+fn best<'a>(tools: &[&'a Offer], message: &str) -> Option<&'a Offer> {
     let wanted = stems(message);
     let score = |tool: &Offer| {
         let name = stems(&spoken(&tool.name));
@@ -78,7 +95,7 @@ fn best<'a>(conversation: &'a Conversation, message: &str) -> Option<&'a Offer> 
         let by_rest = wanted.iter().filter(|word| rest.contains(*word) && !name.contains(*word)).count();
         3 * by_name + by_rest
     };
-    let scored = conversation.tools.iter().map(|tool| (score(tool), tool)).filter(|(score, _)| *score >= FIT_MIN);
+    let scored = tools.iter().map(|tool| (score(tool), *tool)).filter(|(score, _)| *score >= FIT_MIN);
     let best = scored.fold(None, |best: Option<(usize, &Offer)>, next| match best {
         Some(best) if best.0 >= next.0 => Some(best),
         Some(_) | None => Some(next),
@@ -163,7 +180,9 @@ fn value(param: &Param, tool: &Offer, message: &str) -> Option<Value> {
     match param.kind {
         Kind::Integer => numbers(message).iter().find_map(|number| Some(json!(number.parse::<i64>().ok()?))),
         Kind::Number => numbers(message).iter().find_map(|number| Some(json!(number.parse::<f64>().ok()?))),
-        Kind::Flag => stems(&spoken(&param.name)).iter().all(|part| stems(message).contains(part)).then(|| json!(true)),
+        Kind::Flag => {
+            stems(&spoken(&param.name)).iter().all(|part| stems(message).contains(part)).then_some(json!(true))
+        }
         Kind::List => None,
         Kind::Text | Kind::Other if is(param, &["email", "mail"]) => first(emails(message)).map(|email| json!(email)),
         Kind::Text | Kind::Other if is_id(param) => {
@@ -221,7 +240,7 @@ pub(super) fn offers(conversation: &Conversation) -> Vec<String> {
 pub(super) fn is_waiting(conversation: &Conversation) -> bool {
     let before = conversation.turns.iter().rev().find_map(|turn| match turn {
         Turn::Result(outcome) => Some(waits(&outcome.value)),
-        Turn::Person(_) | Turn::Agent(_) => None,
+        Turn::Person(_) | Turn::Agent(_) | Turn::Note(_) => None,
     });
     before.unwrap_or(false)
 }

@@ -40,7 +40,10 @@ pub(crate) fn message(value: &Value) -> Option<&str> {
 pub(crate) fn code(value: &Value) -> &str {
     let error = value.get("error");
     let inner = error.and_then(|error| member(error, &["code", "type"]));
-    inner.or(error.and_then(Value::as_str)).or_else(|| member(value, &["code"])).unwrap_or_default()
+    let own = inner.or(error.and_then(Value::as_str)).or_else(|| member(value, &["code"]));
+    // A text alone may begin with it: `invalid_arguments: the number is missing`.
+    let text = || value.as_str().and_then(|text| text.split([':', ' ']).next());
+    own.or_else(text).unwrap_or_default()
 }
 
 /// A text as the end of a sentence.

@@ -4,13 +4,18 @@
 
 use super::super::conversation::{Conversation, Offer, Param, Turn};
 use super::super::words::{emails, ids, numbers, says, stems, words};
-use super::{CHECK, LOOKUP, POLICY, RETURN, is_eligible, is_of};
+use super::roles::Roles;
+use super::words_of::policies;
+use super::{is_eligible, is_of};
 
 /// Most orders of one message that are looked at.
 const ORDERS_MAX: usize = 4;
 
 /// Longest number of an order.
 const ORDER_BYTES_MAX: usize = 24;
+
+/// Words of a message that is hardly more than an e-mail address.
+const ALONE_WORDS_MAX: usize = 6;
 
 /// What the desk does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,35 +154,38 @@ const REASONS: &[(&str, &[&str])] = &[
 
 impl Case {
     /// Reads everything that the person wrote.
-    pub fn of(conversation: &Conversation) -> Case {
+    pub fn of(conversation: &Conversation, roles: &Roles<'_>) -> Case {
         let mut case = Case::default();
         let mut open = None;
         let messages: Vec<&str> = conversation.messages().collect();
         for (at, message) in messages.iter().enumerate() {
             let last = at + 1 == messages.len();
             let words = words(message);
-            let found = orders(message, conversation, open.is_some());
-            let asked = explicit(message, &words, &found, open, conversation);
+            let found = orders(message, roles, open.is_some());
+            let asked = explicit(message, &words, &found, open, (conversation, roles));
             if let Some(Task::Return) = asked
                 && open != asked
             {
                 case.reason = None;
             }
             let values = !found.is_empty() || !emails(message).is_empty();
+            // An address among other words says nothing about an order.
+            let alone = !found.is_empty() || (values && words.len() <= ALONE_WORDS_MAX);
             if !found.is_empty() {
                 case.orders = found;
             }
             if let Some(email) = emails(message).pop() {
                 case.email = Some(email);
             }
-            let task = asked.or(open.filter(|_| values)).or(values.then_some(Task::Order));
+            let task = asked.or(open.filter(|_| values)).or(alone.then_some(Task::Order));
             if task == Some(Task::Return) || open == Some(Task::Return) {
-                case.reason = reason(&words, message, conversation).or(case.reason);
+                case.reason = reason(&words, message, roles).or(case.reason);
             }
             if last {
                 case.agrees = words.len() <= 4 && says(&words, YES);
-                case.now = task.or_else(|| case.gives_reason(&words, message, conversation).then_some(Task::Return));
-                case.topic = (task == Some(Task::Policy)).then(|| topic(&words, conversation));
+                case.now =
+                    task.or_else(|| case.gives_reason(&words, message, conversation, roles).then_some(Task::Return));
+                case.topic = (task == Some(Task::Policy)).then(|| topic(&words, roles));
             }
             if matches!(task, Some(Task::Order | Task::Return)) {
                 open = task;
@@ -187,7 +195,13 @@ impl Case {
     }
 
     /// The person was asked why, and this is the answer.
-    fn gives_reason(&mut self, words: &[String], message: &str, conversation: &Conversation) -> bool {
+    fn gives_reason(
+        &mut self,
+        words: &[String],
+        message: &str,
+        conversation: &Conversation,
+        roles: &Roles<'_>,
+    ) -> bool {
         let Some(order) = self.orders.first() else { return false };
         // The turn before ended with the check of that order, and with a question.
         let before = conversation.turns.iter().rev().skip_while(|turn| matches!(turn, Turn::Result(_)));
@@ -195,12 +209,13 @@ impl Case {
         let asked = matches!(before.next(), Some(Turn::Agent(text)) if text.trim_end().ends_with('?'));
         let fresh = conversation.fresh();
         let earlier = conversation.outcomes().find(|outcome| !fresh.contains(outcome));
-        let checked = earlier.is_some_and(|last| last.tool == CHECK && is_of(last, order) && is_eligible(&last.value));
+        let proof = roles.proof().map_or("", |tool| &tool.name[..]);
+        let checked = earlier.is_some_and(|last| last.tool == proof && is_of(last, order) && is_eligible(&last.value));
         if !(asked && checked) || message.trim_end().ends_with('?') {
             return false;
         }
         if self.reason.is_none() {
-            self.reason = reason(words, message, conversation).or_else(|| other_reason(message, conversation));
+            self.reason = reason(words, message, roles).or_else(|| other_reason(message, roles));
         }
         self.reason.is_some()
     }
@@ -212,10 +227,10 @@ fn explicit(
     words: &[String],
     orders: &[String],
     open: Option<Task>,
-    conversation: &Conversation,
+    (conversation, roles): (&Conversation, &Roles<'_>),
 ) -> Option<Task> {
-    let offers = |name: &str| conversation.tool(name).is_some();
-    let returning = says(words, RETURNING) && (offers(RETURN) || offers(CHECK));
+    let returning = says(words, RETURNING) && (roles.start.is_some() || roles.check.is_some());
+    let quotes = roles.policy.is_some() || !policies(&conversation.system).is_empty();
     let (asking, own) = (message.contains('?') || says(words, ASKING), says(words, OWN));
     if returning && !orders.is_empty() {
         return Some(Task::Return);
@@ -224,23 +239,22 @@ fn explicit(
     let always = says(words, &["policy", "policies", "cancel", "password"])
         || (says(words, &["damaged"]) && !returning && open != Some(Task::Return));
     let general = asking && !own && orders.is_empty();
-    let topical = best_topic(words, conversation).is_some();
-    if offers(POLICY) && (says(words, &["policy", "policies"]) || (topical && (always || general))) && orders.is_empty()
-    {
+    let topical = best_topic(words, roles).is_some();
+    if quotes && (says(words, &["policy", "policies"]) || (topical && (always || general))) && orders.is_empty() {
         return Some(Task::Policy);
     }
     if returning {
         return Some(Task::Return);
     }
-    (offers(LOOKUP)
+    (roles.lookup.is_some()
         && says(words, ORDERING)
         && (own || asking || says(words, &["where", "status", "track", "when", "check"])))
     .then_some(Task::Order)
 }
 
 /// Numbers of orders in a message. A bare number counts where a number was asked for, or stands behind the word.
-fn orders(message: &str, conversation: &Conversation, asked: bool) -> Vec<String> {
-    let prefix = prefix(conversation);
+fn orders(message: &str, roles: &Roles<'_>, asked: bool) -> Vec<String> {
+    let prefix = prefix(roles);
     let named = says(&words(message), &["order", "orders", "number"]);
     let upper = |id: String| id.to_ascii_uppercase();
     let mut found: Vec<String> = ids(message).into_iter().map(upper).collect();
@@ -271,8 +285,8 @@ fn orders(message: &str, conversation: &Conversation, asked: bool) -> Vec<String
 }
 
 /// What the numbers of orders begin with: capitals and a hyphen in the schema of the look-up.
-fn prefix(conversation: &Conversation) -> Option<String> {
-    let tool = conversation.tool(LOOKUP).or_else(|| conversation.tool(CHECK))?;
+fn prefix(roles: &Roles<'_>) -> Option<String> {
+    let tool = roles.lookup.or(roles.check)?;
     let param = tool.params.iter().find(|param| param.name.contains("order"))?;
     [&param.pattern, &param.description, &tool.description].iter().find_map(|text| {
         text.split(|c: char| !(c.is_ascii_uppercase() || c == '-')).find_map(|part| {
@@ -305,8 +319,8 @@ fn is_topic(text: &str) -> bool {
 }
 
 /// The topic that fits best, and at all.
-fn best_topic(words: &[String], conversation: &Conversation) -> Option<String> {
-    let known = conversation.tool(POLICY).map(topics).filter(|topics| !topics.is_empty());
+fn best_topic(words: &[String], roles: &Roles<'_>) -> Option<String> {
+    let known = roles.policy.map(topics).filter(|topics| !topics.is_empty());
     let known = known.unwrap_or_else(|| TOPICS.iter().map(|(topic, _)| (*topic).to_owned()).collect());
     let score = |topic: &String| {
         let own = words_in(topic).iter().filter(|part| words.contains(part)).count();
@@ -328,23 +342,23 @@ fn words_in(topic: &str) -> Vec<String> {
 }
 
 /// The topic; where none is known the word behind which the question is.
-fn topic(words: &[String], conversation: &Conversation) -> String {
+fn topic(words: &[String], roles: &Roles<'_>) -> String {
     let word = || {
         stems(&words.join(" "))
             .into_iter()
             .find(|stem| !matches!(&stem[..], "polic" | "whats" | "tell"))
             .unwrap_or_default()
     };
-    best_topic(words, conversation).unwrap_or_else(word)
+    best_topic(words, roles).unwrap_or_else(word)
 }
 
-fn reason_param(conversation: &Conversation) -> Option<&Param> {
-    conversation.tool(RETURN)?.params.iter().find(|param| param.name.contains("reason"))
+fn reason_param<'a>(roles: &Roles<'a>) -> Option<&'a Param> {
+    roles.start?.params.iter().find(|param| param.name.contains("reason"))
 }
 
 /// Why something goes back, where the message says it.
-fn reason(words: &[String], message: &str, conversation: &Conversation) -> Option<String> {
-    let param = reason_param(conversation)?;
+fn reason(words: &[String], message: &str, roles: &Roles<'_>) -> Option<String> {
+    let param = reason_param(roles)?;
     let part = REASONS.iter().find(|(_, phrases)| says(words, phrases)).map(|(part, _)| *part);
     if param.options.is_empty() {
         // Free text: in the person's own words.
@@ -360,8 +374,8 @@ fn reason(words: &[String], message: &str, conversation: &Conversation) -> Optio
 }
 
 /// What was said when asked why, and is on no list.
-fn other_reason(message: &str, conversation: &Conversation) -> Option<String> {
-    let param = reason_param(conversation)?;
+fn other_reason(message: &str, roles: &Roles<'_>) -> Option<String> {
+    let param = reason_param(roles)?;
     if param.options.is_empty() {
         return Some(message.trim().to_owned());
     }

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::super::conversation::{Conversation, Offer, Param};
 use super::super::tell::{self, capital, list, member, sentence};
-use super::super::words::spoken;
+use super::super::words::{spoken, stems, words};
+use super::RETURN_NUMBERS;
 use super::case::{Task, topics};
 use crate::script::Reply;
 
@@ -51,15 +52,18 @@ pub(super) fn order(value: &Value) -> String {
     let expected = member(value, &["expected_on", "estimated_delivery", "expected_delivery", "eta", "arrives_on"]);
     let mut told = match (status, delivered, expected) {
         ("delivered", Some(day), _) => format!("Order {id} was delivered on {day}."),
-        ("in_transit" | "shipped", _, Some(day)) => format!("Order {id} is on its way and should arrive on {day}."),
-        ("in_transit" | "shipped", _, None) => format!("Order {id} is on its way."),
+        ("in_transit" | "in transit" | "shipped", _, Some(day)) => {
+            format!("Order {id} is on its way and should arrive on {day}.")
+        }
+        ("in_transit" | "in transit" | "shipped", _, None) => format!("Order {id} is on its way."),
         ("processing", _, Some(day)) => format!("Order {id} is being packed and should arrive on {day}."),
         ("processing", _, None) => format!("Order {id} is being packed."),
         ("", _, _) => format!("I found order {id}."),
         (other, _, _) => format!("Order {id}: {}.", spoken(other)),
     };
     let placed = member(value, &["placed_on", "placed_at", "ordered_on", "order_date"]);
-    let titles = titles(value.get("items").or_else(|| value.get("books")).unwrap_or(&Value::Null), |_| true);
+    let mut titles = titles(value.get("items").or_else(|| value.get("books")).unwrap_or(&Value::Null), |_| true);
+    titles.extend(member(value, &["item", "product"]).map(str::to_owned));
     match (placed, titles.is_empty()) {
         (Some(day), false) => told.push_str(&format!(" It was placed on {day} and holds {}.", list(&titles))),
         (Some(day), true) => told.push_str(&format!(" It was placed on {day}.")),
@@ -123,7 +127,7 @@ pub(super) fn ineligible(value: &Value) -> String {
 
 /// That it is done, under which number.
 pub(super) fn started(value: &Value) -> String {
-    let rma = member(value, &["rma", "rma_id", "rma_number", "return_id"]);
+    let rma = member(value, RETURN_NUMBERS);
     let Some(rma) = rma else { return tell::all(value) };
     let order = member(value, &["order_id"]).map(|id| format!(" for order {id}")).unwrap_or_default();
     let mut told = format!("Your return{order} is started. The return number is {rma}.");
@@ -166,4 +170,24 @@ pub(super) fn named_lines(value: &Value, conversation: &Conversation) -> Vec<Val
 pub(super) fn returnable_lines(value: &Value) -> Vec<Value> {
     let items = value.get("items").and_then(Value::as_array).into_iter().flatten();
     items.filter(|item| is_returnable(item)).filter_map(line_of).collect()
+}
+
+/// The policies that stand in a system prompt: sections whose names say so.
+pub(super) fn policies(system: &str) -> Vec<(&str, &str)> {
+    let tags = system.match_indices('<').filter_map(|(at, _)| {
+        let (tag, behind) = system[at + 1..].split_once('>')?;
+        let named = tag.ends_with("policy") || tag.ends_with("policies") || tag == "faq";
+        let text = behind.split_once(&format!("</{tag}>")).map(|(text, _)| text.trim());
+        text.filter(|text| named && !text.is_empty()).map(|text| (tag, text))
+    });
+    tags.collect()
+}
+
+/// The policy on a topic, as the system prompt has it.
+pub(super) fn prompt_policy(system: &str, topic: &str) -> Option<String> {
+    let about = stems(&spoken(topic));
+    let fits = |tag: &str| words(&spoken(tag)).iter().any(|word| about.iter().any(|stem| word.starts_with(&stem[..])));
+    let sections = policies(system);
+    let found = sections.iter().find(|(tag, _)| fits(tag)).or(sections.first().filter(|_| sections.len() == 1));
+    found.map(|(_, text)| (*text).to_owned())
 }
