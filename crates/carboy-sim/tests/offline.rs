@@ -335,6 +335,8 @@ async fn a_return_is_checked_explained_and_waits_for_a_click() {
         // Words do not confirm, whoever says them.
         let said = chat.say("Yes, go ahead").await;
         assert_eq!((said.text.as_str(), said.calls.len()), (card, 0));
+        let said = chat.say("And my other book came damaged, what now?").await;
+        assert_eq!(said.calls, [("lookup_policy".into(), json!({"topic": "damaged_items"}))]);
     }
 }
 
@@ -474,15 +476,17 @@ impl Tools for Assistant {
     }
 
     fn run(&mut self, name: &str, input: &Value) -> (Value, bool) {
-        let error = |message: &str| (json!({"error": {"code": "invalid_arguments", "message": message}}), true);
+        let error = |field: &str, message: &str| {
+            (json!({"error": "invalid_arguments", "field": field, "message": format!("{field}: {message}")}), true)
+        };
         match name {
             "calculator" => match input["expression"].as_str().unwrap() {
                 "15 * 23" => (json!({"result": "15 * 23 = 345"}), false),
                 "2 + 3" => (json!({"result": 5.0}), false),
-                _ => error("Expression contains forbidden pattern"),
+                _ => error("expression", "Expression contains forbidden pattern"),
             },
             "save_note" if input["filename"].as_str().is_some_and(|name| name.contains('/')) => {
-                error("Filename cannot contain path separators")
+                error("filename", "Filename cannot contain path separators")
             }
             "save_note" if input["content"] == "wait" => {
                 (json!({"status": "awaiting_confirmation", "message": "x"}), false)

@@ -21,8 +21,15 @@ pub(crate) fn member<'a>(value: &'a Value, names: &[&str]) -> Option<&'a str> {
     names.iter().find_map(|name| value.get(*name)?.as_str()).filter(|text| !text.trim().is_empty())
 }
 
-/// The message of a result, wherever it is kept.
+/// The message of a result, wherever it is kept, without the name of the argument that it is about.
 pub(crate) fn message(value: &Value) -> Option<&str> {
+    let text = whole_message(value)?;
+    let field = value.get("field").and_then(Value::as_str);
+    let behind = field.and_then(|field| text.strip_prefix(field)?.strip_prefix(": "));
+    Some(behind.unwrap_or(text))
+}
+
+fn whole_message(value: &Value) -> Option<&str> {
     match value {
         Value::String(text) => Some(text),
         Value::Object(map) => {
@@ -166,6 +173,8 @@ mod tests {
         assert_eq!(all(&json!("done")), "done.");
         assert!(all(&json!({"x": "y".repeat(5_000)})).chars().count() < 1_600);
         assert_eq!(message(&json!({"error": {"code": "c", "message": "No."}})), Some("No."));
+        let named = json!({"error": "invalid_arguments", "field": "a", "message": "a: Too long"});
+        assert_eq!(message(&named), Some("Too long"));
         assert_eq!(code(&json!({"error": "order_not_found"})), "order_not_found");
         assert_eq!(list(&["a".into(), "b".into(), "c".into()]), "a, b and c");
     }

@@ -178,7 +178,7 @@ impl Case {
                 case.email = Some(email);
             }
             let task = asked.or(open.filter(|_| values)).or(alone.then_some(Task::Order));
-            if task == Some(Task::Return) || open == Some(Task::Return) {
+            if task.or(open) == Some(Task::Return) {
                 case.reason = reason(&words, message, roles).or(case.reason);
             }
             if last {
@@ -237,7 +237,7 @@ fn explicit(
     }
     // Some things are a policy's, whoever's order it is.
     let always = says(words, &["policy", "policies", "cancel", "password"])
-        || (says(words, &["damaged"]) && !returning && open != Some(Task::Return));
+        || (says(words, &["damaged"]) && !returning && (open != Some(Task::Return) || message.contains('?')));
     let general = asking && !own && orders.is_empty();
     let topical = best_topic(words, roles).is_some();
     if quotes && (says(words, &["policy", "policies"]) || (topical && (always || general))) && orders.is_empty() {
