@@ -268,6 +268,7 @@ fn g68_recall_of_personal_data_on_the_development_set() {
     let packed = std::fs::read(format!("{dir}/pii_presidio_dev.jsonl.gz")).unwrap();
     let mut text = String::new();
     std::io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(&packed[..]), &mut text).unwrap();
+    let started = std::time::Instant::now();
     let mut by_entity: BTreeMap<(String, u64), [u32; 2]> = BTreeMap::new();
     for line in text.lines() {
         let row: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -280,6 +281,11 @@ fn g68_recall_of_personal_data_on_the_development_set() {
             println!("{} {found:?} {}", row["label"], row["text"]);
         }
     }
+    println!("{} octets of rows in {} ms", text.len(), started.elapsed().as_millis());
+    let prose = "Your order was sent today and will be with you soon, as the carrier told us. ".repeat(10_000);
+    let started = std::time::Instant::now();
+    assert_eq!(clear(&prose), prose);
+    println!("{} octets of prose in {} ms", prose.len(), started.elapsed().as_millis());
     for ((entity, label), counts) in by_entity {
         println!("{label} {entity:28} {counts:?}");
     }
