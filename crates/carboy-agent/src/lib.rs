@@ -18,10 +18,12 @@ pub mod layers;
 pub mod model;
 pub mod outcome;
 pub mod principal;
+pub mod provider;
 pub mod tool;
 
 pub use handler::Handler;
 pub use model::{Model, ModelError};
 pub use outcome::{Card, Reply, StepPhase, TurnError, TurnEvent};
 pub use principal::{Principal, PrincipalKind};
+pub use provider::{ProviderModel, Terms};
 pub use tool::{Authorization, Call, Effect, InvalidArguments, Output, Tool, ToolError, ToolSpec};
