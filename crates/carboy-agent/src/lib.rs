@@ -14,6 +14,7 @@
 
 pub mod guard_state;
 pub mod handler;
+pub mod layers;
 pub mod model;
 pub mod outcome;
 pub mod principal;
