@@ -67,13 +67,7 @@ impl Flow {
     }
 
     /// One that carries a single request of a program of ours; all else about it is as for a bottle's.
-    pub(crate) fn of_ours(
-        gateway: Arc<Gateway>,
-        host: Host,
-        port: u16,
-        pool: Arc<Pool>,
-        told: Arc<Told>,
-    ) -> Arc<Flow> {
+    pub(crate) fn of_ours(gateway: Arc<Gateway>, host: Host, port: u16, pool: Arc<Pool>, told: Arc<Told>) -> Arc<Flow> {
         let mut flow = Flow::new(gateway, host, port, pool, None);
         Arc::get_mut(&mut flow).expect("nobody else has it yet").told = Some(told);
         flow

@@ -113,7 +113,10 @@ async fn u1_a_chat_agents_http_tool_call_passes_the_same_steps_and_is_scanned_bo
     let origin = Arc::<Origin>::default();
     let echo = recording(origin.clone(), |got| {
         let key = got.headers.get("authorization").map(|value| value.to_str().unwrap()).unwrap_or("none").to_owned();
-        Response::builder().header("content-type", "application/json").body(full(format!(r#"{{"you":"{key}"}}"#))).unwrap()
+        Response::builder()
+            .header("content-type", "application/json")
+            .body(full(format!(r#"{{"you":"{key}"}}"#)))
+            .unwrap()
     });
     let tools = Route {
         matches: vec![RequestMatch { paths: vec![PathMatch::Prefix("/mcp".into())], ..RequestMatch::default() }],
@@ -230,7 +233,8 @@ async fn u2_a_call_that_nobody_waits_for_any_more_is_ended_and_settled() {
     slow.faults.latency = Duration::from_secs(600);
     let model = Model::start(ledger.clone(), route_of(Way::Anthropic), slow, GatewayLimits::default()).await;
     let outbound = model.bench.gateway.outbound();
-    let asking = tokio::spawn(async move { outbound.send(question(Way::Anthropic, Answered::Whole, 50)).await.is_ok() });
+    let asking =
+        tokio::spawn(async move { outbound.send(question(Way::Anthropic, Answered::Whole, 50)).await.is_ok() });
     while !ledger.calls().iter().any(|call| matches!(call, Call::Dispatch(_))) {
         tokio::task::yield_now().await;
     }
@@ -246,7 +250,8 @@ async fn an_upstream_that_claims_to_be_the_gateway_refusing_is_not_believed() {
         let head = Response::builder().status(402).header("x-carboy-reason", "budget_exhausted");
         head.header("x-carboy-refusal", "x-00000001").body(full("budget_exhausted")).unwrap()
     });
-    let bench = Bench::with(Kind::Tls(&["http/1.1"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
+    let bench =
+        Bench::with(Kind::Tls(&["http/1.1"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
     let answer = sent(&bench.gateway.outbound(), to(HOST, "/", "")).await;
     assert_eq!((answer.status, answer.refused), (402, None));
 }
