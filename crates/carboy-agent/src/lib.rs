@@ -12,6 +12,8 @@
 //! tools of others come as [`Tool`]s from the composer. A principal comes from the runtime, never from an argument. What a
 //! model says decides nothing: it can ask for a tool, and code decides. Layers are on by default and fail closed.
 
+pub mod application;
+pub mod builtin;
 pub mod guard_state;
 pub mod handler;
 pub mod model;
@@ -19,6 +21,7 @@ pub mod outcome;
 pub mod principal;
 pub mod tool;
 
+pub use application::Application;
 pub use handler::Handler;
 pub use model::{Model, ModelError};
 pub use outcome::{Card, Reply, StepPhase, TurnError, TurnEvent};
