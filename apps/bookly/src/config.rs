@@ -65,7 +65,7 @@ pub const GUESSES_PER_SESSION_MAX: u32 = 40;
 /// Returns in one session.
 pub const RETURNS_PER_SESSION_MAX: u32 = 5;
 
-/// Where this desk differs from the house's defaults: shorter messages, shorter replies.
+/// Where this desk differs from the house's defaults: shorter messages and replies, fewer calls at once.
 pub fn limits() -> ChatLimits {
     ChatLimits { message_chars_max: 2_000, reply_chars_max: 4_000, tool_calls_max: 8, ..ChatLimits::default() }
 }

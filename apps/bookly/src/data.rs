@@ -1,8 +1,8 @@
 //! The shop's records: customers, books, orders and policies, which nobody changes here, and returns, which are added to.
 //!
 //! ```text
-//!  order id ─▶ Sealed (found or not: it looks the same) ─┬─ the order's e-mail ─▶ Order + Shown
-//!                                                        └─ an Owner of before ─▶ Order
+//!  order id ─▶ Sealed (found or not: it looks the same) ─┬─ the order's e-mail ───▶ Order, and Proven<Owner> from now on
+//!                                                        └─ Proven<Owner> of before ─▶ Order
 //! ```
 //!
 //! *Must never* give anything of an order to somebody who has not shown its e-mail address, say whether an order exists, or
@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use carboy_agent::guard_state::{GuardState, Mint, NotProven, Proof, Proven};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -192,27 +193,38 @@ pub struct Order {
     pub returned: BTreeSet<u8>,
 }
 
-/// Somebody showed the e-mail address of this order. Only [`Sealed::open_with`] makes one.
+/// That this session showed the e-mail address of an order. What it says is plain data; that it is true is said by the
+/// [`Proven`] around it, which only [`Sealed::open_with`] brings about.
 ///
-/// ```compile_fail
-/// # let order = bookly::data::OrderId::parse("BK-1001").unwrap();
-/// let shown = bookly::data::Shown { order };
+/// ```compile_fail,E0603
+/// let mint = bookly::data::OWNER;
 /// ```
-#[derive(Debug)]
-pub struct Shown {
-    order: OrderId,
+/// ```compile_fail,E0423
+/// let seal = bookly::data::OwnerSeal(());
+/// ```
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Owner {}
+
+/// What makes the mint of [`Owner`]s; its field is private.
+pub struct OwnerSeal(());
+
+impl Proof for Owner {
+    const NAME: &'static str = "bookly.owner";
+    type Seal = OwnerSeal;
 }
 
-impl Shown {
-    /// Which order.
-    pub fn order(&self) -> &OrderId {
-        &self.order
-    }
+const OWNER: Mint<Owner> = Mint::new(&OwnerSeal(()));
+/// How an owner is known: should that change, those of before are asked again.
+const OWNER_VERSION: &str = "by e-mail";
+
+/// Whether this session showed the address of this order.
+pub fn owner(guard: &GuardState, id: &OrderId, now_ms: u64) -> Result<Proven<Owner>, NotProven> {
+    OWNER.show(guard, id.as_str(), OWNER_VERSION, now_ms)
 }
 
 /// An order that was looked for. Whether there is one cannot be told from it.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0616
 /// fn peek(sealed: bookly::data::Sealed) -> bool { sealed.found.is_some() }
 /// ```
 pub struct Sealed {
@@ -220,25 +232,25 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// Opens for whoever knows the order's address. A wrong address and a missing order take the same way to the same answer
-    /// (G12): a missing one is compared with an address that nobody has.
-    pub fn open_with(self, email: &Email) -> Option<(Order, Shown)> {
-        let owner = self.found.as_ref().map_or("", |(owner, _)| owner);
-        let same = email.is(owner);
-        let (_, order) = self.found?;
-        let shown = Shown { order: order.id.clone() };
-        same.then_some((order, shown))
+    /// Opens for whoever knows the order's address, and writes down that this session does until `until_ms`. A wrong address
+    /// and a missing order take the same way to the same answer (G12): a missing one is compared with one that nobody has.
+    pub fn open_with(self, email: &Email, guard: &mut GuardState, now_ms: u64, until_ms: u64) -> Option<Order> {
+        let address = self.found.as_ref().map_or("", |(address, _)| address);
+        let same = email.is(address);
+        let (_, order) = self.found.filter(|_| same)?;
+        OWNER.issue(guard, order.id.as_str(), OWNER_VERSION, now_ms, until_ms, Owner {}).ok()?;
+        Some(order)
     }
 
-    /// Opens for whoever knew it before.
-    pub fn open_for(self, shown: &Shown) -> Option<Order> {
-        self.found.map(|(_, order)| order).filter(|order| order.id == shown.order)
+    /// Opens for whoever showed the address before.
+    pub fn open_for(self, owner: &Proven<Owner>) -> Option<Order> {
+        self.found.map(|(_, order)| order).filter(|order| order.id.as_str() == owner.key())
     }
 }
 
 /// A return as it is asked for; what may be returned was decided by whoever made this.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewReturn<'a> {
+pub(crate) struct NewReturn<'a> {
     /// Of which order.
     pub order: &'a OrderId,
     /// Which of its lines.
@@ -389,7 +401,7 @@ impl BookStore {
 
     /// Starts a return, once: the same key gives the same return again, and a book that is on its way back is refused by the
     /// database itself.
-    pub fn start_return(&self, new: &NewReturn<'_>) -> Result<Return, DataError> {
+    pub(crate) fn start_return(&self, new: &NewReturn<'_>) -> Result<Return, DataError> {
         let mut database = self.database();
         let write = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if let Some(before) = by_key(&write, new.key)? {
@@ -411,7 +423,7 @@ impl BookStore {
         Ok(Return { rma, order, lines, reason: new.reason.to_owned(), started_on: new.on })
     }
 
-    /// The return that a key started: what is asked after a crash between the write and its record in the log.
+    /// The return that a key started: what is asked when a confirmed request comes again, and after a crash between the write and its record in the log.
     pub fn return_by_key(&self, key: &str) -> Result<Option<Return>, DataError> {
         let mut database = self.database();
         by_key(&database.transaction()?, key)
@@ -426,8 +438,9 @@ fn make(path: &Path) -> Result<(), DataError> {
         made.map_err(failed("make the directory of"))?;
     }
     let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(nofollow);
-    let meta = file.open(path).and_then(|file| file.metadata()).map_err(failed("open"))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(nofollow);
+    let meta = options.open(path).and_then(|file| file.metadata()).map_err(failed("open"))?;
     let own = meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0;
     own.then_some(()).ok_or(DataError::Loose { path: path.to_owned(), mode: meta.mode() & 0o777 })
 }

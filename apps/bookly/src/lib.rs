@@ -14,4 +14,4 @@ pub mod data;
 pub mod server;
 pub mod tools;
 
-pub use server::{Opening, open};
+pub use server::open;
