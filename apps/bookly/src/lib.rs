@@ -15,3 +15,6 @@ pub mod server;
 pub mod tools;
 
 pub use server::open;
+
+#[cfg(test)]
+mod tests;
