@@ -29,7 +29,11 @@ pub struct ReturnPolicy {
 pub const RETURN_POLICY: ReturnPolicy = ReturnPolicy {
     window_days: 30,
     refund_days: 5,
-    conditions: &["unread or like new", "with no writing or highlighting", "in its original packaging where it had one"],
+    conditions: &[
+        "unread or like new",
+        "with no writing or highlighting",
+        "in its original packaging where it had one",
+    ],
     excluded: &[Format::Ebook, Format::GiftCard],
     postage: "The first return of an order is free: a prepaid label comes with the return number.",
 };

@@ -143,7 +143,8 @@ fn g14_control_characters_go_before_lengths_are_counted() {
     let shop = Shop::new();
     let tool = shop.tool("lookup_policy");
     // 40 characters are the limit; with what is taken out there would be 80.
-    let padded: String = "ship".chars().flat_map(|c| [c, '\u{0}', '\u{7}', '\u{1b}']).chain(std::iter::repeat_n('\u{1}', 60)).collect();
+    let padded: String =
+        "ship".chars().flat_map(|c| [c, '\u{0}', '\u{7}', '\u{1b}']).chain(std::iter::repeat_n('\u{1}', 60)).collect();
     assert_eq!(tool.check(&json!({"topic": padded})).unwrap()["topic"], "ship");
     let hidden = "\u{0}".repeat(10);
     assert_eq!(tool.check(&json!({"topic": hidden})).unwrap_err().problem, "is empty");
@@ -233,15 +234,55 @@ fn g17_a_nul_in_an_argument_is_in_no_result() {
     }
 }
 
-#[test]
-fn g18_no_check_is_one_of_debug_builds_alone() {
-    for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap() {
-        let path = file.unwrap().path();
-        let text = std::fs::read_to_string(&path).unwrap();
-        for word in [concat!("debug_", "assert"), concat!("cfg(debug_", "assertions)"), concat!("cfg!(debug_", "assertions)")] {
-            assert!(!text.contains(word), "{word} in {}", path.display());
+/// Every source of this crate but this one: path below `src`, and text.
+fn sources() -> Vec<(String, String)> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut open, mut found) = (vec![top.clone()], Vec::new());
+    while let Some(place) = open.pop() {
+        for entry in std::fs::read_dir(place).unwrap().map(Result::unwrap) {
+            let (path, name) = (entry.path(), entry.path().strip_prefix(&top).unwrap().display().to_string());
+            match entry.file_type().unwrap().is_dir() {
+                true => open.push(path),
+                false if name == "tests.rs" => {}
+                false => found.push((name, std::fs::read_to_string(path).unwrap())),
+            }
         }
     }
+    assert!(found.len() >= 8, "{found:?}");
+    found
+}
+
+#[test]
+fn g18_no_check_is_one_of_debug_builds_alone() {
+    for (name, text) in sources() {
+        assert!(!text.contains("debug_assert") && !text.contains("debug_assertions"), "{name}");
+    }
+}
+
+#[test]
+fn g53_each_module_knows_only_those_before_it() {
+    const ORDER: [&str; 5] = ["data", "config", "tools", "agent", "server"];
+    let known = regex::Regex::new(r"\bcrate::(?:\{|(\w+))").unwrap();
+    for (name, text) in sources().iter().filter(|(name, _)| name != "lib.rs") {
+        let module = name.split(['/', '.']).next().unwrap();
+        let rank = ORDER.iter().position(|known| *known == module).unwrap_or_else(|| panic!("{name} has no place"));
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for found in known.captures_iter(code) {
+            let other =
+                found.get(1).unwrap_or_else(|| panic!("{name}: name each module on a line of its own")).as_str();
+            let place = ORDER.iter().position(|known| *known == other);
+            assert!(place.is_some_and(|place| place < rank || other == module), "{name} knows {other}");
+        }
+    }
+}
+
+#[test]
+fn i1_i2_one_line_starts_returns_and_it_spends_a_proof() {
+    let calls: Vec<String> = sources()
+        .iter()
+        .flat_map(|(name, text)| text.lines().filter(|l| l.contains(".start_return(")).map(move |_| name.clone()))
+        .collect();
+    assert_eq!(calls, ["tools.rs"]);
 }
 
 #[test]
@@ -283,7 +324,7 @@ fn g12_the_same_statements_run_whether_the_order_is_there_or_not() {
     }
     let home = tempfile::tempdir().unwrap();
     let books = BookStore::open(&books_file(home.path()), day(NOW)).unwrap();
-    books.database().trace_v2(rusqlite::trace::TraceEventCodes::SQLITE_TRACE_STMT, Some(note));
+    books.database().trace_v2(rusqlite::trace::TraceEventCodes::SQLITE_TRACE_STMT, Some(note)).unwrap();
     let statements = |id: &str| {
         STATEMENTS.lock().unwrap().clear();
         let sealed = books.order(&OrderId::parse(id).unwrap()).unwrap();
@@ -299,13 +340,16 @@ fn g12_the_same_statements_run_whether_the_order_is_there_or_not() {
 #[test]
 fn g13_addresses_are_compared_by_digests_in_constant_time_and_never_by_eq() {
     let source = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/data.rs")).unwrap();
-    let comparison = source.split_once("fn is(&self, other: &str) -> bool {").unwrap().1.split_once("\n    }").unwrap().0;
+    let comparison =
+        source.split_once("fn is(&self, other: &str) -> bool {").unwrap().1.split_once("\n    }").unwrap().0;
     assert!(comparison.contains("ct_eq"), "{comparison}");
     assert!(!comparison.contains("=="), "{comparison}");
     let email = source.split_once("pub struct Email(String);").unwrap().0;
     let derives = email.rsplit_once("#[derive(").unwrap().1;
     assert!(!derives.contains("PartialEq"), "no other comparison can be written by accident: {derives}");
-    assert!(!source.contains("WHERE email") && !source.contains("c.email ="), "nor by the database");
+    for (name, text) in sources() {
+        assert!(!text.contains("WHERE email") && !text.contains("c.email ="), "nor by the database: {name}");
+    }
 }
 
 #[test]
@@ -316,13 +360,21 @@ fn i3_nothing_of_an_order_is_given_before_its_address_is_shown_and_then_it_is_re
         assert_eq!(session.code(&shop, tool, bare.clone()), "customer_email_required");
     }
     assert_eq!(session.code(&shop, "lookup_order", of("BK-1001", MARCUS)), "order_not_found");
-    assert_eq!(session.code(&shop, "lookup_order", bare.clone()), "customer_email_required", "a wrong one shows nothing");
+    assert_eq!(
+        session.code(&shop, "lookup_order", bare.clone()),
+        "customer_email_required",
+        "a wrong one shows nothing"
+    );
     session.call(&shop, "lookup_order", of("BK-1001", "Sarah.Chen@example.com")).unwrap();
     session.call(&shop, "lookup_order", bare.clone()).unwrap();
     session.call(&shop, "check_return_eligibility", bare.clone()).unwrap();
     let other = json!({"order_id": "BK-1002"});
     assert_eq!(session.code(&shop, "lookup_order", other), "customer_email_required", "for that order alone");
-    assert_eq!(Session::new().code(&shop, "lookup_order", bare.clone()), "customer_email_required", "in that session alone");
+    assert_eq!(
+        Session::new().code(&shop, "lookup_order", bare.clone()),
+        "customer_email_required",
+        "in that session alone"
+    );
     session.now_ms += OWNER_MS;
     assert_eq!(session.code(&shop, "lookup_order", bare), "customer_email_required", "for its time alone");
 }
@@ -414,7 +466,10 @@ fn g11_i1_a_return_needs_a_check_that_succeeded_for_this_order_in_this_session_u
     assert_eq!(shop.returns(), 0);
 
     let started = checked().call(&shop, "initiate_return", back("BK-1001")).unwrap();
-    assert_eq!(started["items"], json!([{"line": 1, "title": "Middlemarch"}, {"line": 2, "title": "The Left Hand of Darkness"}]));
+    assert_eq!(
+        started["items"],
+        json!([{"line": 1, "title": "Middlemarch"}, {"line": 2, "title": "The Left Hand of Darkness"}])
+    );
     assert_eq!(shop.returns(), 1);
 }
 
@@ -512,7 +567,9 @@ fn i2_two_who_return_the_same_book_at_once_get_one_return() {
                 let books = BookStore::open(path, day(NOW)).unwrap();
                 let (order, lines, key) = (OrderId::parse("BK-1001").unwrap(), BTreeSet::from([1]), format!("key {n}"));
                 gate.wait();
-                books.start_return(&NewReturn { order: &order, lines: &lines, reason: "other", key: &key, on: day(NOW) }).is_ok()
+                books
+                    .start_return(&NewReturn { order: &order, lines: &lines, reason: "other", key: &key, on: day(NOW) })
+                    .is_ok()
             })
         };
         let threads: Vec<_> = (0..4).map(one).collect();
@@ -544,7 +601,8 @@ fn g28_the_four_orders_are_of_four_kinds_and_sarah_chen_has_two() {
         let found = session.call(&shop, "lookup_order", json!({"order_id": order})).unwrap();
         (found["status"].as_str().unwrap().to_owned(), said["reason"].as_str().unwrap_or("eligible").to_owned())
     };
-    let kinds = [("BK-1001", SARAH), ("BK-1002", SARAH), ("BK-1003", MARCUS), ("BK-1004", PRIYA)].map(|(o, e)| kind(o, e));
+    let kinds =
+        [("BK-1001", SARAH), ("BK-1002", SARAH), ("BK-1003", MARCUS), ("BK-1004", PRIYA)].map(|(o, e)| kind(o, e));
     let expected = [
         ("delivered", "eligible"),
         ("in_transit", "not_delivered"),
@@ -664,7 +722,11 @@ fn g5_one_number_changes_the_prompt_the_check_its_words_and_the_policy_that_is_q
         assert!(prompt.contains(&words), "{days}");
         let (shop, mut session) = (Shop::with(policy), Session::new());
         let said = session.call(&shop, "check_return_eligibility", of("BK-1001", SARAH)).unwrap();
-        assert_eq!((&said["eligible"], &said["window_days"]), (&json!(days >= 12), &json!(days)), "delivered 12 days ago");
+        assert_eq!(
+            (&said["eligible"], &said["window_days"]),
+            (&json!(days >= 12), &json!(days)),
+            "delivered 12 days ago"
+        );
         let quoted = session.call(&shop, "lookup_policy", json!({"topic": "returns"})).unwrap();
         assert!(quoted["text"].as_str().unwrap().contains(&words));
     }

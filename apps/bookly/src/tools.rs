@@ -10,29 +10,25 @@
 //! *Must never* tell a missing order from one of somebody else, take a person's identity from anything but the e-mail address
 //! of the order itself, or start a return without spending a proof of this session, this order and this policy.
 
+mod arguments;
+
 use std::collections::BTreeSet;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use carboy_agent::guard_state::{GuardState, Mint, NotProven, Proof, Proven};
 use carboy_agent::handler::tool;
 use carboy_agent::{Authorization, Call, Card, Effect, Handler, InvalidArguments, Output, Principal, Tool, ToolError};
 use carboy_core::ports::Later;
 use jiff::civil::Date;
-use regex::Regex;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::{ELIGIBLE_MS, OWNER_MS, ReturnPolicy};
-use crate::data::{
-    self, BookStore, DataError, EMAIL_BYTES_MAX, Email, LINES_MAX, Line, NewReturn, Order, OrderId, Return, Sealed, Status,
-};
+use crate::data::{self, BookStore, DataError, Line, NewReturn, Order, OrderId, Return, Sealed, Status};
 
-/// A word of small letters, perhaps of several parts.
-static TOPIC: LazyLock<Regex> = LazyLock::new(|| Regex::new(TOPIC_PATTERN).expect("a constant, compiled by a test"));
-const TOPIC_PATTERN: &str = r"\A[a-z]{2,20}(?:_[a-z]{2,20}){0,2}\z";
-const ORDER_ID_CHARS_MAX: usize = 16;
-const TOPIC_CHARS_MAX: usize = 40;
+pub use arguments::{OrderArgs, PolicyArgs, Reason, ReturnArgs};
+use arguments::{require_email, require_lines, require_order_id, require_topic, unusable};
+
 /// What the model calls them.
 pub const LOOKUP: &str = "lookup_order";
 /// The check.
@@ -59,136 +55,6 @@ pub fn tools(books: BookStore, policy: ReturnPolicy) -> Vec<Arc<dyn Tool>> {
         tool(InitiateReturn(Arc::clone(&desk))),
         tool(LookupPolicy(desk)),
     ]
-}
-
-// Arguments, as types and as what is demanded of their text (G14, G15, G19).
-
-/// Arguments of `lookup_order` and `check_return_eligibility`.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct OrderArgs {
-    /// The order's number, BK- and four digits.
-    #[schemars(regex(pattern = "^BK-[0-9]{4}$"))]
-    pub order_id: String,
-    /// The e-mail address that the order was placed with. Needed once for each order.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 254))]
-    pub customer_email: Option<String>,
-}
-
-/// Arguments of `initiate_return`.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ReturnArgs {
-    /// The order's number, BK- and four digits.
-    #[schemars(regex(pattern = "^BK-[0-9]{4}$"))]
-    pub order_id: String,
-    /// Numbers of the order's lines that are returned. Leave it out for all that can be returned.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 20), inner(range(min = 1, max = 20)))]
-    pub lines: Vec<u8>,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// Why somebody returns a book.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// They no longer want it.
-    ChangedMind,
-    /// Another book came.
-    WrongItem,
-    /// It came damaged.
-    Damaged,
-    /// It is not what its page said.
-    NotAsDescribed,
-    /// Something else.
-    Other,
-}
-
-impl Reason {
-    fn as_str(self) -> &'static str {
-        match self {
-            Reason::ChangedMind => "changed_mind",
-            Reason::WrongItem => "wrong_item",
-            Reason::Damaged => "damaged",
-            Reason::NotAsDescribed => "not_as_described",
-            Reason::Other => "other",
-        }
-    }
-
-    fn words(self) -> &'static str {
-        match self {
-            Reason::ChangedMind => "Changed my mind",
-            Reason::WrongItem => "Wrong book",
-            Reason::Damaged => "Arrived damaged",
-            Reason::NotAsDescribed => "Not as described",
-            Reason::Other => "Something else",
-        }
-    }
-}
-
-/// Arguments of `lookup_policy`.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyArgs {
-    /// The topic.
-    #[schemars(length(max = 40))]
-    pub topic: String,
-}
-
-fn invalid(field: &str, problem: impl Into<String>) -> InvalidArguments {
-    InvalidArguments { field: field.to_owned(), problem: problem.into() }
-}
-
-/// Text without control characters, cut at neither end but of blanks, and then of a length between one and the most (G14).
-fn require_text(field: &str, given: &str, chars_max: usize) -> Result<String, InvalidArguments> {
-    let text: String = given.chars().filter(|c| !c.is_control()).collect();
-    let text = text.trim();
-    match text.chars().count() {
-        0 => Err(invalid(field, "is empty")),
-        chars if chars > chars_max => Err(invalid(field, format!("has {chars} characters, the limit is {chars_max}"))),
-        _ => Ok(text.to_owned()),
-    }
-}
-
-fn require_order_id(field: &str, given: &str) -> Result<OrderId, InvalidArguments> {
-    let text = require_text(field, given, ORDER_ID_CHARS_MAX)?;
-    OrderId::parse(&text).ok_or_else(|| invalid(field, "is not an order number: BK- and four digits, as in BK-0000"))
-}
-
-/// The address in its canonical form, and as a value to compare with.
-fn require_email(field: &str, given: &str) -> Result<(String, Email), InvalidArguments> {
-    let text = require_text(field, given, EMAIL_BYTES_MAX)?.to_ascii_lowercase();
-    let email = Email::parse(&text).ok_or_else(|| invalid(field, "is not an e-mail address"))?;
-    Ok((text, email))
-}
-
-fn require_topic(field: &str, given: &str) -> Result<String, InvalidArguments> {
-    let text = require_text(field, given, TOPIC_CHARS_MAX)?.to_ascii_lowercase();
-    let fits = TOPIC.is_match(&text);
-    fits.then_some(text).ok_or_else(|| invalid(field, "is not a topic: small letters, words joined by _"))
-}
-
-fn require_lines(field: &str, given: &[u8]) -> Result<BTreeSet<u8>, InvalidArguments> {
-    let most = usize::from(LINES_MAX);
-    let fits = given.len() <= most && given.iter().all(|line| (1..=LINES_MAX).contains(line));
-    let problem = || invalid(field, format!("are at most {most} line numbers from 1 to {most}"));
-    fits.then(|| given.iter().copied().collect()).ok_or_else(problem)
-}
-
-impl OrderArgs {
-    fn checked(self) -> Result<OrderArgs, InvalidArguments> {
-        let order_id = require_order_id("order_id", &self.order_id)?.into();
-        let email = self.customer_email.map(|email| require_email("customer_email", &email)).transpose()?;
-        Ok(OrderArgs { order_id, customer_email: email.map(|(text, _)| text) })
-    }
-}
-
-/// Arguments are checked again where they become types: there is no way to the records around these.
-fn unusable(error: InvalidArguments) -> ToolError {
-    ToolError::Refused { code: "invalid_arguments", message: error.to_string() }
 }
 
 // What a session has to have shown.
@@ -449,15 +315,14 @@ impl Handler for CheckReturnEligibility {
                     })));
                 }
             };
-            let item = |line: &Line| {
-                json!({"line": line.number, "title": line.title, "format": line.format, "returnable": lines.contains(&line.number)})
-            };
+            let item = |line: &Line| json!({"line": line.number, "title": line.title, "format": line.format, "returnable": lines.contains(&line.number)});
             let value = json!({
                 "order_id": order.id, "eligible": true, "last_day": day(Some(until)), "window_days": policy.window_days,
                 "refund_days": policy.refund_days, "items": order.lines.iter().map(item).collect::<Vec<_>>(),
             });
             let expires_ms = now_ms.saturating_add(ELIGIBLE_MS);
-            let issued = ELIGIBLE.issue(guard, order.id.as_str(), &policy.version(), now_ms, expires_ms, Eligible { lines });
+            let issued =
+                ELIGIBLE.issue(guard, order.id.as_str(), &policy.version(), now_ms, expires_ms, Eligible { lines });
             issued.map_err(not_checked)?;
             Ok(said(value))
         })
@@ -488,12 +353,20 @@ impl Handler for InitiateReturn {
 
     fn card(&self, args: &ReturnArgs) -> Option<Card> {
         let lines: Vec<String> = args.lines.iter().map(u8::to_string).collect();
-        let books = if lines.is_empty() { "All that can be returned".to_owned() } else { format!("Lines {}", lines.join(", ")) };
+        let books = if lines.is_empty() {
+            "All that can be returned".to_owned()
+        } else {
+            format!("Lines {}", lines.join(", "))
+        };
         let row = |name: &str, value: String| (name.to_owned(), value);
         Some(Card {
             token: String::new(),
             title: format!("Return order {}?", args.order_id),
-            rows: vec![row("Order", args.order_id.clone()), row("Books", books), row("Reason", args.reason.words().into())],
+            rows: vec![
+                row("Order", args.order_id.clone()),
+                row("Books", books),
+                row("Reason", args.reason.words().into()),
+            ],
             action: "Start the return".into(),
             expires_ms: 0,
         })
