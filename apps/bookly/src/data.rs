@@ -194,7 +194,7 @@ pub struct Order {
 /// ```compile_fail,E0603
 /// let mint = bookly::data::OWNER;
 /// ```
-/// ```compile_fail,E0423
+/// ```compile_fail,E0603
 /// let seal = bookly::data::OwnerSeal(());
 /// ```
 #[derive(Debug, Serialize, Deserialize)]

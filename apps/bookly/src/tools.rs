@@ -65,7 +65,7 @@ pub fn tools(books: BookStore, policy: ReturnPolicy) -> Vec<Arc<dyn Tool>> {
 /// ```compile_fail,E0451
 /// let forged = bookly::tools::Eligible { lines: Default::default() };
 /// ```
-/// ```compile_fail,E0423
+/// ```compile_fail,E0603
 /// let seal = bookly::tools::EligibleSeal(());
 /// ```
 /// ```compile_fail,E0603
