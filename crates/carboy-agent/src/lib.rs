@@ -12,6 +12,8 @@
 //! tools of others come as [`Tool`]s from the composer. A principal comes from the runtime, never from an argument. What a
 //! model says decides nothing: it can ask for a tool, and code decides. Layers are on by default and fail closed.
 
+pub mod application;
+pub mod builtin;
 pub mod engine;
 pub mod guard_state;
 pub mod handler;
@@ -24,6 +26,7 @@ mod requires;
 pub mod session;
 pub mod tool;
 
+pub use application::Application;
 pub use engine::{Asker, Engine, EngineError, Judgement, Parts};
 pub use guard_state::{GuardState, Mint, NotProven, Proof, Proven};
 pub use handler::Handler;
