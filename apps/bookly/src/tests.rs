@@ -539,18 +539,19 @@ fn i2_a_confirmed_request_that_comes_again_gives_the_return_that_it_started() {
     session.call(&shop, "check_return_eligibility", of("BK-1001", SARAH)).unwrap();
     let arguments = shop.tool("initiate_return").check(&back("BK-1001")).unwrap();
     let principal = anonymous();
-    let mut run = || {
+    let mut run = |now_ms| {
         let call = Call {
             arguments: &arguments,
             principal: &principal,
             guard: &mut session.guard,
-            now_ms: NOW,
+            now_ms,
             idempotency_key: "confirmed once",
         };
         shop.runtime.block_on(shop.tool("initiate_return").call(call)).unwrap().value
     };
-    let first = run();
-    assert_eq!(run(), first);
+    let first = run(NOW);
+    assert_eq!(run(NOW), first);
+    assert_eq!(run(NOW + OWNER_MS), first, "though nothing is proven any more");
     assert_eq!(shop.returns(), 1);
 }
 

@@ -386,23 +386,23 @@ impl Handler for InitiateReturn {
             let Call { guard, now_ms, idempotency_key, .. } = call;
             let id = require_order_id("order_id", &args.order_id).map_err(unusable)?;
             let wanted = require_lines("lines", &args.lines).map_err(unusable)?;
-            let owner = data::owner(guard, &id, now_ms).map_err(|_| email_required())?;
-            let order = self.0.sealed(&id).await?.open_for(&owner).ok_or_else(order_not_found)?;
+            // A request whose end nobody heard comes again with its key: what it did is told, and not done again.
             let key = idempotency_key.to_owned();
             let before = self.0.ask(move |books| books.return_by_key(&key)).await?;
             let started = match before.filter(|before| before.order == id) {
                 Some(before) => before,
                 None => {
+                    let owner = data::owner(guard, &id, now_ms).map_err(|_| email_required())?;
+                    let order = self.0.sealed(&id).await?.open_for(&owner).ok_or_else(order_not_found)?;
                     let version = self.0.policy.version();
                     let proof = ELIGIBLE.redeem(guard, id.as_str(), &version, now_ms).map_err(not_checked)?;
                     self.0.start(proof, &order, wanted, (args.reason, idempotency_key, data::day(now_ms))).await?
                 }
             };
-            let back = order.lines.iter().filter(|line| started.lines.contains(&line.number));
+            let item = |(line, title): (&u8, &String)| json!({"line": line, "title": title});
             Ok(said(json!({
                 "rma": started.rma, "order_id": started.order, "status": "return_started",
-                "started_on": day(Some(started.started_on)),
-                "items": back.map(|line| json!({"line": line.number, "title": line.title})).collect::<Vec<_>>(),
+                "started_on": day(Some(started.started_on)), "items": started.lines.iter().map(item).collect::<Vec<_>>(),
                 "refund_days": self.0.policy.refund_days,
             })))
         })

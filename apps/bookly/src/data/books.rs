@@ -3,7 +3,7 @@
 //! *Must never* run other statements for an order that is there than for one that is not, or commit a return without the
 //! constraints that make it the only one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -46,8 +46,8 @@ pub struct Return {
     pub rma: String,
     /// Of which order.
     pub order: OrderId,
-    /// Which of its lines.
-    pub lines: BTreeSet<u8>,
+    /// Which of its lines, and what they are.
+    pub lines: BTreeMap<u8, String>,
     /// Why.
     pub reason: String,
     /// When.
@@ -177,11 +177,8 @@ impl BookStore {
         let mut database = self.database();
         let write = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if let Some(before) = by_key(&write, new.key)? {
-            return if before.order == *new.order && before.lines == *new.lines {
-                Ok(before)
-            } else {
-                Err(DataError::KeyReused)
-            };
+            let same = before.order == *new.order && before.lines.keys().eq(new.lines);
+            return if same { Ok(before) } else { Err(DataError::KeyReused) };
         }
         let rma = free_number(&write, new.key)?;
         let day = new.on.to_string();
@@ -195,9 +192,9 @@ impl BookStore {
             let row = params![new.order.as_str(), line, rma];
             write.execute("INSERT INTO return_lines (order_id, line, rma) VALUES (?1, ?2, ?3)", row).map_err(taken)?;
         }
+        let started = by_key(&write, new.key)?.ok_or(DataError::Record("the return that was just written"))?;
         write.commit()?;
-        let (order, lines) = (new.order.clone(), new.lines.clone());
-        Ok(Return { rma, order, lines, reason: new.reason.to_owned(), started_on: new.on })
+        Ok(started)
     }
 
     /// The return that a key started: what is asked when a confirmed request comes again, and after a crash between the write and its record in the log.
@@ -262,17 +259,21 @@ fn parsed<T>(column: usize, value: Option<T>) -> rusqlite::Result<T> {
 }
 
 fn by_key(database: &Transaction<'_>, key: &str) -> Result<Option<Return>, DataError> {
-    let mut found =
-        database.prepare_cached("SELECT rma, order_id, lines, reason, started_on FROM returns WHERE key = ?1")?;
-    let texts = |row: &Row<'_>| Ok::<[String; 5], _>([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?]);
-    let Some([rma, order, lines, reason, day]) = found.query_row([key], texts).optional()? else { return Ok(None) };
-    let lines: Result<BTreeSet<u8>, _> = lines.split(',').map(str::parse).collect();
+    let mut found = database.prepare_cached("SELECT rma, order_id, reason, started_on FROM returns WHERE key = ?1")?;
+    let texts = |row: &Row<'_>| Ok::<[String; 4], _>([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]);
+    let Some([rma, order, reason, day]) = found.query_row([key], texts).optional()? else { return Ok(None) };
+    let mut titles = database.prepare_cached(
+        "SELECT r.line, b.title FROM return_lines r JOIN items i ON i.order_id = r.order_id AND i.line = r.line
+         JOIN books b ON b.sku = i.sku WHERE r.rma = ?1 LIMIT ?2",
+    )?;
+    let lines = titles.query_map(params![rma, LINES_MAX], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let lines = lines.collect::<Result<_, _>>()?;
     Ok(Some(Return {
-        rma,
         order: OrderId::parse(&order).ok_or(DataError::Record("the order of a return"))?,
-        lines: lines.map_err(|_| DataError::Record("the lines of a return"))?,
+        lines,
         reason,
         started_on: day.parse().map_err(|_| DataError::Record("the day of a return"))?,
+        rma,
     }))
 }
 
