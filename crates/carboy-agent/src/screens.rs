@@ -1,6 +1,8 @@
 //! The layers that judge rates and text, made once from an agent's file.
 
 use carboy_core::chat::ChatSpec;
+use carboy_guard::PatternError;
+use carboy_guard::override_rules::{Judgement, Rules};
 
 use crate::audit::Record;
 use crate::engine::{Asker, EngineError};
@@ -11,13 +13,13 @@ use crate::layers::limiter::{Admitted, Limited, Limiter, RuleId, Steady, address
 pub(crate) struct Screens {
     limiter: Limiter,
     steady: Steady,
+    rules: Rules,
 }
-
-pub(crate) struct Judgement { pub(crate) confidence_percent: u8, pub(crate) patterns: Vec<String> }
 
 impl Screens {
     pub(crate) fn new(spec: &ChatSpec) -> Result<Screens, EngineError> {
-        Ok(Screens { limiter: Limiter::new(&spec.limits), steady: Steady::start() })
+        let rules = Rules::new(&spec.screening.injection_patterns).map_err(pattern)?;
+        Ok(Screens { limiter: Limiter::new(&spec.limits), steady: Steady::start(), rules })
     }
 
     /// Counts a request at its person, its address and its session. People and sessions are called as in the log.
@@ -29,7 +31,12 @@ impl Screens {
         self.limiter.admit(&keys, self.steady.now_ms())
     }
 
+    /// What the patterns say of a message.
     pub(crate) fn judge(&self, text: &CleanText) -> Judgement {
-        let _ = text; Judgement { confidence_percent: 0, patterns: Vec::new() }
+        self.rules.judge(text.as_str())
     }
+}
+
+fn pattern(error: PatternError) -> EngineError {
+    EngineError::Pattern(error.to_string())
 }

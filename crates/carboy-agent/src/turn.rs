@@ -118,10 +118,10 @@ impl<'e> Clean<'e> {
         let Clean { counted, text } = self;
         let screening = &counted.engine.spec.screening;
         let judgement = counted.engine.screens.judge(&text);
-        let (confidence_percent, patterns) = (judgement.confidence_percent, judgement.patterns);
-        if confidence_percent < screening.injection_percent || patterns.is_empty() {
+        if !judgement.reaches(screening.injection_percent) {
             return Ok(Screened { counted, text });
         }
+        let (confidence_percent, patterns) = (judgement.confidence_percent, judgement.patterns);
         if screening.block_suspicious_inputs {
             counted.record.injection(Outcome::Blocked, confidence_percent, &patterns).await?;
             return Err(TurnError::Injection { confidence_percent, patterns });
