@@ -19,11 +19,13 @@
 //! makes them as hard to foresee as a real provider's.
 
 mod anthropic;
+mod cache;
 mod coding;
 mod config;
 mod count;
 mod faults;
 mod gemini;
+pub mod offline;
 mod openai;
 mod origin;
 mod pages;
@@ -39,7 +41,7 @@ mod tls;
 mod usage;
 mod websocket;
 
-pub use config::{Alpn, Config, Customer, WebSockets};
+pub use config::{Alpn, Config, Customer, Speaker, WebSockets};
 pub use count::{Account, Bill, Billed, OnBilled, tokens};
 pub use faults::{Break, FaultError, FaultStatus, FaultWhy, Faults};
 pub use origin::Origin;
