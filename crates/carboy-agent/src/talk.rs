@@ -119,8 +119,10 @@ impl<'e> Talk<'e> {
             output_tokens_max: engine.spec.model.output_tokens_max,
         };
         let mut show = |sentence: &str| {
-            shown.push_str(sentence);
-            watch(TurnEvent::Sentence(sentence.to_owned()));
+            let apart = !shown.is_empty() && !shown.ends_with(char::is_whitespace) && !sentence.starts_with(char::is_whitespace);
+            let sentence = if apart { format!(" {sentence}") } else { sentence.to_owned() };
+            shown.push_str(&sentence);
+            watch(TurnEvent::Sentence(sentence));
         };
         let mut reading = Reading::begin(&engine.screens, &opened.state.guard.kept.grounds, engine.spec.limits.reply_chars_max);
         let last_heard = Mutex::new(Instant::now());
