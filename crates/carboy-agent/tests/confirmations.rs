@@ -16,7 +16,10 @@ async fn i5_a_write_runs_by_its_cards_token_alone_once_and_with_the_cards_argume
     let (world, asker) = (World::new(), person());
     let card = world.card(&asker).await;
     assert_eq!(world.writes(), 0, "asking for it does nothing");
-    assert_eq!((card.title.as_str(), card.rows.clone()), ("Return order BK-1001?", vec![("Order".into(), "BK-1001".into())]));
+    assert_eq!(
+        (card.title.as_str(), card.rows.clone()),
+        ("Return order BK-1001?", vec![("Order".into(), "BK-1001".into())])
+    );
     assert_eq!(card.expires_ms, world.clock.0.load(Ordering::SeqCst) + 300_000, "the runtime's time, not the tool's");
     assert_eq!(card.token.len(), 43);
     assert_eq!(world.engine.cards(&asker).await.unwrap(), [card.clone()], "it is still there after a reload");
@@ -109,7 +112,9 @@ async fn i5_a_card_that_was_declined_or_replaced_is_gone() {
 
     let write = |name: &str| Odd::new(name, Effect::Write, |_| Ok(Output { value: json!("done"), released: vec![] }));
     let world = World::with(|_| {}, vec![Arc::new(write("one")), Arc::new(write("two"))]);
-    world.model.says([Says::Calls(vec![("a".into(), "one".into(), json!({"x": 1})), ("b".into(), "two".into(), json!({}))])]);
+    world
+        .model
+        .says([Says::Calls(vec![("a".into(), "one".into(), json!({"x": 1})), ("b".into(), "two".into(), json!({}))])]);
     let first = world.turn(&asker, "both").await.unwrap().card.unwrap();
     assert_eq!(first.title, "one?");
     assert!(world.model.last().messages.contains("one_at_a_time"));
@@ -305,16 +310,28 @@ async fn g67_g85b_admin_may_and_otherwise_a_sensitive_operation_is_denied() {
     let mut admin = person();
     admin.principal.roles.insert("admin".into());
     let user = person();
-    let cases = [(&admin, json!(true), true), (&user, json!(true), false), (&user, json!("x"), false), (&user, json!(false), true)];
+    let cases = [
+        (&admin, json!(true), true),
+        (&user, json!(true), false),
+        (&user, json!("x"), false),
+        (&user, json!(false), true),
+    ];
     for (asker, sensitive, allowed) in cases {
         world.model.says([call("operate", json!({"sensitive_operation": sensitive}))]);
         world.turn(asker, "operate").await.unwrap();
-        assert_eq!(world.model.last().messages.ends_with(r#""content":"\"operated\"","is_error":false}]}]"#), allowed, "{sensitive}");
+        assert_eq!(
+            world.model.last().messages.ends_with(r#""content":"\"operated\"","is_error":false}]}]"#),
+            allowed,
+            "{sensitive}"
+        );
     }
     assert_eq!(world.metrics.value(Counter::AuthorizationDenied), 2);
     let entries = world.entries();
     let denied: Vec<&Value> = entries.iter().filter(|entry| entry["action"] == "authorization_denied").collect();
-    assert_eq!((denied.len(), &denied[0]["details"]["by"], &denied[0]["details"]["tool"]), (2, &json!("rule"), &json!("operate")));
+    assert_eq!(
+        (denied.len(), &denied[0]["details"]["by"], &denied[0]["details"]["tool"]),
+        (2, &json!("rule"), &json!("operate"))
+    );
 }
 
 #[tokio::test]

@@ -7,9 +7,10 @@
 pub(super) const SENTENCE_CHARS_MAX: usize = 400;
 /// What ends with a full stop and no sentence, without that stop.
 const ABBREVIATIONS: &[&str] = &[
-    "mr", "mrs", "ms", "dr", "prof", "sr", "jr", "st", "no", "nos", "vs", "etc", "approx", "dept", "inc", "ltd", "co", "corp",
-    "e.g", "i.e", "a.m", "p.m", "u.s", "fig", "vol", "pp", "p", "ca", "cf", "art", "jan", "feb", "mar", "apr", "jun", "jul",
-    "aug", "sep", "sept", "oct", "nov", "dec", "z.b", "d.h", "bzw", "nr", "ave", "blvd", "est", "ed", "eds", "isbn", "tel",
+    "mr", "mrs", "ms", "dr", "prof", "sr", "jr", "st", "no", "nos", "vs", "etc", "approx", "dept", "inc", "ltd", "co",
+    "corp", "e.g", "i.e", "a.m", "p.m", "u.s", "fig", "vol", "pp", "p", "ca", "cf", "art", "jan", "feb", "mar", "apr",
+    "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec", "z.b", "d.h", "bzw", "nr", "ave", "blvd", "est", "ed",
+    "eds", "isbn", "tel",
 ];
 
 /// Whether the text ends here.
@@ -52,7 +53,8 @@ fn ends_line(c: char, next: Option<char>, has_words: bool) -> bool {
 }
 
 fn ends_cjk(c: char, next: Option<char>) -> bool {
-    matches!(c, '。' | '！' | '？' | '｡') && next.is_some_and(|next| !is_closing(next) && !matches!(next, '。' | '！' | '？'))
+    matches!(c, '。' | '！' | '？' | '｡')
+        && next.is_some_and(|next| !is_closing(next) && !matches!(next, '。' | '！' | '？'))
 }
 
 /// White space follows a full stop, and it is none of an abbreviation, a number of a list or an initial.
@@ -74,7 +76,8 @@ fn ends_sentence(before: &str, c: char, next: Option<char>) -> bool {
 }
 
 fn is_abbreviation(before: &str) -> bool {
-    let word = before.rsplit(|c: char| c.is_whitespace() || is_closing(c) || c == '(' || c == '"').next().unwrap_or_default();
+    let word =
+        before.rsplit(|c: char| c.is_whitespace() || is_closing(c) || c == '(' || c == '"').next().unwrap_or_default();
     let alone = before.trim_start().len() == word.len();
     let mut chars = word.chars();
     match (chars.next(), chars.next()) {

@@ -49,10 +49,12 @@ fn g21_the_next_turn_does_not_know_the_ids_of_the_last_unless_the_session_counts
 #[test]
 fn g21_a_disguised_id_is_an_id() {
     let known = grounds(&["BK-1001"]);
-    for disguise in ["BK-1\u{200b}002", "ＢＫ－１００２", "bk-1002", "ВК-1002", "BK\u{2011}1002", "BK-١٠٠٢", "BK-10012"] {
+    for disguise in ["BK-1\u{200b}002", "ＢＫ－１００２", "bk-1002", "ВК-1002", "BK\u{2011}1002", "BK-١٠٠٢", "BK-10012"]
+    {
         assert_eq!(codes(&format!("It is {disguise}."), &known), ["ungrounded_id"], "{disguise}");
     }
-    for same in ["BK-1\u{200b}001", "ＢＫ－１００１", "bk-1001", "BK\u{2011}1001", "BK-1001です", "(BK-1001)"] {
+    for same in ["BK-1\u{200b}001", "ＢＫ－１００１", "bk-1001", "BK\u{2011}1001", "BK-1001です", "(BK-1001)"]
+    {
         assert!(codes(&format!("It is {same}."), &known).is_empty(), "{same}");
     }
 }
@@ -63,7 +65,8 @@ fn g22_every_date_of_a_reply_stands_in_a_result() {
     for reply in ["It came on 2025-03-03.", "It came on March 3, 2025.", "Within 30 days.", "Call 2025 or 03-03."] {
         assert!(codes(reply, &known).is_empty(), "{reply}");
     }
-    for reply in ["It came on 2025-03-04.", "It came on April 3rd, 2025.", "２０２５-０３-０４", "until 2026-03-03!"] {
+    for reply in ["It came on 2025-03-04.", "It came on April 3rd, 2025.", "２０２５-０３-０４", "until 2026-03-03!"]
+    {
         assert_eq!(codes(reply, &known), ["ungrounded_date"], "{reply}");
     }
     let no_dates = Checker::new(&ReplySpec { dates: Grounded::No, ..spec() }, REFUSAL).unwrap();
