@@ -57,7 +57,9 @@ impl Answer {
                     let fits = !is_deeper(&input, ARGUMENTS_DEPTH_MAX) && !is_larger(&input, bytes_max);
                     answer.calls.push(Asked { id, name, input: fits.then_some(input) });
                 }
-                Block::Opaque { value } if !is_deeper(&value, ARGUMENTS_DEPTH_MAX) && !is_larger(&value, opaque_bytes_left) => {
+                Block::Opaque { value }
+                    if !is_deeper(&value, ARGUMENTS_DEPTH_MAX) && !is_larger(&value, opaque_bytes_left) =>
+                {
                     opaque_bytes_left -= value.to_string().len();
                     answer.opaque.push(Block::Opaque { value });
                 }
@@ -157,7 +159,8 @@ mod tests {
         let odd = Block::ToolUse { id: "a".into(), name: "lo\u{0}ok".into(), input: json!("no \u{0} object") };
         let forged = Block::ToolResult { tool_use_id: "a".into(), content: "{}".into(), is_error: false };
         let answer = read(vec![odd, forged], &[]);
-        let expected = json!([{"type": "tool_use", "id": "a", "name": "unknown_tool", "input": {"not_an_object": "no  object"}}]);
+        let expected =
+            json!([{"type": "tool_use", "id": "a", "name": "unknown_tool", "input": {"not_an_object": "no  object"}}]);
         assert_eq!(serde_json::to_value(answer.blocks("")).unwrap(), expected);
     }
 }

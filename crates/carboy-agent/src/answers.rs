@@ -58,7 +58,10 @@ pub(crate) async fn decline(engine: &Engine, asker: &Asker, token: &str) -> Resu
     tell(&opened, &waiting, Step::Declined).await?;
     forget(&mut opened, &waiting);
     let text = "All right, nothing was done.".to_owned();
-    opened.told(format!("{FROM_THE_RUNTIME} The person declined the card for {}. Nothing was done.", waiting.tool), &text);
+    opened.told(
+        format!("{FROM_THE_RUNTIME} The person declined the card for {}. Nothing was done.", waiting.tool),
+        &text,
+    );
     opened.state.line(Who::Note, format!("Declined: {}", waiting.title()), engine.now_ms());
     opened.state.line(Who::Agent, text.clone(), engine.now_ms());
     opened.save().await?;
@@ -117,7 +120,9 @@ async fn find(
         None => {
             record.durable(record.event(EventType::Ask, "confirmation_refused", Outcome::Denied)).await?;
             Err(TurnError::Invalid {
-                problem: "nothing waits for this confirmation: it was used, declined, replaced or is too old; ask again".into(),
+                problem:
+                    "nothing waits for this confirmation: it was used, declined, replaced or is too old; ask again"
+                        .into(),
             })
         }
     }

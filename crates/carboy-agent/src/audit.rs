@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use carboy_core::audit::{Detail, Event, EventType, Outcome, Subject};
 use carboy_core::ports::AuditSink;
+use carboy_guard::output::Redaction;
 
 use crate::metrics::{Counter, Metrics};
 use crate::outcome::TurnError;
@@ -52,7 +53,12 @@ impl Record {
     }
 
     /// A request beyond a limit (G80).
-    pub(crate) async fn rate_limited(&self, max: u32, window: &'static str, retry_after_s: u32) -> Result<(), TurnError> {
+    pub(crate) async fn rate_limited(
+        &self,
+        max: u32,
+        window: &'static str,
+        retry_after_s: u32,
+    ) -> Result<(), TurnError> {
         self.metrics.count(Counter::RateLimitExceeded);
         let event = self
             .event(EventType::RateLimit, "rate_limit_exceeded", Outcome::Denied)
@@ -80,7 +86,8 @@ impl Record {
     /// A call that its principal may not make. `by` is the rule or the tool.
     pub(crate) async fn unauthorized(&self, tool: &str, by: &'static str) -> Result<(), TurnError> {
         self.metrics.count(Counter::AuthorizationDenied);
-        let event = self.event(EventType::Tool, "authorization_denied", Outcome::Denied).with("tool", tool).with("by", by);
+        let event =
+            self.event(EventType::Tool, "authorization_denied", Outcome::Denied).with("tool", tool).with("by", by);
         self.durable(event).await
     }
 
@@ -139,12 +146,12 @@ impl Record {
         self.durable(event).await
     }
 
-    /// Parts of a reply that were overwritten, by kind (G68, G79): one event for each, without its value.
-    pub(crate) fn redacted(&self, kinds: &[String]) -> Result<(), TurnError> {
-        self.metrics.add(Counter::Redactions, kinds.len() as u64);
-        for kind in kinds {
+    /// Parts of a reply that were overwritten (G68, G79): one event for each kind, without their values.
+    pub(crate) fn redacted(&self, redactions: &[Redaction]) -> Result<(), TurnError> {
+        for redaction in redactions {
+            self.metrics.add(Counter::Redactions, redaction.count.into());
             let event = self.event(EventType::Security, "redaction", Outcome::Redacted);
-            self.note(event.with("kind", kind.as_str()))?;
+            self.note(event.with("kind", redaction.kind.as_str()).with("count", u64::from(redaction.count)))?;
         }
         Ok(())
     }

@@ -125,7 +125,6 @@ impl Tools {
         }
     }
 
-
     /// The tool of this name, by its own name: a model's spelling goes no further.
     pub(crate) fn named(&self, name: &str) -> Option<&Arc<dyn Tool>> {
         self.list.iter().find(|tool| tool.spec().schema.name == name)
@@ -147,7 +146,8 @@ impl Tools {
     }
 
     fn ruled(&self, principal: &Principal, tool: &str, arguments: &Map<String, Value>) -> Option<AuthorizationEffect> {
-        let given = |name: &String| arguments.get(name).is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false)));
+        let given =
+            |name: &String| arguments.get(name).is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false)));
         let fits = |rule: &&AuthorizationRule| {
             (rule.tools.is_empty() || rule.tools.contains(tool))
                 && (rule.users.is_empty() || rule.users.contains(&principal.id))
@@ -199,9 +199,7 @@ impl<'e> Checked<'e> {
 
     /// Step 3. The first rule that fits decides, and without one the tool.
     pub(crate) fn authorize(self, principal: &Principal) -> Result<Authorized<'e>, No> {
-        let denied = |message: String, by| {
-            Err(No { denied_by: Some(by), ..No::new("not_authorized", message) })
-        };
+        let denied = |message: String, by| Err(No { denied_by: Some(by), ..No::new("not_authorized", message) });
         match self.tools.ruled(principal, &self.tool.spec().schema.name, &self.arguments) {
             Some(AuthorizationEffect::Allow) => Ok(Authorized(self)),
             Some(AuthorizationEffect::Deny) => denied("this person may not do this".into(), "rule"),
@@ -236,8 +234,7 @@ impl<'e> Due<'e> {
     pub(crate) fn precheck(self, principal: &Principal, guard: &GuardState, now_ms: u64) -> Result<Possible<'e>, No> {
         let checked = self.0;
         let mut guard = guard.clone();
-        let call =
-            Call { arguments: &checked.arguments, principal, guard: &mut guard, now_ms, idempotency_key: "" };
+        let call = Call { arguments: &checked.arguments, principal, guard: &mut guard, now_ms, idempotency_key: "" };
         match checked.tool.precheck(&call) {
             Ok(()) => Ok(Possible(checked)),
             Err(ToolError::Refused { code, message }) => Err(No::new(code, message)),

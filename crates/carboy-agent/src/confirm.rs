@@ -103,11 +103,23 @@ impl Waiting {
 
     /// The same for every attempt at this write, and for no other.
     pub(crate) fn idempotency_key(&self, keys: &Keys, session: SessionKey) -> String {
-        hex(&keys.hash(&[b"write", &session.0, self.tool.as_bytes(), &canonical(&self.arguments), self.nonce.as_bytes()])[..16])
+        hex(&keys.hash(&[
+            b"write",
+            &session.0,
+            self.tool.as_bytes(),
+            &canonical(&self.arguments),
+            self.nonce.as_bytes(),
+        ])[..16])
     }
 
     /// Is it a question about this very call, still open?
-    pub(crate) fn asks_for(&self, tool: &str, arguments: &Map<String, Value>, principal: &Principal, now_ms: u64) -> bool {
+    pub(crate) fn asks_for(
+        &self,
+        tool: &str,
+        arguments: &Map<String, Value>,
+        principal: &Principal,
+        now_ms: u64,
+    ) -> bool {
         self.ask.state(now_ms) == AskState::Pending
             && self.tool == tool
             && self.arguments == *arguments
@@ -169,7 +181,8 @@ fn shown(text: &str) -> String {
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
     };
-    let plain: String = text.chars().map(|c| if c == '\n' || c == '\t' { ' ' } else { c }).filter(|c| !hides(*c)).collect();
+    let plain: String =
+        text.chars().map(|c| if c == '\n' || c == '\t' { ' ' } else { c }).filter(|c| !hides(*c)).collect();
     if plain.chars().count() <= CARD_CHARS_MAX {
         return plain;
     }

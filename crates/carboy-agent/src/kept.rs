@@ -60,8 +60,7 @@ struct Written<History, Guard, Cards, Ask, Lines> {
 }
 
 type Owned = Written<Vec<Message>, Facts, Vec<Waiting>, Option<Ask<Operator>>, Vec<Line>>;
-type Borrowed<'a> =
-    Written<&'a [Message], &'a Facts, &'a [Waiting], &'a Option<Ask<Operator>>, &'a [Line]>;
+type Borrowed<'a> = Written<&'a [Message], &'a Facts, &'a [Waiting], &'a Option<Ask<Operator>>, &'a [Line]>;
 
 const FORM: u32 = 1;
 
@@ -218,7 +217,8 @@ mod tests {
             state.history.push(Message::user(format!("question {turn}")));
             let use_tool = Block::ToolUse { id: format!("c{turn}"), name: "look".into(), input: serde_json::json!({}) };
             state.history.push(Message { role: Role::Assistant, blocks: vec![use_tool] });
-            let result = Block::ToolResult { tool_use_id: format!("c{turn}"), content: "x".repeat(8_000), is_error: false };
+            let result =
+                Block::ToolResult { tool_use_id: format!("c{turn}"), content: "x".repeat(8_000), is_error: false };
             state.history.push(Message { role: Role::User, blocks: vec![result] });
         }
         state.bound_history();

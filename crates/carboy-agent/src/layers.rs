@@ -11,3 +11,7 @@
 pub mod grounds;
 pub mod input;
 pub mod limiter;
+mod markdown;
+pub mod release;
+pub mod reply;
+mod sentences;

@@ -12,11 +12,11 @@
 //! tools of others come as [`Tool`]s from the composer. A principal comes from the runtime, never from an argument. What a
 //! model says decides nothing: it can ask for a tool, and code decides. Layers are on by default and fail closed.
 
-pub mod application;
-pub mod builtin;
 mod answer;
 mod answers;
+pub mod application;
 mod audit;
+pub mod builtin;
 mod calls;
 mod confirm;
 pub mod engine;
@@ -28,8 +28,8 @@ pub mod layers;
 mod locks;
 pub mod metrics;
 pub mod model;
-pub mod outcome;
 mod opened;
+pub mod outcome;
 pub mod principal;
 pub mod provider;
 mod reading;

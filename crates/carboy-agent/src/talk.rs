@@ -10,11 +10,13 @@
 //! *Must never* go round more often than the limits say, or take anything that a model says for a decision.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use carboy_core::ask::Step as AskStep;
 use carboy_core::verdict::Reason;
+use carboy_guard::output::Redaction;
 use carboy_wire::chat::{Block, Delta, Message, Prompt, Role};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -44,8 +46,8 @@ pub(crate) struct Talk<'e> {
     pub(crate) before: usize,
     /// What the person has read of the reply.
     pub(crate) shown: String,
-    /// Kinds of what was overwritten.
-    pub(crate) redactions: Vec<String>,
+    /// What was overwritten.
+    pub(crate) redactions: Vec<Redaction>,
     /// What waits for a click since this turn.
     pub(crate) card: Option<Card>,
     /// Questions to the model.
@@ -118,16 +120,19 @@ impl<'e> Talk<'e> {
             messages: &opened.state.history,
             output_tokens_max: engine.spec.model.output_tokens_max,
         };
-        let mut show = |sentence: &str| {
-            shown.push_str(sentence);
-            watch(TurnEvent::Sentence(sentence.to_owned()));
+        // Answers of one turn stand behind each other, apart.
+        let begun = AtomicBool::new(shown.is_empty() || shown.ends_with(char::is_whitespace));
+        let show = |sentence: String| {
+            let apart = !begun.swap(true, Ordering::Relaxed) && !sentence.starts_with(char::is_whitespace);
+            watch(TurnEvent::Sentence(if apart { format!(" {sentence}") } else { sentence }));
         };
-        let mut reading = Reading::begin(&engine.screens, &opened.state.guard.kept.grounds, engine.spec.limits.reply_chars_max);
+        let grounds = &opened.state.guard.kept.grounds;
+        let mut reading = Reading::begin(&engine.screens, grounds, engine.spec.limits.reply_chars_max, &show);
         let last_heard = Mutex::new(Instant::now());
         let mut listen = |delta: Delta| {
             *last_heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             match delta {
-                Delta::Text(text) => reading.hear(&text, &mut show),
+                Delta::Text(text) => reading.hear(&text),
                 Delta::ToolNamed(_) => {}
             }
         };
@@ -149,7 +154,14 @@ impl<'e> Talk<'e> {
             }
         };
         let answer = Answer::read(completion, &opened.state.history, &engine.spec.limits);
-        let read = reading.end(&answer.text, &mut show);
+        let read = reading.end(&answer.text);
+        let apart = !shown.is_empty()
+            && !shown.ends_with(char::is_whitespace)
+            && !read.shown().starts_with(char::is_whitespace);
+        if apart && !read.shown().is_empty() {
+            shown.push(' ');
+        }
+        shown.push_str(read.shown());
         Ok((answer, read))
     }
 
@@ -243,7 +255,8 @@ impl<'e> Talk<'e> {
         let card = match (known, &self.card) {
             (Some(waiting), _) => waiting.card(&engine.keys, opened.key),
             (None, Some(_)) => {
-                let no = No::new("one_at_a_time", "an action waits for the person already; ask for this one afterwards");
+                let no =
+                    No::new("one_at_a_time", "an action waits for the person already; ask for this one afterwards");
                 return self.refuse(Some(name), no).await;
             }
             (None, None) => {
@@ -305,7 +318,12 @@ async fn withdraw_all(opened: &mut Opened<'_>) -> Result<(), TurnError> {
     let mut events = Vec::new();
     for waiting in &mut opened.state.waiting {
         if waiting.ask.withdraw() {
-            events.push(waiting.ask.event(AskStep::Withdrawn, opened.record.subject.clone()).with("tool", waiting.tool.as_str()));
+            events.push(
+                waiting
+                    .ask
+                    .event(AskStep::Withdrawn, opened.record.subject.clone())
+                    .with("tool", waiting.tool.as_str()),
+            );
         }
     }
     opened.state.waiting.retain(Waiting::is_unanswered);

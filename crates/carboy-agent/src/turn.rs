@@ -25,6 +25,7 @@ use crate::layers::input::CleanText;
 use crate::layers::limiter;
 use crate::opened::Opened;
 use crate::outcome::{HandOff, Reply, TurnError, TurnEvent};
+use crate::reading::Read;
 use crate::session::Who;
 use crate::talk::{Answered, Talk};
 
@@ -190,11 +191,12 @@ impl<'e> Begun<'e> {
         };
         match (answered, after) {
             (Ok(Answered::Said(read)), _) => {
-                let mut violations = read.violations().to_vec();
-                if talk.shown.trim().is_empty() {
-                    violations.push("empty_reply".into());
+                let violations = talk.violations(&read);
+                if violations.is_empty() {
+                    Ok(talk.said(read.shown()))
+                } else {
+                    talk.withhold(violations, instead).await
                 }
-                if violations.is_empty() { Ok(talk.said(read.shown())) } else { talk.withhold(violations, instead).await }
             }
             (Ok(Answered::TooMuch(limit)), _) => talk.withhold(vec![limit.to_owned()], instead).await,
             (Ok(Answered::Refused(reason)), After::Message) => talk.hand_over(reason).await,
@@ -211,9 +213,25 @@ impl<'e> Begun<'e> {
 }
 
 impl<'e> Talk<'e> {
+    /// What is wrong with the last answer, or with the reply as a whole.
+    fn violations(&self, read: &Read) -> Vec<String> {
+        if !read.violations().is_empty() {
+            return read.violations().to_vec();
+        }
+        if self.shown.trim().is_empty() {
+            return vec!["empty_reply".into()];
+        }
+        self.engine.screens.checker.check(&self.shown, &self.opened.state.guard.kept.grounds).codes()
+    }
+
     fn said(mut self, last: &str) -> Released<'e> {
         self.remember(last);
-        let reply = Reply { text: self.shown.trim().to_owned(), card: self.card.clone(), withheld: Vec::new(), handed_off: None };
+        let reply = Reply {
+            text: self.shown.trim().to_owned(),
+            card: self.card.clone(),
+            withheld: Vec::new(),
+            handed_off: None,
+        };
         Released { talk: self, reply, ended: "replied" }
     }
 
@@ -269,7 +287,8 @@ impl<'e> Talk<'e> {
     }
 
     fn show_instead(&mut self, text: &str) {
-        let event = if self.shown.is_empty() { TurnEvent::Sentence(text.into()) } else { TurnEvent::Replace(text.into()) };
+        let event =
+            if self.shown.is_empty() { TurnEvent::Sentence(text.into()) } else { TurnEvent::Replace(text.into()) };
         (self.watch)(event);
         self.shown = text.to_owned();
     }

@@ -52,7 +52,8 @@ impl IdShape {
     /// Every id of this shape in a folded text, each with the rest of the word that it is part of.
     pub fn ids<'a>(&'a self, folded: &'a str) -> impl Iterator<Item = Id> + 'a {
         self.regex.find_iter(folded).filter(|found| !found.is_empty()).map(|found| {
-            let word = |c: &char| c.is_alphanumeric() || *c == '_';
+            // Letters of scripts without blanks (`BK-1001号`) are no part of it.
+            let word = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
             let before: usize = folded[..found.start()].chars().rev().take_while(word).map(char::len_utf8).sum();
             let behind: usize = folded[found.end()..].chars().take_while(word).map(char::len_utf8).sum();
             let span = found.start() - before..found.end() + behind;
@@ -171,7 +172,7 @@ mod tests {
         let shape = IdShape::new(r"BK-\d{4}").unwrap();
         let ids = |text: &str| shape.ids(&crate::plain::folded(text)).map(|id| id.text).collect::<Vec<_>>();
         assert_eq!(ids("orders BK-1001, bk-1002 and XBK-10034"), ["bk-1001", "bk-1002", "xbk-10034"]);
-        assert_eq!(ids("BK-1\u{200b}001 ＢＫ－１００２ ВК-1003"), ["bk-1001", "bk-1002", "bk-1003"]);
+        assert_eq!(ids("BK-1\u{200b}001 BK-1004号 ＢＫ－１００２ ВК-1003"), ["bk-1001", "bk-1004", "bk-1002", "bk-1003"]);
         assert!(ids("BK-100 and B K-1001").is_empty());
     }
 

@@ -43,7 +43,7 @@ const CONTEXT_BYTES: usize = 64;
 const PROMPT_KIND: &str = "SYSTEM_PROMPT";
 
 /// A value that may stand in a reply: one that a tool released to this very person in this conversation.
-pub type Allowed<'a> = &'a (dyn Fn(&str) -> bool + Send + Sync);
+pub type Allowed<'a> = Box<dyn Fn(&str) -> bool + Send + Sync + 'a>;
 
 /// How often something of a kind was overwritten.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,9 +161,13 @@ impl OutputRules {
 }
 
 /// The whole text filtered, and what was overwritten.
-pub fn redact(rules: &Arc<OutputRules>, text: &str, allowed: Allowed<'_>) -> (String, Vec<Redaction>) {
+pub fn redact(
+    rules: &Arc<OutputRules>,
+    text: &str,
+    allowed: &(dyn Fn(&str) -> bool + Send + Sync),
+) -> (String, Vec<Redaction>) {
     let mut out = String::new();
-    let mut filter = Filter::new(Arc::clone(rules), allowed);
+    let mut filter = Filter::new(Arc::clone(rules), Box::new(allowed));
     filter.push(text, &mut out);
     let redactions = filter.finish(&mut out);
     (out, redactions)
@@ -243,10 +247,10 @@ impl<'a> Filter<'a> {
         self.advance(More::Open, out);
     }
 
-    /// The reply is complete: appends the rest, and says what was overwritten.
-    pub fn finish(mut self, out: &mut String) -> Vec<Redaction> {
+    /// The reply is complete: appends the rest, and says what was overwritten. Nothing can be pushed any more.
+    pub fn finish(&mut self, out: &mut String) -> Vec<Redaction> {
         self.advance(More::Ended, out);
-        self.counts.into_iter().map(|(kind, count)| Redaction { kind, count }).collect()
+        std::mem::take(&mut self.counts).into_iter().map(|(kind, count)| Redaction { kind, count }).collect()
     }
 
     fn advance(&mut self, more: More, out: &mut String) {
@@ -263,7 +267,7 @@ impl<'a> Filter<'a> {
                 rest: Rest::Goes,
             }));
         }
-        let (allowed, hits) = (self.allowed, &mut self.hits);
+        let (allowed, hits) = (&*self.allowed, &mut self.hits);
         let hold = self.prompt.advance(&rules.prompt, &window, &mut |start, end| {
             if !allowed(&String::from_utf8_lossy(&window.data[window.index(start)..window.index(end)])) {
                 hits.push(Hit { start, end, what: What::Prompt, rest: Rest::Stays });
@@ -333,7 +337,14 @@ impl<'a> Filter<'a> {
 
 impl Scan {
     /// Looks at what is new. Gives from where on a match may be under way.
-    fn advance(&mut self, at: usize, rule: &Rule, window: &Window<'_>, allowed: Allowed<'_>, hits: &mut Vec<Hit>) -> u64 {
+    fn advance(
+        &mut self,
+        at: usize,
+        rule: &Rule,
+        window: &Window<'_>,
+        allowed: &(dyn Fn(&str) -> bool + Send + Sync),
+        hits: &mut Vec<Hit>,
+    ) -> u64 {
         while self.cursor < window.end() {
             let start = window.index(self.cursor);
             let first = window.data[start];

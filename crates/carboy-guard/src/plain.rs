@@ -86,7 +86,8 @@ pub fn folded_char(c: char) -> Option<char> {
     if let Some(zero) = ZEROS.iter().find(|zero| (**zero..**zero + 10).contains(&code)) {
         return char::from_u32(u32::from(b'0') + code - zero);
     }
-    view::letter(code).map(|byte| char::from(byte).to_ascii_lowercase()).or(Some(c))
+    let lower = c.to_lowercase().next().unwrap_or(c);
+    Some(view::letter(code).map_or(lower, |byte| char::from(byte).to_ascii_lowercase()))
 }
 
 /// The whole text as a comparison takes it.

@@ -80,10 +80,7 @@ mod tests {
     fn g62_a_message_of_the_most_characters_passes_and_one_more_does_not() {
         assert!(clean("ééééé", &limit(5)).is_ok());
         let error = clean("éééééé", &limit(5)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the message has 6 characters, the limit is 5 (message_chars_max): shorten it"
-        );
+        assert_eq!(error.to_string(), "the message has 6 characters, the limit is 5 (message_chars_max): shorten it");
     }
 
     #[test]

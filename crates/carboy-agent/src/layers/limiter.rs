@@ -10,7 +10,7 @@
 //! whoever brings a million names gets no fresh quota out of it. *Must never* forget a key whose window still runs, nor
 //! believe a clock that runs backwards.
 
-use std::collections::hash_map::{HashMap, RandomState};
+use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};

@@ -170,7 +170,11 @@ pub struct OrderArgs {
 
 fn checked(args: OrderArgs) -> Result<OrderArgs, InvalidArguments> {
     let ok = args.order_id.len() == 7 && args.order_id.starts_with("BK-");
-    if ok { Ok(args) } else { Err(InvalidArguments { field: "order_id".into(), problem: "not of the form BK-NNNN".into() }) }
+    if ok {
+        Ok(args)
+    } else {
+        Err(InvalidArguments { field: "order_id".into(), problem: "not of the form BK-NNNN".into() })
+    }
 }
 
 fn order(id: &str) -> Result<Value, ToolError> {
@@ -361,9 +365,18 @@ pub fn spec() -> ChatSpec {
         rules: BTreeMap::new(),
         authorize: Vec::new(),
         identity: Identity::Anonymous,
-        limits: ChatLimits { requests_per_session_per_minute: 10_000, requests_per_hour: 10_000, ..ChatLimits::default() },
+        limits: ChatLimits {
+            requests_per_session_per_minute: 10_000,
+            requests_per_hour: 10_000,
+            ..ChatLimits::default()
+        },
         screening: Screening::default(),
-        reply: ReplySpec { id_patterns: vec![r"BK-\d{4}".into()], dates: Grounded::Yes, plain_text: true, ..ReplySpec::default() },
+        reply: ReplySpec {
+            id_patterns: vec![r"BK-\d{4}".into()],
+            dates: Grounded::Yes,
+            plain_text: true,
+            ..ReplySpec::default()
+        },
         webhooks: Vec::new(),
         frame_ancestors: Vec::new(),
     }
@@ -392,7 +405,8 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(Hands(AtomicU64::new(1_750_000_000_000)));
         let log = AuditLog::open(&dir.path().join("audit.jsonl"), ChainKey::Plain, clock.clone()).unwrap();
-        let (model, shop, metrics) = (Arc::new(Script::default()), Arc::new(Shop::default()), Arc::new(Metrics::default()));
+        let (model, shop, metrics) =
+            (Arc::new(Script::default()), Arc::new(Shop::default()), Arc::new(Metrics::default()));
         let sessions = Arc::new(MemorySessions::new(SessionLimits::default()));
         let mut spec = spec();
         change(&mut spec);
@@ -409,7 +423,14 @@ impl World {
     /// Another process over the same sessions, log and shop.
     pub fn another_engine(&self) -> Engine {
         build(
-            self.engine.spec(), Vec::new(), &self.model, &self.shop, &self.sessions, &self.log, &self.clock, &self.metrics,
+            self.engine.spec(),
+            Vec::new(),
+            &self.model,
+            &self.shop,
+            &self.sessions,
+            &self.log,
+            &self.clock,
+            &self.metrics,
         )
     }
 
@@ -446,7 +467,8 @@ impl World {
 
     /// Actions of the log, each with its result.
     pub fn actions(&self) -> Vec<String> {
-        let say = |entry: &Value| format!("{} {}", entry["action"].as_str().unwrap(), entry["result"].as_str().unwrap());
+        let say =
+            |entry: &Value| format!("{} {}", entry["action"].as_str().unwrap(), entry["result"].as_str().unwrap());
         self.entries().iter().map(say).collect()
     }
 
