@@ -63,7 +63,7 @@ pub const OFF_TOPIC: &[&str] = &[
     r"(?i)\bI(?:'d| would) recommend (?:reading|the (?:book|novel|author)|you read)\b",
     r"(?i)\byou (?:should|might want to) (?:read (?:this|that|the) (?:book|novel)|invest in|vote for|see a doctor about)\b",
     r"(?i)\b(?:the plot|the main character|the protagonist) (?:of|in) (?:the|this) (?:book|novel)\b",
-    r"(?i)\b(?:def|fn|function) \w{1,40}\(",
+    r"(?i)\b(?:def|fn|function) [a-z0-9_]{1,40}\(",
     r"(?i)\bmy (?:system prompt|instructions) (?:is|are|says?|reads?)\b",
 ];
 

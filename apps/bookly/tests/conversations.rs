@@ -338,7 +338,7 @@ async fn run(world: &World, asker: &Asker, steps: &[Step]) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
     #[test]
     fn g2_i1_i2_i3_i5_whatever_a_model_and_a_person_do_together(steps in prop::collection::vec(any_step(), 0..32)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
