@@ -31,7 +31,7 @@ pub const RETURN_POLICY: ReturnPolicy = ReturnPolicy {
     refund_days: 5,
     conditions: &[
         "unread or like new",
-        "with no writing or highlighting",
+        "free of writing and highlighting",
         "in its original packaging where it had one",
     ],
     excluded: &[Format::Ebook, Format::GiftCard],
@@ -41,16 +41,16 @@ pub const RETURN_POLICY: ReturnPolicy = ReturnPolicy {
 impl ReturnPolicy {
     /// The policy in words: what stands in the prompt, and what a person who asks for it reads.
     pub fn block(&self) -> String {
-        let mut lines = vec![format!("Books can be returned within {} days of delivery.", self.window_days)];
-        lines.push("Only delivered orders can be returned.".to_owned());
-        lines.extend(self.conditions.iter().map(|condition| format!("Each book has to be {condition}.")));
-        lines.extend(self.excluded.iter().map(|format| format!("Not returnable: {}.", format.plural())));
-        lines.push(self.postage.to_owned());
-        lines.push(format!(
+        let mut said = vec![format!("Books can be returned within {} days of delivery.", self.window_days)];
+        said.push("Only delivered orders can be returned.".to_owned());
+        said.extend(self.conditions.iter().map(|condition| format!("Each book has to be {condition}.")));
+        said.extend(self.excluded.iter().map(|format| format!("Not returnable: {}.", format.plural())));
+        said.push(self.postage.to_owned());
+        said.push(format!(
             "The refund goes to the original payment method within {} working days of the parcel's arrival.",
             self.refund_days
         ));
-        lines.join("\n")
+        said.join(" ")
     }
 
     /// What a proof of eligibility is bound to: another wording or number is another version, and ends the proof.
@@ -86,8 +86,8 @@ mod tests {
     #[test]
     fn g5_the_words_of_the_policy_are_made_from_its_values() {
         let block = RETURN_POLICY.block();
-        assert!(block.starts_with("Books can be returned within 30 days of delivery.\n"), "{block}");
-        assert!(block.contains("Not returnable: e-books.\nNot returnable: gift cards.\n"), "{block}");
+        assert!(block.starts_with("Books can be returned within 30 days of delivery. "), "{block}");
+        assert!(block.contains("Not returnable: e-books. Not returnable: gift cards. "), "{block}");
         assert!(block.ends_with("within 5 working days of the parcel's arrival."), "{block}");
         let shorter = ReturnPolicy { window_days: 14, ..RETURN_POLICY };
         assert!(shorter.block().starts_with("Books can be returned within 14 days"));

@@ -146,6 +146,12 @@ impl World {
     }
 
     pub fn with(change: impl FnOnce(&mut ChatSpec)) -> World {
+        let script = Arc::new(Script::default());
+        World { model: script.clone(), ..World::of(script, change) }
+    }
+
+    /// Bookly with another model; its script stays unheard.
+    pub fn of(model: Arc<dyn Model>, change: impl FnOnce(&mut ChatSpec)) -> World {
         let home = tempfile::tempdir().unwrap();
         let application = bookly::open(home.path(), NOW).unwrap();
         let mut spec = bookly::agent::spec(TITLE, GREETING, &RETURN_POLICY).unwrap();
@@ -156,11 +162,11 @@ impl World {
         change(&mut spec);
         let clock = Arc::new(Hands(AtomicU64::new(NOW)));
         let log = AuditLog::open(&home.path().join("audit.jsonl"), ChainKey::Plain, clock.clone()).unwrap();
-        let (log, model) = (Arc::new(log), Arc::new(Script::default()));
+        let log = Arc::new(log);
         let engine = Engine::new(Parts {
             spec,
             tools: application.tools,
-            model: model.clone(),
+            model,
             sessions: Arc::new(MemorySessions::new(SessionLimits::default())),
             audit: log.clone(),
             clock: clock.clone(),
@@ -169,7 +175,7 @@ impl World {
             metrics: Arc::new(Metrics::default()),
         })
         .unwrap();
-        World { home, model, clock, log, engine }
+        World { home, model: Arc::default(), clock, log, engine }
     }
 
     pub async fn turn(&self, asker: &Asker, message: &str) -> Result<Reply, TurnError> {
