@@ -170,7 +170,13 @@ fn broke(error: DataError) -> ToolError {
             let message = "A return of one of these books was started before.".into();
             ToolError::Refused { code: "already_returned", message }
         }
-        error => ToolError::Failed { particulars: error.to_string() },
+        error @ (DataError::File { .. }
+        | DataError::Loose { .. }
+        | DataError::Layout { .. }
+        | DataError::Database(_)
+        | DataError::Record(_)
+        | DataError::KeyReused
+        | DataError::NoNumber) => ToolError::Failed { particulars: error.to_string() },
     }
 }
 

@@ -100,7 +100,7 @@ fn without_values(error: &str) -> String {
     if ["missing field", "duplicate field"].iter().any(|start| error.starts_with(start)) {
         return error.chars().filter(|c| !c.is_control()).take(200).collect();
     }
-    for start in ["unknown field", "unknown variant"].into_iter().filter(|start| error.starts_with(start)) {
+    if let Some(start) = ["unknown field", "unknown variant"].into_iter().find(|start| error.starts_with(start)) {
         // What was found stands first; what follows the last "expected" is the type's own, where it has any names.
         let own = error.rsplit_once(", expected ").filter(|_| !error.contains(", there are no "));
         return own.map_or(start.to_owned(), |(_, own)| format!("{start}, expected {own}"));
