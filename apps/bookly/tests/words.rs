@@ -1,5 +1,8 @@
 //! What Bookly says and is told: the prompt's sections, the reminders, and the phrases.
 
+// clippy.toml allows it in tests, but does not see the functions that tests share.
+#![allow(clippy::unwrap_used)]
+
 use bookly::agent::{
     CRITICAL_REMINDER, ID_PATTERNS, LONG_CONVERSATION_REMINDER, OFF_TOPIC, REFUSAL, format_return_policy_block, spec,
 };

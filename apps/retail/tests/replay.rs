@@ -1,5 +1,8 @@
 //! The retail desk over real records: its rules on a small shop, and the benchmark's tasks replayed where its files are.
 
+// clippy.toml allows it in tests, but does not see the functions that tests share.
+#![allow(clippy::unwrap_used)]
+
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
