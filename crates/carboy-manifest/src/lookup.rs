@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use carboy_core::ids::{AgentName, BottleName};
 
+use crate::built_in;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, listed};
 use crate::files::{DIRECTORY_FILES_MAX, FILE_BYTES_MAX, FileError, ManifestFiles, Places};
 use crate::origin::Place;
@@ -25,17 +26,20 @@ pub(crate) fn bottle_names(files: &dyn ManifestFiles, places: &Places) -> Vec<Bo
 pub(crate) fn agent_names(files: &dyn ManifestFiles, places: &Places) -> Vec<AgentName> {
     let mut out = Diagnostics::default();
     let roots = agent_roots(files, places);
-    let all: BTreeSet<String> = roots.iter().flat_map(|(root, _)| stems(files, root, &mut out)).collect();
+    let written = roots.iter().flat_map(|(root, _)| stems(files, root, &mut out));
+    let all: BTreeSet<String> = written.chain(built_in::names(files)).collect();
     all.iter().filter_map(|stem| AgentName::parse(stem).ok()).collect()
 }
 
-/// Whose agents a directory holds.
+/// Who wrote an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whose {
+pub enum Whose {
     /// The user wrote them.
     User,
     /// They came with what was checked out (M39).
     Repository,
+    /// They came with the program.
+    BuiltIn,
 }
 
 /// M2, M4, M5: the working directory's root first, unless it is the user's own.
