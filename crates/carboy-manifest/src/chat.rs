@@ -26,6 +26,7 @@ mod reply;
 pub mod resolve;
 mod rules;
 mod screening;
+pub mod starter;
 mod tools;
 mod url;
 mod view;

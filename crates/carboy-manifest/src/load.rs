@@ -98,6 +98,7 @@ impl Manifest {
                     routes: effective.route_views(),
                     git_user: effective.git_user.clone(),
                     prompt: effective.prompt.clone(),
+                    runs: effective.chat.as_ref().map(|chat| chat.runs()).unwrap_or_default(),
                     warnings: effective.warnings.clone(),
                 }))),
             },

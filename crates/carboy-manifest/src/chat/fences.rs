@@ -82,7 +82,11 @@ fn closes(line: &str, mark: char, length: usize) -> bool {
     line.len() - inner.len() <= 3 && run >= length && inner[run..].chars().all(char::is_whitespace)
 }
 
+/// One without a name was reported already.
 fn keep(scope: &mut Scope<'_>, chunks: &mut Vec<Chunk>, chunk: Chunk) {
+    if chunk.name.is_empty() {
+        return;
+    }
     if let Some(known) = chunks.iter().find(|known| known.name == chunk.name) {
         let (name, line) = (excerpt(&chunk.name), known.at.line);
         let message = format!("chunk {name} of {} stands twice; first on line {line}", scope.owner);
@@ -106,7 +110,7 @@ fn attributes(scope: &mut Scope<'_>, info: &str, at: Position) -> Option<Chunk> 
             let fix = "write ```LANGUAGE {chunk=\"NAME\" file=\"tools/NAME.py\"}, or no braces for an example";
             scope.error(at, Code::BadChunk, message, fix);
             // Read on as a chunk: what was meant as code is told to no model.
-            Chunk { name: format!("line {}", at.line), file: None, text: String::new(), at }
+            Chunk { name: String::new(), file: None, text: String::new(), at }
         }
     };
     Some(chunk)

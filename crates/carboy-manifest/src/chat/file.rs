@@ -93,6 +93,18 @@ impl ChatFile {
         usual.chain(own).chain(model).chain(header).collect()
     }
 
+    /// What it starts inside its bottle, each in one line: a script with its length, for whoever is asked.
+    pub fn runs(&self) -> Vec<String> {
+        let lines = self.spec.tools.iter().filter_map(|source| match source {
+            ToolSource::Command { command, .. } => Some(command.join(" ")),
+            ToolSource::Script { path, interpreter, text, .. } => {
+                Some(format!("{} {path} (a script of {} bytes in its file)", interpreter.join(" "), text.len()))
+            }
+            ToolSource::BuiltIn(_) | ToolSource::Http { .. } | ToolSource::Application => None,
+        });
+        lines.collect()
+    }
+
     /// Takes tools of an application?
     pub fn is_application(&self) -> bool {
         self.spec.tools.contains(&ToolSource::Application)
