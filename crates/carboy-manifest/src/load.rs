@@ -111,6 +111,11 @@ impl Manifest {
         bottle_names(files, places)
     }
 
+    /// Names of the agents that come with the program, those of applications included; a file of the same name wins.
+    pub fn built_in_names(files: &dyn ManifestFiles) -> Vec<String> {
+        built_in::names(files)
+    }
+
     /// M2, M4, M5, M7: names of agents, the union of both roots, sorted. Files are not opened.
     pub fn agent_names(files: &dyn ManifestFiles, places: &Places) -> Vec<AgentName> {
         agent_names(files, places)

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use carboy_core::ids::{AgentName, BottleName};
 
-use crate::built_in;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, listed};
 use crate::files::{DIRECTORY_FILES_MAX, FILE_BYTES_MAX, FileError, ManifestFiles, Places};
 use crate::origin::Place;
@@ -26,8 +25,7 @@ pub(crate) fn bottle_names(files: &dyn ManifestFiles, places: &Places) -> Vec<Bo
 pub(crate) fn agent_names(files: &dyn ManifestFiles, places: &Places) -> Vec<AgentName> {
     let mut out = Diagnostics::default();
     let roots = agent_roots(files, places);
-    let written = roots.iter().flat_map(|(root, _)| stems(files, root, &mut out));
-    let all: BTreeSet<String> = written.chain(built_in::names(files)).collect();
+    let all: BTreeSet<String> = roots.iter().flat_map(|(root, _)| stems(files, root, &mut out)).collect();
     all.iter().filter_map(|stem| AgentName::parse(stem).ok()).collect()
 }
 

@@ -524,7 +524,7 @@ fn the_assistant_comes_with_the_program_and_a_file_of_ones_own_wins() {
     let own = files(&[("agents/assistant.md", "---\nkind: chat\nmodel: gpt-5\n---\nMine.\n")]);
     let loaded = Manifest::load(&own, &request(Some("assistant"), &[])).unwrap();
     assert_eq!(settled(&loaded).prompt.system, "Mine.");
-    assert!(Manifest::agent_names(&none, &support::places()).iter().any(|name| name.as_str() == "assistant"));
+    assert_eq!(Manifest::built_in_names(&none), ["assistant"]);
 }
 
 #[test]

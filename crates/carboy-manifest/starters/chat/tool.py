@@ -82,7 +82,7 @@ def call(params):
         result = handler(params.get("arguments") or {})
     except Refused as refused:
         return {"content": [{"type": "text", "text": str(refused)}], "isError": True}
-    text = json.dumps(result)
+    text = json.dumps(result, separators=(",", ":"))
     return {"content": [{"type": "text", "text": text}], "structuredContent": result, "isError": False}
 
 
