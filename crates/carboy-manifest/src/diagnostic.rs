@@ -140,6 +140,8 @@ codes! {
     ScanOff = "scan-off",
     /// Warning: pushes are refused in this version.
     PushRefused = "push-refused",
+    /// Warning: a file of secrets that lies open.
+    FileExposed = "file-exposed",
     /// Warning: the key is accepted and changes nothing.
     NoEffect = "no-effect",
 }

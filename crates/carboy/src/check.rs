@@ -4,6 +4,7 @@
 //! *Must never* print a secret's value, or run a command to get one.
 
 mod budgets;
+mod chat;
 mod page;
 mod secrets;
 
@@ -13,6 +14,7 @@ use carboy_control::disk::DiskFiles;
 use carboy_manifest::{CheckReport, Request, check as check_files};
 
 use crate::args::CheckArgs;
+use crate::chat_file;
 use crate::environment::Environment;
 use crate::print;
 use crate::report::{self, Exit, Failure, Palette};
@@ -21,9 +23,23 @@ use crate::report::{self, Exit, Failure, Palette};
 pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure> {
     let places = environment.places.clone();
     let request = Request { agent: args.agent.clone(), bottles: args.bottles.clone(), places };
-    let report = check_files(&DiskFiles, &request);
+    let mut report = check_files(&DiskFiles, &request);
+    let mut dotenv = None;
+    match report.chat.take() {
+        Some(file) => {
+            let lookup = environment.lookup.as_ref();
+            let settled = chat_file::settle(&file, &environment.places, lookup, &args.chat.flags());
+            dotenv = settled.dotenv;
+            report = report.with_chat(settled.chat);
+        }
+        None if !args.chat.is_empty() && report.ok => {
+            return Err(Failure::words(Exit::Usage, "`--preset` and `--set` are for a chat agent, and none was named")
+                .hint("name one: `carboy check AGENT --set NAME=VALUE`"));
+        }
+        None => {}
+    }
     let needed = match (&report.effective, args.agent.is_some() || !args.bottles.is_empty()) {
-        (Some(effective), _) => secrets::of_one(effective, environment),
+        (Some(effective), _) => secrets::of_one(effective, environment, dotenv.as_ref()),
         (None, false) => secrets::of_all(&report, environment),
         (None, true) => Vec::new(),
     };
