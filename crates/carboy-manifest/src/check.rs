@@ -44,7 +44,10 @@ impl CheckReport {
                 }
                 resolved.warnings
             }
-            Err(errors) => errors,
+            Err(errors) => {
+                self.effective = None;
+                errors
+            }
         };
         found.iter().for_each(|diagnostic| self.diagnostics.push_once(diagnostic.clone()));
         self.ok = !self.diagnostics.has_errors();

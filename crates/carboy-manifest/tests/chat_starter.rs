@@ -50,7 +50,7 @@ fn the_starter_checks_green_for_every_model_and_language_g87() {
 }
 
 /// Starts the script as it stands in the agent's file and asks it.
-#[allow(clippy::disallowed_methods, reason = "the real interpreter runs the real script")]
+#[allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "the real interpreter runs the real script")]
 fn asked(script: Script, questions: &[Value]) -> Vec<Value> {
     let home = files(&[("agents/shop.md", &agent(&starter(script, claude())))]);
     let loaded = Manifest::load(&home, &request(Some("shop"), &[])).unwrap();

@@ -37,15 +37,12 @@ pub fn page(view: &EffectiveView, needed: &[Needed], palette: Palette) -> String
     // A certificate that several hosts share was read for each of them.
     let mut seen = BTreeSet::new();
     out.rows("files", view.sources.iter().filter(|path| seen.insert(*path)).map(|path| shown(path)));
-    out.row(
-        "workspace",
-        match view.workspace.value {
-            Workspace::Direct => "the working directory, written to directly".into(),
-            Workspace::Overlay => {
-                "an overlay over the working directory; `carboy bottle apply` brings changes over".into()
-            }
-        },
-    );
+    let workspace = match view.workspace.value {
+        Workspace::Direct => "the working directory, written to directly",
+        Workspace::Overlay => "an overlay over the working directory; `carboy bottle apply` brings changes over",
+    };
+    // A chat agent works on no directory.
+    out.rows("workspace", view.chat.is_none().then(|| workspace.to_owned()));
     out.rows_or("routes", view.routes.iter().map(route), "none: it reaches nothing");
     out.rows("presets", presets(&view.routes));
     out.rows("gate", view.git_repos.iter().map(|repo| format!("{} is {}", repo.repo.name, repo.repo.url)));
