@@ -43,7 +43,7 @@ fn one_error(yaml: &str) -> String {
 }
 
 fn secret(name: &str) -> SecretName {
-    SecretName::parse(name).unwrap()
+    SecretName::parse(name).expect("the name of a secret")
 }
 
 fn names<const N: usize>(list: [&str; N]) -> std::collections::BTreeSet<String> {
