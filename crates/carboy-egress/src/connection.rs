@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::alpn::Alpn;
 use crate::gateway::Gateway;
+use crate::inside::Told;
 use crate::pipeline;
 use crate::record::Exchange;
 use crate::upstream::Pool;
@@ -36,6 +37,17 @@ pub(crate) struct Flow {
     open: Mutex<Vec<Weak<Exchange>>>,
     /// What becomes of the connection when it is HTTP no more.
     goes_on: Mutex<Option<Relay>>,
+    /// Where a request of ours hears why it was refused.
+    told: Option<Arc<Told>>,
+}
+
+/// Whether a connection carries more than one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// As many as its client sends.
+    ForMore,
+    /// One: the next may be for another host.
+    ForOne,
 }
 
 /// A WebSocket, to its end.
@@ -49,22 +61,32 @@ impl Flow {
         pool: Arc<Pool>,
         flaw: Option<Denial>,
     ) -> Arc<Flow> {
-        let (active, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Arc::new(Flow {
             gateway,
             host,
             port,
             pool,
             flaw,
-            active,
-            seen,
+            active: AtomicUsize::new(0),
+            seen: AtomicUsize::new(0),
             open: Mutex::default(),
             goes_on: Mutex::default(),
+            told: None,
         })
+    }
+
+    /// One that carries a single request of a program of ours; all else about it is as for a bottle's.
+    pub(crate) fn of_ours(gateway: Arc<Gateway>, host: Host, port: u16, pool: Arc<Pool>, told: Arc<Told>) -> Arc<Flow> {
+        let mut flow = Flow::new(gateway, host, port, pool, None);
+        Arc::get_mut(&mut flow).expect("nobody else has it yet").told = Some(told);
+        flow
     }
 
     /// Remembers an exchange for as long as it is open.
     pub(crate) fn holds(&self, exchange: &Arc<Exchange>) {
+        if let Some(told) = &self.told {
+            exchange.tells(told.clone());
+        }
         let mut open = self.open.lock().expect("no panic under this lock");
         open.retain(|one| one.strong_count() > 0);
         open.push(Arc::downgrade(exchange));
@@ -114,6 +136,14 @@ impl Flow {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        self.serve_kept(stream, alpn, Kept::ForMore).await;
+    }
+
+    /// The same; HTTP/1 ends after one request if it is kept for no more.
+    pub(crate) async fn serve_kept<S>(self: Arc<Self>, stream: S, alpn: Option<Alpn>, kept: Kept)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let io = TokioIo::new(stream);
         let limits = self.gateway.limits.clone();
         let flow = self.clone();
@@ -136,6 +166,8 @@ impl Flow {
                     .initial_connection_window_size(limits.connection_window_bytes)
                     .max_concurrent_streams(limits.streams_max)
                     .max_header_list_size(limits.head_bytes_max as u32)
+                    // RFC 8441: a WebSocket that no route allows is refused in words, and not by a reset that nobody reads.
+                    .enable_connect_protocol()
                     .auto_date_header(false);
                 let connection = std::pin::pin!(builder.serve_connection(io, service));
                 self.steer(connection, |connection| connection.graceful_shutdown()).await;
@@ -144,6 +176,7 @@ impl Flow {
                 let mut builder = hyper::server::conn::http1::Builder::new();
                 builder
                     .timer(TokioTimer::new())
+                    .keep_alive(kept == Kept::ForMore)
                     .header_read_timeout(limits.idle)
                     .max_headers(limits.headers_max)
                     .max_header_size(limits.head_bytes_max)

@@ -5,6 +5,7 @@
 //!   DNS query ──────┼─▶ name_server ─▶ dns (routes + name pool)                │
 //!   TCP connect ────┼─▶ listener ─▶ tls ─▶ connection ─▶ pipeline ─▶ upstream ─┼─▶ origin
 //!   answer ◀────────┼───────────────────────────────── answer ◀────────────────┼── origin
+//!                   │   chat agent ─▶ inside ─▶ connection ─▶ (the same)        │
 //! ```
 //!
 //! Read `pipeline` first.
@@ -29,6 +30,7 @@ mod dns;
 mod gateway;
 mod hold;
 mod inject;
+mod inside;
 pub mod learn;
 mod limits;
 mod linger;
@@ -40,10 +42,12 @@ mod outbound;
 mod pace;
 mod pipeline;
 pub mod port;
+mod proxy;
 mod record;
 mod repeats;
 mod request;
 mod reserve;
+mod signed;
 pub mod standing;
 pub mod stats;
 #[cfg(test)]
@@ -60,6 +64,7 @@ pub use learn::{Learned, LearnedRequest};
 pub use limits::GatewayLimits;
 pub use listener::Listener;
 pub use port::{PORT_CONNECTIONS_MAX, Port, PortStats, Way};
+pub use proxy::ProxyAuth;
 pub use stats::GatewayStats;
 pub use trust::{trust_env, trust_files};
 pub use upstream::webhook::{WEBHOOK_WAIT_MAX, WebhookError, post_webhook};
