@@ -78,7 +78,7 @@ pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure>
 
 /// What one agent or bottle would get, as `check NAME` shows it.
 pub fn agent_page(view: &EffectiveView, environment: &Environment, palette: Palette) -> String {
-    page::page(view, &secrets::of_one(view, environment), palette)
+    page::page(view, &secrets::of_one(view, environment, None), palette)
 }
 
 /// The last line.
