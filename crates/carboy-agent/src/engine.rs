@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use carboy_core::audit::{EventType, Outcome, Subject};
+use carboy_core::audit::Subject;
 use carboy_core::chat::ChatSpec;
 use carboy_core::ports::{AuditSink, Clock, SessionStore};
 use carboy_core::secret::SecretText;
@@ -220,12 +220,7 @@ impl Engine {
 
     /// Forgets the session and all that was proven in it. The log keeps that it was there.
     pub async fn forget(&self, asker: &Asker) -> Result<(), TurnError> {
-        let key = asker.session.key();
-        let held = self.locks.hold(key).await;
-        let _held = held.map_err(|_| TurnError::Unavailable { what: "the conversation (it is still at work)" })?;
-        let record = self.record(asker);
-        record.durable(record.event(EventType::Session, "session_forgotten", Outcome::Done)).await?;
-        self.sessions.remove(key).await.map_err(|_| TurnError::Unavailable { what: "the session store" })
+        answers::forget(self, asker).await
     }
 
     /// Asks for a person.

@@ -211,6 +211,27 @@ impl<'e> Opened<'e> {
         Ok(ran)
     }
 
+    /// Older questions are taken back: what is on the screen is what is asked.
+    pub(crate) async fn withdraw_all(&mut self) -> Result<(), TurnError> {
+        let mut events = Vec::new();
+        for waiting in &mut self.state.waiting {
+            if waiting.ask.withdraw() {
+                let event = waiting.ask.event(Step::Withdrawn, self.record.subject.clone());
+                events.push(self.record.placed(event.with("tool", waiting.tool.as_str())));
+            }
+        }
+        self.state.waiting.retain(Waiting::is_unanswered);
+        for event in events {
+            self.record.durable(event).await?;
+        }
+        Ok(())
+    }
+
+    /// The session is no more.
+    pub(crate) async fn remove(self) -> Result<(), TurnError> {
+        self.engine.sessions.remove(self.key).await.map_err(store)
+    }
+
     /// A person is wanted; one question at a time.
     pub(crate) async fn ask_for_a_person(&mut self) -> Result<(), TurnError> {
         if self.state.hand_off.is_some() {
