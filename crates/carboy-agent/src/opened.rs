@@ -15,7 +15,7 @@ use carboy_wire::chat::{Block, Message, Role};
 
 use crate::audit::Record;
 use crate::calls::{Cleared, Ran};
-use crate::confirm::{ATTEMPTS_MAX, Waiting};
+use crate::confirm::{ATTEMPTS_MAX, Attempt, Waiting};
 use crate::engine::{Asker, Engine, OTHERS_WORDS};
 use crate::kept::State;
 use crate::locks::Held;
@@ -143,6 +143,10 @@ impl<'e> Opened<'e> {
     /// waited went away.
     async fn reconcile(&mut self) -> Result<(), TurnError> {
         while let Some(waiting) = self.state.waiting.iter().find(|waiting| waiting.is_unanswered()).cloned() {
+            let wait_ms = self.engine.spec.limits.tool_wait_ms;
+            if waiting.is_under_way_elsewhere(&self.engine.name, self.engine.now_ms(), wait_ms) {
+                return Err(TurnError::Unavailable { what: "the conversation (a confirmed action is under way)" });
+            }
             let tool = self.engine.tools.named(&waiting.tool);
             let again = tool.is_some_and(|tool| tool.retry() == Retry::SameKey) && waiting.attempts < ATTEMPTS_MAX;
             if again {
@@ -191,6 +195,7 @@ impl<'e> Opened<'e> {
         };
         begun.ask = waiting.ask.clone();
         begun.attempts += 1;
+        begun.begun = Some(Attempt { engine: self.engine.name.clone(), at_ms: self.engine.now_ms() });
         let attempt = begun.attempts;
         self.engine.tools.demands.count(&mut self.state.guard, cleared.name());
         self.keep_facts().await?;

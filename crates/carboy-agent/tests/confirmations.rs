@@ -182,6 +182,10 @@ async fn i2_h8_a_write_whose_outcome_nobody_heard_is_tried_again_with_its_key_an
     assert_eq!((world.writes(), world.returns()), (1, 1));
     // After a restart the token is spent, and the session's next load finds the write without an outcome.
     let engine = world.another_engine();
+    let busy = engine.turn(&asker, "done?", &|_| {}).await.unwrap_err();
+    assert_eq!(busy, TurnError::Unavailable { what: "the conversation (a confirmed action is under way)" });
+    assert_eq!(world.writes(), 1, "another process may be at it, for as long as a tool may take");
+    world.clock.forward(10_001);
     let again = engine.confirm(&asker, &card.token, &|_| {}).await.unwrap_err();
     assert!(matches!(again, TurnError::Invalid { .. }), "{again:?}");
     assert_eq!((world.writes(), world.returns()), (2, 1), "tried again, done once");
