@@ -135,11 +135,11 @@ mod tests {
     #[test]
     fn i8_ids_that_are_double_or_that_no_provider_takes_back_are_replaced() {
         let history = [Message { role: Role::Assistant, blocks: vec![call("old", json!({}))] }];
-        let ids = ["a", "a", "old", "", "b\u{0}", "call_3", &"x".repeat(65)];
+        let ids = ["a", "a", "old", "", "b\u{0}", "call_99", &"x".repeat(65)];
         let answer = read(ids.iter().map(|id| call(id, json!({}))).collect(), &history);
         let unique: HashSet<&str> = answer.calls.iter().map(|call| call.id.as_str()).collect();
         assert_eq!(unique.len(), ids.len());
-        assert_eq!((answer.calls[0].id.as_str(), answer.calls[5].id.as_str()), ("a", "call_3"));
+        assert_eq!((answer.calls[0].id.as_str(), answer.calls[5].id.as_str()), ("a", "call_99"));
         assert!(unique.iter().all(|id| is_name(id) && *id != "old"));
     }
 

@@ -37,7 +37,7 @@ pub(crate) async fn confirm(engine: &Engine, asker: &Asker, token: &str, watch: 
             let mut gone = waiting.clone();
             gone.ask.withdraw();
             tell(&opened, &gone, Step::Withdrawn).await?;
-            forget(&mut opened, &waiting);
+            close(&mut opened, &waiting);
             opened.keep_facts().await?;
             Err(no)
         }
@@ -56,7 +56,7 @@ pub(crate) async fn decline(engine: &Engine, asker: &Asker, token: &str) -> Resu
     let (mut waiting, by) = find(engine, asker, &opened, token).await?;
     waiting.ask.decline(by, engine.now_ms()).map_err(|error| not_now(&error))?;
     tell(&opened, &waiting, Step::Declined).await?;
-    forget(&mut opened, &waiting);
+    close(&mut opened, &waiting);
     let text = "All right, nothing was done.".to_owned();
     opened.told(
         format!("{FROM_THE_RUNTIME} The person declined the card for {}. Nothing was done.", waiting.tool),
@@ -97,6 +97,25 @@ pub(crate) async fn feedback(
     record.turn = turn;
     let event = record.event(EventType::Session, "feedback", Outcome::Done).with("judgement", judgement.as_str());
     record.durable(event.with("reason", reason)).await
+}
+
+/// Forgets a session: writes without an outcome first get one, and what waits is taken back.
+pub(crate) async fn forget(engine: &Engine, asker: &Asker) -> Result<(), TurnError> {
+    let record = engine.record(asker);
+    match Opened::open(engine, asker, record.clone()).await {
+        Ok(mut opened) => {
+            opened.withdraw_all().await?;
+            record.durable(record.event(EventType::Session, "session_forgotten", Outcome::Done)).await?;
+            opened.remove().await
+        }
+        // What cannot be read can be forgotten all the same.
+        Err(TurnError::SessionOver { .. }) => {
+            record.durable(record.event(EventType::Session, "session_forgotten", Outcome::Done)).await?;
+            let removed = engine.sessions.remove(asker.session.key()).await;
+            removed.map_err(|_| TurnError::Unavailable { what: "the session store" })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What begins every word of the runtime to the model. A person who types it decides nothing by it.
@@ -191,7 +210,7 @@ async fn tell(opened: &Opened<'_>, waiting: &Waiting, step: Step) -> Result<(), 
     opened.record.durable(opened.record.placed(event)).await
 }
 
-fn forget(opened: &mut Opened<'_>, waiting: &Waiting) {
+fn close(opened: &mut Opened<'_>, waiting: &Waiting) {
     opened.state.waiting.retain(|other| other.ask.id() != waiting.ask.id());
 }
 

@@ -46,6 +46,16 @@ pub(crate) struct Waiting {
     pub(crate) principal: Principal,
     /// Times that it was tried.
     pub(crate) attempts: u32,
+    /// Who tries it, and since when.
+    pub(crate) begun: Option<Attempt>,
+}
+
+/// An attempt at a write.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Attempt {
+    /// The engine, by a name that no other one has.
+    pub(crate) engine: String,
+    pub(crate) at_ms: u64,
 }
 
 impl Waiting {
@@ -73,6 +83,7 @@ impl Waiting {
             card: card(tool, arguments, expires_ms),
             principal: principal.clone(),
             attempts: 0,
+            begun: None,
         })
     }
 
@@ -130,6 +141,12 @@ impl Waiting {
     pub(crate) fn can_be_clicked_by(&self, principal: &Principal, now_ms: u64) -> bool {
         let same = self.principal.id == principal.id && self.principal.kind == principal.kind;
         same && self.ask.state(now_ms) == AskState::Pending
+    }
+
+    /// May another engine still be at it? One of our own would have the session's lock.
+    pub(crate) fn is_under_way_elsewhere(&self, engine: &str, now_ms: u64, wait_ms: u32) -> bool {
+        let lately = |at_ms: u64| now_ms.saturating_sub(at_ms) <= u64::from(wait_ms);
+        self.begun.as_ref().is_some_and(|begun| begun.engine != engine && lately(begun.at_ms))
     }
 
     /// Did it run, and nobody heard how it ended?

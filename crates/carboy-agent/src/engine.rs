@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use carboy_core::audit::{EventType, Outcome, Subject};
+use carboy_core::audit::Subject;
 use carboy_core::chat::ChatSpec;
 use carboy_core::ports::{AuditSink, Clock, SessionStore};
 use carboy_core::secret::SecretText;
@@ -28,7 +28,7 @@ use crate::model::{Model, ModelError};
 use crate::outcome::{Card, Reply, TurnError, TurnEvent};
 use crate::principal::Principal;
 use crate::screens::Screens;
-use crate::session::{Line, SessionId};
+use crate::session::{Line, NoRandomness, SessionId};
 use crate::tool::Tool;
 use crate::turn;
 
@@ -97,6 +97,9 @@ pub enum EngineError {
         /// The name.
         tool: String,
     },
+    /// No random numbers.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
     /// A pattern of the file is none.
     #[error("{0}")]
     Pattern(String),
@@ -150,6 +153,8 @@ pub struct Engine {
     pub(crate) locks: Arc<Locks>,
     pub(crate) screens: Screens,
     remarks: Option<Remarks>,
+    /// What no other engine is called: an attempt at a write says whose it is.
+    pub(crate) name: String,
 }
 
 impl Engine {
@@ -162,6 +167,9 @@ impl Engine {
         }
         let schemas: Vec<ToolSchema> = tools.iter().map(|tool| tool.spec().schema.clone()).collect();
         check_names(&spec, &schemas)?;
+        let mut name = [0; 16];
+        getrandom::fill(&mut name).map_err(|error| NoRandomness(error.to_string()))?;
+        let name = carboy_core::audit::hex(&name);
         Ok(Engine {
             tools: Tools::new(&spec, tools),
             screens: Screens::new(&spec)?,
@@ -176,6 +184,7 @@ impl Engine {
             metrics,
             locks: Arc::default(),
             remarks: None,
+            name,
         })
     }
 
@@ -220,12 +229,7 @@ impl Engine {
 
     /// Forgets the session and all that was proven in it. The log keeps that it was there.
     pub async fn forget(&self, asker: &Asker) -> Result<(), TurnError> {
-        let key = asker.session.key();
-        let held = self.locks.hold(key).await;
-        let _held = held.map_err(|_| TurnError::Unavailable { what: "the conversation (it is still at work)" })?;
-        let record = self.record(asker);
-        record.durable(record.event(EventType::Session, "session_forgotten", Outcome::Done)).await?;
-        self.sessions.remove(key).await.map_err(|_| TurnError::Unavailable { what: "the session store" })
+        answers::forget(self, asker).await
     }
 
     /// Asks for a person.

@@ -223,7 +223,7 @@ mod tests {
         }
         state.bound_history();
         assert!(size_of(&state.history) <= HISTORY_BYTES_MAX / 2);
-        assert!(begins_a_turn(&state.history[0]) && state.history.len() % 3 == 0);
+        assert!(begins_a_turn(&state.history[0]) && state.history.len().is_multiple_of(3));
         assert_eq!(state.history.len() / 3, 19, "the last ones stay");
 
         let huge = "x".repeat(HISTORY_BYTES_MAX + 1);

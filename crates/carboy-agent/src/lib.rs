@@ -50,5 +50,5 @@ pub use outcome::{Card, HandOff, Reply, StepPhase, TurnError, TurnEvent};
 pub use principal::{Principal, PrincipalKind};
 pub use provider::{ProviderModel, Terms};
 pub use requires::NotYet;
-pub use session::{Line, SessionId, Who};
+pub use session::{Line, NoRandomness, SessionId, Who};
 pub use tool::{Authorization, Call, Effect, InvalidArguments, Output, Retry, Tool, ToolError, ToolSpec};

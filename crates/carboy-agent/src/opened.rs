@@ -15,7 +15,7 @@ use carboy_wire::chat::{Block, Message, Role};
 
 use crate::audit::Record;
 use crate::calls::{Cleared, Ran};
-use crate::confirm::{ATTEMPTS_MAX, Waiting};
+use crate::confirm::{ATTEMPTS_MAX, Attempt, Waiting};
 use crate::engine::{Asker, Engine, OTHERS_WORDS};
 use crate::kept::State;
 use crate::locks::Held;
@@ -143,6 +143,10 @@ impl<'e> Opened<'e> {
     /// waited went away.
     async fn reconcile(&mut self) -> Result<(), TurnError> {
         while let Some(waiting) = self.state.waiting.iter().find(|waiting| waiting.is_unanswered()).cloned() {
+            let wait_ms = self.engine.spec.limits.tool_wait_ms;
+            if waiting.is_under_way_elsewhere(&self.engine.name, self.engine.now_ms(), wait_ms) {
+                return Err(TurnError::Unavailable { what: "the conversation (a confirmed action is under way)" });
+            }
             let tool = self.engine.tools.named(&waiting.tool);
             let again = tool.is_some_and(|tool| tool.retry() == Retry::SameKey) && waiting.attempts < ATTEMPTS_MAX;
             if again {
@@ -191,6 +195,7 @@ impl<'e> Opened<'e> {
         };
         begun.ask = waiting.ask.clone();
         begun.attempts += 1;
+        begun.begun = Some(Attempt { engine: self.engine.name.clone(), at_ms: self.engine.now_ms() });
         let attempt = begun.attempts;
         self.engine.tools.demands.count(&mut self.state.guard, cleared.name());
         self.keep_facts().await?;
@@ -209,6 +214,27 @@ impl<'e> Opened<'e> {
         self.state.waiting.retain(|other| other.ask.id() != id);
         self.keep_facts().await?;
         Ok(ran)
+    }
+
+    /// Older questions are taken back: what is on the screen is what is asked.
+    pub(crate) async fn withdraw_all(&mut self) -> Result<(), TurnError> {
+        let mut events = Vec::new();
+        for waiting in &mut self.state.waiting {
+            if waiting.ask.withdraw() {
+                let event = waiting.ask.event(Step::Withdrawn, self.record.subject.clone());
+                events.push(self.record.placed(event.with("tool", waiting.tool.as_str())));
+            }
+        }
+        self.state.waiting.retain(Waiting::is_unanswered);
+        for event in events {
+            self.record.durable(event).await?;
+        }
+        Ok(())
+    }
+
+    /// The session is no more.
+    pub(crate) async fn remove(self) -> Result<(), TurnError> {
+        self.engine.sessions.remove(self.key).await.map_err(store)
     }
 
     /// A person is wanted; one question at a time.

@@ -260,7 +260,7 @@ impl<'e> Talk<'e> {
                 return self.refuse(Some(name), no).await;
             }
             (None, None) => {
-                withdraw_all(opened).await?;
+                opened.withdraw_all().await?;
                 let expires = now + u64::from(engine.spec.limits.confirmation_s) * 1_000;
                 let (tool, arguments) = (&**possible.tool(), possible.arguments());
                 let waiting = Waiting::open(&engine.keys, opened.key, tool, arguments, principal, now, expires)
@@ -311,24 +311,4 @@ fn reminders(engine: &Engine, turn: u32) -> Vec<&str> {
 /// Where money or an operator says stop, a person goes on (U2); everything else is an error that may pass.
 fn hands_off(reason: Reason) -> bool {
     matches!(reason, Reason::BudgetExhausted | Reason::CutOff | Reason::Stopping)
-}
-
-/// Older questions are taken back: what is on the screen is what is asked.
-async fn withdraw_all(opened: &mut Opened<'_>) -> Result<(), TurnError> {
-    let mut events = Vec::new();
-    for waiting in &mut opened.state.waiting {
-        if waiting.ask.withdraw() {
-            events.push(
-                waiting
-                    .ask
-                    .event(AskStep::Withdrawn, opened.record.subject.clone())
-                    .with("tool", waiting.tool.as_str()),
-            );
-        }
-    }
-    opened.state.waiting.retain(Waiting::is_unanswered);
-    for event in events {
-        opened.record.durable(opened.record.placed(event)).await?;
-    }
-    Ok(())
 }

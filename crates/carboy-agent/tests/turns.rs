@@ -1,5 +1,7 @@
 //! Turns of a chat agent against a scripted model: the loop, its limits, what is remembered and what is dropped.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! A small shop behind a real engine, real sessions and a real audit log. Only the model is scripted: it is the adversary.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -276,7 +276,8 @@ impl Handler for ReturnOrder {
             let hangs = |n: usize| n.checked_sub(1);
             let hangs = self.0.write_hangs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, hangs).is_ok();
             // What was done under this key is done once. The proof is gone with the first time.
-            if !self.0.returns.lock().unwrap().contains_key(&key) {
+            let done = self.0.returns.lock().unwrap().contains_key(&key);
+            if !done {
                 MINT.redeem(call.guard, &args.order_id, "v1", call.now_ms)
                     .map_err(|error| ToolError::Refused { code: "not_eligible", message: error.to_string() })?;
                 self.0.returns.lock().unwrap().insert(key, args.order_id.clone());
@@ -290,10 +291,12 @@ impl Handler for ReturnOrder {
     }
 }
 
+pub type Does = dyn Fn(Call<'_>) -> Result<Output, ToolError> + Send + Sync;
+
 /// A tool that does what a test says.
 pub struct Odd {
     pub spec: ToolSpec,
-    pub does: Box<dyn Fn(Call<'_>) -> Result<Output, ToolError> + Send + Sync>,
+    pub does: Box<Does>,
     /// It never answers.
     pub hangs: bool,
 }
@@ -321,7 +324,9 @@ impl Tool for Odd {
     fn check(&self, arguments: &Value) -> Result<Map<String, Value>, InvalidArguments> {
         match carboy_agent::tool::without_control(arguments) {
             Value::Object(map) => Ok(map),
-            _ => Err(InvalidArguments { field: "arguments".into(), problem: "not a JSON object".into() }),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                Err(InvalidArguments { field: "arguments".into(), problem: "not a JSON object".into() })
+            }
         }
     }
 
