@@ -32,7 +32,8 @@ pub fn rows(view: &ChatView) -> Vec<Row> {
     ]
 }
 
-fn tool(tool: &Value) -> String {
+/// Where tools come from.
+pub fn tool(tool: &Value) -> String {
     let text = |key: &str| tool[key].as_str().unwrap_or_default();
     match tool {
         Value::String(name) => format!("those of the {name}"),
@@ -43,7 +44,8 @@ fn tool(tool: &Value) -> String {
     }
 }
 
-fn rule(rules: &Value) -> String {
+/// What is demanded of a call.
+pub fn rule(rules: &Value) -> String {
     let mut parts = Vec::new();
     for one in rules["requires"].as_array().into_iter().flatten() {
         let same =
