@@ -24,6 +24,7 @@ pub mod principal;
 mod released;
 mod requires;
 pub mod session;
+pub mod provider;
 pub mod tool;
 
 pub use application::Application;
@@ -36,4 +37,5 @@ pub use outcome::{Card, HandOff, Reply, StepPhase, TurnError, TurnEvent};
 pub use principal::{Principal, PrincipalKind};
 pub use requires::NotYet;
 pub use session::{Line, SessionId, Who};
+pub use provider::{ProviderModel, Terms};
 pub use tool::{Authorization, Call, Effect, InvalidArguments, Output, Tool, ToolError, ToolSpec};
