@@ -5,6 +5,7 @@
 
 pub mod authority;
 pub mod bottles;
+pub mod chat;
 pub mod clock;
 pub mod controller;
 mod datagram;

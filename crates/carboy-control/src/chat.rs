@@ -1,0 +1,523 @@
+//! A chat agent on the plane: its gateway in this process, its budget with the controller, its record among the runs.
+//!
+//! ```text
+//!  ChatRequest ─▶ log ─▶ secrets ─▶ ledger ─▶ gateway ─▶ tools, model, sessions ─▶ Engine ─▶ registered, start event
+//!                                      │                     │                        │
+//!                                      └── Outbound ◀────────┘ every call             └─▶ terminal, or HTTP
+//! ```
+//!
+//! The same parts as a bottle's supervisor, but for the bottle: who asks is this process's own engine, and what it may
+//! reach, hold and spend is decided where a bottle's requests are (U1, U2). It shows in `ps`, `top` and the log, and `stop`
+//! and `resume` act on it (U3).
+//!
+//! *Must never* answer before the gateway, the log and the ledger are there, hand a key to the engine, or let a model be
+//! taken for a provider's that is the offline one.
+
+mod bottles;
+mod failing;
+mod offline;
+mod secret;
+mod shelf;
+mod standing;
+mod tools;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use carboy_agent::{Engine, Metrics, Model, Parts, ProviderModel, Terms, Tool};
+use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
+use carboy_core::chat::{ChatSpec, Identity};
+use carboy_core::ids::{RunId, SecretName};
+use carboy_core::ports::{AuditSink, Clock, Outbound, SecretSource, SessionStore};
+use carboy_core::secret::SecretText;
+use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, Learning};
+use carboy_manifest::{Effective, ManifestFiles, Places, SecretFrom};
+use carboy_store::audit::AuditLog;
+use carboy_store::controller::ClientEvents;
+use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
+use tokio::sync::watch;
+
+use crate::authority::{self, AuthorityError};
+use crate::clock::SystemClock;
+use crate::controller::Starter;
+use crate::grants::Grants;
+use crate::home::{Home, private_dir};
+use crate::notify::{DESKTOP_PROGRAM, Notifier, Notifying};
+use crate::registry::{Registration, RunRecord};
+use crate::reload;
+use crate::runs;
+use crate::session::{End, First, Session};
+use crate::summary::{Ended, Found, Refused, Summary};
+use crate::supervisor::enforce::{shutdown_of_bottle, spent};
+use crate::supervisor::keeping::Kept;
+use crate::supervisor::seal::injected_secrets;
+use crate::supervisor::secrets::{detectors, look_for_renewed, undumpable};
+use crate::supervisor::{Keeping, RunError, Tell, new_run_id};
+use crate::vault::{Lookup, Vault, VaultError};
+
+use bottles::ToolBottles;
+use offline::OfflineModel;
+use standing::{Standing, StandingParts, heed_pushes};
+
+pub use failing::ChatError;
+pub use secret::{Deployment, SESSION_SECRET};
+pub use shelf::{DirShelf, NOTES_DIR};
+pub use standing::Ending;
+
+/// Longest wait at the end for the outcome of requests that were under way; longer than the gateway's own grace.
+const SETTLE_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How often sessions are looked through for those that were idle too long.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Who answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ModelMode {
+    /// The provider that the file names.
+    #[default]
+    Provider,
+    /// The offline model on loopback (`--model offline`): for a look at the agent without a key.
+    Offline,
+}
+
+/// Where conversations live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conversations {
+    /// In this process's memory.
+    #[default]
+    InMemory,
+    /// In a file of the agent's below its bottle's state: they outlive the process.
+    OnDisk,
+}
+
+/// What is wanted, everything from the outside world looked up.
+pub struct ChatRequest {
+    /// `CARBOY_HOME`.
+    pub home: Home,
+    /// Where manifests are.
+    pub places: Places,
+    /// What its bottle may reach and spend.
+    pub effective: Effective,
+    /// The agent.
+    pub spec: ChatSpec,
+    /// Where `notes/` is made, canonical.
+    pub workdir: PathBuf,
+    /// Environment and commands of the host.
+    pub lookup: Arc<dyn Lookup>,
+    /// Files of the host.
+    pub files: Arc<dyn ManifestFiles + Send + Sync>,
+    /// How log entries are hashed.
+    pub audit_key: ChainKey,
+    /// Another log than the home's (`--audit-log FILE`).
+    pub audit_log: Option<PathBuf>,
+    /// Who keeps its ledger.
+    pub keeping: Keeping,
+    /// Who answers.
+    pub model: ModelMode,
+    /// Whether a session secret may be made.
+    pub deployment: Deployment,
+    /// Where conversations live.
+    pub conversations: Conversations,
+    /// The tools of its application, for `tools: [application]`.
+    pub application: Vec<Arc<dyn Tool>>,
+    /// What `ps` shows: `["serve", "bookly"]`.
+    pub command: Vec<String>,
+    /// Tells the operator something while it goes on.
+    pub tell: Tell,
+}
+
+/// A chat agent at work.
+pub struct ChatHost {
+    engine: Arc<Engine>,
+    metrics: Arc<Metrics>,
+    vault: Arc<Vault>,
+    gateway: Arc<Gateway>,
+    audit: Arc<AuditLog>,
+    standing: Arc<Standing>,
+    session: Arc<Session>,
+    notifier: Arc<Notifier>,
+    kept: Kept,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    registration: Registration,
+    offline: Option<OfflineModel>,
+    started_ms: u64,
+    run_dir: PathBuf,
+}
+
+/// The plane under an agent: what every call of it goes through.
+struct Plane {
+    run: RunId,
+    started_ms: u64,
+    subject: Subject,
+    audit: Arc<AuditLog>,
+    vault: Arc<Vault>,
+    fingerprint_key: [u8; 32],
+    gateway: Arc<Gateway>,
+    kept: Kept,
+    pushes: Option<ClientEvents>,
+    offline: Option<OfflineModel>,
+}
+
+impl ChatHost {
+    /// Starts it: what comes back answers.
+    pub async fn start(mut request: ChatRequest) -> Result<ChatHost, ChatError> {
+        let plane = Plane::lay(&mut request).await?;
+        let metrics = Arc::new(Metrics::default());
+        let tools = tools::in_process(&request.spec, &request.workdir, &request.application)?;
+        let sessions = sessions(&request)?;
+        let outbound = plane.gateway.outbound();
+        let terms = Terms::of(&request.spec.limits);
+        let model: Arc<dyn Model> = Arc::new(ProviderModel::new(outbound, request.spec.model.clone(), terms));
+        let engine = Arc::new(Engine::new(Parts {
+            spec: request.spec.clone(),
+            tools,
+            model,
+            sessions: sessions.clone(),
+            audit: plane.audit.clone(),
+            clock: Arc::new(SystemClock),
+            secret: plane.vault.current(&secret::session_secret()).expect("the vault was opened with it"),
+            subject: plane.subject.clone(),
+            metrics: metrics.clone(),
+        })?);
+        enter(request, plane, engine, metrics, sessions).await
+    }
+
+    /// What terminals and servers ask.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The way out through its gateway, for webhooks.
+    pub fn outbound(&self) -> Arc<dyn Outbound> {
+        self.gateway.outbound()
+    }
+
+    /// The log.
+    pub fn audit(&self) -> Arc<dyn AuditSink> {
+        self.audit.clone()
+    }
+
+    /// A secret that it was started with: of its session, or of its identity's header.
+    pub fn secret(&self, name: &SecretName) -> Option<Arc<SecretText>> {
+        self.vault.current(name)
+    }
+
+    /// What sessions and cookies are keyed with.
+    pub fn session_secret(&self) -> Arc<SecretText> {
+        self.secret(&secret::session_secret()).expect("the vault was opened with it")
+    }
+
+    /// Does the offline model answer? Wherever it speaks, that is said.
+    pub fn is_offline(&self) -> bool {
+        self.offline.is_some()
+    }
+
+    /// What it is known by.
+    pub fn record(&self) -> &RunRecord {
+        &self.standing.record
+    }
+
+    /// Becomes something when somebody wants it to end: `stop`, `stop --kill`.
+    pub fn ending(&self) -> watch::Receiver<Option<Ending>> {
+        self.standing.ending.subscribe()
+    }
+
+    /// Ends it: everything settled and written down, and told to whoever waits for it.
+    pub async fn end(mut self, ended: Ended) -> Result<Summary, ChatError> {
+        let summary = self.come_to_the_end(ended).await;
+        let end = match &summary {
+            Ok(summary) => End::Run(Box::new(summary.clone())),
+            Err(error) => End::Failed { message: error.to_string() },
+        };
+        // Whoever hears of the end finds no record of a living run.
+        drop(self.registration);
+        let session = self.session;
+        // A panic in there has been reported; nobody waits for anything but the end.
+        let _ = tokio::task::spawn_blocking(move || session.close(&end)).await;
+        summary
+    }
+
+    async fn come_to_the_end(&mut self, ended: Ended) -> Result<Summary, ChatError> {
+        self.gateway.shutdown();
+        self.gateway.settled(SETTLE_WAIT_MAX).await;
+        let untold = self.kept.drained().await;
+        for task in &self.tasks {
+            task.abort();
+        }
+        let record = self.standing.record.clone();
+        let duration_ms = SystemClock.now_ms().saturating_sub(self.started_ms);
+        let stats = self.gateway.stats();
+        let tokens = match &self.standing.controller {
+            Some(controller) => spent(controller, &record.run).await,
+            None => Vec::new(),
+        };
+        self.notifier.ended(ended, duration_ms, stats.refused(), self.session.viewers()).await;
+        let event = Event::new(EventType::Run, self.standing.subject.clone(), "end", Outcome::Done)
+            .with("exit_code", u64::from(ended.shell_code()))
+            .with("duration_ms", duration_ms)
+            .with("requests", stats.requests)
+            .with("refusals", stats.refused())
+            .with("failures", stats.failed());
+        let event = if untold > 0 { event.with("endings_untold", untold as u64) } else { event };
+        self.audit.append_durable(event).await.map_err(|e| ChatError::Audit(e.to_string()))?;
+        let audit = self.audit.clone();
+        let closed = tokio::task::spawn_blocking(move || audit.close()).await;
+        closed
+            .map_err(|e| RunError::System { what: "close the log", source: std::io::Error::other(e) })?
+            .map_err(|e| ChatError::Audit(e.to_string()))?;
+        if let Some(offline) = self.offline.take() {
+            offline.stop().await;
+        }
+        let head = self.audit.head();
+        let summary = Summary {
+            run: record.run,
+            bottle: record.bottle,
+            ended,
+            duration_ms,
+            tier: standing::TIER.to_owned(),
+            requests: stats.requests,
+            bytes_out: stats.bytes_out,
+            bytes_in: stats.bytes_in,
+            refusals: Refused::of(&stats),
+            web_sockets: stats.web_sockets,
+            tokens,
+            findings: stats.findings.into_iter().map(|(rule, count)| Found { rule, count }).collect(),
+            quarantined: Vec::new(),
+            noticed: Vec::new(),
+            ports: Vec::new(),
+            proposed: None,
+            overlay: None,
+            enforced: self.standing.enforced(),
+            audit_head: format!("{}:{}", head.seq, head.hash),
+        };
+        runs::end(&self.run_dir, &summary)?;
+        Ok(summary)
+    }
+}
+
+impl Plane {
+    /// Opens the log, reads the secrets, and makes the gateway with its ledger.
+    async fn lay(request: &mut ChatRequest) -> Result<Plane, ChatError> {
+        let started_ms = SystemClock.now_ms();
+        let run = new_run_id()?;
+        let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
+        undumpable()?;
+        let subject = Subject {
+            user_id: None,
+            agent: Some(request.spec.name.to_string()),
+            bottle: Some(request.effective.bottle.to_string()),
+            run: Some(run.to_string()),
+        };
+        let audit_key = std::mem::replace(&mut request.audit_key, ChainKey::Plain);
+        let log = request.audit_log.clone().unwrap_or_else(|| request.home.audit_log());
+        let audit = AuditLog::open(&log, audit_key, Arc::new(SystemClock));
+        let audit = Arc::new(audit.map_err(|e| ChatError::Audit(e.to_string()))?);
+        let offline = match request.model {
+            ModelMode::Offline => Some(OfflineModel::start(request).await?),
+            ModelMode::Provider => None,
+        };
+        let vault = Arc::new(vault(request)?);
+        let fingerprint_key = authority::fingerprint_key(&request.home)?;
+        let looked_for = Arc::new(detectors(fingerprint_key, &vault)?);
+        let around = (&request.home, &request.lookup);
+        let (kept, pushes) = Kept::open(request.keeping, around, &request.effective, &run).await?;
+        let gateway = Gateway::new(GatewayConfig {
+            subject: subject.clone(),
+            routes: request.effective.routes.clone(),
+            upstreams: request.effective.settings.upstreams.clone(),
+            ca: authority,
+            detectors: looked_for,
+            secrets: vault.clone() as Arc<dyn SecretSource>,
+            audit: audit.clone(),
+            ledger: kept.ledger(),
+            clock: Arc::new(SystemClock),
+            learning: Learning::Off,
+            limits: GatewayLimits::default(),
+        })
+        .map_err(AuthorityError::from)?;
+        look_for_renewed(&vault, &gateway, fingerprint_key);
+        Ok(Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline })
+    }
+}
+
+/// Reads every secret that is needed now; one that is missing stops the start.
+fn vault(request: &ChatRequest) -> Result<Vault, ChatError> {
+    let settings = request.places.settings();
+    let said = request.effective.settings.secrets.iter();
+    let mut origins: BTreeMap<SecretName, SecretFrom> =
+        said.map(|(name, from)| (name.clone(), from.value.clone())).collect();
+    let lookup = request.lookup.as_ref();
+    let model_key = request.spec.model.token_env.as_ref();
+    if let (ModelMode::Offline, Some(name)) = (request.model, model_key) {
+        origins.remove(name); // the real one is not read where nobody needs it
+    }
+    secret::settle(&mut origins, lookup, &request.home, (request.deployment, &settings))?;
+    let webhook = request.effective.settings.notify.value.webhook.as_ref().and_then(|webhook| webhook.token.clone());
+    let identity = match &request.spec.identity {
+        Identity::SignedHeader { secret, .. } => Some(secret.clone()),
+        Identity::Anonymous | Identity::Jwt { .. } => None,
+    };
+    let mut needed = injected_secrets(&request.effective.routes);
+    for name in [Some(secret::session_secret()), webhook, identity, model_key.cloned()].into_iter().flatten() {
+        if !needed.contains(&name) {
+            needed.push(name);
+        }
+    }
+    Vault::open(&needed, origins, request.lookup.clone(), &settings).map_err(|error| match error {
+        VaultError::Missing { name, settings } if Some(&name) == model_key => ChatError::NoModelKey { name, settings },
+        other => ChatError::Vault(other),
+    })
+}
+
+fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
+    let limits = &request.spec.limits;
+    let limits = SessionLimits {
+        sessions_max: limits.sessions_max,
+        idle_s: limits.session_idle_s,
+        ..SessionLimits::default()
+    };
+    Ok(match request.conversations {
+        Conversations::InMemory => Arc::new(MemorySessions::new(limits)),
+        Conversations::OnDisk => {
+            let dir = request.home.state(&request.effective.bottle).join("chat").join(request.spec.name.as_str());
+            private_dir(&dir)?;
+            Arc::new(SqliteSessions::open(&dir.join("sessions.db"), limits)?)
+        }
+    })
+}
+
+/// Among the runs: a record, a socket, a start in the log, and what watches over it.
+async fn enter(
+    request: ChatRequest,
+    plane: Plane,
+    engine: Arc<Engine>,
+    metrics: Arc<Metrics>,
+    sessions: Arc<dyn SessionStore>,
+) -> Result<ChatHost, ChatError> {
+    let Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline } = plane;
+    let record = RunRecord {
+        run: run.to_string(),
+        bottle: request.effective.bottle.to_string(),
+        agent: subject.agent.clone(),
+        command: request.command.clone(),
+        task: None,
+        supervisor_pid: std::process::id(),
+        started_ms,
+        socket: request.home.run_socket(&run)?,
+        workdir: request.workdir.clone(),
+        terminal: false,
+    };
+    private_dir(&request.home.state(&request.effective.bottle))?;
+    let run_dir = runs::begin(&request.home, &request.effective.bottle, &run, &record)?;
+    let session = nobodys_session()?;
+    let grants = Grants::new(gateway.clone(), audit.clone(), subject.clone(), &request.effective.routes);
+    let standing = Standing::new(StandingParts {
+        record: record.clone(),
+        gateway: gateway.clone(),
+        subject: subject.clone(),
+        audit: audit.clone(),
+        grants: grants.clone(),
+        bottles: Arc::new(ToolBottles::default()),
+        session: session.clone(),
+        shutdown: shutdown_of_bottle(&request.effective, &request.places),
+        controller: match request.keeping {
+            Keeping::Controller => Some(Starter::new(&request.home, request.lookup.clone())?),
+            Keeping::InProcess => None,
+        },
+    });
+    let notifier = notifier(&request, &record, (&vault, fingerprint_key), &audit, &subject);
+    let _ = standing.notifier.set(notifier.clone());
+    let budgets = watch::Sender::new(request.effective.budgets_of(&run));
+    let mut tasks = vec![tokio::spawn(grants.clone().watch()), tokio::spawn(sweep(sessions))];
+    tasks.extend(kept.follow(budgets.subscribe(), &request.effective, &run));
+    tasks.push(tokio::spawn(notifier.clone().watch(gateway.clone(), session.clone())));
+    tasks.push(tokio::spawn(reload::watch(reload::Watched {
+        grants,
+        audit: audit.clone(),
+        subject: subject.clone(),
+        files: request.files,
+        places: request.places,
+        effective: request.effective,
+        budgets,
+        run,
+        tell: request.tell,
+    })));
+    let registration = Registration::open(&request.home, &record, standing.clone())?;
+    let event = Event::new(EventType::Run, subject, "start", Outcome::Done)
+        .with("program", record.command.first().cloned().unwrap_or_default())
+        .with("model", request.spec.model.model.clone())
+        .with("offline", offline.is_some())
+        .with("tools", engine.spec().tools.len() as u64);
+    audit.append_durable(event).await.map_err(|e| ChatError::Audit(e.to_string()))?;
+    tasks.extend(pushes.map(|pushes| tokio::spawn(heed_pushes(standing.clone(), pushes))));
+    Ok(ChatHost {
+        engine,
+        metrics,
+        vault,
+        gateway,
+        audit,
+        standing,
+        session,
+        notifier,
+        kept,
+        tasks,
+        registration,
+        offline,
+        started_ms,
+        run_dir,
+    })
+}
+
+/// Those who wait for the end wait here; there is no program and no terminal.
+fn nobodys_session() -> Result<Arc<Session>, RunError> {
+    let parts = crate::session::Parts {
+        stdio: None,
+        first: First::Nobody,
+        keep_in: None,
+        resize: Box::new(|_, _| {}),
+        signal: Box::new(|_| {}),
+        hear: Box::new(|_| {}),
+        size: (0, 0),
+    };
+    Session::open(parts).map_err(|source| RunError::System { what: "hold those who wait", source })
+}
+
+/// What calls the operator when nobody is there.
+fn notifier(
+    request: &ChatRequest,
+    record: &RunRecord,
+    (vault, fingerprint_key): (&Arc<Vault>, [u8; 32]),
+    audit: &Arc<AuditLog>,
+    subject: &Subject,
+) -> Arc<Notifier> {
+    let settings = request.effective.settings.notify.value.clone();
+    let token = settings.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
+    let known = vault.clone();
+    Notifier::open(Notifying {
+        looked_for: Box::new(move || detectors(fingerprint_key, &known).ok()),
+        token: token.and_then(|name| vault.current(name)),
+        settings,
+        upstreams: request.effective.settings.upstreams.clone(),
+        record: record.clone(),
+        started_at: None,
+        lookup: request.lookup.clone(),
+        desktop: request.lookup.find(DESKTOP_PROGRAM),
+        audit: audit.clone(),
+        subject: subject.clone(),
+    })
+}
+
+/// Lets sessions go whose time is over, until it is aborted.
+async fn sweep(sessions: Arc<dyn SessionStore>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        // A store that does not answer is found out by the next turn, which is refused for it.
+        let _ = sessions.sweep(SystemClock.now_ms()).await;
+    }
+}
