@@ -377,11 +377,8 @@ fn vault(request: &ChatRequest) -> Result<Vault, ChatError> {
 
 fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
     let limits = &request.spec.limits;
-    let limits = SessionLimits {
-        sessions_max: limits.sessions_max,
-        idle_s: limits.session_idle_s,
-        ..SessionLimits::default()
-    };
+    let limits =
+        SessionLimits { sessions_max: limits.sessions_max, idle_s: limits.session_idle_s, ..SessionLimits::default() };
     Ok(match request.conversations {
         Conversations::InMemory => Arc::new(MemorySessions::new(limits)),
         Conversations::OnDisk => {

@@ -228,7 +228,8 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     let detectors = detectors(fingerprint_key, &vault)?;
     let mut captured = bottle.take_captured().expect("a bottle that was just launched still has its sockets");
     let tier = captured.tier;
-    let (kept, pushes) = Kept::open(request.keeping, (&request.home, &request.lookup), &request.effective, &run).await?;
+    let (kept, pushes) =
+        Kept::open(request.keeping, (&request.home, &request.lookup), &request.effective, &run).await?;
     let gateway = Gateway::new(GatewayConfig {
         subject: subject.clone(),
         routes: request.effective.routes.clone(),

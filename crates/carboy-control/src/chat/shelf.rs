@@ -137,9 +137,7 @@ impl Inner {
         };
         let is_note = file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= NOTE_BYTES_MAX);
         let mut text = Vec::new();
-        let same = is_note
-            && file.take(NOTE_BYTES_MAX).read_to_end(&mut text).is_ok()
-            && text == content.as_bytes();
+        let same = is_note && file.take(NOTE_BYTES_MAX).read_to_end(&mut text).is_ok() && text == content.as_bytes();
         Some(if same { Ok(()) } else { Err(NoteError::Taken) })
     }
 
@@ -195,7 +193,8 @@ mod tests {
         symlink(&outside, notes.join("link.txt")).unwrap();
         symlink(dir.path().join("not-there"), notes.join("dangling.txt")).unwrap();
         fs::create_dir(notes.join("dir.txt")).unwrap();
-        rustix::fs::mknodat(CWD, notes.join("pipe.txt"), rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        rustix::fs::mknodat(CWD, notes.join("pipe.txt"), rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .unwrap();
         for name in ["link.txt", "dangling.txt", "dir.txt", "pipe.txt"] {
             assert_eq!(put(&shelf, name, "x"), Err(NoteError::Taken), "{name}");
         }

@@ -251,7 +251,9 @@ impl Respond for Standing {
     fn converse(&self, question: &Question) -> Result<Option<Conversation>, String> {
         match question {
             Question::Wait => self.look_on(Look::Wait),
-            Question::Attach { .. } | Question::Watch => Err("a chat agent has no program's terminal to look at".into()),
+            Question::Attach { .. } | Question::Watch => {
+                Err("a chat agent has no program's terminal to look at".into())
+            }
             Question::Exec(_) => {
                 Err("a chat agent is in no bottle; `carboy ps` lists the bottles that its tools are in".into())
             }
@@ -276,7 +278,9 @@ impl Respond for Standing {
                 self.write_down(Event::new(EventType::Operator, self.subject.clone(), "stop", Outcome::Done));
                 self.end(Ending::Asked);
             }
-            Question::Kill => tokio::task::block_in_place(|| self.enforce(Shutdown::Kill, By::Operator, STOPPED_BY_HAND)),
+            Question::Kill => {
+                tokio::task::block_in_place(|| self.enforce(Shutdown::Kill, By::Operator, STOPPED_BY_HAND))
+            }
         }
         let stats = self.gateway.stats();
         Answer {

@@ -20,7 +20,9 @@ pub(super) fn in_process(
     let mut shelf: Option<Arc<dyn NoteShelf>> = None;
     for source in &spec.tools {
         match source {
-            ToolSource::BuiltIn(BuiltInTool::Calculator) => tools.push(carboy_agent::handler::tool(carboy_agent::builtin::Calculator)),
+            ToolSource::BuiltIn(BuiltInTool::Calculator) => {
+                tools.push(carboy_agent::handler::tool(carboy_agent::builtin::Calculator))
+            }
             ToolSource::BuiltIn(which @ BuiltInTool::SaveNote) => {
                 // Made only where notes are taken: an agent without them leaves no directory behind.
                 let shelf = match &shelf {
