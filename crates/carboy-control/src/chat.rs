@@ -57,9 +57,10 @@ use crate::supervisor::secrets::{detectors, look_for_renewed, undumpable};
 use crate::supervisor::{Keeping, RunError, Tell, new_run_id};
 use crate::vault::{Lookup, Vault, VaultError};
 
-use bottles::ToolBottles;
+use bottles::{ToolBottles, another};
 use offline::OfflineModel;
 use standing::{Standing, StandingParts, heed_pushes};
+use tools::Ways;
 
 pub use failing::ChatError;
 pub use secret::{Deployment, SESSION_SECRET};
@@ -130,6 +131,7 @@ pub struct ChatRequest {
 /// A chat agent at work.
 pub struct ChatHost {
     engine: Arc<Engine>,
+    tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     vault: Arc<Vault>,
     gateway: Arc<Gateway>,
@@ -164,14 +166,21 @@ impl ChatHost {
     pub async fn start(mut request: ChatRequest) -> Result<ChatHost, ChatError> {
         let plane = Plane::lay(&mut request).await?;
         let metrics = Arc::new(Metrics::default());
-        let tools = tools::in_process(&request.spec, &request.workdir, &request.application)?;
-        let sessions = sessions(&request)?;
         let outbound = plane.gateway.outbound();
+        let ways = Ways { outbound: outbound.clone(), bottles: Arc::new(ToolBottles::default()) };
+        let tools = match tools::all(&request, &ways).await {
+            Ok(tools) => tools,
+            Err(error) => {
+                ways.bottles.end().await;
+                return Err(error);
+            }
+        };
+        let sessions = sessions(&request)?;
         let terms = Terms::of(&request.spec.limits);
         let model: Arc<dyn Model> = Arc::new(ProviderModel::new(outbound, request.spec.model.clone(), terms));
         let engine = Arc::new(Engine::new(Parts {
             spec: request.spec.clone(),
-            tools,
+            tools: tools.clone(),
             model,
             sessions: sessions.clone(),
             audit: plane.audit.clone(),
@@ -180,12 +189,18 @@ impl ChatHost {
             subject: plane.subject.clone(),
             metrics: metrics.clone(),
         })?);
-        enter(request, plane, engine, metrics, sessions).await
+        let enters = Enters { engine, tools, metrics, sessions, bottles: ways.bottles };
+        enter(request, plane, enters).await
     }
 
     /// What terminals and servers ask.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// Its tools, as the engine has them.
+    pub fn tools(&self) -> &[Arc<dyn Tool>] {
+        &self.tools
     }
 
     /// What is counted.
@@ -245,6 +260,7 @@ impl ChatHost {
 
     async fn come_to_the_end(&mut self, ended: Ended) -> Result<Summary, ChatError> {
         self.gateway.shutdown();
+        self.standing.bottles.end().await;
         self.gateway.settled(SETTLE_WAIT_MAX).await;
         let untold = self.kept.drained().await;
         for task in &self.tasks {
@@ -314,9 +330,8 @@ impl Plane {
             bottle: Some(request.effective.bottle.to_string()),
             run: Some(run.to_string()),
         };
-        let audit_key = std::mem::replace(&mut request.audit_key, ChainKey::Plain);
         let log = request.audit_log.clone().unwrap_or_else(|| request.home.audit_log());
-        let audit = AuditLog::open(&log, audit_key, Arc::new(SystemClock));
+        let audit = AuditLog::open(&log, another(&request.audit_key), Arc::new(SystemClock));
         let audit = Arc::new(audit.map_err(|e| ChatError::Audit(e.to_string()))?);
         let offline = match request.model {
             ModelMode::Offline => Some(OfflineModel::start(request).await?),
@@ -354,9 +369,6 @@ fn vault(request: &ChatRequest) -> Result<Vault, ChatError> {
         said.map(|(name, from)| (name.clone(), from.value.clone())).collect();
     let lookup = request.lookup.as_ref();
     let model_key = request.spec.model.token_env.as_ref();
-    if let (ModelMode::Offline, Some(name)) = (request.model, model_key) {
-        origins.remove(name); // the real one is not read where nobody needs it
-    }
     secret::settle(&mut origins, lookup, &request.home, (request.deployment, &settings))?;
     let webhook = request.effective.settings.notify.value.webhook.as_ref().and_then(|webhook| webhook.token.clone());
     let identity = match &request.spec.identity {
@@ -389,14 +401,18 @@ fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
     })
 }
 
-/// Among the runs: a record, a socket, a start in the log, and what watches over it.
-async fn enter(
-    request: ChatRequest,
-    plane: Plane,
+/// What stands on a plane.
+struct Enters {
     engine: Arc<Engine>,
+    tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     sessions: Arc<dyn SessionStore>,
-) -> Result<ChatHost, ChatError> {
+    bottles: Arc<ToolBottles>,
+}
+
+/// Among the runs: a record, a socket, a start in the log, and what watches over it.
+async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<ChatHost, ChatError> {
+    let Enters { engine, tools, metrics, sessions, bottles } = enters;
     let Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline } = plane;
     let record = RunRecord {
         run: run.to_string(),
@@ -420,7 +436,7 @@ async fn enter(
         subject: subject.clone(),
         audit: audit.clone(),
         grants: grants.clone(),
-        bottles: Arc::new(ToolBottles::default()),
+        bottles,
         session: session.clone(),
         shutdown: shutdown_of_bottle(&request.effective, &request.places),
         controller: match request.keeping {
@@ -450,11 +466,12 @@ async fn enter(
         .with("program", record.command.first().cloned().unwrap_or_default())
         .with("model", request.spec.model.model.clone())
         .with("offline", offline.is_some())
-        .with("tools", engine.spec().tools.len() as u64);
+        .with("tools", tools.len() as u64);
     audit.append_durable(event).await.map_err(|e| ChatError::Audit(e.to_string()))?;
     tasks.extend(pushes.map(|pushes| tokio::spawn(heed_pushes(standing.clone(), pushes))));
     Ok(ChatHost {
         engine,
+        tools,
         metrics,
         vault,
         gateway,

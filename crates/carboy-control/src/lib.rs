@@ -16,6 +16,7 @@ pub mod home;
 pub mod host_user;
 pub mod image;
 pub mod inside;
+mod mcp;
 mod notify;
 pub mod operator;
 pub mod ports;

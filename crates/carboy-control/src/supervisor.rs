@@ -31,7 +31,7 @@ use std::sync::{Arc, OnceLock};
 use carboy_bottle::{Bottle, CapturedSockets, LaunchOptions, Stdio, TcpKind};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
 use carboy_core::ids::{RunId, SecretName};
-use carboy_core::plan::{Bind, BottleSpec, CaptureTier, Image, StdioMode};
+use carboy_core::plan::{Bind, BottleSpec, CaptureTier, GeneratedFile, Image, StdioMode};
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
 use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits, Listener};
 use carboy_manifest::providers::Task;
@@ -95,6 +95,8 @@ pub struct RunRequest {
     pub env: Vec<(String, String)>,
     /// `--bind`, canonical.
     pub binds: Vec<Bind>,
+    /// Files that are generated inside, read-only: the scripts of a chat agent's file.
+    pub scripts: Vec<GeneratedFile>,
     /// `--user`, looked up.
     pub host_ids: Option<(u32, u32)>,
     /// How the program's streams are connected.

@@ -392,9 +392,9 @@ async fn g41b_a_missing_session_secret_is_made_in_development_and_an_error_in_pr
     let host = ChatHost::start(request).await.unwrap();
     assert_eq!(host.session_secret().expose(), chosen);
     end(host).await;
-    let short = shop.request(&[(KEY_NAME, KEY), ("SESSION_SECRET", "short")]);
+    let short = shop.request(&[(KEY_NAME, KEY), ("SESSION_SECRET", "short-secret")]);
     let refused = refusal(ChatHost::start(short).await);
-    assert!(refused.contains("5 characters"), "{refused}");
+    assert!(refused.contains("12 characters"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,6 +26,8 @@ impl OfflineModel {
             let key = lookup.key().expose().to_owned();
             (config.anthropic_key, config.openai_key) = (key.clone(), key);
             request.lookup = lookup;
+            // The real one is not read where nobody needs it.
+            request.effective.settings.secrets.remove(name);
         }
         let running = Simulator::start(config).await.map_err(|e| ChatError::Offline(e.to_string()))?;
         let upstream = Upstream { address: running.addr, transport: Transport::Plain, extra_ca_pem: None };

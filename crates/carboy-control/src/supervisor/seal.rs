@@ -93,7 +93,7 @@ pub(super) fn bottle_spec(
         home,
         binds,
         overlays: held.overlays.clone(),
-        files: generated_files(effective, ca_pem, &root),
+        files: generated_files(effective, ca_pem, &root).into_iter().chain(request.scripts.iter().cloned()).collect(),
         root,
         limits: effective.limits,
         capture: effective.settings.capture.value,
