@@ -55,9 +55,9 @@ use crate::supervisor::keeping::Kept;
 use crate::supervisor::seal::injected_secrets;
 use crate::supervisor::secrets::{detectors, look_for_renewed, undumpable};
 use crate::supervisor::{Keeping, RunError, Tell, new_run_id};
-use crate::vault::{Lookup, Vault, VaultError};
+use crate::vault::{Lookup, Vault};
 
-use bottles::{ToolBottles, another};
+use bottles::{ToolBottle, another};
 use offline::OfflineModel;
 use standing::{Standing, StandingParts, heed_pushes};
 use tools::Ways;
@@ -164,17 +164,30 @@ struct Plane {
 impl ChatHost {
     /// Starts it: what comes back answers.
     pub async fn start(mut request: ChatRequest) -> Result<ChatHost, ChatError> {
-        let plane = Plane::lay(&mut request).await?;
+        let offline = match request.model {
+            ModelMode::Offline => Some(OfflineModel::start(&mut request).await?),
+            ModelMode::Provider => None,
+        };
+        // A missing key is no reason to make a bottle.
+        is_there(&request)?;
+        // Before this process reads a secret to keep: a bottle is made of a clone of it.
+        let bottle = ToolBottle::start(&request).await?;
+        let started = ChatHost::with(request, bottle.clone(), offline).await;
+        if started.is_err() {
+            bottle.end().await;
+        }
+        started
+    }
+
+    async fn with(
+        request: ChatRequest,
+        bottle: Arc<ToolBottle>,
+        offline: Option<OfflineModel>,
+    ) -> Result<ChatHost, ChatError> {
+        let plane = Plane::lay(&request, offline).await?;
         let metrics = Arc::new(Metrics::default());
         let outbound = plane.gateway.outbound();
-        let ways = Ways { outbound: outbound.clone(), bottles: Arc::new(ToolBottles::default()) };
-        let tools = match tools::all(&request, &ways).await {
-            Ok(tools) => tools,
-            Err(error) => {
-                ways.bottles.end().await;
-                return Err(error);
-            }
-        };
+        let tools = tools::all(&request, &Ways { outbound: outbound.clone(), bottle: bottle.clone() }).await?;
         let sessions = sessions(&request)?;
         let terms = Terms::of(&request.spec.limits);
         let model: Arc<dyn Model> = Arc::new(ProviderModel::new(outbound, request.spec.model.clone(), terms));
@@ -189,7 +202,7 @@ impl ChatHost {
             subject: plane.subject.clone(),
             metrics: metrics.clone(),
         })?);
-        let enters = Enters { engine, tools, metrics, sessions, bottles: ways.bottles };
+        let enters = Enters { engine, tools, metrics, sessions, bottle };
         enter(request, plane, enters).await
     }
 
@@ -260,7 +273,7 @@ impl ChatHost {
 
     async fn come_to_the_end(&mut self, ended: Ended) -> Result<Summary, ChatError> {
         self.gateway.shutdown();
-        self.standing.bottles.end().await;
+        self.standing.bottle.end().await;
         self.gateway.settled(SETTLE_WAIT_MAX).await;
         let untold = self.kept.drained().await;
         for task in &self.tasks {
@@ -319,7 +332,7 @@ impl ChatHost {
 
 impl Plane {
     /// Opens the log, reads the secrets, and makes the gateway with its ledger.
-    async fn lay(request: &mut ChatRequest) -> Result<Plane, ChatError> {
+    async fn lay(request: &ChatRequest, offline: Option<OfflineModel>) -> Result<Plane, ChatError> {
         let started_ms = SystemClock.now_ms();
         let run = new_run_id()?;
         let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
@@ -333,10 +346,6 @@ impl Plane {
         let log = request.audit_log.clone().unwrap_or_else(|| request.home.audit_log());
         let audit = AuditLog::open(&log, another(&request.audit_key), Arc::new(SystemClock));
         let audit = Arc::new(audit.map_err(|e| ChatError::Audit(e.to_string()))?);
-        let offline = match request.model {
-            ModelMode::Offline => Some(OfflineModel::start(request).await?),
-            ModelMode::Provider => None,
-        };
         let vault = Arc::new(vault(request)?);
         let fingerprint_key = authority::fingerprint_key(&request.home)?;
         let looked_for = Arc::new(detectors(fingerprint_key, &vault)?);
@@ -361,15 +370,32 @@ impl Plane {
     }
 }
 
+/// Where the secrets come from; that of its sessions is made where it may be. No value is read.
+fn origins(request: &ChatRequest) -> Result<BTreeMap<SecretName, SecretFrom>, ChatError> {
+    let said = request.effective.settings.secrets.iter();
+    let mut origins = said.map(|(name, from)| (name.clone(), from.value.clone())).collect();
+    let rule = (request.deployment, &*request.places.settings());
+    secret::settle(&mut origins, request.lookup.as_ref(), &request.home, rule)?;
+    Ok(origins)
+}
+
+/// G41b, before anything is made: the model's key is defined somewhere, and the session's secret is.
+fn is_there(request: &ChatRequest) -> Result<(), ChatError> {
+    let origins = origins(request)?;
+    let defined = |name: &SecretName| {
+        let variable = request.lookup.variable(name.as_str());
+        origins.contains_key(name) || variable.is_some_and(|value| !value.is_empty())
+    };
+    match request.spec.model.token_env.as_ref().filter(|name| !defined(name)) {
+        Some(name) => Err(ChatError::NoModelKey { name: name.clone(), settings: request.places.settings() }),
+        None => Ok(()),
+    }
+}
+
 /// Reads every secret that is needed now; one that is missing stops the start.
 fn vault(request: &ChatRequest) -> Result<Vault, ChatError> {
-    let settings = request.places.settings();
-    let said = request.effective.settings.secrets.iter();
-    let mut origins: BTreeMap<SecretName, SecretFrom> =
-        said.map(|(name, from)| (name.clone(), from.value.clone())).collect();
-    let lookup = request.lookup.as_ref();
+    let (origins, settings) = (origins(request)?, request.places.settings());
     let model_key = request.spec.model.token_env.as_ref();
-    secret::settle(&mut origins, lookup, &request.home, (request.deployment, &settings))?;
     let webhook = request.effective.settings.notify.value.webhook.as_ref().and_then(|webhook| webhook.token.clone());
     let identity = match &request.spec.identity {
         Identity::SignedHeader { secret, .. } => Some(secret.clone()),
@@ -381,10 +407,7 @@ fn vault(request: &ChatRequest) -> Result<Vault, ChatError> {
             needed.push(name);
         }
     }
-    Vault::open(&needed, origins, request.lookup.clone(), &settings).map_err(|error| match error {
-        VaultError::Missing { name, settings } if Some(&name) == model_key => ChatError::NoModelKey { name, settings },
-        other => ChatError::Vault(other),
-    })
+    Ok(Vault::open(&needed, origins, request.lookup.clone(), &settings)?)
 }
 
 fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
@@ -407,12 +430,12 @@ struct Enters {
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     sessions: Arc<dyn SessionStore>,
-    bottles: Arc<ToolBottles>,
+    bottle: Arc<ToolBottle>,
 }
 
 /// Among the runs: a record, a socket, a start in the log, and what watches over it.
 async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<ChatHost, ChatError> {
-    let Enters { engine, tools, metrics, sessions, bottles } = enters;
+    let Enters { engine, tools, metrics, sessions, bottle } = enters;
     let Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline } = plane;
     let record = RunRecord {
         run: run.to_string(),
@@ -436,7 +459,7 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
         subject: subject.clone(),
         audit: audit.clone(),
         grants: grants.clone(),
-        bottles,
+        bottle,
         session: session.clone(),
         shutdown: shutdown_of_bottle(&request.effective, &request.places),
         controller: match request.keeping {

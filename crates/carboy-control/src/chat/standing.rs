@@ -23,7 +23,7 @@ use carboy_store::controller::protocol::Push;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::bottles::ToolBottles;
+use super::bottles::ToolBottle;
 use crate::clock::SystemClock;
 use crate::controller::Starter;
 use crate::grants::Grants;
@@ -62,7 +62,7 @@ pub(super) struct Standing {
     pub(super) subject: Subject,
     pub(super) audit: Arc<AuditLog>,
     pub(super) grants: Arc<Grants>,
-    pub(super) bottles: Arc<ToolBottles>,
+    pub(super) bottle: Arc<ToolBottle>,
     pub(super) session: Arc<Session>,
     /// What its bottle's file says that `stop` does.
     pub(super) shutdown: Option<Shutdown>,
@@ -82,7 +82,7 @@ pub(super) struct StandingParts {
     pub(super) subject: Subject,
     pub(super) audit: Arc<AuditLog>,
     pub(super) grants: Arc<Grants>,
-    pub(super) bottles: Arc<ToolBottles>,
+    pub(super) bottle: Arc<ToolBottle>,
     pub(super) session: Arc<Session>,
     pub(super) shutdown: Option<Shutdown>,
     pub(super) controller: Option<Starter>,
@@ -90,14 +90,14 @@ pub(super) struct StandingParts {
 
 impl Standing {
     pub(super) fn new(parts: StandingParts) -> Arc<Standing> {
-        let StandingParts { record, gateway, subject, audit, grants, bottles, session, shutdown, controller } = parts;
+        let StandingParts { record, gateway, subject, audit, grants, bottle, session, shutdown, controller } = parts;
         Arc::new(Standing {
             record,
             gateway,
             subject,
             audit,
             grants,
-            bottles,
+            bottle,
             session,
             shutdown,
             controller,
@@ -108,7 +108,7 @@ impl Standing {
         })
     }
 
-    /// Carries it out and writes it down. Blocks for as long as tools' bottles take to answer. Something stricter that
+    /// Carries it out and writes it down. Blocks for as long as its tools' bottle takes to answer. Something stricter that
     /// holds already stays.
     fn enforce(&self, how: Shutdown, by: By, why: &str) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,7 +119,7 @@ impl Standing {
         // The door first, whatever becomes of the rest.
         self.gateway.cut_off(denial(by, why));
         self.remember(Action::Stopped(how), by, why);
-        self.bottles.stop(how);
+        self.bottle.stop(how);
         match how {
             Shutdown::Cutoff | Shutdown::Pause | Shutdown::Freeze => {
                 let text = format!("{}: {why}; `carboy resume {}` lets it go on", done(how), self.record.run);
@@ -142,7 +142,7 @@ impl Standing {
         }
         self.write_down(event_of(&self.subject, Action::Resumed, by, why, Outcome::Done));
         self.gateway.restore();
-        self.bottles.let_go();
+        self.bottle.let_go();
         self.remember(Action::Resumed, by, why);
         self.tell(&format!("goes on: {why}"));
         Ok(())

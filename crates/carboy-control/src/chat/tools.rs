@@ -11,7 +11,7 @@ use carboy_agent::handler::tool;
 use carboy_core::chat::{BuiltInTool, ToolSource};
 use carboy_core::ports::Outbound;
 
-use super::bottles::{BottledServer, Template, ToolBottles};
+use super::bottles::{BottledServer, ToolBottle};
 use super::shelf::DirShelf;
 use super::{ChatError, ChatRequest};
 use crate::mcp::{Connect, HttpServer, McpTool, Named, Server};
@@ -30,30 +30,30 @@ enum Found {
 /// Where the tools of servers are reached.
 pub(super) struct Ways {
     pub(super) outbound: Arc<dyn Outbound>,
-    pub(super) bottles: Arc<ToolBottles>,
+    pub(super) bottle: Arc<ToolBottle>,
 }
 
 /// All tools, in the order of the file.
 pub(super) async fn all(request: &ChatRequest, ways: &Ways) -> Result<Vec<Arc<dyn Tool>>, ChatError> {
     let mut found = Vec::new();
     let mut shelf: Option<Arc<dyn NoteShelf>> = None;
-    let mut template: Option<Arc<Template>> = None;
     for source in &request.spec.tools {
         found.push(match source {
             ToolSource::BuiltIn(BuiltInTool::Calculator) => Found::Own(vec![tool(Calculator)]),
             // Made only where notes are taken: an agent without them leaves no directory behind.
             ToolSource::BuiltIn(BuiltInTool::SaveNote) => {
-                let shelf = once(&mut shelf, || open_shelf(&request.workdir))?;
+                let shelf = match &shelf {
+                    Some(shelf) => shelf.clone(),
+                    None => shelf.insert(open_shelf(&request.workdir)?).clone(),
+                };
                 Found::Own(vec![tool(SaveNote::new(shelf))])
             }
             ToolSource::Application => Found::Own(request.application.clone()),
             ToolSource::Command { name, command } => {
-                let template = once(&mut template, || template_of(request, name))?;
-                served(name, Box::new(BottledServer::command(template, ways.bottles.clone(), command.clone()))).await?
+                served(name, Box::new(BottledServer::command(ways.bottle.clone(), command.clone()))).await?
             }
-            ToolSource::Script { name, path, interpreter, text } => {
-                let template = once(&mut template, || template_of(request, name))?;
-                let script = BottledServer::script(template, ways.bottles.clone(), (interpreter, path, text));
+            ToolSource::Script { name, path, interpreter, .. } => {
+                let script = BottledServer::script(ways.bottle.clone(), interpreter, path);
                 served(name, Box::new(script.map_err(|why| not_there(name, why))?)).await?
             }
             ToolSource::Http { name, host, port, path } => {
@@ -66,19 +66,8 @@ pub(super) async fn all(request: &ChatRequest, ways: &Ways) -> Result<Vec<Arc<dy
     named(found, request)
 }
 
-fn once<T: Clone>(kept: &mut Option<T>, make: impl FnOnce() -> Result<T, ChatError>) -> Result<T, ChatError> {
-    match kept {
-        Some(kept) => Ok(kept.clone()),
-        None => Ok(kept.insert(make()?).clone()),
-    }
-}
-
 fn open_shelf(workdir: &Path) -> Result<Arc<dyn NoteShelf>, ChatError> {
     Ok(Arc::new(DirShelf::open(workdir)?))
-}
-
-fn template_of(request: &ChatRequest, server: &str) -> Result<Arc<Template>, ChatError> {
-    Template::of(request).map(Arc::new).map_err(|why| not_there(server, why))
 }
 
 fn not_there(server: &str, why: String) -> ChatError {

@@ -46,6 +46,10 @@ impl Connect for HttpServer {
         Box::pin(std::future::ready(Ok(Arc::new(session) as Arc<dyn Transport>)))
     }
 
+    fn is_stopped(&self) -> bool {
+        false // the gateway refuses by itself
+    }
+
     fn let_go_on(&self) -> u32 {
         0
     }

@@ -19,6 +19,9 @@ pub(crate) trait Connect: Send + Sync {
     /// A new connection.
     fn connect(&self) -> Later<'_, Result<Arc<dyn Transport>, McpError>>;
 
+    /// Is its agent stopped, so that none is to be made?
+    fn is_stopped(&self) -> bool;
+
     /// Raised whenever somebody has let its agent go on: what ended before that was not the server's own fault.
     fn let_go_on(&self) -> u32;
 }
@@ -55,6 +58,9 @@ impl Server {
         let mut open = self.open.lock().await;
         if let Some(transport) = open.as_ref().filter(|transport| transport.lives()) {
             return Ok(transport.clone());
+        }
+        if self.connect.is_stopped() {
+            return Err(McpError::Stopped);
         }
         let word = self.connect.let_go_on();
         if self.since.swap(word, Ordering::Relaxed) != word {

@@ -27,6 +27,8 @@ const QUEUE_MAX: usize = 64;
 const PENDING_MAX: usize = 256;
 /// Octets of its standard error that are kept.
 const STDERR_BYTES_MAX: usize = 2_048;
+/// How long is waited for the end of its standard error when its output has ended.
+const LAST_WORD_WAIT_MAX: Duration = Duration::from_millis(500);
 /// JSON-RPC's number for what nobody offers.
 const METHOD_NOT_FOUND: i64 = -32_601;
 
@@ -57,10 +59,14 @@ impl StdioServer {
         let (lines, queue) = sync_channel(QUEUE_MAX);
         let thread = |name: &str| std::thread::Builder::new().name(format!("mcp {name}"));
         thread("in").spawn(move || write(stdin, &queue))?;
+        let (listens, listened) = sync_channel::<()>(0);
         let (reading, answering) = (shared.clone(), lines.clone());
-        thread("out").spawn(move || reading.read(stdout, &answering))?;
+        thread("out").spawn(move || reading.read(stdout, &answering, &listened))?;
         let listening = shared.clone();
-        thread("err").spawn(move || listening.listen(stderr))?;
+        thread("err").spawn(move || {
+            listening.listen(stderr);
+            drop(listens);
+        })?;
         Ok(StdioServer { lines, shared, next: AtomicU64::new(1), kill: Box::new(kill) })
     }
 
@@ -153,13 +159,17 @@ impl Shared {
     }
 
     /// Reads until its end, or until it says what is no message; then everybody who waits is told.
-    fn read(&self, stdout: File, lines: &SyncSender<Vec<u8>>) {
+    fn read(&self, stdout: File, lines: &SyncSender<Vec<u8>>, listened: &Receiver<()>) {
         let mut from = BufReader::new(stdout);
         let mut line = Vec::new();
         let error = loop {
             line.clear();
             match (&mut from).take(MESSAGE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line) {
-                Ok(0) | Err(_) => break self.gone(),
+                Ok(0) | Err(_) => {
+                    // Its last word may still be on the way.
+                    let _ = listened.recv_timeout(LAST_WORD_WAIT_MAX);
+                    break self.gone();
+                }
                 Ok(_) if line.len() > MESSAGE_BYTES_MAX => break McpError::TooLarge,
                 Ok(_) if line.trim_ascii().is_empty() => {}
                 Ok(_) => match serde_json::from_slice(&line) {
