@@ -14,6 +14,7 @@
 //! taken for a provider's that is the offline one.
 
 mod bottles;
+mod ending;
 mod failing;
 mod offline;
 mod secret;
@@ -21,19 +22,18 @@ mod shelf;
 mod standing;
 mod tools;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_agent::{Engine, Metrics, Model, Parts, ProviderModel, Terms, Tool};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
-use carboy_core::chat::{ChatSpec, Identity};
+use carboy_core::chat::ChatSpec;
 use carboy_core::ids::{RunId, SecretName};
 use carboy_core::ports::{AuditSink, Clock, Outbound, SecretSource, SessionStore};
 use carboy_core::secret::SecretText;
 use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, Learning};
-use carboy_manifest::{Effective, ManifestFiles, Places, SecretFrom};
+use carboy_manifest::{Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
 use carboy_store::controller::ClientEvents;
 use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
@@ -48,11 +48,9 @@ use crate::notify::{DESKTOP_PROGRAM, Notifier, Notifying};
 use crate::registry::{Registration, RunRecord};
 use crate::reload;
 use crate::runs;
-use crate::session::{End, First, Session};
-use crate::summary::{Ended, Found, Refused, Summary};
-use crate::supervisor::enforce::{shutdown_of_bottle, spent};
+use crate::session::{First, Session};
+use crate::supervisor::enforce::shutdown_of_bottle;
 use crate::supervisor::keeping::Kept;
-use crate::supervisor::seal::injected_secrets;
 use crate::supervisor::secrets::{detectors, look_for_renewed, undumpable};
 use crate::supervisor::{Keeping, RunError, Tell, new_run_id};
 use crate::vault::{Lookup, Vault};
@@ -67,8 +65,6 @@ pub use secret::{Deployment, SESSION_SECRET};
 pub use shelf::{DirShelf, NOTES_DIR};
 pub use standing::Ending;
 
-/// Longest wait at the end for the outcome of requests that were under way; longer than the gateway's own grace.
-const SETTLE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How often sessions are looked through for those that were idle too long.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -169,7 +165,7 @@ impl ChatHost {
             ModelMode::Provider => None,
         };
         // A missing key is no reason to make a bottle.
-        is_there(&request)?;
+        secret::is_there(&request)?;
         // Before this process reads a secret to keep: a bottle is made of a clone of it.
         let bottle = ToolBottle::start(&request).await?;
         let started = ChatHost::with(request, bottle.clone(), offline).await;
@@ -255,79 +251,6 @@ impl ChatHost {
     pub fn ending(&self) -> watch::Receiver<Option<Ending>> {
         self.standing.ending.subscribe()
     }
-
-    /// Ends it: everything settled and written down, and told to whoever waits for it.
-    pub async fn end(mut self, ended: Ended) -> Result<Summary, ChatError> {
-        let summary = self.come_to_the_end(ended).await;
-        let end = match &summary {
-            Ok(summary) => End::Run(Box::new(summary.clone())),
-            Err(error) => End::Failed { message: error.to_string() },
-        };
-        // Whoever hears of the end finds no record of a living run.
-        drop(self.registration);
-        let session = self.session;
-        // A panic in there has been reported; nobody waits for anything but the end.
-        let _ = tokio::task::spawn_blocking(move || session.close(&end)).await;
-        summary
-    }
-
-    async fn come_to_the_end(&mut self, ended: Ended) -> Result<Summary, ChatError> {
-        self.gateway.shutdown();
-        self.standing.bottle.end().await;
-        self.gateway.settled(SETTLE_WAIT_MAX).await;
-        let untold = self.kept.drained().await;
-        for task in &self.tasks {
-            task.abort();
-        }
-        let record = self.standing.record.clone();
-        let duration_ms = SystemClock.now_ms().saturating_sub(self.started_ms);
-        let stats = self.gateway.stats();
-        let tokens = match &self.standing.controller {
-            Some(controller) => spent(controller, &record.run).await,
-            None => Vec::new(),
-        };
-        self.notifier.ended(ended, duration_ms, stats.refused(), self.session.viewers()).await;
-        let event = Event::new(EventType::Run, self.standing.subject.clone(), "end", Outcome::Done)
-            .with("exit_code", u64::from(ended.shell_code()))
-            .with("duration_ms", duration_ms)
-            .with("requests", stats.requests)
-            .with("refusals", stats.refused())
-            .with("failures", stats.failed());
-        let event = if untold > 0 { event.with("endings_untold", untold as u64) } else { event };
-        self.audit.append_durable(event).await.map_err(|e| ChatError::Audit(e.to_string()))?;
-        let audit = self.audit.clone();
-        let closed = tokio::task::spawn_blocking(move || audit.close()).await;
-        closed
-            .map_err(|e| RunError::System { what: "close the log", source: std::io::Error::other(e) })?
-            .map_err(|e| ChatError::Audit(e.to_string()))?;
-        if let Some(offline) = self.offline.take() {
-            offline.stop().await;
-        }
-        let head = self.audit.head();
-        let summary = Summary {
-            run: record.run,
-            bottle: record.bottle,
-            ended,
-            duration_ms,
-            tier: standing::TIER.to_owned(),
-            requests: stats.requests,
-            bytes_out: stats.bytes_out,
-            bytes_in: stats.bytes_in,
-            refusals: Refused::of(&stats),
-            web_sockets: stats.web_sockets,
-            tokens,
-            findings: stats.findings.into_iter().map(|(rule, count)| Found { rule, count }).collect(),
-            quarantined: Vec::new(),
-            noticed: Vec::new(),
-            ports: Vec::new(),
-            proposed: None,
-            overlay: None,
-            enforced: self.standing.enforced(),
-            audit_head: format!("{}:{}", head.seq, head.hash),
-        };
-        runs::end(&self.run_dir, &summary)?;
-        Ok(summary)
-    }
 }
 
 impl Plane {
@@ -346,7 +269,7 @@ impl Plane {
         let log = request.audit_log.clone().unwrap_or_else(|| request.home.audit_log());
         let audit = AuditLog::open(&log, another(&request.audit_key), Arc::new(SystemClock));
         let audit = Arc::new(audit.map_err(|e| ChatError::Audit(e.to_string()))?);
-        let vault = Arc::new(vault(request)?);
+        let vault = Arc::new(secret::vault(request)?);
         let fingerprint_key = authority::fingerprint_key(&request.home)?;
         let looked_for = Arc::new(detectors(fingerprint_key, &vault)?);
         let around = (&request.home, &request.lookup);
@@ -368,46 +291,6 @@ impl Plane {
         look_for_renewed(&vault, &gateway, fingerprint_key);
         Ok(Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline })
     }
-}
-
-/// Where the secrets come from; that of its sessions is made where it may be. No value is read.
-fn origins(request: &ChatRequest) -> Result<BTreeMap<SecretName, SecretFrom>, ChatError> {
-    let said = request.effective.settings.secrets.iter();
-    let mut origins = said.map(|(name, from)| (name.clone(), from.value.clone())).collect();
-    let rule = (request.deployment, &*request.places.settings());
-    secret::settle(&mut origins, request.lookup.as_ref(), &request.home, rule)?;
-    Ok(origins)
-}
-
-/// G41b, before anything is made: the model's key is defined somewhere, and the session's secret is.
-fn is_there(request: &ChatRequest) -> Result<(), ChatError> {
-    let origins = origins(request)?;
-    let defined = |name: &SecretName| {
-        let variable = request.lookup.variable(name.as_str());
-        origins.contains_key(name) || variable.is_some_and(|value| !value.is_empty())
-    };
-    match request.spec.model.token_env.as_ref().filter(|name| !defined(name)) {
-        Some(name) => Err(ChatError::NoModelKey { name: name.clone(), settings: request.places.settings() }),
-        None => Ok(()),
-    }
-}
-
-/// Reads every secret that is needed now; one that is missing stops the start.
-fn vault(request: &ChatRequest) -> Result<Vault, ChatError> {
-    let (origins, settings) = (origins(request)?, request.places.settings());
-    let model_key = request.spec.model.token_env.as_ref();
-    let webhook = request.effective.settings.notify.value.webhook.as_ref().and_then(|webhook| webhook.token.clone());
-    let identity = match &request.spec.identity {
-        Identity::SignedHeader { secret, .. } => Some(secret.clone()),
-        Identity::Anonymous | Identity::Jwt { .. } => None,
-    };
-    let mut needed = injected_secrets(&request.effective.routes);
-    for name in [Some(secret::session_secret()), webhook, identity, model_key.cloned()].into_iter().flatten() {
-        if !needed.contains(&name) {
-            needed.push(name);
-        }
-    }
-    Ok(Vault::open(&needed, origins, request.lookup.clone(), &settings)?)
 }
 
 fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {

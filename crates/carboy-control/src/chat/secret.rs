@@ -17,16 +17,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_core::audit::hex;
+use carboy_core::chat::Identity;
 use carboy_core::ids::SecretName;
 use carboy_core::secret::SecretText;
 use carboy_manifest::SecretFrom;
 use zeroize::Zeroizing;
 
-use super::ChatError;
+use super::{ChatError, ChatRequest};
 use crate::authority::AuthorityError;
 use crate::home::{Home, HomeError};
 use crate::host_programs::Program;
-use crate::vault::Lookup;
+use crate::supervisor::seal::injected_secrets;
+use crate::vault::{Lookup, Vault};
 
 /// The variable that holds it.
 pub const SESSION_SECRET: &str = "SESSION_SECRET";
@@ -51,7 +53,7 @@ pub fn session_secret() -> SecretName {
 }
 
 /// Sees to it that `origins` or the environment has the session secret.
-pub(super) fn settle(
+fn settle(
     origins: &mut BTreeMap<SecretName, SecretFrom>,
     lookup: &dyn Lookup,
     home: &Home,
@@ -71,6 +73,46 @@ pub(super) fn settle(
         }
     }
     Ok(())
+}
+
+/// Where the secrets come from; that of its sessions is made where it may be. No value is read.
+fn origins(request: &ChatRequest) -> Result<BTreeMap<SecretName, SecretFrom>, ChatError> {
+    let said = request.effective.settings.secrets.iter();
+    let mut origins = said.map(|(name, from)| (name.clone(), from.value.clone())).collect();
+    let rule = (request.deployment, &*request.places.settings());
+    settle(&mut origins, request.lookup.as_ref(), &request.home, rule)?;
+    Ok(origins)
+}
+
+/// G41b, before anything is made: the model's key is defined somewhere, and the session's secret is.
+pub(super) fn is_there(request: &ChatRequest) -> Result<(), ChatError> {
+    let origins = origins(request)?;
+    let defined = |name: &SecretName| {
+        let variable = request.lookup.variable(name.as_str());
+        origins.contains_key(name) || variable.is_some_and(|value| !value.is_empty())
+    };
+    match request.spec.model.token_env.as_ref().filter(|name| !defined(name)) {
+        Some(name) => Err(ChatError::NoModelKey { name: name.clone(), settings: request.places.settings() }),
+        None => Ok(()),
+    }
+}
+
+/// Reads every secret that is needed now; one that is missing stops the start.
+pub(super) fn vault(request: &ChatRequest) -> Result<Vault, ChatError> {
+    let (origins, settings) = (origins(request)?, request.places.settings());
+    let model_key = request.spec.model.token_env.as_ref();
+    let webhook = request.effective.settings.notify.value.webhook.as_ref().and_then(|webhook| webhook.token.clone());
+    let identity = match &request.spec.identity {
+        Identity::SignedHeader { secret, .. } => Some(secret.clone()),
+        Identity::Anonymous | Identity::Jwt { .. } => None,
+    };
+    let mut needed = injected_secrets(&request.effective.routes);
+    for name in [Some(session_secret()), webhook, identity, model_key.cloned()].into_iter().flatten() {
+        if !needed.contains(&name) {
+            needed.push(name);
+        }
+    }
+    Ok(Vault::open(&needed, origins, request.lookup.clone(), &settings)?)
 }
 
 /// A file with a fresh secret, unless there is one; of two who make it at once the first one's stays.
