@@ -277,3 +277,103 @@ fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
         }
     }
 }
+
+/// An MCP server over HTTP: what it was asked, with the session that it was asked in.
+fn http_server() -> (std::net::SocketAddr, Arc<std::sync::Mutex<Vec<String>>>) {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, asked) = (listener.local_addr().unwrap(), Arc::<std::sync::Mutex<Vec<String>>>::default());
+    let seen = asked.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, seen) = (stream.unwrap(), seen.clone());
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let mut writer = stream;
+                loop {
+                    let (mut length, mut session) = (0, String::new());
+                    loop {
+                        let mut line = String::new();
+                        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                            return;
+                        }
+                        let (name, value) = line.split_once(':').unwrap_or(("", ""));
+                        match &*name.to_ascii_lowercase() {
+                            "content-length" => length = value.trim().parse().unwrap(),
+                            "mcp-session-id" => session = value.trim().to_owned(),
+                            _ => {}
+                        }
+                        if line == "\r\n" {
+                            break;
+                        }
+                    }
+                    let mut body = vec![0; length];
+                    reader.read_exact(&mut body).unwrap();
+                    let message: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                    let method = message["method"].as_str().unwrap().to_owned();
+                    seen.lock().unwrap().push(format!("{method} {session}"));
+                    let tool = serde_json::json!({"name": "weather", "annotations": {"readOnlyHint": true},
+                        "inputSchema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}});
+                    let result = match &*method {
+                        "initialize" => {
+                            serde_json::json!({"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}})
+                        }
+                        "tools/list" => serde_json::json!({ "tools": [tool] }),
+                        _ => serde_json::json!({"structuredContent": {"sky": "clear"}, "content": []}),
+                    };
+                    let answer =
+                        serde_json::json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string();
+                    let (head, body) = match &*method {
+                        "notifications/initialized" => ("202 Accepted\r\n", String::new()),
+                        "tools/list" => (
+                            "200 OK\r\ncontent-type: text/event-stream\r\n",
+                            format!("event: message\ndata: {answer}\n\n"),
+                        ),
+                        _ => ("200 OK\r\ncontent-type: application/json\r\nmcp-session-id: s-1\r\n", answer),
+                    };
+                    write!(writer, "HTTP/1.1 {head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+                }
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn u1_tools_over_http_are_asked_through_the_gateway_and_without_a_route_not_at_all() {
+    use carboy_core::chat::ToolSource;
+    let (address, asked) = http_server();
+    let shop = Shop::open("").await;
+    let settings = fs::read_to_string(shop.path("home/settings.yml")).unwrap();
+    shop.write("home/settings.yml", &format!("{settings}  tools.example: {{address: \"{address}\", tls: false}}\n"));
+    let with_tools = || {
+        let mut request = shop.request(&[(KEY_NAME, KEY)]);
+        let host = carboy_core::host::Host::parse("tools.example").unwrap();
+        request.spec.tools = vec![ToolSource::Http { name: "sky".into(), host, port: 443, path: "/mcp".into() }];
+        request
+    };
+    let refused = refusal(ChatHost::start(with_tools()).await);
+    assert!(refused.contains("the tools of `sky` are not there: the gateway refused"), "{refused}");
+    assert!(asked.lock().unwrap().is_empty());
+
+    let bottle = fs::read_to_string(shop.path("home/bottles/shop.md")).unwrap();
+    let route = "    - host: tools.example\n      matches:\n        - methods: [POST]\n";
+    shop.write("home/bottles/shop.md", &bottle.replace("---\nThe shop.", &format!("{route}---\nThe shop.")));
+    let host = ChatHost::start(with_tools()).await.unwrap();
+    let tool = host.tools()[0].clone();
+    assert_eq!(tool.spec().schema.name, "weather");
+    let arguments = tool.check(&serde_json::json!({"city": "Kyoto"})).unwrap();
+    assert!(tool.check(&serde_json::json!({"city": 1})).is_err());
+    let (principal, mut guard) = (asker().principal, carboy_agent::guard_state::GuardState::default());
+    let (principal, guard) = (&principal, &mut guard);
+    let call = carboy_agent::Call { arguments: &arguments, principal, guard, now_ms: 0, idempotency_key: "once" };
+    assert_eq!(tool.call(call).await.unwrap().value, serde_json::json!({"sky": "clear"}));
+    end(host).await;
+    let asked = asked.lock().unwrap().clone();
+    assert_eq!(asked, ["initialize ", "notifications/initialized s-1", "tools/list s-1", "tools/call s-1"]);
+    let log = shop.log();
+    let of_tools = |entry: &&Entry| entry.detail("host").and_then(|v| v.as_str()) == Some("tools.example");
+    let answers = log.iter().filter(of_tools).filter(|entry| entry.text("action") == Some("answer")).count();
+    let denied = log.iter().filter(of_tools).filter(|entry| entry.detail("reason").is_some()).count();
+    assert_eq!((answers, denied), (4, 1));
+}
