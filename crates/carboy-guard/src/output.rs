@@ -8,8 +8,8 @@
 //!                          └ the file's own ─┘            what may still become a match waits
 //! ```
 //!
-//! However a reply is cut into deltas, the cleared text is the same; filtering it again changes nothing. *Must never* give
-//! out a byte that may still be part of a match, nor say what it overwrote: kinds and numbers are all that is told.
+//! However a reply is cut into deltas, the cleared text is the same; filtering it again changes nothing, as long as a file's
+//! own filters begin and end at words and match no marker. *Must never* give out a byte that may still be part of a match, nor say what it overwrote: kinds and numbers are all that is told.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -186,14 +186,17 @@ struct Hit {
     start: u64,
     end: u64,
     what: What,
-    /// Letters and digits that follow at once go with it: the rest of a token that is longer than its rule says.
     rest: Rest,
 }
 
+/// What follows a match at once goes with it: otherwise the rest of what was longer than its rule says would stay, and what
+/// stood in the middle of a word would stand at its beginning and be found the next time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rest {
-    Goes,
-    Stays,
+    /// Letters, figures, low lines.
+    Word,
+    /// Hyphens too.
+    Token,
 }
 
 /// Filters one reply as it streams.
@@ -264,13 +267,13 @@ impl<'a> Filter<'a> {
                 start: found.start,
                 end: found.end,
                 what: What::Token(found.rule),
-                rest: Rest::Goes,
+                rest: Rest::Token,
             }));
         }
         let (allowed, hits) = (&*self.allowed, &mut self.hits);
         let hold = self.prompt.advance(&rules.prompt, &window, &mut |start, end| {
             if !allowed(&String::from_utf8_lossy(&window.data[window.index(start)..window.index(end)])) {
-                hits.push(Hit { start, end, what: What::Prompt, rest: Rest::Stays });
+                hits.push(Hit { start, end, what: What::Prompt, rest: Rest::Word });
             }
         });
         frontier = frontier.min(hold);
@@ -299,7 +302,7 @@ impl<'a> Filter<'a> {
                     }
                 } else if self.given < end {
                     self.given = end.min(frontier).min(next.max(self.given));
-                } else if rest == Rest::Goes && self.word_at(self.given) {
+                } else if self.goes_on(rest) {
                     self.given += 1;
                     self.open = Some((self.given, rest));
                 } else {
@@ -330,8 +333,9 @@ impl<'a> Filter<'a> {
         }
     }
 
-    fn word_at(&self, position: u64) -> bool {
-        self.buffer.get((position - self.base) as usize).is_some_and(|b| b.is_ascii_alphanumeric() || b"_-".contains(b))
+    fn goes_on(&self, rest: Rest) -> bool {
+        let next = self.buffer.get((self.given - self.base) as usize);
+        next.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_' || (rest == Rest::Token && *b == b'-'))
     }
 }
 
@@ -355,7 +359,7 @@ impl Scan {
             match rule.bounded.at(&mut self.cache, window, start) {
                 Fate::Open => return self.cursor,
                 Fate::Nothing => self.cursor += 1,
-                Fate::Match { end, cut } => {
+                Fate::Match { end } => {
                     let text = &window.data[start..end];
                     let before = start.checked_sub(1).map(|at| window.data[at]);
                     let len = match rule.check {
@@ -374,8 +378,7 @@ impl Scan {
                     let released = rule.family == Family::Personal
                         && allowed(&String::from_utf8_lossy(&window.data[start..start + len]));
                     if !released {
-                        let rest = if cut { Rest::Goes } else { Rest::Stays };
-                        hits.push(Hit { start: self.cursor, end, what: What::Rule(at), rest });
+                        hits.push(Hit { start: self.cursor, end, what: What::Rule(at), rest: Rest::Word });
                     }
                     self.cursor = end;
                 }

@@ -543,7 +543,7 @@ fn g35_a_prompt_in_the_form_of_chat_completions() {
                 function("t2", "not a\ttool", "{\"arguments\":\"{no json\"}"),
             ]},
             {"role": "tool", "tool_call_id": "t 1", "content": "{\"status\":\"sent\"}"},
-            {"role": "tool", "tool_call_id": "t2", "content": "{}"},
+            {"role": "tool", "tool_call_id": "t2", "content": "{\"error\":{}}"},
             {"role": "assistant", "content": "It is on its way."},
             {"role": "user", "content": "Thanks"},
         ],

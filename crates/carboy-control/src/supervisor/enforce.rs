@@ -111,7 +111,7 @@ pub(crate) async fn spent(controller: &Starter, run: &str) -> Vec<SpentOn> {
 pub(crate) fn shutdown_of_bottle(effective: &Effective, places: &Places) -> Option<Shutdown> {
     let said = match &effective.origins.budgets.shutdown {
         Origin::File { file, .. } => file.starts_with(places.bottles()),
-        Origin::Default => false,
+        Origin::Default | Origin::Environment { .. } | Origin::Flag { .. } => false,
     };
     said.then_some(effective.budgets.terms.shutdown)
 }

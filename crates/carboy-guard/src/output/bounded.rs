@@ -44,8 +44,6 @@ pub(super) enum Fate {
     Match {
         /// Index behind it.
         end: usize,
-        /// It was still going on at the rule's most octets.
-        cut: bool,
     },
 }
 
@@ -108,33 +106,33 @@ impl Bounded {
         let input = Input::new(data).range(start..).anchored(Anchored::Yes);
         // Neither can fail: no byte makes such a DFA give up, and a full cache is emptied. If one does, a match is the safe
         // thing to believe.
-        let gave_up = Fate::Match { end: (start + 1).min(data.len()), cut: true };
+        let gave_up = Fate::Match { end: (start + 1).min(data.len()) };
         let Ok(mut state) = self.dfa.start_state_forward(cache, &input) else { return gave_up };
         let mut longest = None;
         for (at, &byte) in data.iter().enumerate().skip(start) {
             let Ok(next) = self.dfa.next_state(cache, state, byte) else { return gave_up };
             state = next;
             if state.is_dead() {
-                return ended(longest, false);
+                return ended(longest);
             }
             // A match shows one byte late.
             if state.is_match() {
                 longest = Some(at);
             }
             if at - start >= self.bytes_max {
-                return ended(longest, true);
+                return ended(longest);
             }
         }
         if window.more == More::Open {
             return Fate::Open;
         }
         let Ok(state) = self.dfa.next_eoi_state(cache, state) else { return gave_up };
-        ended(if state.is_match() { Some(data.len()) } else { longest }, false)
+        ended(if state.is_match() { Some(data.len()) } else { longest })
     }
 }
 
-fn ended(longest: Option<usize>, cut: bool) -> Fate {
-    longest.map_or(Fate::Nothing, |end| Fate::Match { end, cut })
+fn ended(longest: Option<usize>) -> Fate {
+    longest.map_or(Fate::Nothing, |end| Fate::Match { end })
 }
 
 /// The same expression with word boundaries of ASCII: those of Unicode need to see characters, not bytes. Where they

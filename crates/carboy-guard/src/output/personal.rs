@@ -38,7 +38,7 @@ fn network(digits: &[u8]) -> bool {
         13 | 19 => first(1) == 4 || first(1) == 6 || first(2) == 50 || (56..=58).contains(&first(2)),
         14 => matches!(first(2), 36 | 38 | 39) || (300..=305).contains(&first(3)),
         15 => matches!(first(2), 34 | 37) || matches!(first(4), 2131 | 1800),
-        _ => matches!(first(1), 4 | 5 | 6) || (2221..=2720).contains(&first(4)) || first(2) == 35,
+        _ => (4..=6).contains(&first(1)) || (2221..=2720).contains(&first(4)) || first(2) == 35,
     }
 }
 
@@ -53,7 +53,7 @@ fn luhn(digits: &[u8]) -> bool {
             (_, digit) => digit * 2,
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// Lengths of IBANs by country (ISO 13616 registry).
@@ -89,7 +89,7 @@ pub(super) fn iban(text: &[u8], before: Option<u8>, behind: Option<u8>) -> Optio
 
 /// A social security number of the United States that can have been given out.
 pub(super) fn ssn(text: &[u8], before: Option<u8>, behind: Option<u8>) -> Option<usize> {
-    if joined(before) || joined(behind) || text[3] != text[6] {
+    if joined(before) || word(behind) || text[3] != text[6] {
         return None;
     }
     let (area, group, serial) = (&text[..3], &text[4..6], &text[7..]);
@@ -98,12 +98,17 @@ pub(super) fn ssn(text: &[u8], before: Option<u8>, behind: Option<u8>) -> Option
 
 /// A telephone number: with `+` by E.164, without by the North American plan and written in groups.
 pub(super) fn phone(text: &[u8], before: Option<u8>, behind: Option<u8>) -> Option<usize> {
-    if joined(before) || matches!(before, Some(b'.' | b'+')) || joined(behind) {
-        return None;
-    }
+    // What begins with a sign begins there, whatever stands before: also behind something that was overwritten.
+    let apart = match text[0] {
+        b'+' | b'(' => before != Some(b'+'),
+        _ => !joined(before) && !matches!(before, Some(b'.' | b'+')),
+    };
     let digits = digits(text);
     if text[0] == b'+' {
-        return (8..=15).contains(&digits.len()).then_some(text.len());
+        return (apart && (8..=15).contains(&digits.len())).then_some(text.len());
+    }
+    if !apart || word(behind) {
+        return None;
     }
     let national = if digits.len() == 11 { &digits[1..] } else { &digits[..] };
     (national.len() == 10 && national[0] > 1 && national[3] > 1).then_some(text.len())
@@ -116,8 +121,9 @@ pub(super) fn ipv4(text: &[u8], before: Option<u8>, _: Option<u8>) -> Option<usi
 }
 
 /// An IPv6 address with something in it.
-pub(super) fn ipv6(text: &[u8], before: Option<u8>, behind: Option<u8>) -> Option<usize> {
-    if word(before) || before == Some(b':') || word(behind) {
+pub(super) fn ipv6(text: &[u8], before: Option<u8>, _: Option<u8>) -> Option<usize> {
+    // `std::fade`, `[x]::add`: a path and no address.
+    if word(before) || matches!(before, Some(b':' | b']' | b'>')) {
         return None;
     }
     let trimmed = text.strip_suffix(b":").filter(|rest| !rest.ends_with(b":")).unwrap_or(text);

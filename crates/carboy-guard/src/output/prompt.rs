@@ -14,6 +14,8 @@ use crate::window::Window;
 pub const RUN_WORDS: usize = 10;
 /// Octets of a longer word, or of what stands between two words, end a run.
 const WORD_BYTES_MAX: usize = 64;
+/// A public text of fewer words takes nothing out of the protection: it may stand anywhere by chance.
+const PUBLIC_WORDS_MIN: usize = 4;
 /// Words of a prompt that are protected: what a model's context holds.
 const PROMPT_WORDS_MAX: usize = 200_000;
 
@@ -21,23 +23,29 @@ const PROMPT_WORDS_MAX: usize = 200_000;
 pub(super) struct Prompt {
     /// Where each word stands.
     places: HashMap<String, Vec<u32>>,
-    /// Does the run that ends at this word stand in a text that anybody may read?
+    /// Does this word stand in a text that anybody may read? Such a word is part of no run.
     public: Vec<bool>,
 }
 
 impl Prompt {
     pub(super) fn new(text: &str, public: &[&str]) -> Prompt {
         let words: Vec<String> = words(text).take(PROMPT_WORDS_MAX).collect();
-        let public: Vec<Vec<String>> = public.iter().map(|text| self::words(text).collect()).collect();
-        let runs: HashSet<&[String]> = public.iter().flat_map(|words| words.windows(RUN_WORDS)).collect();
-        let is_public =
-            |end: usize| (end + 1).checked_sub(RUN_WORDS).is_some_and(|from| runs.contains(&words[from..=end]));
-        let public = (0..words.len()).map(is_public).collect();
+        let mut may_be_read = vec![false; words.len()];
+        for text in public.iter().map(|text| self::words(text).collect::<Vec<_>>()) {
+            let len = text.len().min(RUN_WORDS);
+            if len < PUBLIC_WORDS_MIN {
+                continue;
+            }
+            let runs: HashSet<&[String]> = text.windows(len).collect();
+            for (at, window) in words.windows(len).enumerate().filter(|(_, window)| runs.contains(window)) {
+                may_be_read[at..at + window.len()].fill(true);
+            }
+        }
         let mut places: HashMap<String, Vec<u32>> = HashMap::new();
         for (at, word) in words.into_iter().enumerate() {
             places.entry(word).or_default().push(at as u32);
         }
-        Prompt { places, public }
+        Prompt { places, public: may_be_read }
     }
 }
 
@@ -98,13 +106,7 @@ pub(super) struct PromptScan {
 
 impl PromptScan {
     pub(super) fn new() -> PromptScan {
-        PromptScan {
-            cursor: 0,
-            word: String::new(),
-            span: None,
-            recent: VecDeque::new(),
-            runs: HashMap::new(),
-        }
+        PromptScan { cursor: 0, word: String::new(), span: None, recent: VecDeque::new(), runs: HashMap::new() }
     }
 
     /// Looks at what is new; calls `leak` with each run. Gives from where on bytes must be held back.
@@ -169,9 +171,8 @@ impl PromptScan {
             let before = place.checked_sub(1).and_then(|before| self.runs.get(&before)).copied().unwrap_or(0);
             (*place, (before + 1).min(RUN_WORDS as u32))
         };
-        self.runs = places.iter().map(longer).collect();
-        let whole = |(place, len): (&u32, &u32)| *len == RUN_WORDS as u32 && !prompt.public[*place as usize];
-        if self.runs.iter().any(whole)
+        self.runs = places.iter().filter(|place| !prompt.public[**place as usize]).map(longer).collect();
+        if self.runs.values().any(|len| *len == RUN_WORDS as u32)
             && let Some((first, _)) = self.recent.front()
         {
             leak(*first, span.1);
@@ -180,7 +181,8 @@ impl PromptScan {
 
     /// The first byte of what may still be a run.
     fn hold(&self) -> u64 {
-        let longest = self.runs.values().max().map_or(0, |len| (*len as usize).min(RUN_WORDS - 1)).min(self.recent.len());
+        let longest =
+            self.runs.values().max().map_or(0, |len| (*len as usize).min(RUN_WORDS - 1)).min(self.recent.len());
         let run = match longest {
             0 => None,
             longest => self.recent.get(self.recent.len() - longest).map(|(start, _)| *start),

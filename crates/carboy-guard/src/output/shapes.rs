@@ -86,6 +86,9 @@ fn random(text: &[u8], _: Option<u8>, _: Option<u8>) -> Option<usize> {
 
 /// `password: hunter22`, but not `password: forgotten?`
 fn mixed_value(text: &[u8], _: Option<u8>, _: Option<u8>) -> Option<usize> {
-    let value = text.rsplit(|b| b.is_ascii_whitespace() || b":=\"'`".contains(b)).next()?;
+    let lower = text.to_ascii_lowercase();
+    let sign = lower.iter().position(|b| matches!(b, b':' | b'='));
+    let is = lower.windows(4).position(|window| window == b" is ").map(|at| at + 2);
+    let value = &text[sign.into_iter().chain(is).min()?..];
     (value.iter().any(u8::is_ascii_digit) && value.iter().any(u8::is_ascii_alphabetic)).then_some(text.len())
 }

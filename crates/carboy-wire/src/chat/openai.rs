@@ -88,7 +88,8 @@ fn push_message(message: &Message, messages: &mut Vec<Value>) {
                 let function = json!({"name": name, "arguments": object(input).to_string()});
                 calls.push(json!({"id": id, "type": "function", "function": function}));
             }
-            Block::ToolResult { tool_use_id, content, is_error: _ } => {
+            Block::ToolResult { tool_use_id, content, is_error } => {
+                let content = if *is_error { as_error(content) } else { content.clone() };
                 messages.push(json!({"role": "tool", "tool_call_id": tool_use_id, "content": content}));
             }
             // Signed thinking is of the other format.
@@ -104,6 +105,15 @@ fn push_message(message: &Message, messages: &mut Vec<Value>) {
             let content = if text.is_empty() { Value::Null } else { Value::String(text) };
             messages.push(json!({"role": "assistant", "content": content, "tool_calls": calls}));
         }
+    }
+}
+
+/// There is no place beside a result that says whether it is an error's: it has to say so itself.
+fn as_error(content: &str) -> String {
+    match serde_json::from_str::<Value>(content) {
+        Ok(value) if value.get("error").is_some() => content.to_owned(),
+        Ok(value) => json!({"error": value}).to_string(),
+        Err(_) => json!({"error": content}).to_string(),
     }
 }
 

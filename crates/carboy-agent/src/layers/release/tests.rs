@@ -180,3 +180,14 @@ proptest! {
         prop_assert_eq!((events, end), released(&[&reply], 8_000));
         }
 }
+
+#[test]
+fn g21_a_reply_of_almost_the_most_characters_in_small_deltas_is_released_sentence_by_sentence() {
+    let reply = "Your order BK-1001 was sent on 2025-03-03, as asked. ".repeat(150);
+    let deltas: Vec<&str> = reply.as_bytes().chunks(4).map(|delta| std::str::from_utf8(delta).unwrap()).collect();
+    let started = std::time::Instant::now();
+    let (events, end) = released(&deltas, 8_000);
+    println!("{} characters, {} sentences: {} ms", reply.len(), events.len(), started.elapsed().as_millis());
+    assert!(end.result.is_valid());
+    assert!(events.len() >= 150);
+}
