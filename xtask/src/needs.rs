@@ -34,6 +34,8 @@ const NEEDS: &[Need] = &[
     Need { check: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb"], package: "postgresql" },
     Need { check: &["zsh", "--version"], package: "zsh" },
     Need { check: &["fish", "--version"], package: "fish" },
+    Need { check: &["/usr/sbin/nginx", "-v"], package: "nginx-light" },
+    Need { check: &["chromium", "--version"], package: "chromium" },
 ];
 
 /// May things be installed?
