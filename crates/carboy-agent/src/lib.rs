@@ -12,15 +12,21 @@
 //! tools of others come as [`Tool`]s from the composer. A principal comes from the runtime, never from an argument. What a
 //! model says decides nothing: it can ask for a tool, and code decides. Layers are on by default and fail closed.
 
+pub mod engine;
 pub mod guard_state;
 pub mod handler;
+pub mod metrics;
 pub mod model;
 pub mod outcome;
 pub mod principal;
+pub mod session;
 pub mod tool;
 
+pub use engine::{Asker, Engine, EngineError, Judgement, Parts};
 pub use handler::Handler;
+pub use metrics::{Counter, Metrics};
 pub use model::{Model, ModelError};
-pub use outcome::{Card, Reply, StepPhase, TurnError, TurnEvent};
+pub use outcome::{Card, HandOff, Reply, StepPhase, TurnError, TurnEvent};
 pub use principal::{Principal, PrincipalKind};
+pub use session::{Line, SessionId, Who};
 pub use tool::{Authorization, Call, Effect, InvalidArguments, Output, Tool, ToolError, ToolSpec};
