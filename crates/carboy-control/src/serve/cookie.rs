@@ -59,7 +59,7 @@ impl Cookies {
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
         // Constant time: `verify_slice` compares without an early way out.
         self.mac(id, owner).verify_slice(&signature).ok()?;
-        SessionId::from_cookie(id).ok()
+        SessionId::from_cookie(id)
     }
 
     /// The field that sets it. Without an age it ends with the browser; the session itself ends when it is idle.
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn g45_what_was_signed_here_for_this_owner_comes_back_and_nothing_else_does() {
-        let (ours, session) = (cookies("one", Placed::Own), SessionId::mint().unwrap());
+        let (ours, session) = (cookies("one", Placed::Own), SessionId::fresh().unwrap());
         let set = ours.set(&session, "", false).unwrap();
         let back = sent_back(&set);
         let read = ours.read(&back, "", false).unwrap();
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn g45_every_changed_octet_makes_it_nobodys_and_never_a_panic() {
         let ours = cookies("one", Placed::Own);
-        let set = ours.set(&SessionId::mint().unwrap(), "", false).unwrap();
+        let set = ours.set(&SessionId::fresh().unwrap(), "", false).unwrap();
         let (name, value) = set.to_str().unwrap().split(';').next().unwrap().split_once('=').unwrap();
         for at in 0..value.len() {
             let mut changed = value.as_bytes().to_vec();
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn g90_attributes_follow_where_the_page_stands_and_how_it_is_reached() {
-        let session = SessionId::mint().unwrap();
+        let session = SessionId::fresh().unwrap();
         let attributes = |placed, https| {
             let set = cookies("one", placed).set(&session, "", https).unwrap();
             let (pair, rest) = set.to_str().unwrap().split_once("; ").unwrap();

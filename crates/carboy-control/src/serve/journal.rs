@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use carboy_core::ports::{Clock, SessionKey};
 use carboy_core::secret::SecretText;
+use carboy_store::audit::rfc3339;
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -51,7 +52,7 @@ impl Journal {
             0..=399 => "info",
         };
         let mut line = json!({
-            "timestamp": time(self.clock.now_ms()),
+            "timestamp": rfc3339(self.clock.now_ms()),
             "level": level,
             "event": "request",
             "correlation_id": entry.correlation,
@@ -77,7 +78,7 @@ impl Journal {
     pub fn turn(&self, correlation: &str, session: SessionKey, code: &str, particulars: Option<&str>) {
         let level = if code == "done" { "info" } else { "warning" };
         let mut line = json!({
-            "timestamp": time(self.clock.now_ms()),
+            "timestamp": rfc3339(self.clock.now_ms()),
             "level": level,
             "event": "turn",
             "correlation_id": correlation,
@@ -92,7 +93,7 @@ impl Journal {
 
     /// Something of the service itself.
     pub fn say(&self, event: &str, words: &str) {
-        let line = json!({"timestamp": time(self.clock.now_ms()), "level": "info", "event": event, "message": words});
+        let line = json!({"timestamp": rfc3339(self.clock.now_ms()), "level": "info", "event": event, "message": words});
         (self.lines)(&line.to_string());
     }
 
@@ -102,38 +103,5 @@ impl Journal {
         mac.update(b"carboy log");
         mac.update(octets);
         short(&mac.finalize().into_bytes())
-    }
-}
-
-/// RFC 3339 with milliseconds, in UTC.
-fn time(ms: u64) -> String {
-    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
-    let (year, month, day) = date(days);
-    let (seconds, thousandths) = (of_day / 1_000, of_day % 1_000);
-    let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{:02}.{thousandths:03}Z", seconds % 60)
-}
-
-/// The civil date of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`).
-fn date(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn moments_are_written_as_people_write_them() {
-        assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(time(951_827_696_789), "2000-02-29T12:34:56.789Z");
-        assert_eq!(time(1_798_761_599_999), "2026-12-31T23:59:59.999Z");
     }
 }

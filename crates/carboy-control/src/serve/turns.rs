@@ -12,12 +12,13 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use carboy_agent::{Card, Reply, StepPhase, TurnError, TurnEvent};
+use carboy_agent::{Card, HandOff, Reply, StepPhase, TurnError, TurnEvent};
 use carboy_core::ports::SessionKey;
 use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::listener::said;
 use super::refusal::Refusal;
 
 /// Turns at work at once, all sessions together.
@@ -47,7 +48,8 @@ pub(super) enum Event {
     Sentence(String),
     Replace(String),
     Card(Card),
-    Done(Reply),
+    /// The whole reply, and which turn of the conversation it was.
+    Done(Reply, usize),
     Failed(Refusal),
 }
 
@@ -58,7 +60,7 @@ impl Event {
             Event::Sentence(_) => "sentence",
             Event::Replace(_) => "replace",
             Event::Card(_) => "card",
-            Event::Done(_) => "done",
+            Event::Done(..) => "done",
             Event::Failed(_) => "error",
         }
     }
@@ -68,7 +70,11 @@ impl Event {
             Event::Step { tool, phase } => json!({"tool": tool, "phase": phase}),
             Event::Sentence(text) | Event::Replace(text) => json!({"text": text}),
             Event::Card(card) => json!(card),
-            Event::Done(reply) => of_reply(reply),
+            Event::Done(reply, turn) => {
+                let mut value = of_reply(reply);
+                value["turn"] = (*turn).into();
+                value
+            }
             Event::Failed(refusal) => refusal.json(),
         }
     }
@@ -81,9 +87,16 @@ pub(super) fn of_reply(reply: &Reply) -> Value {
         value["card"] = json!(card);
     }
     if let Some(reason) = reply.handed_off {
-        value["handed_off"] = reason.code().into();
+        value["handed_off"] = of_hand_off(reason).into();
     }
     value
+}
+
+fn of_hand_off(why: HandOff) -> &'static str {
+    match why {
+        HandOff::Asked => "asked",
+        HandOff::Refused(reason) => reason.code(),
+    }
 }
 
 impl From<TurnEvent> for Event {
@@ -139,12 +152,12 @@ impl Turn {
     }
 
     /// How it ended.
-    pub async fn outcome(&self) -> Result<Reply, Refusal> {
+    pub async fn outcome(&self) -> Result<(Reply, usize), Refusal> {
         let mut grown = self.grown();
         // The sender is in here, so it cannot be gone.
         let _ = grown.wait_for(|(_, ended)| *ended).await;
         match held(&self.log).last() {
-            Some(Event::Done(reply)) => Ok(reply.clone()),
+            Some(Event::Done(reply, turn)) => Ok((reply.clone(), *turn)),
             Some(Event::Failed(refusal)) => Err(refusal.clone()),
             Some(Event::Step { .. } | Event::Sentence(_) | Event::Replace(_) | Event::Card(_)) | None => {
                 Err(Refusal::internal("a turn ended without an ending"))
@@ -187,11 +200,11 @@ impl Turns {
         request: String,
         work: Work,
         run: W,
-        told: impl FnOnce(&Result<Reply, Refusal>) + Send + 'static,
+        told: impl FnOnce(&Result<(Reply, usize), Refusal>) + Send + 'static,
     ) -> Result<Arc<Turn>, Refusal>
     where
         W: FnOnce(Box<dyn Fn(TurnEvent) + Send + Sync>) -> F,
-        F: Future<Output = Result<Reply, TurnError>> + Send + 'static,
+        F: Future<Output = Result<(Reply, usize), TurnError>> + Send + 'static,
     {
         let turn = {
             let mut shelves = held(&self.shelves);
@@ -227,7 +240,7 @@ impl Turns {
         tokio::spawn(async move {
             let outcome = ending(running, &theirs).await;
             told(&outcome);
-            theirs.put(outcome.map_or_else(Event::Failed, Event::Done), true);
+            theirs.put(outcome.map_or_else(Event::Failed, |(reply, turn)| Event::Done(reply, turn)), true);
             turns.finished(session, theirs);
         });
         Ok(turn)
@@ -306,9 +319,9 @@ impl Shelves {
 
 /// Runs it in a task of its own, so that a panic in there is an error here and nobody waits for ever.
 async fn ending(
-    running: impl Future<Output = Result<Reply, TurnError>> + Send + 'static,
+    running: impl Future<Output = Result<(Reply, usize), TurnError>> + Send + 'static,
     turn: &Turn,
-) -> Result<Reply, Refusal> {
+) -> Result<(Reply, usize), Refusal> {
     let mut task = tokio::spawn(running);
     let mut stop = turn.stop.subscribe();
     tokio::select! {
@@ -316,7 +329,7 @@ async fn ending(
             Ok(outcome) => outcome.map_err(Refusal::from),
             Err(_) => Err(Refusal::internal("the turn panicked")),
         },
-        _ = stop.wait_for(|stop| *stop) => {
+        () = said(&mut stop) => {
             task.abort();
             // Ended before this is told: what it held is free again.
             let _ = task.await;
@@ -347,7 +360,7 @@ mod tests {
             SESSION,
             request.into(),
             work,
-            |_| async { told.await.map_err(|_| TurnError::Unavailable { what: "the test" }) },
+            |_| async { Ok((told.await.map_err(|_| TurnError::Unavailable { what: "the test" })?, 1)) },
             |_| {},
         );
         (turn, tell)
@@ -360,12 +373,12 @@ mod tests {
         let (second, unused) = start(&turns, "a", Work::Answer);
         assert!(unused.is_closed(), "the second was not run");
         tell.send(reply("once")).unwrap();
-        assert_eq!(first.unwrap().outcome().await.unwrap().text, "once");
-        assert_eq!(second.unwrap().outcome().await.unwrap().text, "once");
+        assert_eq!(first.unwrap().outcome().await.unwrap().0.text, "once");
+        assert_eq!(second.unwrap().outcome().await.unwrap().0.text, "once");
         turns.idle().await;
         let (again, unused) = start(&turns, "a", Work::Answer);
         assert!(unused.is_closed());
-        assert_eq!(again.unwrap().outcome().await.unwrap().text, "once", "and after it has ended too");
+        assert_eq!(again.unwrap().outcome().await.unwrap().0.text, "once", "and after it has ended too");
         turns.forget(SESSION);
         assert!(held(&turns.shelves).of.is_empty() && held(&turns.shelves).finished.is_empty());
     }
@@ -379,7 +392,7 @@ mod tests {
         assert_eq!(answer.unwrap().outcome().await.unwrap_err().code, "stopped");
         assert_eq!(turns.under_way(SESSION), ["b"]);
         tell.send(reply("done")).unwrap();
-        assert_eq!(action.unwrap().outcome().await.unwrap().text, "done");
+        assert_eq!(action.unwrap().outcome().await.unwrap().0.text, "done");
     }
 
     #[tokio::test]
@@ -407,7 +420,7 @@ mod tests {
         let turns = Arc::new(Turns::new());
         for number in 0..FINISHED_MAX + 3 {
             let key = SessionKey(std::array::from_fn(|at| (number >> (8 * (at % 4))) as u8));
-            let done = |_| async { Ok(reply("x")) };
+            let done = |_| async { Ok((reply("x"), 1)) };
             let turn = turns.start(key, "a".into(), Work::Answer, done, |_| {}).unwrap();
             turn.outcome().await.unwrap();
         }
