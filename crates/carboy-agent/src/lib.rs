@@ -12,6 +12,8 @@
 //! tools of others come as [`Tool`]s from the composer. A principal comes from the runtime, never from an argument. What a
 //! model says decides nothing: it can ask for a tool, and code decides. Layers are on by default and fail closed.
 
+pub mod application;
+pub mod builtin;
 pub mod engine;
 pub mod guard_state;
 pub mod handler;
@@ -19,14 +21,19 @@ pub mod metrics;
 pub mod model;
 pub mod outcome;
 pub mod principal;
+mod released;
+mod requires;
 pub mod session;
 pub mod tool;
 
+pub use application::Application;
 pub use engine::{Asker, Engine, EngineError, Judgement, Parts};
+pub use guard_state::{GuardState, Mint, NotProven, Proof, Proven};
 pub use handler::Handler;
 pub use metrics::{Counter, Metrics};
 pub use model::{Model, ModelError};
 pub use outcome::{Card, HandOff, Reply, StepPhase, TurnError, TurnEvent};
 pub use principal::{Principal, PrincipalKind};
+pub use requires::NotYet;
 pub use session::{Line, SessionId, Who};
 pub use tool::{Authorization, Call, Effect, InvalidArguments, Output, Tool, ToolError, ToolSpec};

@@ -126,6 +126,9 @@ pub enum OutboundError {
     /// The answer ended before its end.
     #[error("the answer broke off: {0}")]
     BrokeOff(String),
+    /// The gateway ended it on its way, for this: a cut, a spent budget, a finding.
+    #[error("the gateway ended the answer: {0}")]
+    Refused(Reason),
 }
 
 /// The one way out for programs of ours that are in no bottle: chat agents reach models and tools through it.

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::alpn::Alpn;
 use crate::gateway::Gateway;
+use crate::inside::Told;
 use crate::pipeline;
 use crate::record::Exchange;
 use crate::upstream::Pool;
@@ -36,6 +37,8 @@ pub(crate) struct Flow {
     open: Mutex<Vec<Weak<Exchange>>>,
     /// What becomes of the connection when it is HTTP no more.
     goes_on: Mutex<Option<Relay>>,
+    /// Where a request of ours hears why it was refused.
+    told: Option<Arc<Told>>,
 }
 
 /// A WebSocket, to its end.
@@ -49,22 +52,32 @@ impl Flow {
         pool: Arc<Pool>,
         flaw: Option<Denial>,
     ) -> Arc<Flow> {
-        let (active, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Arc::new(Flow {
             gateway,
             host,
             port,
             pool,
             flaw,
-            active,
-            seen,
+            active: AtomicUsize::new(0),
+            seen: AtomicUsize::new(0),
             open: Mutex::default(),
             goes_on: Mutex::default(),
+            told: None,
         })
+    }
+
+    /// One that carries a single request of a program of ours; all else about it is as for a bottle's.
+    pub(crate) fn of_ours(gateway: Arc<Gateway>, host: Host, port: u16, pool: Arc<Pool>, told: Arc<Told>) -> Arc<Flow> {
+        let mut flow = Flow::new(gateway, host, port, pool, None);
+        Arc::get_mut(&mut flow).expect("nobody else has it yet").told = Some(told);
+        flow
     }
 
     /// Remembers an exchange for as long as it is open.
     pub(crate) fn holds(&self, exchange: &Arc<Exchange>) {
+        if let Some(told) = &self.told {
+            exchange.tells(told.clone());
+        }
         let mut open = self.open.lock().expect("no panic under this lock");
         open.retain(|one| one.strong_count() > 0);
         open.push(Arc::downgrade(exchange));

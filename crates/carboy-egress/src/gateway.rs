@@ -277,13 +277,18 @@ impl Gateway {
 
     /// How long a refusal has to wait for its turn.
     pub(crate) fn refusal_wait(&self, denial: &Denial) -> Duration {
-        let even = self.pace.lock().expect("no panic under this lock").take(Instant::now());
+        let even = self.even_wait();
         if !is_final(denial.reason) {
             return even;
         }
         let turn = self.breaker.lock().expect("no panic under this lock").note(Instant::now());
         self.storms.send_if_modified(|storms| std::mem::replace(storms, turn.storms) != turn.storms);
         even.max(turn.wait)
+    }
+
+    /// The same, whatever it is refused for.
+    pub(crate) fn even_wait(&self) -> Duration {
+        self.pace.lock().expect("no panic under this lock").take(Instant::now())
     }
 
     pub(crate) fn next_request(&self) -> u64 {

@@ -5,6 +5,7 @@
 //!   DNS query ──────┼─▶ name_server ─▶ dns (routes + name pool)                │
 //!   TCP connect ────┼─▶ listener ─▶ tls ─▶ connection ─▶ pipeline ─▶ upstream ─┼─▶ origin
 //!   answer ◀────────┼───────────────────────────────── answer ◀────────────────┼── origin
+//!                   │   chat agent ─▶ inside ─▶ connection ─▶ (the same)        │
 //! ```
 //!
 //! Read `pipeline` first.
@@ -29,6 +30,7 @@ mod dns;
 mod gateway;
 mod hold;
 mod inject;
+mod inside;
 pub mod learn;
 mod limits;
 mod linger;

@@ -80,7 +80,7 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
 
 /// Writes the refusal down, durably, and renders it for the client.
 async fn refuse(exchange: &Exchange, denial: Denial, upgrade: WebSocket) -> Response<Screened> {
-    tokio::time::sleep(exchange.gateway().refusal_wait(&denial)).await;
+    tokio::time::sleep(exchange.refusal_wait(&denial)).await;
     let id = refusal_id();
     let upgrade = denial.reason == Reason::ProtocolRefused && upgrade == WebSocket::Asked;
     let denial = if upgrade { exchange.refuse_upgrade(denial, &id).await } else { exchange.refuse(denial, &id).await };

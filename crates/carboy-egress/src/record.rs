@@ -9,7 +9,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::Usage;
@@ -24,6 +24,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::gateway::{Gateway, refusal_id};
 use crate::hold::Charged;
+use crate::inside::Told;
 use crate::learn::{Asked, LearnedRequest};
 
 /// Findings that one exchange keeps; the rest only count in the statistics.
@@ -73,6 +74,8 @@ struct State {
     findings: Vec<Finding>,
     held: Option<HeldFacts>,
     charged: Option<(Usage, Charged)>,
+    /// It is a request of ours: whoever sent it hears here why it was refused or cut.
+    told: Option<Arc<Told>>,
 }
 
 /// What is held for a request, so that log and ledger can be compared.
@@ -216,6 +219,27 @@ impl Exchange {
         state.permit.as_ref().is_none_or(|permit| routes.stands(permit, &self.host, self.port))
     }
 
+    /// It is a request of ours.
+    pub(crate) fn tells(&self, told: Arc<Told>) {
+        self.state.lock().expect("no panic under this lock").told = Some(told);
+    }
+
+    /// Is it a request of ours, and not of a bottle?
+    pub(crate) fn is_ours(&self) -> bool {
+        self.state.lock().expect("no panic under this lock").told.is_some()
+    }
+
+    /// How long its refusal waits. The breaker counts what one program asks; behind requests of ours are many people.
+    pub(crate) fn refusal_wait(&self, denial: &Denial) -> Duration {
+        if self.is_ours() { self.gateway.even_wait() } else { self.gateway.refusal_wait(denial) }
+    }
+
+    fn tell(&self, reason: Reason) {
+        if let Some(told) = &self.state.lock().expect("no panic under this lock").told {
+            let _ = told.set(reason); // the first one is what ended it
+        }
+    }
+
     /// Is it over?
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
@@ -346,14 +370,17 @@ impl Exchange {
                 .with("detail", denial.detail.clone())
                 .with("refusal", id.as_str())
         };
-        match self.gateway.audit.append_durable(event).await {
+        let denial = match self.gateway.audit.append_durable(event).await {
             Ok(()) => denial,
             Err(error) => Denial::new(Reason::AuditUnavailable, error.to_string()),
-        }
+        };
+        self.tell(denial.reason);
+        denial
     }
 
     /// The end of an exchange whose head is out already: written down as [`refuse`](Self::refuse) does.
     pub(crate) fn cut_off(self: &Arc<Self>, denial: Denial) {
+        self.tell(denial.reason); // before its body breaks off
         let (exchange, id) = (self.clone(), refusal_id());
         tokio::spawn(async move { exchange.refuse(denial, &id).await });
     }

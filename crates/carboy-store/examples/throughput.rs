@@ -2,43 +2,17 @@
 //!
 //! Prints events per second for plain appends, and for durable ones by 1, 16 and 256 tasks that each wait for the disk.
 
+mod waiting;
+
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
-use carboy_core::ports::{AuditSink, Clock};
+use carboy_core::ports::AuditSink;
 use carboy_store::audit::{AuditLog, Integrity, verify};
-
-struct Wall;
-
-impl Clock for Wall {
-    fn now_ms(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
+use waiting::{Wall, block_on};
 
 fn event() -> Event {
     let subject = Subject { bottle: Some("work".into()), run: Some("k3v9".into()), ..Subject::default() };

@@ -66,7 +66,7 @@ pub enum Command {
     Wait(WaitArgs),
     /// What a run asked for and what it got
     Logs(LogsArgs),
-    /// Why something was refused, and what would allow it
+    /// What an agent is and may do; or why something was refused, and what would allow it
     Explain(ExplainArgs),
     /// Open a route, for good or for a while
     Allow(AllowArgs),
@@ -378,8 +378,12 @@ pub struct AllowArgs {
 
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// Refusal, as the agent, the summary and the log name it: x-…
-    pub id: String,
+    /// An agent or a bottle by its name; or a refusal as the agent, the summary and the log name it: x-…
+    #[arg(value_name = "AGENT|ID")]
+    pub what: String,
+    /// Write the page here, its stylesheet and its pictures beside it
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub html: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -10,12 +10,16 @@ mod secrets;
 use std::fmt::Write as _;
 
 use carboy_control::disk::DiskFiles;
+use carboy_manifest::view::EffectiveView;
 use carboy_manifest::{CheckReport, Request, check as check_files};
 
 use crate::args::CheckArgs;
 use crate::environment::Environment;
 use crate::print;
 use crate::report::{self, Exit, Failure, Palette};
+
+pub use budgets::rows as budget_rows;
+pub use page::{program, source as secret_source};
 
 /// Checks and says.
 pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure> {
@@ -54,6 +58,11 @@ pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure>
     out.push_str(&verdict(&report, palette));
     print(report::wrapped(&out, report::columns(std::io::stdout())).as_bytes())?;
     Ok(code)
+}
+
+/// What one agent or bottle would get, as `check NAME` shows it.
+pub fn agent_page(view: &EffectiveView, environment: &Environment, palette: Palette) -> String {
+    page::page(view, &secrets::of_one(view, environment), palette)
 }
 
 /// The last line.

@@ -38,7 +38,7 @@ _carboy_values() {
             "bottle "*) [[ ${COMP_CWORD} -eq 3 ]] && kind=bottles ;;
             "audit verify") files=yes ;;
             "lit "*) [[ ${COMP_CWORD} -ge 3 ]] && files=yes ;;
-            "run "*|"check "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=agents ;;
+            "run "*|"check "*|"explain "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=agents ;;
             "attach "*|"stop "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=living ;;
             "resume "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=stopped ;;
             "exec "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=living || files=yes ;;
@@ -65,12 +65,12 @@ _carboy_values() {
 /// fish completes options alone from the definition; these are its positional values, and the bottles of `-b`.
 const FISH_VALUES: &str = r#"
 set -l in_bottle "__fish_carboy_using_subcommand bottle; and __fish_seen_subcommand_from"
-complete -c carboy -n "__fish_carboy_using_subcommand run check" -f -a "(carboy names agents)"
+complete -c carboy -n "__fish_carboy_using_subcommand run check explain" -f -a "(carboy names agents)"
 complete -c carboy -n "__fish_carboy_using_subcommand attach exec stop" -f -a "(carboy names living)"
 complete -c carboy -n "__fish_carboy_using_subcommand resume" -f -a "(carboy names stopped)"
 complete -c carboy -n "__fish_carboy_using_subcommand wait logs" -f -a "(carboy names runs)"
 complete -c carboy -n "__fish_carboy_using_subcommand budget; and __fish_seen_subcommand_from show set unset top-up" -f -a "(carboy names scopes)"
-complete -c carboy -n "__fish_carboy_using_subcommand explain allow" -f
+complete -c carboy -n "__fish_carboy_using_subcommand allow" -f
 complete -c carboy -n "$in_bottle show undo quarantine du rm" -f -a "(carboy names bottles)"
 complete -c carboy -n "$in_bottle diff apply" -a "(carboy names bottles)"
 complete -c carboy -s b -l bottle -x -a "(carboy names bottles)"

@@ -22,7 +22,9 @@ use serde_json::json;
 use crate::args::{HookArgs, HookKind, LitCommand, TangleArgs, VerifyArgs};
 use crate::print;
 use crate::report::{Exit, Failure, Palette, printable};
-use tree::{Tree, read_all};
+use tree::read_all;
+
+pub use tree::Tree;
 
 /// How often `--watch` looks.
 const WATCH_MS: u64 = 300;
@@ -144,7 +146,8 @@ fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
 }
 
 /// Faults of a document, each as `FILE:LINE: …`, where an editor finds it.
-fn invalid(path: &Path, faults: &Faults) -> Failure {
+/// A document that is not in order, with every problem at its line.
+pub fn invalid(path: &Path, faults: &Faults) -> Failure {
     let shown = printable(&path.display().to_string());
     let lines: Vec<String> = faults
         .problems()

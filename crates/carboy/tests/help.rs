@@ -169,7 +169,8 @@ fn bash_completes_names_where_names_belong_and_files_where_files_do() {
         ("run --workdir cl", "clay.txt"),
         ("audit verify cl", "clay.txt"),
         ("lit verify cl", "clay.txt"),
-        ("explain cl", ""),
+        ("explain cl", "claude"),
+        ("allow cl", ""),
         ("attach cl", ""),
         ("che", "check"),
     ] {

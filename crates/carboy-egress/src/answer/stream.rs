@@ -345,7 +345,8 @@ impl Live {
         // An answer that broke off by itself is its client's to ask for again; one that is cut is not.
         let cut = denial.decided_by == Layer::Budget || denial.reason == Reason::Stopping;
         let closing = match self.metered.take() {
-            Some(metered) if cut => metered.cut(&denial),
+            // A program of ours is told the reason itself; the gateway's words are not to be taken for the model's.
+            Some(metered) if cut => metered.cut(&denial).filter(|_| !self.of.exchange.is_ours()),
             Some(metered) => {
                 metered.end(End::Broken);
                 None

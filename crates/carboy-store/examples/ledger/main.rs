@@ -11,24 +11,25 @@
 
 mod cross;
 mod socket;
+#[path = "../waiting/mod.rs"]
+mod waiting;
 
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use carboy_core::budget::{
     Admitted, Amount, Ask, BudgetSet, Caching, Cap, CapKind, Count, Counted, Ending, ReservationId, Scope, Terms,
     Usage, Window,
 };
 use carboy_core::ids::MeterName;
-use carboy_core::ports::{Clock, Ledger};
+use carboy_core::ports::Ledger;
 use carboy_store::ledger::{Engine, Owner, SqliteStore};
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use socket::Controller;
+use waiting::{Wall, block_on};
 
 /// Clients of each kind.
 const CLIENTS: u64 = 32;
@@ -40,33 +41,6 @@ const TURN: Duration = Duration::from_secs(4);
 const BUSY_MS: u64 = 10_000;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-struct Wall;
-
-impl Clock for Wall {
-    fn now_ms(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -114,7 +114,8 @@ impl Rows {
     }
 }
 
-fn program(view: &EffectiveView) -> String {
+/// Program and arguments.
+pub fn program(view: &EffectiveView) -> String {
     let provider = &view.provider.value;
     let words = std::iter::once(provider.command.as_ref().unwrap_or(&provider.name)).chain(&provider.args);
     words.map(String::as_str).collect::<Vec<_>>().join(" ")
@@ -142,7 +143,7 @@ fn presets(routes: &[RouteView]) -> Vec<String> {
 }
 
 /// Where a secret is got from.
-fn source(from: &SecretFrom) -> String {
+pub fn source(from: &SecretFrom) -> String {
     match from {
         SecretFrom::Env(name) => format!("the variable {name} of the shell that starts the run"),
         SecretFrom::File(path) => path.display().to_string(),
