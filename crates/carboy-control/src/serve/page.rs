@@ -24,6 +24,7 @@ const ASSETS: &[Asset] = &[
     Asset { name: "index.html", kind: "text/html; charset=utf-8", bytes: include_bytes!("assets/index.html") },
     Asset { name: "app.js", kind: "text/javascript; charset=utf-8", bytes: include_bytes!("assets/app.js") },
     Asset { name: "wire.js", kind: "text/javascript; charset=utf-8", bytes: include_bytes!("assets/wire.js") },
+    Asset { name: "view.js", kind: "text/javascript; charset=utf-8", bytes: include_bytes!("assets/view.js") },
     Asset { name: "theme.js", kind: "text/javascript; charset=utf-8", bytes: include_bytes!("assets/theme.js") },
     Asset { name: "style.css", kind: "text/css; charset=utf-8", bytes: include_bytes!("assets/style.css") },
     Asset { name: "icon.svg", kind: "image/svg+xml", bytes: include_bytes!("assets/icon.svg") },

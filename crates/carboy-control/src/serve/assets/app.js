@@ -1,1 +1,312 @@
+// The chat page: what people do, what they see of it, and what happens when something is not there.
+import { Dropped, Refused, get, post, remove, requestId, stream } from "./wire.js";
+import { applyTheme } from "./theme.js";
+import { View, disable, disabled } from "./view.js";
 
+// Pauses before a dropped connection is tried again, in milliseconds; then a person is asked.
+const RETRY_PAUSES_MS = [300, 1000, 2000, 4000];
+
+const $ = (id) => document.getElementById(id);
+const view = new View();
+const tabs = "BroadcastChannel" in self ? new BroadcastChannel("carboy-chat") : null;
+const state = { busy: false, known: [], limits: { message_chars_max: 4000 }, reasons: [], ahead: 0, until: 0 };
+
+const say = (text) => {
+  $("status").textContent = text;
+};
+
+const pause = (ms) => new Promise((ready) => setTimeout(ready, ms));
+
+// A line above the message field, with at most one thing to do about it.
+const notice = (text, action, act) => {
+  $("notice").hidden = !text;
+  $("notice-text").textContent = text;
+  $("notice-action").hidden = !action;
+  $("notice-action").textContent = action ?? "";
+  $("notice-action").onclick = act ?? null;
+  if (text) say(text);
+};
+
+const busy = (on) => {
+  state.busy = on;
+  $("stop").hidden = !on;
+  sendable();
+};
+
+const sendable = () => disable($("send"), state.busy || Date.now() < state.until);
+
+const persons = (lines) => lines.filter((line) => line.who === "person").length;
+
+// What the server has of this conversation; drawn anew only where it differs.
+const refresh = async () => {
+  const { lines, under_way: underWay } = await get("transcript");
+  const same =
+    lines.length === state.known.length && lines.at(-1)?.text === state.known.at(-1)?.text;
+  state.known = lines;
+  if (!same && !state.busy) draw();
+  return { lines, underWay };
+};
+
+const draw = () => view.replaceAll([...(state.greeting ? [{ who: "agent", text: state.greeting }] : []), ...state.known]);
+
+// One question, from the click to its reply, through every drop of the network, sent no more than once.
+const run = async (job) => {
+  busy(true);
+  notice("");
+  const reply = view.reply();
+  const hear = (name, data) => {
+    if (name === "sentence") reply.sentence(data.text);
+    else if (name === "replace") reply.replace(data.text);
+    else if (name === "step") reply.step(data.tool, data.phase);
+    else if (name === "card") showCard(data, job);
+    else if (name === "done") finish(reply, data, job);
+  };
+  try {
+    await persist(job, hear, reply);
+  } catch (error) {
+    fail(error, reply, job);
+  } finally {
+    reply.done();
+    busy(false);
+    tabs?.postMessage("changed");
+  }
+};
+
+const persist = async (job, hear, reply) => {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      if (attempt > 0 && !(await wanted(job, reply))) return;
+      await stream(job.path, job.body, job, hear);
+      return;
+    } catch (error) {
+      if (!(error instanceof Dropped) || attempt >= RETRY_PAUSES_MS.length) throw error;
+      say("The connection was lost. Trying again.");
+      await pause(RETRY_PAUSES_MS[attempt]);
+    }
+  }
+};
+
+// After a drop: is the question still being answered, or answered already, or unknown to a server that was restarted?
+const wanted = async (job, reply) => {
+  const { lines, under_way: underWay } = await get("transcript");
+  if (underWay.includes(job.body.request)) return true;
+  if (job.path === "chat" && persons(lines) > job.before) {
+    state.known = lines;
+    reply.drop();
+    state.busy = false;
+    draw();
+    return false;
+  }
+  throw new Unanswered();
+};
+
+class Unanswered extends Error {}
+
+const finish = (reply, data, job) => {
+  // What was shown sentence by sentence and the whole reply are the same, or the whole one is right.
+  if (reply.text() !== data.reply) reply.replace(data.reply);
+  if (data.card && !job.card) showCard(data.card, job);
+  state.known = [...state.known, ...(job.text === undefined ? [] : [{ who: "person", text: job.text }]), { who: "agent", text: data.reply }];
+  if (data.turn > 0) {
+    reply.root.append(
+      view.feedback(state.reasons, async (judgement, reason) => {
+        try {
+          await post("feedback", { turn: data.turn, judgement, reason });
+          return "Thank you.";
+        } catch {
+          return "This could not be sent.";
+        }
+      }),
+    );
+    view.add([]);
+  }
+  say("");
+};
+
+const fail = (error, reply, job) => {
+  if (reply.text() === "") reply.drop();
+  const again = () => run({ ...job, last: undefined });
+  if (error instanceof Dropped) {
+    notice("The connection was lost. Your message is kept.", "Try again", again);
+    return;
+  }
+  if (error instanceof Unanswered) {
+    notice("The server was restarted before it answered.", "Send again", again);
+    return;
+  }
+  if (!(error instanceof Refused)) throw error;
+  if (error.code === "stopped") {
+    if (reply.text() !== "") view.line("note", "Stopped.");
+    say("Stopped.");
+    restore(job);
+    return;
+  }
+  if (error.code === "session_over") {
+    notice(error.message, "Start a new conversation", forget);
+    return;
+  }
+  restore(job);
+  if (error.retryAfter > 0 && error.status === 429) {
+    countdown(error.message, error.retryAfter);
+    return;
+  }
+  notice([error.message, error.next].filter(Boolean).join(" – "));
+};
+
+// Words that were not taken stand in the field again, unless others stand there already.
+const restore = (job) => {
+  if (job.text === undefined) return;
+  job.line?.root.remove();
+  if ($("message").value === "") $("message").value = job.text;
+  count();
+};
+
+// Told once at its start and once at its end; the seconds between are for eyes.
+const countdown = (message, seconds) => {
+  state.until = Date.now() + seconds * 1000;
+  notice(`${message} You can send again in ${seconds} s.`);
+  const tick = () => {
+    const left = Math.ceil((state.until - Date.now()) / 1000);
+    if (left <= 0) {
+      notice("");
+      say("You can send again.");
+      sendable();
+      return;
+    }
+    $("notice-text").textContent = `${message} You can send again in ${left} s.`;
+    setTimeout(tick, 250);
+  };
+  tick();
+};
+
+const showCard = (card, job) => {
+  if (job.card === card.token) return;
+  job.card = card.token;
+  const remaining = card.expires_ms - (Date.now() + state.ahead);
+  const root = view.card(card, remaining, async (kind, close) => {
+    const body = { token: card.token, request: requestId() };
+    if (kind === "confirm") {
+      await run({ path: "confirm", body, before: persons(state.known) });
+      return;
+    }
+    try {
+      const { reply } = await post("decline", body);
+      view.line("agent", reply);
+    } catch (error) {
+      close(error instanceof Refused ? error.message : "The connection was lost; nothing was done.");
+    }
+  });
+  say(`Please confirm: ${card.title}`);
+  if (document.activeElement === $("message") && $("message").value === "") root.focus();
+};
+
+const send = () => {
+  const text = $("message").value.trim();
+  if (disabled($("send")) || text === "") return;
+  if ([...text].length > state.limits.message_chars_max) {
+    notice(`This is longer than ${state.limits.message_chars_max} characters.`);
+    return;
+  }
+  $("message").value = "";
+  count();
+  const line = view.line("person", text);
+  view.toEnd();
+  run({ path: "chat", text, line, body: { message: text, request: requestId() }, before: persons(state.known) });
+};
+
+const stop = async () => {
+  say("Stopping.");
+  try {
+    await post("stop", {});
+  } catch {
+    notice("It could not be stopped: the connection is lost.");
+  }
+};
+
+const forget = async () => {
+  try {
+    await remove("transcript");
+    state.known = [];
+    state.busy = false;
+    draw();
+    notice("");
+    say("The conversation is deleted.");
+    tabs?.postMessage("changed");
+  } catch (error) {
+    notice(error instanceof Refused ? error.message : "The connection was lost; nothing was deleted.", "Try again", forget);
+  }
+  $("message").focus();
+};
+
+const handOff = async () => {
+  if (disabled($("handoff"))) return;
+  disable($("handoff"), true);
+  try {
+    const { reply } = await post("handoff", {});
+    view.line("agent", reply);
+  } catch (error) {
+    notice(error instanceof Refused ? error.message : "The connection was lost.", "Try again", handOff);
+  } finally {
+    disable($("handoff"), false);
+  }
+};
+
+const count = () => {
+  const left = state.limits.message_chars_max - [...$("message").value].length;
+  $("left").textContent = left < 200 ? `${left} characters left.` : "";
+};
+
+const begin = async () => {
+  try {
+    const now = Date.now();
+    const told = await get("state");
+    state.ahead = told.now_ms - now;
+    state.limits = told.limits;
+    state.reasons = told.feedback_reasons;
+    state.greeting = told.greeting;
+    document.title = told.title;
+    $("title").textContent = told.title;
+    view.agent = told.offline ? `${told.title} (${told.offline})` : told.title;
+    $("offline").textContent = told.offline ?? "";
+    $("offline").hidden = !told.offline;
+    state.known = (await get("transcript")).lines;
+    draw();
+    notice("");
+  } catch (error) {
+    if (error instanceof Refused) notice([error.message, error.next].filter(Boolean).join(" – "), "Try again", begin);
+    else notice("The server cannot be reached.", "Try again", begin);
+  }
+  document.documentElement.dataset.ready = "yes";
+};
+
+const changed = () => {
+  // Who is offline sees it when sending.
+  if (!state.busy) refresh().catch(() => {});
+};
+
+$("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  send();
+});
+$("message").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    send();
+  }
+});
+$("message").addEventListener("input", count);
+$("stop").addEventListener("click", stop);
+$("handoff").addEventListener("click", handOff);
+$("forget").addEventListener("click", () => $("ask").showModal());
+$("ask-no").addEventListener("click", () => $("ask").close());
+$("ask-yes").addEventListener("click", () => {
+  $("ask").close();
+  forget();
+});
+tabs?.addEventListener("message", changed);
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && changed());
+addEventListener("offline", () => notice("You are offline. What you write is kept."));
+addEventListener("online", () => notice(""));
+applyTheme(location.hash);
+begin();
+$("message").focus();
