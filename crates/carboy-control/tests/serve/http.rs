@@ -102,11 +102,6 @@ impl Ask {
         self
     }
 
-    pub fn also(mut self, name: &str, value: &str) -> Ask {
-        self.fields.push((name.into(), value.into()));
-        self
-    }
-
     pub fn saying(mut self, body: &str) -> Ask {
         self.body = body.into();
         self

@@ -1,5 +1,6 @@
 //! The chat service over real sockets: a real engine, a real log, a model that is scripted. The rows are in the names.
 
+mod browser;
 mod errors;
 mod http;
 mod limits;

@@ -1,6 +1,6 @@
 //! A service on a port of its own, and what stands around it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,9 +14,10 @@ use carboy_core::chat::{
 };
 use carboy_core::host::Host;
 use carboy_core::ids::{AgentName, MeterName};
-use carboy_core::ports::{Clock, KeptSession, Later, SessionKey, SessionStore, SessionStoreError};
+use carboy_core::ports::{Clock, Later};
 use carboy_core::secret::SecretText;
 use carboy_store::audit::AuditLog;
+use carboy_store::sessions::{MemorySessions, SessionLimits};
 use carboy_wire::chat::{Block, Completion, Delta, Prompt, Role, Stopped};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -115,44 +116,6 @@ impl Model for Scripted {
     }
 }
 
-/// Sessions in memory.
-#[derive(Default)]
-pub struct Memory(Mutex<HashMap<SessionKey, KeptSession>>);
-
-impl SessionStore for Memory {
-    fn load(&self, key: SessionKey, _: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>> {
-        Box::pin(async move { Ok(self.0.lock().unwrap().get(&key).cloned()) })
-    }
-
-    fn save(
-        &self,
-        key: SessionKey,
-        version: u64,
-        bytes: Vec<u8>,
-        _: u64,
-    ) -> Later<'_, Result<(), SessionStoreError>> {
-        Box::pin(async move {
-            let mut kept = self.0.lock().unwrap();
-            if kept.get(&key).map_or(0, |kept| kept.version) != version {
-                return Err(SessionStoreError::Changed);
-            }
-            kept.insert(key, KeptSession { bytes, version: version + 1 });
-            Ok(())
-        })
-    }
-
-    fn remove(&self, key: SessionKey) -> Later<'_, Result<(), SessionStoreError>> {
-        Box::pin(async move {
-            self.0.lock().unwrap().remove(&key);
-            Ok(())
-        })
-    }
-
-    fn sweep(&self, _: u64) -> Later<'_, Result<Vec<SessionKey>, SessionStoreError>> {
-        Box::pin(async move { Ok(Vec::new()) })
-    }
-}
-
 /// A clock that goes on when it is told to.
 pub struct Hands(pub AtomicU64);
 
@@ -174,7 +137,7 @@ pub struct Made {
     pub identity_secret: Option<&'static str>,
     pub session_secret: &'static str,
     pub grace: Duration,
-    pub sessions: Arc<Memory>,
+    pub sessions: Arc<MemorySessions>,
     pub listen: String,
 }
 
@@ -191,7 +154,7 @@ impl Default for Made {
             identity_secret: None,
             session_secret: SECRET,
             grace: Duration::from_secs(10),
-            sessions: Arc::default(),
+            sessions: Arc::new(MemorySessions::new(SessionLimits::default())),
             listen: "127.0.0.1:0".into(),
         }
     }
@@ -230,6 +193,22 @@ pub fn spec() -> ChatSpec {
         webhooks: Vec::new(),
         frame_ancestors: Vec::new(),
     }
+}
+
+/// A port that was just given back may take a moment.
+async fn listener(at: &str) -> TcpListener {
+    let free = async {
+        loop {
+            match TcpListener::bind(at).await {
+                Ok(listener) => return listener,
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("{at}: {error}"),
+            }
+        }
+    };
+    tokio::time::timeout(super::http::PATIENCE, free).await.expect("the port is free")
 }
 
 /// A service that runs.
@@ -293,7 +272,7 @@ impl World {
             lines: Arc::new(move |line: &str| lines.lock().unwrap().push(line.to_owned())),
             grace: made.grace,
         };
-        let listener = TcpListener::bind(made.listen).await.unwrap();
+        let listener = listener(&made.listen).await;
         let address = listener.local_addr().unwrap();
         let (stop, stops) = watch::channel(false);
         let task = tokio::spawn(serve(served, config, listener, stops));
@@ -308,6 +287,12 @@ impl World {
     /// Lines of the service's log.
     pub fn lines(&self) -> Vec<serde_json::Value> {
         self.log.lock().unwrap().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// As when its process is killed: connections break, turns are lost.
+    pub async fn killed(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
     }
 
     /// Asks it to end.

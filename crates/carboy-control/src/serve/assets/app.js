@@ -39,15 +39,18 @@ const persons = (lines) => lines.filter((line) => line.who === "person").length;
 
 // What the server has of this conversation; drawn anew only where it differs.
 const refresh = async () => {
-  const { lines, under_way: underWay } = await get("transcript");
+  const { lines } = await get("transcript");
   const same =
     lines.length === state.known.length && lines.at(-1)?.text === state.known.at(-1)?.text;
   state.known = lines;
   if (!same && !state.busy) draw();
-  return { lines, underWay };
 };
 
-const draw = () => view.replaceAll([...(state.greeting ? [{ who: "agent", text: state.greeting }] : []), ...state.known]);
+const draw = () => {
+  view.replaceAll([...(state.greeting ? [{ who: "agent", text: state.greeting }] : []), ...state.known]);
+  // A question that waits for a click is not lost by drawing anew.
+  if (state.open) showCard(state.open, {});
+};
 
 // One question, from the click to its reply, through every drop of the network, sent no more than once.
 const run = async (job) => {
@@ -67,6 +70,9 @@ const run = async (job) => {
     fail(error, reply, job);
   } finally {
     reply.done();
+    // What the server keeps of it (steps and notes too), so that the next look finds nothing new.
+    const kept = await get("transcript").catch(() => null);
+    if (kept) state.known = kept.lines;
     busy(false);
     tabs?.postMessage("changed");
   }
@@ -75,7 +81,7 @@ const run = async (job) => {
 const persist = async (job, hear, reply) => {
   for (let attempt = 0; ; attempt += 1) {
     try {
-      if (attempt > 0 && !(await wanted(job, reply))) return;
+      if ((attempt > 0 || job.again) && !(await wanted(job, reply))) return;
       await stream(job.path, job.body, job, hear);
       return;
     } catch (error) {
@@ -93,7 +99,6 @@ const wanted = async (job, reply) => {
   if (job.path === "chat" && persons(lines) > job.before) {
     state.known = lines;
     reply.drop();
-    state.busy = false;
     draw();
     return false;
   }
@@ -124,16 +129,15 @@ const finish = (reply, data, job) => {
 };
 
 const fail = (error, reply, job) => {
+  const again = (ask) => () => run({ ...job, again: ask, last: undefined });
+  if (error instanceof Dropped || error instanceof Unanswered) {
+    reply.drop();
+    // Nothing is sent a second time before the server has said that it does not have it.
+    if (error instanceof Dropped) notice("The connection was lost. Your message is kept.", "Try again", again(true));
+    else notice("The connection was lost before an answer came.", "Send again", again(false));
+    return;
+  }
   if (reply.text() === "") reply.drop();
-  const again = () => run({ ...job, last: undefined });
-  if (error instanceof Dropped) {
-    notice("The connection was lost. Your message is kept.", "Try again", again);
-    return;
-  }
-  if (error instanceof Unanswered) {
-    notice("The server was restarted before it answered.", "Send again", again);
-    return;
-  }
   if (!(error instanceof Refused)) throw error;
   if (error.code === "stopped") {
     if (reply.text() !== "") view.line("note", "Stopped.");
@@ -182,8 +186,10 @@ const countdown = (message, seconds) => {
 const showCard = (card, job) => {
   if (job.card === card.token) return;
   job.card = card.token;
+  state.open = card;
   const remaining = card.expires_ms - (Date.now() + state.ahead);
   const root = view.card(card, remaining, async (kind, close) => {
+    state.open = null;
     const body = { token: card.token, request: requestId() };
     if (kind === "confirm") {
       await run({ path: "confirm", body, before: persons(state.known) });
@@ -227,7 +233,7 @@ const forget = async () => {
   try {
     await remove("transcript");
     state.known = [];
-    state.busy = false;
+    state.open = null;
     draw();
     notice("");
     say("The conversation is deleted.");
