@@ -6,21 +6,31 @@
 //!
 //! *Must never* take a principal, a session or a confirmation from the words of a message.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use carboy_core::audit::{Event, EventType, Outcome, Subject};
+use carboy_core::audit::{EventType, Outcome, Subject};
 use carboy_core::chat::ChatSpec;
 use carboy_core::ports::{AuditSink, Clock, SessionStore};
 use carboy_core::secret::SecretText;
-use carboy_wire::chat::{Block, Message, Prompt, Role};
+use carboy_wire::chat::ToolSchema;
 
+use crate::answers;
+use crate::audit::Record;
+use crate::calls::{Ran, Tools};
+use crate::kept::State;
+use crate::keys::Keys;
+use crate::layers::input::InvalidInput;
+use crate::locks::Locks;
 use crate::metrics::Metrics;
-use crate::model::Model;
-use crate::outcome::{HandOff, Reply, TurnError, TurnEvent};
+use crate::model::{Model, ModelError};
+use crate::outcome::{Card, Reply, TurnError, TurnEvent};
 use crate::principal::Principal;
-use crate::session::{Line, SessionId, Who};
+use crate::screens::Screens;
+use crate::session::{Line, SessionId};
 use crate::tool::Tool;
+use crate::turn;
 
 /// Fewest characters of [`Parts::secret`].
 pub const SECRET_CHARS_MIN: usize = 32;
@@ -101,92 +111,126 @@ pub enum Judgement {
     NotHelpful,
 }
 
+impl Judgement {
+    /// As the log has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Judgement::Helpful => "helpful",
+            Judgement::NotHelpful => "not_helpful",
+        }
+    }
+}
+
+/// Why a tool failed, for the operator's own log: what neither the model, nor the person, nor the audit log is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The session as the audit log calls it, and the turn: what brings the two logs together.
+    pub correlation: String,
+    /// The tool.
+    pub tool: String,
+    /// In the tool's words.
+    pub particulars: String,
+}
+
+/// Whoever keeps the operator's log.
+pub type Remarks = Arc<dyn Fn(Remark) + Send + Sync>;
+
 /// One agent at work. Shared by all who serve it.
 pub struct Engine {
-    parts: Parts,
+    pub(crate) spec: ChatSpec,
+    pub(crate) tools: Tools,
+    pub(crate) schemas: Vec<ToolSchema>,
+    pub(crate) model: Arc<dyn Model>,
+    pub(crate) sessions: Arc<dyn SessionStore>,
+    audit: Arc<dyn AuditSink>,
+    clock: Arc<dyn Clock>,
+    pub(crate) keys: Keys,
+    subject: Subject,
+    metrics: Arc<Metrics>,
+    pub(crate) locks: Arc<Locks>,
+    pub(crate) screens: Screens,
+    remarks: Option<Remarks>,
 }
 
 impl Engine {
     /// Checks what the parts say of each other.
     pub fn new(parts: Parts) -> Result<Engine, EngineError> {
-        let chars = parts.secret.expose().chars().count();
+        let Parts { spec, tools, model, sessions, audit, clock, secret, subject, metrics } = parts;
+        let chars = secret.expose().chars().count();
         if chars < SECRET_CHARS_MIN {
             return Err(EngineError::SecretTooShort { chars });
         }
-        let mut names = std::collections::BTreeSet::new();
-        for tool in &parts.tools {
-            if !names.insert(&tool.spec().schema.name) {
-                return Err(EngineError::ToolTwice(tool.spec().schema.name.clone()));
-            }
-        }
-        Ok(Engine { parts })
+        let schemas: Vec<ToolSchema> = tools.iter().map(|tool| tool.spec().schema.clone()).collect();
+        check_names(&spec, &schemas)?;
+        Ok(Engine {
+            tools: Tools::new(&spec, tools),
+            screens: Screens::new(&spec)?,
+            keys: Keys::new(&secret),
+            spec,
+            schemas,
+            model,
+            sessions,
+            audit,
+            clock,
+            subject,
+            metrics,
+            locks: Arc::default(),
+            remarks: None,
+        })
+    }
+
+    /// Tells why tools fail to whoever keeps the operator's log.
+    pub fn telling(self, remarks: Remarks) -> Engine {
+        Engine { remarks: Some(remarks), ..self }
     }
 
     /// What it was made from.
     pub fn spec(&self) -> &ChatSpec {
-        &self.parts.spec
+        &self.spec
     }
 
-    /// Answers a message.
+    /// Answers a message. `watch` hears how it comes about; dropped before it is ready, the turn was none, except for what it
+    /// did to the world.
     pub async fn turn(&self, asker: &Asker, message: &str, watch: Watch<'_>) -> Result<Reply, TurnError> {
-        let messages = [Message::user(message)];
-        let prompt = Prompt {
-            model: &self.parts.spec.model.model,
-            system: &self.parts.spec.prompt.system,
-            reminders: &[&self.parts.spec.prompt.reminder],
-            tools: &[],
-            messages: &messages,
-            output_tokens_max: self.parts.spec.model.output_tokens_max,
-        };
-        let completion = self.parts.model.complete(&prompt, &mut |_| {}).await?;
-        let texts = completion.blocks.iter().filter_map(|block| match block {
-            Block::Text { text } => Some(text.as_str()),
-            Block::ToolUse { .. } | Block::ToolResult { .. } | Block::Opaque { .. } => None,
-        });
-        let text: String = texts.collect();
-        watch(TurnEvent::Sentence(text.clone()));
-        let lines = vec![
-            Line { who: Who::Person, text: message.to_owned(), at_ms: self.parts.clock.now_ms() },
-            Line { who: Who::Agent, text: text.clone(), at_ms: self.parts.clock.now_ms() },
-        ];
-        let bytes = serde_json::to_vec(&lines).map_err(|_| TurnError::Unavailable { what: "the session store" })?;
-        self.keep(asker, bytes).await?;
-        let _ = Role::User;
-        Ok(Reply { text, card: None, withheld: Vec::new(), handed_off: None })
+        turn::turn(self, asker, message, watch).await
     }
 
     /// Runs the write that a card asked for. `token` is the card's, and nothing else runs it.
     pub async fn confirm(&self, asker: &Asker, token: &str, watch: Watch<'_>) -> Result<Reply, TurnError> {
-        let _ = (asker, token, watch);
-        Err(TurnError::Invalid { problem: "nothing waits for this confirmation".into() })
+        answers::confirm(self, asker, token, watch).await
     }
 
     /// Drops the write that a card asked for.
     pub async fn decline(&self, asker: &Asker, token: &str) -> Result<Reply, TurnError> {
-        let _ = (asker, token);
-        Err(TurnError::Invalid { problem: "nothing waits for this confirmation".into() })
+        answers::decline(self, asker, token).await
     }
 
-    /// The conversation as the person saw it.
+    /// The conversation as the person saw it, as it was last kept.
     pub async fn transcript(&self, asker: &Asker) -> Result<Vec<Line>, TurnError> {
-        let now = self.parts.clock.now_ms();
-        let kept = self.parts.sessions.load(asker.session.key(), now).await;
-        let kept = kept.map_err(|_| TurnError::Unavailable { what: "the session store" })?;
-        let lines = kept.map(|kept| serde_json::from_slice(&kept.bytes)).transpose();
-        Ok(lines.map_err(|_| TurnError::Unavailable { what: "the session" })?.unwrap_or_default())
+        Ok(self.kept(asker).await?.map(|state| state.lines).unwrap_or_default())
     }
 
-    /// Forgets the session and all that was proven in it.
+    /// The cards that can be clicked now.
+    pub async fn cards(&self, asker: &Asker) -> Result<Vec<Card>, TurnError> {
+        let (now, key) = (self.now_ms(), asker.session.key());
+        let waiting = self.kept(asker).await?.map(|state| state.waiting).unwrap_or_default();
+        let open = waiting.iter().filter(|card| card.can_be_clicked_by(&asker.principal, now));
+        Ok(open.map(|card| card.card(&self.keys, key)).collect())
+    }
+
+    /// Forgets the session and all that was proven in it. The log keeps that it was there.
     pub async fn forget(&self, asker: &Asker) -> Result<(), TurnError> {
-        let removed = self.parts.sessions.remove(asker.session.key()).await;
-        removed.map_err(|_| TurnError::Unavailable { what: "the session store" })
+        let key = asker.session.key();
+        let held = self.locks.hold(key).await;
+        let _held = held.map_err(|_| TurnError::Unavailable { what: "the conversation (it is still at work)" })?;
+        let record = self.record(asker);
+        record.durable(record.event(EventType::Session, "session_forgotten", Outcome::Done)).await?;
+        self.sessions.remove(key).await.map_err(|_| TurnError::Unavailable { what: "the session store" })
     }
 
     /// Asks for a person.
     pub async fn hand_off(&self, asker: &Asker) -> Result<Reply, TurnError> {
-        self.record(asker, "hand_off").await?;
-        let text = self.parts.spec.prompt.hand_off.clone();
-        Ok(Reply { text, card: None, withheld: Vec::new(), handed_off: Some(HandOff::Asked) })
+        answers::hand_off(self, asker).await
     }
 
     /// Takes down what a person thinks of the reply of turn `turn` (from 1). `reason` is empty or one of
@@ -198,24 +242,92 @@ impl Engine {
         judgement: Judgement,
         reason: &str,
     ) -> Result<(), TurnError> {
-        let _ = (turn, judgement);
-        if !reason.is_empty() && !FEEDBACK_REASONS.contains(&reason) {
-            return Err(TurnError::Invalid { problem: format!("a reason is one of {}", FEEDBACK_REASONS.join(", ")) });
+        answers::feedback(self, asker, turn, judgement, reason).await
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// The log as this request sees it.
+    pub(crate) fn record(&self, asker: &Asker) -> Record {
+        let key = asker.session.key();
+        let user_id = Some(self.keys.person(&asker.principal, key));
+        Record {
+            sink: self.audit.clone(),
+            metrics: self.metrics.clone(),
+            subject: Subject { user_id, ..self.subject.clone() },
+            session: self.keys.session(key),
+            turn: 0,
         }
-        self.record(asker, "feedback").await
     }
 
-    async fn record(&self, asker: &Asker, action: &'static str) -> Result<(), TurnError> {
-        let subject = Subject { user_id: Some(asker.principal.id.clone()), ..self.parts.subject.clone() };
-        let event = Event::new(EventType::Operator, subject, action, Outcome::Done);
-        let appended = self.parts.audit.append_durable(event).await;
-        appended.map_err(|_| TurnError::Unavailable { what: "the audit log" })
+    /// Tells the operator why a tool failed.
+    pub(crate) fn remark(&self, record: &Record, tool: &str, ran: &Ran) {
+        let particulars = match ran {
+            Ran::Failed { particulars, .. } => particulars.clone(),
+            Ran::TooLate(no) => no.message.clone(),
+            Ran::Done(_) | Ran::Refused(_) => return,
+        };
+        if let Some(remarks) = &self.remarks {
+            let correlation = format!("{}/{}", record.session, record.turn);
+            remarks(Remark { correlation, tool: tool.to_owned(), particulars });
+        }
     }
 
-    async fn keep(&self, asker: &Asker, bytes: Vec<u8>) -> Result<(), TurnError> {
-        let (key, now) = (asker.session.key(), self.parts.clock.now_ms());
-        let version = self.parts.sessions.load(key, now).await.ok().flatten().map_or(0, |kept| kept.version);
-        let saved = self.parts.sessions.save(key, version, bytes, now).await;
-        saved.map_err(|_| TurnError::Unavailable { what: "the session store" })
+    async fn kept(&self, asker: &Asker) -> Result<Option<State>, TurnError> {
+        let key = asker.session.key();
+        let loaded = self.sessions.load(key, self.now_ms()).await;
+        let loaded = loaded.map_err(|_| TurnError::Unavailable { what: "the session store" })?;
+        let state = loaded.map(|kept| State::from_bytes(&self.keys, key, &kept.bytes)).transpose();
+        state.map_err(|_| TurnError::SessionOver { problem: OTHERS_WORDS.into() })
+    }
+}
+
+/// What is said of a session that is not as this engine left it.
+pub(crate) const OTHERS_WORDS: &str = "this conversation cannot be read any more: start a new one";
+
+/// Every tool once, and no rule about a tool that is not there: a demand that nobody can meet, or that guards nothing, is a
+/// mistake in a file.
+fn check_names(spec: &ChatSpec, schemas: &[ToolSchema]) -> Result<(), EngineError> {
+    let mut names = BTreeSet::new();
+    for schema in schemas {
+        if !names.insert(schema.name.as_str()) {
+            return Err(EngineError::ToolTwice(schema.name.clone()));
+        }
+    }
+    let there = |rule: &'static str, tool: &str| match names.contains(tool) {
+        true => Ok(()),
+        false => Err(EngineError::NoSuchTool { rule, tool: tool.to_owned() }),
+    };
+    for (tool, rules) in &spec.rules {
+        there("rules", tool)?;
+        rules.requires.iter().try_for_each(|requirement| there("requires", &requirement.tool))?;
+    }
+    spec.authorize.iter().flat_map(|rule| &rule.tools).try_for_each(|tool| there("authorize", tool))
+}
+
+/// How the log calls what is wrong with a message.
+pub(crate) fn code_of_input(invalid: &InvalidInput) -> &'static str {
+    match invalid {
+        InvalidInput::Empty => "empty",
+        InvalidInput::TooLong { .. } => "too_long",
+    }
+}
+
+/// How the log calls what a turn failed of (G49: each is told apart).
+pub(crate) fn code_of_error(error: &TurnError) -> &'static str {
+    match error {
+        TurnError::RateLimited { .. } => "rate_limited",
+        TurnError::Invalid { .. } => "invalid",
+        TurnError::Injection { .. } => "injection",
+        TurnError::SessionOver { .. } => "session_over",
+        TurnError::Model(ModelError::RateLimited { .. }) => "model_rate_limited",
+        TurnError::Model(ModelError::Unreachable(_)) => "model_unreachable",
+        TurnError::Model(ModelError::Status { .. }) => "model_status",
+        TurnError::Model(ModelError::Malformed(_)) => "model_malformed",
+        TurnError::Model(ModelError::Refused(reason)) => reason.code(),
+        TurnError::TooLate { .. } => "too_late",
+        TurnError::Unavailable { .. } => "unavailable",
     }
 }

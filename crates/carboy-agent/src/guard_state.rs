@@ -69,11 +69,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::released::Released;
+use crate::layers::grounds::Grounds;
 use crate::requires::Success;
 
 /// Proofs of one session at once; the oldest goes first.
 pub const PROOFS_MAX: usize = 256;
+/// Octets of what all proofs of a session say; the oldest goes first.
+pub const PROOFS_BYTES_MAX: usize = 96 * 1024;
 /// Octets of what one proof says, as JSON.
 pub const CLAIMS_BYTES_MAX: usize = 4 * 1024;
 /// Characters of a key and of a policy's version.
@@ -157,20 +159,21 @@ impl<P: Proof> Mint<P> {
             return Err(NotProven::TooLarge);
         }
         self.revoke(guard, key);
-        let proofs = &mut guard.kept.proofs;
-        if proofs.len() >= PROOFS_MAX {
-            proofs.remove(0);
-        }
+        let Facts { proofs, session, .. } = &mut guard.kept;
         proofs.push(Kept {
             name: P::NAME.to_owned(),
             of: std::any::type_name::<P>().to_owned(),
-            session: guard.kept.session.clone(),
+            session: session.clone(),
             key: key.to_owned(),
             policy: policy_version.to_owned(),
             issued_ms: now_ms,
             expires_ms,
             claims,
         });
+        let mut bytes: usize = proofs.iter().map(Kept::bytes).sum();
+        while proofs.len() > PROOFS_MAX || bytes > PROOFS_BYTES_MAX {
+            bytes -= proofs.remove(0).bytes();
+        }
         Ok(())
     }
 
@@ -255,7 +258,7 @@ pub(crate) struct Facts {
     /// Calls of tools that are limited, by tool.
     pub(crate) calls: BTreeMap<String, u32>,
     /// Values that a reply may mention.
-    pub(crate) released: Released,
+    pub(crate) grounds: Grounds,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -272,6 +275,10 @@ struct Kept {
 }
 
 impl Kept {
+    fn bytes(&self) -> usize {
+        self.key.len() + self.policy.len() + self.of.len() + self.claims.to_string().len()
+    }
+
     fn is<P: Proof>(&self, session: &str) -> bool {
         self.name == P::NAME && self.of == std::any::type_name::<P>() && self.session == session
     }

@@ -219,6 +219,8 @@ pub enum Step {
     Declined,
     /// Too late.
     Expired,
+    /// Taken back by whoever asked.
+    Withdrawn,
     /// It was used.
     Spent,
 }
@@ -230,6 +232,7 @@ impl Step {
             Step::Approved => "ask_approved",
             Step::Declined => "ask_declined",
             Step::Expired => "ask_expired",
+            Step::Withdrawn => "ask_withdrawn",
             Step::Spent => "ask_spent",
         }
     }
@@ -238,7 +241,7 @@ impl Step {
         match self {
             Step::Opened | Step::Spent => Outcome::Done,
             Step::Approved => Outcome::Allowed,
-            Step::Declined | Step::Expired => Outcome::Denied,
+            Step::Declined | Step::Expired | Step::Withdrawn => Outcome::Denied,
         }
     }
 }
@@ -316,6 +319,26 @@ impl<A: Answerer> Ask<A> {
         Ok(Spent { id: self.id.clone(), answerer: PhantomData })
     }
 
+    /// The permit of an ask that was spent and whose effect nobody knows: it is tried again under the same idempotency key,
+    /// or told. Never a second yes.
+    pub fn unanswered(&self) -> Result<Spent<A>, NotNow> {
+        match self.state {
+            State::Spent => Ok(Spent { id: self.id.clone(), answerer: PhantomData }),
+            state @ (State::Pending | State::Approved | State::Declined | State::Expired) => {
+                Err(NotNow { state, wanted: "reconciled" })
+            }
+        }
+    }
+
+    /// Whoever asked takes the question back. True if it still waited or was not used.
+    pub fn withdraw(&mut self) -> bool {
+        let open = matches!(self.state, State::Pending | State::Approved);
+        if open {
+            self.state = State::Expired;
+        }
+        open
+    }
+
     /// The one shape in which every ask is written down.
     pub fn event(&self, step: Step, subject: Subject) -> Event {
         let event = Event::new(EventType::Ask, subject, step.action(), step.outcome())
@@ -326,7 +349,7 @@ impl<A: Answerer> Ask<A> {
             .with("expires_ms", self.expires_ms);
         match (&self.by, step) {
             (Some(by), Step::Approved | Step::Declined | Step::Spent) => event.with("by", by.as_str()),
-            (Some(_), Step::Opened | Step::Expired) | (None, _) => event,
+            (Some(_), Step::Opened | Step::Expired | Step::Withdrawn) | (None, _) => event,
         }
     }
 
@@ -404,16 +427,18 @@ mod tests {
         Decline,
         Spend,
         Expire,
+        Withdraw,
     }
 
     fn deeds() -> impl Strategy<Value = Vec<(Do, u64)>> {
-        let deed = prop_oneof![Just(Do::Approve), Just(Do::Decline), Just(Do::Spend), Just(Do::Expire)];
+        let deed =
+            prop_oneof![Just(Do::Approve), Just(Do::Decline), Just(Do::Spend), Just(Do::Expire), Just(Do::Withdraw)];
         proptest::collection::vec((deed, 0_u64..150), 0..20)
     }
 
     proptest! {
         // I5: whatever the order, and whatever the clock does, there is at most one use, never one without a yes, never one
-        // after a no, and never one too late.
+        // after a no, and never one too late. What is spent can be asked about again, and nothing else can.
         #[test]
         fn u4_i5_a_confirmation_is_used_at_most_once_and_only_after_a_yes(deeds in deeds()) {
             let mut card = Ask::confirmation("a-1", "5af0", 0, 100);
@@ -427,12 +452,14 @@ mod tests {
                         prop_assert!(now < 100 && before == State::Approved);
                         used += 1;
                     },
+                    Do::Withdraw => expired += u32::from(card.withdraw()),
                     Do::Expire => expired += u32::from(card.expire(now)),
                 }
                 if matches!(before, State::Declined | State::Expired | State::Spent) {
                     prop_assert_eq!(card.state, before);
                 }
             }
+            prop_assert_eq!(card.unanswered().is_ok(), used == 1);
             prop_assert!(used <= yes && yes + no <= 1 && expired <= 1 && used <= 1);
         }
     }
