@@ -35,13 +35,23 @@ const busy = (on) => {
 
 const sendable = () => disable($("send"), state.busy || Date.now() < state.until);
 
-const persons = (lines) => lines.filter((line) => line.who === "person").length;
+// What people and the agent said: steps and notes come and go beside it.
+const spoken = (lines) => lines.filter((line) => line.who === "person" || line.who === "agent").map((line) => line.who + line.text);
+
+// Do both end alike? A server keeps so many lines and no more, so the older ones may be gone there.
+const alike = (shown, kept) => {
+  const [one, other] = [spoken(shown), spoken(kept)];
+  const length = Math.min(one.length, other.length);
+  return (length > 0 || one.length === other.length) && (length === 0 || one.slice(-length).every((text, at) => text === other.slice(-length)[at]));
+};
+
+// The server's time of the last line that is known: what was said since then is later.
+const lastTime = () => Math.max(0, ...state.known.map((line) => line.at_ms ?? 0));
 
 // What the server has of this conversation; drawn anew only where it differs.
 const refresh = async () => {
   const { lines } = await get("transcript");
-  const same =
-    lines.length === state.known.length && lines.at(-1)?.text === state.known.at(-1)?.text;
+  const same = alike(state.known, lines);
   state.known = lines;
   if (!same && !state.busy) draw();
 };
@@ -70,9 +80,11 @@ const run = async (job) => {
     fail(error, reply, job);
   } finally {
     reply.done();
-    // What the server keeps of it (steps and notes too), so that the next look finds nothing new.
+    // What another tab said meanwhile is in it too.
     const kept = await get("transcript").catch(() => null);
+    const same = !kept || alike(state.known, kept.lines);
     if (kept) state.known = kept.lines;
+    if (!same && $("notice").hidden) draw();
     busy(false);
     tabs?.postMessage("changed");
   }
@@ -96,7 +108,7 @@ const persist = async (job, hear, reply) => {
 const wanted = async (job, reply) => {
   const { lines, under_way: underWay } = await get("transcript");
   if (underWay.includes(job.body.request)) return true;
-  if (job.path === "chat" && persons(lines) > job.before) {
+  if (lines.some((line) => line.who === "person" && line.text === job.text && line.at_ms > job.since)) {
     state.known = lines;
     reply.drop();
     draw();
@@ -192,7 +204,7 @@ const showCard = (card, job) => {
     state.open = null;
     const body = { token: card.token, request: requestId() };
     if (kind === "confirm") {
-      await run({ path: "confirm", body, before: persons(state.known) });
+      await run({ path: "confirm", body, since: lastTime() });
       return;
     }
     try {
@@ -217,7 +229,7 @@ const send = () => {
   count();
   const line = view.line("person", text);
   view.toEnd();
-  run({ path: "chat", text, line, body: { message: text, request: requestId() }, before: persons(state.known) });
+  run({ path: "chat", text, line, body: { message: text, request: requestId() }, since: lastTime() });
 };
 
 const stop = async () => {

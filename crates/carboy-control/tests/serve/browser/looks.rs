@@ -62,13 +62,19 @@ async fn five_hundred_messages_stay_fast() {
     let limits = ChatLimits { turns_max: 1_000, ..spec().limits };
     let world = World::made(Made { spec: ChatSpec { limits, ..spec() }, ..Made::default() }).await;
     let page = browser.page(&url(&world)).await;
-    let fill = "(async () => { for (let n = 0; n < 250; n += 1) await (await fetch('../api/chat', {method: 'POST', \
+    // As many as the server keeps, and then as many as make it 500.
+    let fill = "(async () => { for (let n = 0; n < 200; n += 1) await (await fetch('../api/chat', {method: 'POST', \
                 headers: {'content-type': 'application/json'}, body: JSON.stringify({message: `message ${n} ` + 'word '.repeat(20)})})).json(); })()";
     page.eval(fill).await;
     let began = Instant::now();
     page.go(&url(&world)).await;
-    page.until("document.querySelectorAll('#log .message').length >= 500").await;
+    page.until("document.querySelectorAll('#log .message').length >= 400").await;
     let loaded = began.elapsed();
+    for number in 0..50 {
+        send(&page, &format!("live {number}")).await;
+        replied(&page, &format!("You said: live {number}.")).await;
+    }
+    assert!(page.eval("document.querySelectorAll('#log .message').length").await.as_u64().unwrap() >= 500);
     // From the key to the painted line.
     let typed = page.eval("(async () => { const began = performance.now(); document.getElementById('message').value = 'one more'; \
         document.getElementById('send').click(); await new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r))); \
@@ -133,7 +139,7 @@ async fn a_conversation_looks_as_the_documentation_shows_it() {
     let page = browser.page(&url(&world)).await;
     page.viewport(900, 620, 1.0).await;
     send(&page, "Where is my order BK-1001?").await;
-    page.until("document.querySelectorAll('.feedback').length === 1").await;
+    page.until("document.querySelectorAll('.feedback').length === 1 && document.getElementById('stop').hidden").await;
     send(&page, "Can I still send it back?").await;
     page.until("document.querySelectorAll('.feedback').length === 2").await;
     assert!(page.text("document.getElementById('log').innerText").await.contains("Bookly (offline model)"));

@@ -90,7 +90,7 @@ async fn two_tabs_share_one_conversation_and_neither_loses_a_line() {
     two.until("document.getElementById('stop').hidden").await;
     for page in [&one, &two] {
         page.until("document.querySelectorAll('.person').length === 2").await;
-        let text = page.text("document.getElementById('log').innerText").await;
+        let text = page.text("document.getElementById('log').textContent").await;
         assert!(text.contains(WHOLE) && text.contains("You said: two."), "{text}");
     }
     assert_eq!(world.asked(), 2);

@@ -31,8 +31,12 @@ async fn everything_can_be_done_by_the_keyboard_alone() {
 
     let mut seen = Vec::new();
     page.eval("document.activeElement.blur(); window.scrollTo(0, 0)").await;
-    for _ in 0..12 {
+    for _ in 0..14 {
         page.key("Tab", 0).await;
+        // Past the last one comes the browser's own part, and then the first again.
+        if page.eval("document.activeElement === document.body").await == true {
+            continue;
+        }
         let outlined = page.eval("getComputedStyle(document.activeElement).outlineStyle !== 'none'").await;
         let at = page.text(focused).await;
         assert_eq!(outlined, true, "{at} shows that it has the focus");
