@@ -38,11 +38,11 @@ const sendable = () => disable($("send"), state.busy || Date.now() < state.until
 // What people and the agent said: steps and notes come and go beside it.
 const spoken = (lines) => lines.filter((line) => line.who === "person" || line.who === "agent").map((line) => line.who + line.text);
 
-// Do both end alike? A server keeps so many lines and no more, so the older ones may be gone there.
+// Is all that the server keeps shown, at the end? It keeps so many lines and no more: the older ones may be gone there.
 const alike = (shown, kept) => {
   const [one, other] = [spoken(shown), spoken(kept)];
-  const length = Math.min(one.length, other.length);
-  return (length > 0 || one.length === other.length) && (length === 0 || one.slice(-length).every((text, at) => text === other.slice(-length)[at]));
+  if (other.length > one.length || (other.length === 0) !== (one.length === 0)) return false;
+  return other.every((text, at) => text === one[one.length - other.length + at]);
 };
 
 // The server's time of the last line that is known: what was said since then is later.
@@ -87,6 +87,7 @@ const run = async (job) => {
     if (!same && $("notice").hidden) draw();
     busy(false);
     tabs?.postMessage("changed");
+    if (state.stale) changed();
   }
 };
 
@@ -125,7 +126,8 @@ const finish = (reply, data, job) => {
   if (data.card && !job.card) showCard(data.card, job);
   state.known = [...state.known, ...(job.text === undefined ? [] : [{ who: "person", text: job.text }]), { who: "agent", text: data.reply }];
   if (data.turn > 0) {
-    reply.root.append(
+    view.grow(
+      reply.root,
       view.feedback(state.reasons, async (judgement, reason) => {
         try {
           await post("feedback", { turn: data.turn, judgement, reason });
@@ -135,7 +137,6 @@ const finish = (reply, data, job) => {
         }
       }),
     );
-    view.add([]);
   }
   say("");
 };
@@ -298,6 +299,8 @@ const begin = async () => {
 };
 
 const changed = () => {
+  // Looked at when the answer that is under way is there.
+  state.stale = state.busy;
   // Who is offline sees it when sending.
   if (!state.busy) refresh().catch(() => {});
 };

@@ -33,10 +33,14 @@ export class View {
     this.agent = "Agent";
   }
 
-  // Adds and, where the end was in sight, keeps it there.
   add(parts) {
+    this.grow(this.log, ...parts);
+  }
+
+  // Adds to a part and, where the end was in sight, keeps it there.
+  grow(to, ...parts) {
     const near = this.scroller.scrollHeight - this.scroller.scrollTop - this.scroller.clientHeight < NEAR_PX;
-    this.log.append(...parts);
+    to.append(...parts);
     if (near) this.toEnd();
   }
 
@@ -78,10 +82,7 @@ export class View {
     const lines = new Map();
     return {
       root,
-      sentence: (text) => {
-        body.append(element("span", "", text));
-        this.add([]);
-      },
+      sentence: (text) => this.grow(body, element("span", "", text)),
       replace: (text) => body.replaceChildren(element("span", "", text)),
       text: () => body.textContent,
       step: (tool, phase) => {

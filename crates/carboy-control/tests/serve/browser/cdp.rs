@@ -197,7 +197,7 @@ impl Page<'_> {
                 return;
             }
             if tokio::time::Instant::now() > deadline {
-                let body = self.text("document.body.innerText").await;
+                let body = self.text("document.body.textContent").await;
                 panic!("never true: {condition}\n{}\n{body}\n{:?}", result["exceptionDetails"], self.browser.troubles());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
