@@ -26,6 +26,7 @@ const NEEDS: &[Need] = &[
     Need { check: &["/usr/bin/python3", "-c", "import ensurepip, venv"], package: "python3-venv" },
     Need { check: &["java", "-version"], package: "default-jdk-headless" },
     Need { check: &["go", "version"], package: "golang-go" },
+    Need { check: &["/usr/sbin/nginx", "-v"], package: "nginx-light" },
     Need { check: &["tmux", "-V"], package: "tmux" },
     Need { check: &["wget", "--version"], package: "wget" },
     Need { check: &["vim", "--version"], package: "vim" },

@@ -190,10 +190,18 @@ reasons! {
     ProtocolRefused = "protocol_refused", Protocol, 400, "the protocol or the form of the request is not supported",
         "use HTTP/1.1 or HTTP/2 requests without protocol upgrades",
         "look at the event for the form; other protocols need a route of their own kind";
+    /// A client of a proxy that did not show its password.
+    ProxyUnauthorized = "proxy_unauthorized", Protocol, 407, "the proxy's password was not shown",
+        "use the proxy address as it was given, the password in it included",
+        "`carboy proxy` prints the address with this run's password; each run has another one";
     /// A limit on connections, headers or time.
     LimitReached = "limit_reached", Protocol, 503, "a limit of the gateway was reached",
         "retry later with fewer connections at once",
         "look at the event for the limit's name";
+    /// A request with a signature of AWS.
+    SignedRequest = "signed_request", Inject, 403, "requests that are signed with a key of AWS are not passed on",
+        "work without this service; presigned downloads go through",
+        "no route opens it: a signed request can neither be given its real key nor be checked; fetch what is needed outside";
     /// A credential would leave without TLS.
     PlainTextCredential = "plain_text_credential", Inject, 403, "the route's credential is not sent over plain HTTP",
         "use https",
@@ -328,10 +336,12 @@ impl Reason {
             | Reason::BodyTooLarge
             | Reason::BodyUndecodable
             | Reason::ProtocolRefused
+            | Reason::ProxyUnauthorized
             | Reason::BudgetExhausted
             | Reason::RequestUnbounded
             | Reason::Unmeterable
             | Reason::CutOff
+            | Reason::SignedRequest
             | Reason::PlainTextCredential => Nature::Law,
             Reason::UpstreamUnreachable
             | Reason::UpstreamCertificate

@@ -41,6 +41,15 @@ pub(crate) struct Flow {
     told: Option<Arc<Told>>,
 }
 
+/// Whether a connection carries more than one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// As many as its client sends.
+    ForMore,
+    /// One: the next may be for another host.
+    ForOne,
+}
+
 /// A WebSocket, to its end.
 pub(crate) type Relay = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -127,6 +136,14 @@ impl Flow {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        self.serve_kept(stream, alpn, Kept::ForMore).await;
+    }
+
+    /// The same; HTTP/1 ends after one request if it is kept for no more.
+    pub(crate) async fn serve_kept<S>(self: Arc<Self>, stream: S, alpn: Option<Alpn>, kept: Kept)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let io = TokioIo::new(stream);
         let limits = self.gateway.limits.clone();
         let flow = self.clone();
@@ -149,6 +166,8 @@ impl Flow {
                     .initial_connection_window_size(limits.connection_window_bytes)
                     .max_concurrent_streams(limits.streams_max)
                     .max_header_list_size(limits.head_bytes_max as u32)
+                    // RFC 8441: a WebSocket that no route allows is refused in words, and not by a reset that nobody reads.
+                    .enable_connect_protocol()
                     .auto_date_header(false);
                 let connection = std::pin::pin!(builder.serve_connection(io, service));
                 self.steer(connection, |connection| connection.graceful_shutdown()).await;
@@ -157,6 +176,7 @@ impl Flow {
                 let mut builder = hyper::server::conn::http1::Builder::new();
                 builder
                     .timer(TokioTimer::new())
+                    .keep_alive(kept == Kept::ForMore)
                     .header_read_timeout(limits.idle)
                     .max_headers(limits.headers_max)
                     .max_header_size(limits.head_bytes_max)

@@ -103,7 +103,7 @@ fn takes_credential(pair: &str) -> bool {
     CREDENTIAL_PARAMETERS.contains(&name.trim_matches('_'))
 }
 
-fn percent_decoded(text: &[u8]) -> Vec<u8> {
+pub(crate) fn percent_decoded(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let [first, behind @ ..] = rest {

@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 /// How long a closing connection is read from at most.
@@ -19,8 +18,8 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// See the module.
-pub(crate) struct Lingering {
-    stream: TcpStream,
+pub(crate) struct Lingering<S> {
+    stream: S,
     closing: Option<Closing>,
 }
 
@@ -29,19 +28,19 @@ struct Closing {
     thrown_away: usize,
 }
 
-impl Lingering {
-    pub(crate) fn new(stream: TcpStream) -> Lingering {
+impl<S> Lingering<S> {
+    pub(crate) fn new(stream: S) -> Lingering<S> {
         Lingering { stream, closing: None }
     }
 }
 
-impl AsyncRead for Lingering {
+impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Lingering {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

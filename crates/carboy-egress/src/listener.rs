@@ -21,11 +21,11 @@ use crate::{name_server, tls};
 /// The port of DNS.
 const DNS_PORT: u16 = 53;
 /// First byte of a TLS handshake record (RFC 8446, 5.1).
-const TLS_HANDSHAKE: u8 = 0x16;
+pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
 /// Errors of a listening socket in a row after which it is given up.
-const ACCEPT_ERRORS_MAX: u32 = 100;
+pub(crate) const ACCEPT_ERRORS_MAX: u32 = 100;
 /// Pause after such an error (out of descriptors, mostly).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a listener tells where its connections were meant to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl Gateway {
 
     /// A connection without a byte: a scan, a protocol whose server speaks first, or a client that lost a race
     /// between addresses. The last is no refusal, as long as the host is permitted.
-    async fn silent(&self, host: &Host, port: u16, otherwise: Option<Denial>) {
+    pub(crate) async fn silent(&self, host: &Host, port: u16, otherwise: Option<Denial>) {
         let permit = self.routes_now().and_then(|routes| routes.host_permit(host, port).into_result());
         if let Some(denial) = permit.err().or(otherwise) {
             self.refuse_connection(host, port, denial).await;

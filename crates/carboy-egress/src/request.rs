@@ -14,7 +14,8 @@ use hyper::body::Incoming;
 
 use crate::connection::Flow;
 use crate::record::Exchange;
-use crate::websocket::Asked;
+use crate::signed;
+use crate::websocket::{Asked, extended_connect};
 
 /// Fields that speak to the next hop alone (RFC 9110, 7.6.1), `te` and `trailer` aside.
 const HOP_BY_HOP: &[&str] = &[
@@ -87,6 +88,7 @@ impl Intercepted {
             exchange.missed(&nearest.map(|nearest| nearest.misfits).unwrap_or_default());
         })?;
         exchange.routed(&route, head.uri.path());
+        signed::refuse(&head).map_err(|denial| denial.by(&route.route().id))?;
         if socket.is_some() && !route.route().websocket {
             return Err(other_protocol().by(&route.route().id));
         }
@@ -144,6 +146,9 @@ fn agree(text: &str, flow: &Flow) -> Result<(), Denial> {
 /// What would turn the connection into something that is no sequence of requests.
 fn refuse_other_protocols(head: &request::Parts) -> Result<(), Denial> {
     let refused = |what: &str| Err(Denial::new(Reason::ProtocolRefused, what.to_owned()));
+    if extended_connect(head).is_some() {
+        return Err(other_protocol());
+    }
     if head.method == Method::CONNECT {
         return refused("CONNECT; the gateway is no proxy to be asked for tunnels");
     }

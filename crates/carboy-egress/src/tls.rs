@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use carboy_core::host::Host;
 use carboy_core::verdict::{Denial, Reason};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 
@@ -25,7 +25,10 @@ struct Hello {
 }
 
 /// Serves one TLS connection that was opened to `host` and `port`.
-pub(crate) async fn intercept(gateway: Arc<Gateway>, stream: TcpStream, host: Host, port: u16) {
+pub(crate) async fn intercept<S>(gateway: Arc<Gateway>, stream: S, host: Host, port: u16)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let deadline = Instant::now() + gateway.limits.handshake;
     // rustls puts records together again and bounds a hello at 64 KiB (B14).
     let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Lingering::new(stream));

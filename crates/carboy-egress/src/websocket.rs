@@ -30,7 +30,7 @@ use crate::outbound::{Scan, Scanned};
 use crate::reserve::{Target, Use};
 use crate::upstream;
 
-pub(crate) use handshake::Asked;
+pub(crate) use handshake::{Asked, extended_connect};
 use relay::Relayed;
 
 /// Opens one: asks the upstream for it, and answers with what the upstream answers. Once both have switched, the
@@ -57,10 +57,17 @@ pub(crate) async fn open(
         return answer.screen().await;
     }
     exchange.answered(answer.response.status().as_u16());
+    let is_a_stream = asked.is_a_stream();
     let (response, client) = asked.accept(&offer, &answer.response, &exchange)?;
     let upstream = hyper::upgrade::on(&mut answer.response);
     let relayed = Relayed { exchange, scan, route, metered: metered.map(Arc::new) };
-    flow.go_on_with(Box::pin(relayed.run(client, upstream)));
+    let relay = Box::pin(relayed.run(client, upstream));
+    if is_a_stream {
+        // Ends with its stream, and that with the connection; and with the routes, as ever.
+        tokio::spawn(relay);
+    } else {
+        flow.go_on_with(relay);
+    }
     Ok(response)
 }
 

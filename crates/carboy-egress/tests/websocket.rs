@@ -17,9 +17,12 @@ use carboy_core::host::Host;
 use carboy_core::route::{Route, RouteSet};
 use carboy_core::upstream::{Transport, Upstream, Upstreams};
 use carboy_core::verdict::{Denial, Reason};
-use carboy_egress::GatewayLimits;
+use carboy_egress::{CertificateAuthority, GatewayLimits};
 use carboy_sim::{Config, Reply, Script, WebSockets};
 use futures_util::{SinkExt, StreamExt};
+use hyper::ext::Protocol;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 use support::ledger::{Call, Memory};
@@ -469,49 +472,103 @@ async fn a_request_that_the_provider_does_not_take_costs_nothing() {
     assert!(asked(&ledger)[0].input >= 128_000);
 }
 
+/// What a test's server was sent.
+type Kept = Arc<Mutex<Vec<Message>>>;
+
 /// A server that answers each message by `answer`, and keeps what it got.
-async fn server(answer: fn(&Message) -> Vec<Message>) -> (Bench, Arc<Mutex<Vec<Message>>>) {
+async fn server(answer: fn(&Message) -> Vec<Message>) -> (Bench, Kept) {
+    let (address, got) = listening(answer, |tcp| Box::pin(async move { Some(Box::new(tcp) as Box<dyn Stream>) })).await;
+    (reaching(Upstream { address, transport: Transport::Plain, extra_ca_pem: None }).await, got)
+}
+
+/// The same behind TLS, where it speaks HTTP/2 as well, and WebSockets by HTTP/1.1 alone.
+async fn tls_server(answer: fn(&Message) -> Vec<Message>) -> (Bench, Kept) {
+    let (ca, _) = CertificateAuthority::generate(support::now_ms()).unwrap();
+    let leaf = ca.mint(&Host::parse(HOST).unwrap(), support::now_ms()).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(leaf)));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let (address, got) = listening(answer, move |tcp| {
+        let acceptor = acceptor.clone();
+        Box::pin(async move {
+            let tls = acceptor.accept(tcp).await.ok()?;
+            if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
+                return Some(Box::new(tls) as Box<dyn Stream>);
+            }
+            let service = hyper::service::service_fn(async |_| {
+                Ok::<_, std::convert::Infallible>(http::Response::new(full("by HTTP/2")))
+            });
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(tls), service)
+                .await;
+            None
+        })
+    })
+    .await;
+    let extra_ca_pem = Some(ca.ca_pem().to_owned());
+    (reaching(Upstream { address, transport: Transport::Tls, extra_ca_pem }).await, got)
+}
+
+type Opened = std::pin::Pin<Box<dyn Future<Output = Option<Box<dyn Stream>>> + Send>>;
+
+async fn listening(
+    answer: fn(&Message) -> Vec<Message>,
+    open: impl Fn(TcpStream) -> Opened + Clone + Send + 'static,
+) -> (std::net::SocketAddr, Kept) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let got = Arc::new(Mutex::new(Vec::new()));
+    let got = Kept::default();
     let kept = got.clone();
     tokio::spawn(async move {
-        while let Ok((mut tcp, _)) = listener.accept().await {
-            let kept = kept.clone();
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (open, kept) = (open.clone(), kept.clone());
             tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.push(tcp.read_u8().await.unwrap());
-                }
-                let head = String::from_utf8(head).unwrap();
-                assert!(!head.contains(KEY) && !head.contains("extensions"), "{head}");
-                let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap();
-                let digest =
-                    Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
-                let accept = base64::engine::general_purpose::STANDARD.encode(digest);
-                let switched = format!(
-                    "HTTP/1.1 101 Switching\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: {accept}\r\n\r\n"
-                );
-                tcp.write_all(switched.as_bytes()).await.unwrap();
-                let mut socket = WebSocketStream::from_raw_socket(tcp, Role::Server, None).await;
-                while let Some(Ok(message)) = socket.next().await {
-                    kept.lock().unwrap().push(message.clone());
-                    for answer in answer(&message) {
-                        if socket.send(answer).await.is_err() {
-                            return;
-                        }
-                    }
+                if let Some(stream) = open(tcp).await {
+                    serve_socket(stream, answer, &kept).await;
                 }
             });
         }
     });
+    (address, got)
+}
+
+async fn serve_socket(mut stream: Box<dyn Stream>, answer: fn(&Message) -> Vec<Message>, kept: &Kept) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        // A connection that was made in advance and is not used.
+        let Ok(byte) = stream.read_u8().await else { return };
+        head.push(byte);
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(!head.contains(KEY) && !head.contains("extensions"), "{head}");
+    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap();
+    let digest = Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
+    let accept = base64::engine::general_purpose::STANDARD.encode(digest);
+    let switched = format!(
+        "HTTP/1.1 101 Switching\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: {accept}\r\n\r\n"
+    );
+    stream.write_all(switched.as_bytes()).await.unwrap();
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+    while let Some(Ok(message)) = socket.next().await {
+        kept.lock().unwrap().push(message.clone());
+        for answer in answer(&message) {
+            if socket.send(answer).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn reaching(upstream: Upstream) -> Bench {
     let mut upstreams = Upstreams::default();
-    let upstream = Upstream { address, transport: Transport::Plain, extra_ca_pem: None };
     upstreams.insert(Host::parse(HOST).unwrap(), None, upstream);
     let unused = handler(|_| async { http::Response::new(full("")) });
     let (origin, routes) = (Arc::new(Origin::default()), vec![sockets(route(HOST))]);
-    let bench = Bench::reaching(upstreams, Kind::Plain, routes, origin, unused, GatewayLimits::default()).await;
-    (bench, got)
+    Bench::reaching(upstreams, Kind::Plain, routes, origin, unused, GatewayLimits::default()).await
 }
 
 fn echo(message: &Message) -> Vec<Message> {
@@ -543,6 +600,86 @@ async fn messages_of_both_kinds_go_both_ways_and_a_ping_carries_nothing() {
     assert!(got.contains(&Message::Ping(Bytes::new())), "{got:?}");
     let Some(Message::Close(Some(frame))) = got.last() else { panic!("{:?}", got.last()) };
     assert_eq!((frame.code, &frame.reason[..]), (CloseCode::Library(4001), ""));
+}
+
+/// A connection by HTTP/2 that carries many streams.
+async fn h2(bench: &Bench) -> hyper::client::conn::http2::SendRequest<support::Body> {
+    let tcp = TcpStream::connect(bench.listen(HOST, 443).await).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config(&bench.ca_pem, &["h2"])));
+    let tls = connector.connect(HOST.try_into().unwrap(), tcp).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.unwrap();
+    tokio::spawn(connection);
+    // What the gateway announces has come with the answer.
+    let first = http::Request::get(format!("https://{HOST}/none")).body(full("")).unwrap();
+    let _ = within(sender.send_request(first)).await;
+    sender
+}
+
+/// RFC 8441: a stream of it asks to go on as a WebSocket.
+async fn extended(
+    sender: &mut hyper::client::conn::http2::SendRequest<support::Body>,
+    protocol: &'static str,
+) -> Result<WebSocketStream<TokioIo<Upgraded>>, http::response::Parts> {
+    let mut request = http::Request::connect(format!("https://{HOST}/chat"))
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-extensions", "permessage-deflate")
+        .body(full(""))
+        .unwrap();
+    request.extensions_mut().insert(Protocol::from_static(protocol));
+    let mut response = within(sender.send_request(request)).await.unwrap();
+    if response.status() != http::StatusCode::OK {
+        return Err(response.into_parts().0);
+    }
+    assert!(!response.headers().contains_key("sec-websocket-extensions"));
+    let stream = within(hyper::upgrade::on(&mut response)).await.unwrap();
+    Ok(WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Client, None).await)
+}
+
+#[tokio::test]
+async fn b26_a_stream_of_http_2_goes_on_as_a_websocket_and_is_policed_as_one() {
+    let (bench, got) = tls_server(echo).await;
+    let mut sender = h2(&bench).await;
+    let (mut one, mut other) =
+        (extended(&mut sender, "websocket").await.unwrap(), extended(&mut sender, "websocket").await.unwrap());
+    for message in [Message::text("hello é"), Message::binary(vec![7_u8; 1 << 20]), Message::text("")] {
+        within(one.send(message.clone())).await.unwrap();
+        assert_eq!(within(one.next()).await.unwrap().unwrap(), message);
+    }
+    // A secret ends its own stream, and no other of the connection.
+    within(one.send(Message::text(format!("x{SECRET}")))).await.unwrap();
+    let closed = loop {
+        if let Message::Close(frame) = within(one.next()).await.unwrap().unwrap() {
+            break frame.unwrap();
+        }
+    };
+    assert!(closed.reason.contains("secret_known"));
+    within(other.send(Message::text("still here"))).await.unwrap();
+    assert_eq!(within(other.next()).await.unwrap().unwrap(), Message::text("still here"));
+    assert!(!format!("{:?}", got.lock().unwrap()).contains(SECRET));
+    // Closed routes end it where it is.
+    bench.gateway.cut_off(Denial::new(Reason::CutOff, "by its operator"));
+    while let Some(Ok(_)) = within(other.next()).await {}
+    bench.log.wait(|event| detail(event, "reason").as_deref() == Some("secret_known")).await;
+}
+
+#[tokio::test]
+async fn b26_what_no_route_takes_as_a_websocket_is_refused_in_words_by_http_2_too() {
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![route(HOST)]).await;
+    let mut sender = h2(&bench).await;
+    for protocol in ["websocket", "connect-udp", "webtransport", "foo"] {
+        let head = extended(&mut sender, protocol).await.unwrap_err();
+        assert_eq!(
+            (head.status.as_u16(), &head.headers["x-carboy-reason"]),
+            (400, &"protocol_refused".parse().unwrap())
+        );
+    }
+    assert_eq!(bench.log.refusals(), ["protocol_refused"; 4]);
+    // The one that asked for the settings is all that came through.
+    assert_eq!(bench.origin.received().len(), 1);
+    let (bench, _) = tls_server(echo).await;
+    let head = extended(&mut h2(&bench).await, "connect-udp").await.unwrap_err();
+    assert_eq!(head.headers["x-carboy-reason"], "protocol_refused");
 }
 
 #[tokio::test]

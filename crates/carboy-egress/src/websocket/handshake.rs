@@ -1,4 +1,4 @@
-//! The opening handshake, on both legs (RFC 6455, section 4).
+//! The opening handshake, on both legs: by HTTP/1.1 (RFC 6455, section 4), or by HTTP/2 on the bottle's (RFC 8441).
 //!
 //! *Must never* hand the bottle's own key or extensions on, or take an answer that does not fit the key that was sent.
 
@@ -10,6 +10,7 @@ use carboy_core::verdict::{Denial, Reason};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version, request};
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use sha1::{Digest, Sha1};
 
@@ -26,9 +27,14 @@ const VERSION: &str = "13";
 
 /// A client's request to go on as a WebSocket.
 pub(crate) struct Asked {
-    /// What it expects in the answer.
-    accept: HeaderValue,
+    /// What it expects in the answer; by HTTP/2 there is no such field.
+    accept: Option<HeaderValue>,
     upgrade: OnUpgrade,
+}
+
+/// The protocol that an extended CONNECT asks for (RFC 8441, section 4).
+pub(crate) fn extended_connect(head: &request::Parts) -> Option<&str> {
+    head.extensions.get::<Protocol>().map(Protocol::as_str)
 }
 
 /// What was sent upstream, as far as the answer has to fit it.
@@ -41,38 +47,46 @@ impl Asked {
     /// Takes the handshake out of a request's head. `None` where none is asked for, or where no route to this host takes
     /// one: such an upgrade is refused like any other.
     pub(crate) fn take(head: &mut request::Parts, host: &Host, routes: &RouteSet) -> Result<Option<Asked>, Denial> {
-        let mut upgrades = head.headers.get_all(header::UPGRADE).iter();
-        let alone = upgrades.next().filter(|_| upgrades.next().is_none());
-        let asked = alone.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        if !asked || !routes.iter().any(|route| route.websocket && route.host.matches(host)) {
+        if !routes.iter().any(|route| route.websocket && route.host.matches(host)) {
             return Ok(None);
         }
-        let broken = |what: &str| Denial::new(Reason::ProtocolRefused, format!("a WebSocket's opening: {what}"));
+        if extended_connect(head).is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket")) {
+            return Asked::take_extended(head).map(Some);
+        }
+        let mut upgrades = head.headers.get_all(header::UPGRADE).iter();
+        let alone = upgrades.next().filter(|_| upgrades.next().is_none());
+        if alone.is_none_or(|value| !value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+            return Ok(None);
+        }
         if head.method != Method::GET || head.version != Version::HTTP_11 {
             return Err(broken("it is no GET of HTTP/1.1"));
         }
         if !names_upgrade(&head.headers) {
             return Err(broken("`Connection` does not name the upgrade"));
         }
-        if only(&head.headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
-            return Err(broken("its version is not 13"));
-        }
+        only_version(&head.headers)?;
         let key = only(&head.headers, &header::SEC_WEBSOCKET_KEY)
             .filter(|key| STANDARD.decode(key.as_bytes()).is_ok_and(|key| key.len() == KEY_BYTES))
             .ok_or_else(|| broken("its key is not 16 bytes in base64"))?;
-        let accept = accept_of(key.as_bytes());
+        let accept = Some(accept_of(key.as_bytes()));
         let upgrade = head.extensions.remove::<OnUpgrade>().ok_or_else(|| broken("its connection cannot switch"))?;
-        for name in [
-            header::UPGRADE,
-            header::SEC_WEBSOCKET_KEY,
-            header::SEC_WEBSOCKET_VERSION,
-            // Compressed frames are not whole messages to a scanner, and none is offered to the upstream.
-            header::SEC_WEBSOCKET_EXTENSIONS,
-            header::SEC_WEBSOCKET_ACCEPT,
-        ] {
-            head.headers.remove(name);
-        }
+        forget(&mut head.headers);
         Ok(Some(Asked { accept, upgrade }))
+    }
+
+    /// RFC 8441, section 5: what is a GET with an upgrade in HTTP/1.1, and is judged by the routes as that.
+    fn take_extended(head: &mut request::Parts) -> Result<Asked, Denial> {
+        only_version(&head.headers)?;
+        let upgrade = head.extensions.remove::<OnUpgrade>().ok_or_else(|| broken("its stream cannot switch"))?;
+        head.extensions.remove::<Protocol>();
+        head.method = Method::GET;
+        forget(&mut head.headers);
+        Ok(Asked { accept: None, upgrade })
+    }
+
+    /// Is it a stream of a connection that carries others too?
+    pub(crate) fn is_a_stream(&self) -> bool {
+        self.accept.is_none()
     }
 
     /// Puts a handshake of the gateway's own into the head that goes upstream.
@@ -117,13 +131,39 @@ impl Asked {
             headers.remove(name);
         }
         redact_fields(&mut headers, exchange);
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, self.accept);
+        headers.remove(header::SEC_WEBSOCKET_ACCEPT);
         let mut response = Response::new(Screened::Empty);
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        if let Some(accept) = self.accept {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        }
         *response.headers_mut() = headers;
         Ok((response, self.upgrade))
+    }
+}
+
+fn broken(what: &str) -> Denial {
+    Denial::new(Reason::ProtocolRefused, format!("a WebSocket's opening: {what}"))
+}
+
+fn only_version(headers: &HeaderMap) -> Result<(), Denial> {
+    let version = only(headers, &header::SEC_WEBSOCKET_VERSION);
+    if version == Some(VERSION) { Ok(()) } else { Err(broken("its version is not 13")) }
+}
+
+/// What was for this leg alone.
+fn forget(headers: &mut HeaderMap) {
+    for name in [
+        header::UPGRADE,
+        header::SEC_WEBSOCKET_KEY,
+        header::SEC_WEBSOCKET_VERSION,
+        // Compressed frames are not whole messages to a scanner, and none is offered to the upstream.
+        header::SEC_WEBSOCKET_EXTENSIONS,
+        header::SEC_WEBSOCKET_ACCEPT,
+    ] {
+        headers.remove(name);
     }
 }
 
