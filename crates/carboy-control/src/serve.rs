@@ -18,6 +18,7 @@ mod jwt;
 mod listener;
 mod origin;
 mod page;
+mod plane;
 mod proxies;
 mod refusal;
 mod routes;
@@ -42,6 +43,7 @@ pub use listener::{
     CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, FIELDS_MAX, HEAD_BYTES_MAX, HEAD_WAIT_MAX, WRITE_WAIT_MAX,
 };
 pub use page::Architecture;
+pub use plane::{MetricsPage, OFFLINE, Opening, serve_host};
 pub use proxies::{Network, NetworkError};
 pub use stream::HEARTBEAT;
 pub use turns::{TURNS_MAX, TURNS_PER_SESSION_MAX};

@@ -100,7 +100,17 @@ pub struct Date {
 }
 
 const MONTHS: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
     "december",
 ];
 
@@ -157,8 +167,15 @@ mod tests {
     #[test]
     fn g22_iso_dates_and_dates_with_a_month_are_found() {
         for text in [
-            "on 2025-03-03.", "2025-03-03T10:00:00Z", "March 3, 2025", "march 3rd 2025", "3 Mar 2025", "3rd of March, 2025",
-            "２０２５-０３-０３", "2025‑03‑03", "2025-0\u{200b}3-03",
+            "on 2025-03-03.",
+            "2025-03-03T10:00:00Z",
+            "March 3, 2025",
+            "march 3rd 2025",
+            "3 Mar 2025",
+            "3rd of March, 2025",
+            "２０２５-０３-０３",
+            "2025‑03‑03",
+            "2025-0\u{200b}3-03",
         ] {
             assert_eq!(found(text), [(2025, 3, 3)], "{text}");
         }
@@ -172,7 +189,10 @@ mod tests {
         let shape = IdShape::new(r"BK-\d{4}").unwrap();
         let ids = |text: &str| shape.ids(&crate::plain::folded(text)).map(|id| id.text).collect::<Vec<_>>();
         assert_eq!(ids("orders BK-1001, bk-1002 and XBK-10034"), ["bk-1001", "bk-1002", "xbk-10034"]);
-        assert_eq!(ids("BK-1\u{200b}001 BK-1004号 ＢＫ－１００２ ВК-1003"), ["bk-1001", "bk-1004", "bk-1002", "bk-1003"]);
+        assert_eq!(
+            ids("BK-1\u{200b}001 BK-1004号 ＢＫ－１００２ ВК-1003"),
+            ["bk-1001", "bk-1004", "bk-1002", "bk-1003"]
+        );
         assert!(ids("BK-100 and B K-1001").is_empty());
     }
 

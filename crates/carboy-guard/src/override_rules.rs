@@ -122,7 +122,10 @@ impl Rules {
     }
 
     fn phrases(&self, text: &str, found: &mut Found) {
-        self.built_in.matches(text.as_bytes()).iter().for_each(|at| found.add(PHRASES[at].category, PHRASES[at].confidence));
+        self.built_in
+            .matches(text.as_bytes())
+            .iter()
+            .for_each(|at| found.add(PHRASES[at].category, PHRASES[at].confidence));
     }
 
     /// Only what is beyond doubt counts in a text that was made by decoding: chance makes words too.
@@ -254,7 +257,8 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 
 /// Text, and not bytes that happen to be UTF-8.
 fn readable(text: &str) -> bool {
-    text.chars().all(|c| !c.is_control() || c.is_whitespace()) && text.chars().filter(|c| c.is_alphabetic()).count() >= 8
+    text.chars().all(|c| !c.is_control() || c.is_whitespace())
+        && text.chars().filter(|c| c.is_alphabetic()).count() >= 8
 }
 
 #[cfg(test)]

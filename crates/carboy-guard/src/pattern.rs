@@ -30,7 +30,9 @@ pub enum PatternError {
         allowed: &'static str,
     },
     /// A filter whose replacement it would replace again.
-    #[error("pattern `{pattern}`: its replacement `{replacement}` is filtered itself: choose one that no filter matches")]
+    #[error(
+        "pattern `{pattern}`: its replacement `{replacement}` is filtered itself: choose one that no filter matches"
+    )]
     Replaced {
         /// As it was written.
         pattern: String,

@@ -45,9 +45,7 @@ fn ascii_form(c: char) -> Option<char> {
     match code {
         0xff10..=0xff19 | 0xff21..=0xff3a | 0xff41..=0xff5a => char::from_u32(code - 0xfee0),
         // # * + - . @ _ ` |
-        0xff03 | 0xff0a | 0xff0b | 0xff0d | 0xff0e | 0xff20 | 0xff3f | 0xff40 | 0xff5c => {
-            char::from_u32(code - 0xfee0)
-        }
+        0xff03 | 0xff0a | 0xff0b | 0xff0d | 0xff0e | 0xff20 | 0xff3f | 0xff40 | 0xff5c => char::from_u32(code - 0xfee0),
         0x1d400..=0x1d6a3 => match (code - 0x1d400) % 52 {
             n @ 0..=25 => at(b'A', n),
             n => at(b'a', n - 26),
@@ -107,14 +105,16 @@ mod tests {
 
     #[test]
     fn g21_disguised_digits_and_letters_are_told_as_what_they_look_like() {
-        for text in ["ＢＫ－１００１", "bk‑1001", "ВК-1001", "𝐁𝐊-𝟏𝟎𝟎𝟏", "BK-١٠٠١", "Bk\u{ad}-1\u{301}001"] {
+        for text in ["ＢＫ－１００１", "bk‑1001", "ВК-1001", "𝐁𝐊-𝟏𝟎𝟎𝟏", "BK-١٠٠١", "Bk\u{ad}-1\u{301}001"]
+        {
             assert_eq!(folded(text), "bk-1001", "{text}");
         }
     }
 
     #[test]
     fn text_of_other_languages_is_shown_as_it_was_written() {
-        for text in ["Größe: 42 – «très bien»", "注文は，明日届きます！", "Заказ доставлен", "שלום", "👍 3 × 4"] {
+        for text in ["Größe: 42 – «très bien»", "注文は，明日届きます！", "Заказ доставлен", "שלום", "👍 3 × 4"]
+        {
             assert_eq!(visible(text), text);
         }
     }

@@ -32,7 +32,8 @@ impl Said {
             let words = "the body has to be JSON";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", words, next));
         }
-        let bytes_max = BODY_BYTES_MAX.min(FRAME_BYTES.saturating_add(CHAR_BYTES_MAX.saturating_mul(chars_max as usize)));
+        let bytes_max =
+            BODY_BYTES_MAX.min(FRAME_BYTES.saturating_add(CHAR_BYTES_MAX.saturating_mul(chars_max as usize)));
         let bytes = bytes(body, bytes_max).await?;
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(fields)) => Ok(Said(fields)),

@@ -83,8 +83,8 @@ impl Cookies {
     }
 
     fn mac(&self, id: &str, owner: &str) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.secret.expose().as_bytes())
-            .expect("HMAC takes a key of any length");
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(self.secret.expose().as_bytes()).expect("HMAC takes a key of any length");
         for part in [PURPOSE, self.agent.as_str().as_bytes(), owner.as_bytes(), id.as_bytes()] {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
@@ -97,7 +97,9 @@ impl Cookies {
 pub(super) fn values<'h>(headers: &'h HeaderMap, name: &'h str) -> impl Iterator<Item = &'h str> {
     let fields = headers.get_all(http::header::COOKIE).iter().filter_map(|field| field.to_str().ok());
     let pairs = fields.flat_map(|field| field.split(';')).take(COOKIES_MAX);
-    pairs.filter_map(move |pair| pair.trim().split_once('=').filter(|(found, _)| *found == name)).map(|(_, value)| value)
+    pairs
+        .filter_map(move |pair| pair.trim().split_once('=').filter(|(found, _)| *found == name))
+        .map(|(_, value)| value)
 }
 
 #[cfg(test)]
@@ -135,8 +137,7 @@ mod tests {
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).unwrap();
             // The last character of unpadded base64 has bits that mean nothing; they are refused too, or mean the same.
-            let headers =
-                HeaderMap::from_iter([(http::header::COOKIE, format!("{name}={changed}").parse().unwrap())]);
+            let headers = HeaderMap::from_iter([(http::header::COOKIE, format!("{name}={changed}").parse().unwrap())]);
             assert!(ours.read(&headers, "", false).is_none(), "octet {at}");
         }
         for rubbish in ["", ".", "..", "a.b", "=", &"x".repeat(4_000)] {

@@ -40,7 +40,8 @@ pub(super) async fn routed(app: &Arc<App>, router: Router, mut request: Request<
     let entered = enter(app, &mut request, &way, route, &correlation);
     let (mut answer, session) = match entered {
         Ok(entered) => {
-            let mut answer = TowerToHyperService::new(router).call(request).await.unwrap_or_else(|never| match never {});
+            let mut answer =
+                TowerToHyperService::new(router).call(request).await.unwrap_or_else(|never| match never {});
             let session = entered.map(|(key, cookie)| {
                 if let Some(cookie) = cookie {
                     answer.headers_mut().append(header::SET_COOKIE, cookie);

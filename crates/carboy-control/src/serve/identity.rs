@@ -59,7 +59,9 @@ pub enum IdentityError {
     #[error(transparent)]
     Keys(#[from] KeySetError),
     /// Its secret was not handed over.
-    #[error("the agent's people are known by a signed header, and its secret is not there; set the secret that `identity:` names")]
+    #[error(
+        "the agent's people are known by a signed header, and its secret is not there; set the secret that `identity:` names"
+    )]
     NoSecret,
 }
 
@@ -100,7 +102,10 @@ impl Identities {
                 let claims = keys.verify(token, issuer, audience, now_s)?;
                 let user = claims[user.as_str()].as_str().filter(|user| is_user(user));
                 let user = user.ok_or(IdentityRefused::Nobody)?.to_owned();
-                Ok(Some(Vouched { user, roles: roles.as_ref().map_or_else(BTreeSet::new, |name| listed(&claims[name.as_str()])) }))
+                Ok(Some(Vouched {
+                    user,
+                    roles: roles.as_ref().map_or_else(BTreeSet::new, |name| listed(&claims[name.as_str()])),
+                }))
             }
             Identities::Signed { header, secret, max_age_s } => {
                 let mut fields = headers.get_all(header.as_str()).iter();
@@ -147,7 +152,10 @@ fn token<'h>(headers: &'h HeaderMap, name: Option<&'h str>) -> Option<&'h str> {
 const ANONYMOUS: &str = "anonymous-";
 
 fn is_user(user: &str) -> bool {
-    !user.is_empty() && !user.starts_with(ANONYMOUS) && user.chars().count() <= USER_CHARS_MAX && !user.chars().any(char::is_control)
+    !user.is_empty()
+        && !user.starts_with(ANONYMOUS)
+        && user.chars().count() <= USER_CHARS_MAX
+        && !user.chars().any(char::is_control)
 }
 
 /// A list of texts, or one text with blanks between (as `scope` has it).
@@ -164,8 +172,7 @@ fn listed(claim: &Value) -> BTreeSet<String> {
 fn signed(field: &str, secret: &SecretText, max_age_s: u32, now_s: u64) -> Result<Vouched, IdentityRefused> {
     let (said, signature) = field.rsplit_once(';').ok_or(IdentityRefused::Malformed)?;
     let signature = from_hex(signature).ok_or(IdentityRefused::Malformed)?;
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes()).expect("HMAC takes a key of any length");
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes()).expect("HMAC takes a key of any length");
     mac.update(said.as_bytes());
     mac.verify_slice(&signature).map_err(|_| IdentityRefused::Signature)?;
     let mut parts = said.rsplitn(3, ';');

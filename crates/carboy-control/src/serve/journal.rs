@@ -93,7 +93,8 @@ impl Journal {
 
     /// Something of the service itself.
     pub fn say(&self, event: &str, words: &str) {
-        let line = json!({"timestamp": rfc3339(self.clock.now_ms()), "level": "info", "event": event, "message": words});
+        let line =
+            json!({"timestamp": rfc3339(self.clock.now_ms()), "level": "info", "event": event, "message": words});
         (self.lines)(&line.to_string());
     }
 

@@ -131,13 +131,7 @@ impl KeySet {
         Ok(claims)
     }
 
-    fn signed(
-        &self,
-        header: &Value,
-        algorithm: Algorithm,
-        message: &[u8],
-        signature: &[u8],
-    ) -> Result<(), TokenError> {
+    fn signed(&self, header: &Value, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> Result<(), TokenError> {
         let wanted = header["kid"].as_str();
         let fits = |key: &&Key| {
             key.algorithm == algorithm && (wanted.is_none() || key.id.is_none() || key.id.as_deref() == wanted)
@@ -163,7 +157,9 @@ impl Key {
             (Algorithm::EdDsa, Material::Point(point)) => {
                 UnparsedPublicKey::new(&ED25519, point).verify(message, signature).is_ok()
             }
-            (Algorithm::Rs256, Material::Point(_)) | (Algorithm::Es256 | Algorithm::EdDsa, Material::Rsa { .. }) => false,
+            (Algorithm::Rs256, Material::Point(_)) | (Algorithm::Es256 | Algorithm::EdDsa, Material::Rsa { .. }) => {
+                false
+            }
         }
     }
 }
@@ -277,7 +273,9 @@ mod tests {
     #[test]
     fn g89_tokens_of_the_shops_keys_hold_with_and_without_a_key_id() {
         let shop = Shop::new();
-        for header in [json!({"alg": "EdDSA", "kid": "ed"}), json!({"alg": "ES256", "kid": "ec"}), json!({"alg": "ES256"})] {
+        for header in
+            [json!({"alg": "EdDSA", "kid": "ed"}), json!({"alg": "ES256", "kid": "ec"}), json!({"alg": "ES256"})]
+        {
             assert_eq!(verify(&shop, &shop.token(&header, &claims())).unwrap()["sub"], "sarah", "{header}");
         }
     }
@@ -299,10 +297,18 @@ mod tests {
         let shop = Shop::new();
         let unsigned = format!("{}.{}.", text(&json!({"alg": "none"})), text(&claims()));
         assert_eq!(verify(&shop, &unsigned), Err(TokenError::Algorithm));
-        for header in [json!({"alg": "HS256", "kid": "shared"}), json!({"alg": "HS256", "kid": "ed"}), json!({"alg": "hs256"}), json!({})] {
+        for header in [
+            json!({"alg": "HS256", "kid": "shared"}),
+            json!({"alg": "HS256", "kid": "ed"}),
+            json!({"alg": "hs256"}),
+            json!({}),
+        ] {
             assert_eq!(verify(&shop, &shop.token(&header, &claims())), Err(TokenError::Algorithm), "{header}");
         }
-        assert_eq!(verify(&shop, &shop.token(&json!({"alg": "EdDSA", "kid": "ec"}), &claims())), Err(TokenError::UnknownKey));
+        assert_eq!(
+            verify(&shop, &shop.token(&json!({"alg": "EdDSA", "kid": "ec"}), &claims())),
+            Err(TokenError::UnknownKey)
+        );
         assert_eq!(verify(&shop, &shop.token(&json!({"alg": "RS256"}), &claims())), Err(TokenError::UnknownKey));
         let critical = shop.token(&json!({"alg": "EdDSA", "crit": ["b64"], "b64": false}), &claims());
         assert_eq!(verify(&shop, &critical), Err(TokenError::Critical));

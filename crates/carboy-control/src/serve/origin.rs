@@ -46,12 +46,18 @@ pub(super) fn own_name(listening: SocketAddr, has_proxies: bool, way: &Way) -> R
         Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
         None => authority.split(':').next().unwrap_or_default(),
     };
-    let own = name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let own =
+        name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     if own {
         return Ok(());
     }
     let next = "open it as http://localhost; behind a proxy, list that with `--trusted-proxy`";
-    Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, "foreign_name", "this service is for its own machine alone", next))
+    Err(Refusal::new(
+        StatusCode::MISDIRECTED_REQUEST,
+        "foreign_name",
+        "this service is for its own machine alone",
+        next,
+    ))
 }
 
 #[cfg(test)]

@@ -107,11 +107,7 @@ fn elements<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = &'h 
 }
 
 /// The nearest address that is not a listed proxy's; what stands left of it, it may have written itself.
-fn farthest(
-    chain: impl Iterator<Item = Option<IpAddr>>,
-    peer: IpAddr,
-    listed: impl Fn(IpAddr) -> bool,
-) -> IpAddr {
+fn farthest(chain: impl Iterator<Item = Option<IpAddr>>, peer: IpAddr, listed: impl Fn(IpAddr) -> bool) -> IpAddr {
     let mut nearest = plain(peer);
     for hop in chain {
         // `unknown`, `_hidden`, rubbish: the hop before it is the last that is known.
@@ -155,21 +151,39 @@ mod tests {
         way(SocketAddr::new(peer.parse().unwrap(), 4711), &headers, &trusted).address.to_string()
     }
 
+    /// Peer, fields, listed networks, and who asked.
+    type Row<'t> = (&'t str, &'t [(&'static str, &'t str)], &'t [&'t str], &'t str);
+
     #[test]
     fn g52_the_nearest_hop_that_is_no_listed_proxy_is_who_asked() {
-        let table: &[(&str, &[(&str, &str)], &[&str], &str)] = &[
+        let table: &[Row<'_>] = &[
             // Nobody is trusted: the field is the client's own invention.
             ("203.0.113.9", &[("x-forwarded-for", "1.2.3.4")], &[], "203.0.113.9"),
             ("127.0.0.1", &[("x-forwarded-for", "203.0.113.9")], &["127.0.0.1"], "203.0.113.9"),
             // What the client wrote itself stands left of what the proxy added.
             ("127.0.0.1", &[("x-forwarded-for", "1.2.3.4, 203.0.113.9")], &["127.0.0.0/8"], "203.0.113.9"),
-            ("127.0.0.1", &[("x-forwarded-for", "1.2.3.4, 203.0.113.9, 10.0.0.7")], &["127.0.0.1", "10.0.0.0/8"], "203.0.113.9"),
-            ("127.0.0.1", &[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "203.0.113.9")], &["127.0.0.1"], "203.0.113.9"),
+            (
+                "127.0.0.1",
+                &[("x-forwarded-for", "1.2.3.4, 203.0.113.9, 10.0.0.7")],
+                &["127.0.0.1", "10.0.0.0/8"],
+                "203.0.113.9",
+            ),
+            (
+                "127.0.0.1",
+                &[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "203.0.113.9")],
+                &["127.0.0.1"],
+                "203.0.113.9",
+            ),
             ("127.0.0.1", &[("x-forwarded-for", "garbage")], &["127.0.0.1"], "127.0.0.1"),
             ("127.0.0.1", &[("x-forwarded-for", "203.0.113.9, unknown")], &["127.0.0.1"], "127.0.0.1"),
             ("127.0.0.1", &[], &["127.0.0.1"], "127.0.0.1"),
             ("::ffff:127.0.0.1", &[("x-forwarded-for", "[2001:db8::1]:99")], &["127.0.0.1"], "2001:db8::1"),
-            ("127.0.0.1", &[("forwarded", "for=1.2.3.4, for=\"203.0.113.9:80\";proto=https")], &["127.0.0.1"], "203.0.113.9"),
+            (
+                "127.0.0.1",
+                &[("forwarded", "for=1.2.3.4, for=\"203.0.113.9:80\";proto=https")],
+                &["127.0.0.1"],
+                "203.0.113.9",
+            ),
             ("127.0.0.1", &[("forwarded", "for=_hidden")], &["127.0.0.1"], "127.0.0.1"),
         ];
         for (peer, fields, trusted, wanted) in table {
@@ -192,9 +206,8 @@ mod tests {
 
     #[test]
     fn networks_are_read_or_refused() {
-        let inside = |network: &str, address: &str| {
-            network.parse::<Network>().unwrap().contains(address.parse().unwrap())
-        };
+        let inside =
+            |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
         assert!(inside("10.0.0.0/8", "10.255.0.1") && !inside("10.0.0.0/8", "11.0.0.1"));
         assert!(inside("0.0.0.0/0", "203.0.113.9") && inside("::/0", "2001:db8::1"));
         assert!(inside("2001:db8::/32", "2001:db8:1::1") && !inside("::/0", "1.2.3.4"));

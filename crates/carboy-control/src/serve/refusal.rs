@@ -109,9 +109,12 @@ impl From<TurnError> for Refusal {
                 "wait until the time that `retry_after_s` gives",
             )
             .after(*retry_after_s),
-            TurnError::Invalid { .. } => {
-                say(StatusCode::BAD_REQUEST, "invalid_message", error.to_string(), "change the message and send it again")
-            }
+            TurnError::Invalid { .. } => say(
+                StatusCode::BAD_REQUEST,
+                "invalid_message",
+                error.to_string(),
+                "change the message and send it again",
+            ),
             TurnError::Injection { .. } => say(
                 StatusCode::BAD_REQUEST,
                 "injection_detected",

@@ -44,7 +44,10 @@ pub(super) enum Work {
 /// What a stream shows.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    Step { tool: String, phase: StepPhase },
+    Step {
+        tool: String,
+        phase: StepPhase,
+    },
     Sentence(String),
     Replace(String),
     Card(Card),

@@ -34,10 +34,15 @@ async fn g49_each_failure_has_its_status_and_a_line_of_its_own_in_the_log() {
     ];
     for (message, status, code, retry) in table {
         let answer = chat(message).send(to).await;
-        assert_eq!((answer.status, answer.code().as_str(), answer.field("retry-after")), (status, code, retry), "{message}");
+        assert_eq!(
+            (answer.status, answer.code().as_str(), answer.field("retry-after")),
+            (status, code, retry),
+            "{message}"
+        );
         let id = answer.field("x-request-id").unwrap().to_owned();
         let lines = world.lines();
-        let line = lines.iter().find(|line| line["event"] == "request" && line["correlation_id"] == id.as_str()).unwrap();
+        let line =
+            lines.iter().find(|line| line["event"] == "request" && line["correlation_id"] == id.as_str()).unwrap();
         assert_eq!((line["status"].as_u64(), line["code"].as_str()), (Some(status.into()), Some(code)));
         assert!(!answer.body.contains("model.example") && !answer.body.contains("529"), "{}", answer.body);
     }

@@ -47,8 +47,7 @@ impl Answer {
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let fields = lines.map(|line| line.split_once(':').unwrap());
-        let fields: Vec<_> =
-            fields.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
+        let fields: Vec<_> = fields.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
         let rest = &octets[end + 4..];
         let chunked = fields.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
         let body = if chunked { unchunked(rest) } else { rest.to_vec() };
@@ -83,7 +82,12 @@ pub fn get(path: &str) -> Ask {
 }
 
 pub fn ask(method: &str, path: &str) -> Ask {
-    Ask { method: method.into(), path: path.into(), fields: vec![("host".into(), "localhost".into())], body: String::new() }
+    Ask {
+        method: method.into(),
+        path: path.into(),
+        fields: vec![("host".into(), "localhost".into())],
+        body: String::new(),
+    }
 }
 
 pub fn post(path: &str, body: &Value) -> Ask {
@@ -170,7 +174,8 @@ impl Events {
             let text = String::from_utf8_lossy(&self.read[self.at..]).replace("\r\n", "\n");
             if let Some(end) = text.find("\n\n") {
                 let raw = String::from_utf8_lossy(&self.read[self.at..]).into_owned();
-                let raw_end = raw.find("\r\n\r\n").map(|at| at + 4).into_iter().chain(raw.find("\n\n").map(|at| at + 2));
+                let raw_end =
+                    raw.find("\r\n\r\n").map(|at| at + 4).into_iter().chain(raw.find("\n\n").map(|at| at + 2));
                 self.at += raw_end.min().unwrap();
                 return Some(text[..end].to_owned());
             }

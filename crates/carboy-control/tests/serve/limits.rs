@@ -68,7 +68,9 @@ async fn one_address_has_so_many_connections_and_the_next_is_told() {
     assert!(refused.field("content-security-policy").is_some() && refused.field("retry-after").is_some());
     drop(held);
     let free = async {
-        while raw(world.address, b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.status != 200 {
+        while raw(world.address, b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.status
+            != 200
+        {
             tokio::task::yield_now().await;
         }
     };

@@ -7,7 +7,10 @@ mod limits;
 mod needs;
 mod page;
 mod people;
+mod plane;
 mod proxy;
+#[path = "../support/shop.rs"]
+mod shop;
 mod streams;
 mod surface;
 mod world;

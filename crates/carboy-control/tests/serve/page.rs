@@ -18,8 +18,18 @@ async fn g50_no_word_becomes_markup_and_no_text_becomes_code() {
     let world = World::plain().await;
     for (name, text) in assets(&world).await {
         for door in [
-            "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "createContextualFragment", "setHTML",
-            "srcdoc", "eval(", "new Function", "javascript:", "import(",
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "DOMParser",
+            "createContextualFragment",
+            "setHTML",
+            "srcdoc",
+            "eval(",
+            "new Function",
+            "javascript:",
+            "import(",
         ] {
             assert!(!text.contains(door), "{name} has {door}");
         }
@@ -31,7 +41,10 @@ async fn the_page_has_nothing_inline_and_asks_nobody_else() {
     let world = World::plain().await;
     for (name, text) in assets(&world).await {
         let own = text.replace("http://www.w3.org/2000/svg", "");
-        assert!(!own.contains("http://") && !own.contains("https://") && !own.contains("\"//"), "{name} names another host");
+        assert!(
+            !own.contains("http://") && !own.contains("https://") && !own.contains("\"//"),
+            "{name} names another host"
+        );
         if name == "index.html" {
             for inline in ["<style", " style=", " onclick", " onload", "<script>"] {
                 assert!(!text.contains(inline), "{inline}");

@@ -39,11 +39,8 @@ impl Shop {
     fn token(&self, header: &Value, user: &str) -> String {
         let claims =
             json!({"iss": "https://shop.example", "aud": "chat", "sub": user, "roles": ["admin"], "exp": NOW_S + 60});
-        let signed = format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(header.to_string()),
-            URL_SAFE_NO_PAD.encode(claims.to_string())
-        );
+        let signed =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.0.sign(signed.as_bytes())))
     }
 }
@@ -91,8 +88,11 @@ async fn g89_whoever_signs_in_or_out_gets_a_session_of_their_own() {
 
 #[tokio::test]
 async fn g89_a_signed_field_signs_in_and_an_unsigned_one_does_not() {
-    let identity =
-        Identity::SignedHeader { header: "X-Shop-User".into(), secret: SecretName::parse("SHOP").unwrap(), max_age_s: 60 };
+    let identity = Identity::SignedHeader {
+        header: "X-Shop-User".into(),
+        secret: SecretName::parse("SHOP").unwrap(),
+        max_age_s: 60,
+    };
     let made = Made { spec: ChatSpec { identity, ..spec() }, identity_secret: Some("shared key"), ..Made::default() };
     let world = World::made(made).await;
     let said = format!("sarah;admin;{NOW_S}");

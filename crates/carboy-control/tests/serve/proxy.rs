@@ -109,7 +109,10 @@ async fn g52_behind_nginx_sentences_arrive_while_the_model_still_speaks() {
     let mut events = chat("hello").streamed().open(nginx.address).await;
     world.model.at_gate(1).await;
     let first = events.next().await.unwrap();
-    assert_eq!((first.name.as_str(), first.data["text"].as_str().map(str::trim)), ("sentence", Some("First sentence.")));
+    assert_eq!(
+        (first.name.as_str(), first.data["text"].as_str().map(str::trim)),
+        ("sentence", Some("First sentence."))
+    );
     world.model.gate.add_permits(1);
     assert_eq!(events.rest().await.pop().unwrap().name, "done");
 }
@@ -121,7 +124,8 @@ async fn g46_the_limit_of_an_address_is_the_clients_behind_nginx_too() {
         return;
     }
     let limits = ChatLimits { requests_per_ip_per_minute: 3, ..spec().limits };
-    let made = Made { spec: ChatSpec { limits, ..spec() }, proxies: vec!["127.0.0.1", "10.0.0.0/8"], ..Made::default() };
+    let made =
+        Made { spec: ChatSpec { limits, ..spec() }, proxies: vec!["127.0.0.1", "10.0.0.0/8"], ..Made::default() };
     let world = World::made(made).await;
     let nginx = Nginx::start(&location("/", world.address)).await;
     for sent in 0..3 {
@@ -132,6 +136,9 @@ async fn g46_the_limit_of_an_address_is_the_clients_behind_nginx_too() {
     let more = chat("x").with("x-forwarded-for", "9.9.9.9, 203.0.113.9").send(nginx.address).await;
     assert_eq!((more.status, more.code()), (429, "rate_limited".into()));
     assert!(more.field("retry-after").unwrap().parse::<u32>().unwrap() <= 60);
+    world.clock.0.fetch_add(61_000, std::sync::atomic::Ordering::SeqCst);
+    let later = chat("x").with("x-forwarded-for", "203.0.113.9").send(nginx.address).await;
+    assert_eq!(later.status, 200, "a minute later it is let in");
     let other = chat("x").with("x-forwarded-for", "203.0.113.10").send(nginx.address).await;
     assert_eq!(other.status, 200);
 }

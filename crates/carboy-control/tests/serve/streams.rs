@@ -98,7 +98,11 @@ async fn a_conversation_is_downloaded_as_text_and_forgotten() {
     let file = get("/api/transcript?download").with("cookie", &cookie).send(to).await;
     assert_eq!(file.field("content-disposition"), Some("attachment; filename=\"conversation.txt\""));
     assert_eq!(file.field("content-type"), Some("text/plain; charset=utf-8"));
-    assert!(file.body.starts_with("Bookly\n(offline model)\n\n[2027-01-15T08:00:00.000Z] You:\nhello <b>there</b>\n"), "{}", file.body);
+    assert!(
+        file.body.starts_with("Bookly\n(offline model)\n\n[2027-01-15T08:00:00.000Z] You:\nhello <b>there</b>\n"),
+        "{}",
+        file.body
+    );
     let forgotten = ask("DELETE", "/api/transcript").with("cookie", &cookie).send(to).await;
     assert_eq!(forgotten.json(), json!({"forgotten": true}));
     let seen = get("/api/transcript").with("cookie", &cookie).send(to).await.json();
@@ -112,6 +116,8 @@ async fn u2_asking_for_a_person_is_answered_with_200() {
     assert_eq!(asked.status, 200, "{asked:?}");
     assert_eq!(asked.json()["reply"], "A colleague will get in touch with you.");
     assert_eq!(asked.json()["handed_off"], "asked");
+    let log = std::fs::read_to_string(&world.audit).unwrap();
+    assert_eq!(log.matches("hand_off").count().min(1), 1, "it is in the audit log: {log}");
 }
 
 #[tokio::test]

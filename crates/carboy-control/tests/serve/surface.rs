@@ -38,8 +38,23 @@ async fn g43_the_routes_and_nothing_else_is_there() {
     let reply = chat("hello").send(to).await;
     assert_eq!((reply.status, reply.json()["reply"].as_str()), (200, Some("You said: hello.")));
     for path in [
-        "/docs", "/redoc", "/openapi.json", "/metrics", "/api", "/api/", "/api/chat/", "/static", "/static/", "/static/../x",
-        "/static/%2e%2e/Cargo.toml", "/static/app.js.map", "/static/embed.js", "//", "/%00", "/favicon.ico", "/.env",
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+        "/metrics",
+        "/api",
+        "/api/",
+        "/api/chat/",
+        "/static",
+        "/static/",
+        "/static/../x",
+        "/static/%2e%2e/Cargo.toml",
+        "/static/app.js.map",
+        "/static/embed.js",
+        "//",
+        "/%00",
+        "/favicon.ico",
+        "/.env",
     ] {
         let answer = get(path).send(to).await;
         assert_eq!((answer.status, answer.field("set-cookie")), (404, None), "{path}");
@@ -116,7 +131,10 @@ async fn g48_the_page_of_the_source_is_served_with_its_files_or_said_to_be_missi
     assert_eq!((woven.status, woven.body.as_str()), (200, "<!doctype html><p>a b"));
     walled("/architecture", &woven);
     let css = get("/bookly.css").send(world.address).await;
-    assert_eq!((css.status, css.field("content-type"), css.body.as_str()), (200, Some("text/css; charset=utf-8"), "p{}"));
+    assert_eq!(
+        (css.status, css.field("content-type"), css.body.as_str()),
+        (200, Some("text/css; charset=utf-8"), "p{}")
+    );
     assert_eq!(get("/bookly-1.svg").send(world.address).await.field("content-type"), Some("image/svg+xml"));
     for path in ["/bookly.html", "/other.css", "/../bookly.css"] {
         assert_eq!(get(path).send(world.address).await.status, 404, "{path}");
@@ -153,7 +171,9 @@ async fn g45_the_cookie_is_minted_once_and_a_tampered_one_is_replaced() {
     assert_eq!((told.status, told.field("set-cookie")), (200, None));
     let lines = |answer: Answer| answer.json()["lines"].as_array().unwrap().len();
     assert_eq!(lines(get("/api/transcript").with("cookie", &cookie).send(to).await), 2);
-    for tampered in [cookie.replace('=', "=A"), format!("{cookie}x"), "carboy-bookly=".into(), "carboy-bookly=a.b".into()] {
+    for tampered in
+        [cookie.replace('=', "=A"), format!("{cookie}x"), "carboy-bookly=".into(), "carboy-bookly=a.b".into()]
+    {
         let answer = get("/api/transcript").with("cookie", &tampered).send(to).await;
         assert_eq!(answer.status, 200);
         assert!(answer.cookie().is_some_and(|new| new != cookie), "a new session");

@@ -9,9 +9,7 @@ use std::time::Duration;
 use carboy_agent::{Engine, Metrics, Model, ModelError, Parts, Tool};
 use carboy_control::serve::{Architecture, ServeConfig, ServeError, Served, serve};
 use carboy_core::audit::{ChainKey, Subject};
-use carboy_core::chat::{
-    ChatFormat, ChatLimits, ChatPrompt, ChatSpec, Identity, ModelChoice, ReplySpec, Screening,
-};
+use carboy_core::chat::{ChatFormat, ChatLimits, ChatPrompt, ChatSpec, Identity, ModelChoice, ReplySpec, Screening};
 use carboy_core::host::Host;
 use carboy_core::ids::{AgentName, MeterName};
 use carboy_core::ports::{Clock, Later};
@@ -187,7 +185,12 @@ pub fn spec() -> ChatSpec {
         rules: BTreeMap::new(),
         authorize: Vec::new(),
         identity: Identity::Anonymous,
-        limits: ChatLimits { requests_per_ip_per_minute: 10_000, requests_per_hour: 10_000, requests_per_session_per_minute: 10_000, ..ChatLimits::default() },
+        limits: ChatLimits {
+            requests_per_ip_per_minute: 10_000,
+            requests_per_hour: 10_000,
+            requests_per_session_per_minute: 10_000,
+            ..ChatLimits::default()
+        },
         screening: Screening::default(),
         reply: ReplySpec::default(),
         webhooks: Vec::new(),

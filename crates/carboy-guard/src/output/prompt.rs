@@ -98,13 +98,7 @@ pub(super) struct PromptScan {
 
 impl PromptScan {
     pub(super) fn new() -> PromptScan {
-        PromptScan {
-            cursor: 0,
-            word: String::new(),
-            span: None,
-            recent: VecDeque::new(),
-            runs: HashMap::new(),
-        }
+        PromptScan { cursor: 0, word: String::new(), span: None, recent: VecDeque::new(), runs: HashMap::new() }
     }
 
     /// Looks at what is new; calls `leak` with each run. Gives from where on bytes must be held back.
@@ -180,7 +174,8 @@ impl PromptScan {
 
     /// The first byte of what may still be a run.
     fn hold(&self) -> u64 {
-        let longest = self.runs.values().max().map_or(0, |len| (*len as usize).min(RUN_WORDS - 1)).min(self.recent.len());
+        let longest =
+            self.runs.values().max().map_or(0, |len| (*len as usize).min(RUN_WORDS - 1)).min(self.recent.len());
         let run = match longest {
             0 => None,
             longest => self.recent.get(self.recent.len() - longest).map(|(start, _)| *start),

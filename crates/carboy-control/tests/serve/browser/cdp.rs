@@ -177,7 +177,8 @@ impl Page<'_> {
 
     /// The value of an expression; a promise is waited for.
     pub async fn eval(&self, expression: &str) -> Value {
-        let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true});
+        let params =
+            json!({"expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true});
         let result = self.call("Runtime.evaluate", params).await;
         assert!(result["exceptionDetails"].is_null(), "{expression}: {}", result["exceptionDetails"]);
         result["result"]["value"].clone()
@@ -198,7 +199,11 @@ impl Page<'_> {
             }
             if tokio::time::Instant::now() > deadline {
                 let body = self.text("document.body.textContent").await;
-                panic!("never true: {condition}\n{}\n{body}\n{:?}", result["exceptionDetails"], self.browser.troubles());
+                panic!(
+                    "never true: {condition}\n{}\n{body}\n{:?}",
+                    result["exceptionDetails"],
+                    self.browser.troubles()
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -220,7 +225,8 @@ impl Page<'_> {
             down["text"] = text.into();
         }
         self.call("Input.dispatchKeyEvent", down).await;
-        let up = json!({"type": "keyUp", "key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": modifiers});
+        let up =
+            json!({"type": "keyUp", "key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": modifiers});
         self.call("Input.dispatchKeyEvent", up).await;
     }
 

@@ -16,7 +16,10 @@ async fn shop(page: String) -> u16 {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut asked = [0; 4096];
             let _ = stream.read(&mut asked).await;
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", page.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                page.len()
+            );
             let _ = stream.write_all(format!("{head}{page}").as_bytes()).await;
         }
     });
@@ -46,7 +49,8 @@ async fn g90_one_script_tag_shows_the_chat_with_the_shops_colours_and_on_no_othe
 
     // The same page by itself: the theme's values that hold are set, the others are not.
     let inside = browser.page(&source).await;
-    let variable = |name: &str| format!("getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()");
+    let variable =
+        |name: &str| format!("getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()");
     assert_eq!(inside.text(&variable("accent")).await, "#7a1f5a");
     assert_eq!(inside.text(&variable("radius")).await, "2px");
     assert_eq!(inside.text(&variable("background")).await, "#f5f3ee");
@@ -58,10 +62,14 @@ async fn g90_one_script_tag_shows_the_chat_with_the_shops_colours_and_on_no_othe
     other.call("Page.navigate", json!({"url": format!("http://127.0.0.1:{stranger}/")})).await;
     other.until("document.querySelector('iframe')").await;
     let refused = async {
-        while !browser.troubles().iter().any(|line| line.contains("frame-ancestors") || line.contains("refused to connect") || line.contains("Framing")) {
+        while !browser.troubles().iter().any(|line| {
+            line.contains("frame-ancestors") || line.contains("refused to connect") || line.contains("Framing")
+        }) {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(super::super::http::PATIENCE, refused).await.unwrap_or_else(|_| panic!("{:?}", browser.troubles()));
+    tokio::time::timeout(super::super::http::PATIENCE, refused)
+        .await
+        .unwrap_or_else(|_| panic!("{:?}", browser.troubles()));
     assert!(url(&world).starts_with("http://127.0.0.1"));
 }

@@ -132,7 +132,9 @@ async fn axe_finds_nothing_in_any_state_light_dark_or_small() {
 async fn a_conversation_looks_as_the_documentation_shows_it() {
     let Some(browser) = browser("pictures").await else { return };
     let script = Arc::new(|said: &str| match said {
-        "Where is my order BK-1001?" => Play::say("Order BK-1001 was delivered on 3 January. Is there anything else about it?"),
+        "Where is my order BK-1001?" => {
+            Play::say("Order BK-1001 was delivered on 3 January. Is there anything else about it?")
+        }
         _ => Play::say("You have 30 days from delivery to send a book back."),
     });
     let world = World::made(Made { script, offline: Some("offline model".into()), ..Made::default() }).await;

@@ -15,7 +15,11 @@ use super::world::World;
 
 /// A browser, unless this machine has none.
 async fn browser(test: &str) -> Option<Browser> {
-    if needs::program(&format!("browser-{test}"), &["chromium", "--version"]) { Some(Browser::start().await) } else { None }
+    if needs::program(&format!("browser-{test}"), &["chromium", "--version"]) {
+        Some(Browser::start().await)
+    } else {
+        None
+    }
 }
 
 fn url(world: &World) -> String {
@@ -32,7 +36,8 @@ async fn send(page: &Page<'_>, message: &str) {
 /// Waits until the last reply is this.
 async fn replied(page: &Page<'_>, text: &str) {
     let wanted = serde_json::to_string(text).unwrap();
-    page.until(&format!("[...document.querySelectorAll('.agent:not(.busy) .text')].at(-1)?.textContent === {wanted}")).await;
+    page.until(&format!("[...document.querySelectorAll('.agent:not(.busy) .text')].at(-1)?.textContent === {wanted}"))
+        .await;
     page.until("document.getElementById('stop').hidden").await;
 }
 

@@ -28,7 +28,11 @@ async fn a_double_send_is_one_message() {
     world.model.gate.add_permits(2);
     replied(&page, WHOLE).await;
     assert_eq!((persons(&page).await, world.asked()), (1, 1));
-    assert_eq!(page.text("document.getElementById('message').value").await, "slow", "what was written meanwhile is kept");
+    assert_eq!(
+        page.text("document.getElementById('message').value").await,
+        "slow",
+        "what was written meanwhile is kept"
+    );
 }
 
 #[tokio::test]
@@ -43,7 +47,8 @@ async fn a_network_that_drops_in_mid_reply_costs_nothing_and_sends_nothing_twice
     world.model.gate.add_permits(1);
     page.offline(false).await;
     page.until("!document.getElementById('notice-action').hidden || document.getElementById('stop').hidden").await;
-    page.eval("document.getElementById('notice-action').hidden || document.getElementById('notice-action').click()").await;
+    page.eval("document.getElementById('notice-action').hidden || document.getElementById('notice-action').click()")
+        .await;
     replied(&page, WHOLE).await;
     assert_eq!((persons(&page).await, world.asked()), (1, 1));
 }

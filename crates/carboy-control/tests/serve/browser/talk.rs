@@ -66,7 +66,10 @@ async fn everything_can_be_done_by_the_keyboard_alone() {
     // Deleting asks first; the dialog keeps the focus, Escape changes nothing.
     page.eval("document.getElementById('forget').focus()").await;
     page.key("Enter", 0).await;
-    page.until("document.getElementById('ask').open && document.getElementById('ask').contains(document.activeElement)").await;
+    page.until(
+        "document.getElementById('ask').open && document.getElementById('ask').contains(document.activeElement)",
+    )
+    .await;
     page.key("Escape", 0).await;
     page.until("!document.getElementById('ask').open").await;
     assert_eq!(persons(&page).await, 1);
@@ -85,7 +88,9 @@ async fn a_screen_reader_hears_replies_and_every_control_has_a_name() {
     let page = browser.page(&url(&world)).await;
     send(&page, "hello").await;
     replied(&page, "You said: hello.").await;
-    let log = page.eval("(({role, ariaLive, ariaLabel}) => [role, ariaLive, ariaLabel])(document.getElementById('log'))").await;
+    let log = page
+        .eval("(({role, ariaLive, ariaLabel}) => [role, ariaLive, ariaLabel])(document.getElementById('log'))")
+        .await;
     assert_eq!(log, json!(["log", "polite", "Conversation"]));
     page.call("Accessibility.enable", json!({})).await;
     let tree = page.call("Accessibility.getFullAXTree", json!({})).await;
@@ -126,7 +131,13 @@ async fn g50_hostile_words_of_a_person_or_a_model_stay_words() {
     // Everything passes, so that the page alone is what holds.
     own.screening.block_suspicious_inputs = false;
     own.screening.filter_pii = false;
-    let world = World::made(Made { spec: own, script: Arc::new(script), offline: Some("<b>offline</b>".into()), ..Made::default() }).await;
+    let world = World::made(Made {
+        spec: own,
+        script: Arc::new(script),
+        offline: Some("<b>offline</b>".into()),
+        ..Made::default()
+    })
+    .await;
     let page = browser.page(&url(&world)).await;
     for (number, words) in HOSTILE.iter().enumerate() {
         send(&page, words).await;
@@ -135,14 +146,19 @@ async fn g50_hostile_words_of_a_person_or_a_model_stay_words() {
     }
     let before = page.eval("[...document.querySelectorAll('.person .text')].map((e) => e.textContent)").await;
     page.go(&url(&world)).await;
-    for selector in ["img", "iframe", "svg", "form:not(#form)", "b", "math", "#log a", "#log style", "#log script", "details"] {
+    for selector in
+        ["img", "iframe", "svg", "form:not(#form)", "b", "math", "#log a", "#log style", "#log script", "details"]
+    {
         let count = page.eval(&format!("document.querySelectorAll('{selector}').length")).await;
         assert_eq!(count, 0, "{selector}");
     }
     assert_eq!(page.eval("window.hit === undefined").await, true);
     assert_eq!(page.text("document.title").await, "<img src=x onerror=window.hit=1>");
     for words in HOSTILE.iter().filter(|words| !words.contains('\u{2028}') && !words.contains('\u{202e}')) {
-        assert!(before.to_string().contains(&json!(words).to_string()), "{words} is not shown as it was written: {before}");
+        assert!(
+            before.to_string().contains(&json!(words).to_string()),
+            "{words} is not shown as it was written: {before}"
+        );
     }
     assert_eq!(browser.troubles(), [] as [String; 0]);
 }
@@ -214,7 +230,8 @@ async fn a_cancelled_card_does_nothing() {
     let page = browser.page(&url(&world)).await;
     send(&page, "return it").await;
     page.until("document.querySelector('.card') && document.getElementById('stop').hidden").await;
-    page.eval("document.querySelector('.card .cancel').click(); document.querySelector('.card .confirm').click()").await;
+    page.eval("document.querySelector('.card .cancel').click(); document.querySelector('.card .confirm').click()")
+        .await;
     page.until("document.querySelector('.card .outcome').textContent === 'Cancelled.'").await;
     send(&page, "and now").await;
     replied(&page, "It is done.").await;
@@ -230,7 +247,8 @@ async fn g80_past_the_limit_the_page_counts_down_and_keeps_the_words() {
     send(&page, "one").await;
     replied(&page, "You said: one.").await;
     send(&page, "two").await;
-    page.until("/Rate limit exceeded.*again in [0-9]+ s/.test(document.getElementById('notice-text').textContent)").await;
+    page.until("/Rate limit exceeded.*again in [0-9]+ s/.test(document.getElementById('notice-text').textContent)")
+        .await;
     assert_eq!(page.text("document.getElementById('message').value").await, "two");
     assert_eq!(page.text("document.getElementById('send').ariaDisabled").await, "true");
     assert_eq!(persons(&page).await, 1);
