@@ -136,9 +136,6 @@ async fn g46_the_limit_of_an_address_is_the_clients_behind_nginx_too() {
     let more = chat("x").with("x-forwarded-for", "9.9.9.9, 203.0.113.9").send(nginx.address).await;
     assert_eq!((more.status, more.code()), (429, "rate_limited".into()));
     assert!(more.field("retry-after").unwrap().parse::<u32>().unwrap() <= 60);
-    world.clock.0.fetch_add(61_000, std::sync::atomic::Ordering::SeqCst);
-    let later = chat("x").with("x-forwarded-for", "203.0.113.9").send(nginx.address).await;
-    assert_eq!(later.status, 200, "a minute later it is let in");
     let other = chat("x").with("x-forwarded-for", "203.0.113.10").send(nginx.address).await;
     assert_eq!(other.status, 200);
 }

@@ -218,7 +218,6 @@ async fn listener(at: &str) -> TcpListener {
 pub struct World {
     pub address: SocketAddr,
     pub model: Arc<Scripted>,
-    pub clock: Arc<Hands>,
     pub log: Arc<Mutex<Vec<String>>>,
     pub audit: std::path::PathBuf,
     stop: watch::Sender<bool>,
@@ -279,7 +278,7 @@ impl World {
         let address = listener.local_addr().unwrap();
         let (stop, stops) = watch::channel(false);
         let task = tokio::spawn(serve(served, config, listener, stops));
-        World { address, model, clock, log, audit, stop, task, _dir: dir }
+        World { address, model, log, audit, stop, task, _dir: dir }
     }
 
     /// How often the model was asked.
