@@ -27,6 +27,8 @@ pub mod ca;
 mod connection;
 mod cut;
 mod dns;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod hold;
 mod inject;

@@ -192,7 +192,7 @@ fn nobody() -> Host {
 }
 
 /// What a client of a proxy begins with.
-enum Head {
+pub(crate) enum Head {
     Tunnel { host: Host, port: u16 },
     Request { host: Host, port: u16 },
 }
@@ -227,7 +227,7 @@ impl Head {
     }
 
     /// The same parser that reads requests afterwards, so that both see one head.
-    fn parse(read: &[u8], headers_max: usize, auth: &ProxyAuth) -> Result<Option<(Head, usize)>, Denial> {
+    pub(crate) fn parse(read: &[u8], headers_max: usize, auth: &ProxyAuth) -> Result<Option<(Head, usize)>, Denial> {
         let refused = |what: String| Denial::new(Reason::ProtocolRefused, what);
         let mut fields = vec![httparse::EMPTY_HEADER; headers_max];
         let mut request = httparse::Request::new(&mut fields);

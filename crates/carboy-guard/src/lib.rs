@@ -14,11 +14,16 @@
 
 mod automaton;
 pub mod detectors;
+pub mod grounding;
 pub mod inflate;
 pub mod injection;
 mod known;
+pub mod output;
+pub mod override_rules;
 mod packed;
+pub mod pattern;
 mod placeholder;
+pub mod plain;
 pub mod stream;
 mod tokens;
 pub mod variants;
@@ -28,5 +33,6 @@ mod window;
 pub use detectors::{BuildError, Detectors, DetectorsBuilder, SECRET_BYTES_MAX, SECRET_BYTES_MIN};
 pub use inflate::{Coding, DecodedMax, Inflate, InflateError, Pushed, UnknownCoding};
 pub use injection::InjectionScanner;
+pub use pattern::PatternError;
 pub use placeholder::{PLACEHOLDER_MARK, placeholder_for};
 pub use stream::{Mode, ScanPlan, Stopped, StreamScanner};

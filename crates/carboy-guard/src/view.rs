@@ -196,7 +196,7 @@ fn unit(data: &[u8], more: More) -> Unit {
 }
 
 /// The ASCII letter or digit that a character stands for in the eyes of a reader, or of a normalising program.
-fn letter(code: u32) -> Option<u8> {
+pub(crate) fn letter(code: u32) -> Option<u8> {
     const LATIN1: &[u8; 64] = b"AAAAAA?CEEEEIIII?NOOOOO?OUUUUY??aaaaaa?ceeeeiiii?nooooo?ouuuuy?y";
     const LATIN_A: &[u8; 128] = b"AaAaAaCcCcCcCcDdDdEeEeEeEeEeGgGgGgGgHhHhIiIiIiIiIi??JjKk?LlLlLlLlLlNnNnNn???OoOoOo??RrRrRrSsSsSsSsTtTtTtUuUuUuUuUuUuWwYyYZzZzZzs";
     const PAIRS: &[(&str, &str)] = &[

@@ -5,6 +5,7 @@ use carboy_wire::sse::Event;
 use serde_json::{Map, Value, json};
 
 use crate::count::Bill;
+use crate::offline::conversation::Conversation;
 use crate::openai::encoded;
 use crate::playback::{Outcome, Step};
 use crate::route::{Ask, Refused, text_of};
@@ -32,17 +33,19 @@ pub(crate) fn messages(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         compacts: compacts(&request),
         thinks: thinks(&request),
         earlier: 0,
+        cached: ask.cached(|cache| cache.of_messages(&request)),
     };
-    let planned = ask.plan(ask.config.script.reply(&prompt(&request)), &wants);
+    let reply = ask.reply(|| prompt(&request), || Conversation::of_messages(&request));
+    let planned = ask.plan(reply, &wants);
     let message = Message {
         id: format!("msg_sim_{:08}", ask.serial),
         kind: "message",
         role: "assistant",
-        model: text_of(&request, "model"),
+        model: ask.model(text_of(&request, "model")),
         content: Vec::new(),
         stop_reason: None,
         stop_sequence: None,
-        usage: usage(planned.usage.bill.input, 1),
+        usage: usage(&planned.usage.bill, 1),
     };
     let streamed = request.get("stream").and_then(Value::as_bool).unwrap_or(false);
     let outcome = if streamed { stream(message, &planned, ask.serial) } else { whole(message, &planned, ask.serial) };
@@ -145,8 +148,13 @@ pub(crate) fn push_line(text: &mut String, line: &str) {
     text.push_str(line);
 }
 
-fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
-    Usage { input_tokens, cache_creation_input_tokens: 0, cache_read_input_tokens: 0, output_tokens }
+fn usage(bill: &Bill, output_tokens: u64) -> Usage {
+    Usage {
+        input_tokens: bill.input,
+        cache_creation_input_tokens: bill.cache_write,
+        cache_read_input_tokens: bill.cache_read,
+        output_tokens,
+    }
 }
 
 fn stop_reason(ended: Ended) -> StopReason {
@@ -205,7 +213,7 @@ fn all_figures(usage: &Figures) -> Value {
 
 fn stream(message: Message, planned: &Planned, serial: u64) -> Outcome {
     let answer = &planned.answers[0];
-    let end = usage(message.usage.input_tokens, planned.usage.bill.output);
+    let end = Usage { output_tokens: planned.usage.bill.output, ..message.usage };
     let mut steps = vec![first_step(message, &planned.usage)];
     for (index, block) in blocks(answer, serial).into_iter().enumerate() {
         let (content_block, deltas, extra) = opened(block);

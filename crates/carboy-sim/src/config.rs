@@ -4,15 +4,17 @@ use std::fmt;
 
 use crate::count::OnBilled;
 use crate::faults::Faults;
+use crate::offline::OfflineModel;
 use crate::script::Script;
 use crate::usage::UsageMode;
 
 /// What a simulated provider is started with. [`Config::default`] is what the tour uses.
 #[derive(Clone)]
 pub struct Config {
-    /// The one key that `/v1/messages` and its siblings take, as `x-api-key` or `Authorization: Bearer`.
+    /// The one key that `/v1/messages` and its siblings take, as `x-api-key` or `Authorization: Bearer`. Empty: none is asked
+    /// for, as by a model of one's own machine.
     pub anthropic_key: String,
-    /// The one key that OpenAI's endpoints take, as `Authorization: Bearer`.
+    /// The one key that OpenAI's endpoints take, as `Authorization: Bearer`. Empty: none is asked for.
     pub openai_key: String,
     /// The one token that the ChatGPT subscription's endpoints take, as `Authorization: Bearer`.
     pub chatgpt_token: String,
@@ -24,6 +26,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// What the TLS listener offers.
     pub alpn: Alpn,
+    /// Who answers messages and chat completions; the other formats are answered by the script.
+    pub speaker: Speaker,
     /// What it answers.
     pub script: Script,
     /// How it fails; a request's own `x-sim-fault` field takes precedence.
@@ -48,6 +52,16 @@ pub struct Customer {
     pub name: String,
     /// Their key.
     pub key: String,
+}
+
+/// Who answers messages and chat completions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speaker {
+    /// The script.
+    #[default]
+    Script,
+    /// Rules that hold a conversation and use the tools on offer.
+    Offline(OfflineModel),
 }
 
 /// Whether Responses are served over WebSockets.
@@ -82,6 +96,7 @@ impl Default for Config {
             gemini_key: "AIza-sim-real-key".into(),
             names: Vec::new(),
             alpn: Alpn::default(),
+            speaker: Speaker::default(),
             script: Script::default(),
             faults: Faults::default(),
             customers: Vec::new(),
@@ -90,6 +105,19 @@ impl Default for Config {
             websockets: WebSockets::default(),
             on_billed: None,
         }
+    }
+}
+
+impl Config {
+    /// The offline model, for chat agents without a key: see [`offline`](crate::offline). What is asked again is read from a
+    /// cache, as at a provider.
+    pub fn offline() -> Config {
+        Config { speaker: Speaker::Offline(OfflineModel), usage: UsageMode::Cached, ..Config::default() }
+    }
+
+    /// No model is asked: what it says comes from rules or a script.
+    pub fn is_offline(&self) -> bool {
+        matches!(self.speaker, Speaker::Offline(model) if model.is_offline())
     }
 }
 

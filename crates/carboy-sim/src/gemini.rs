@@ -79,6 +79,7 @@ pub(crate) fn answer(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         compacts: false,
         thinks: true,
         earlier: 0,
+        cached: None,
     };
     let planned = ask.plan(reply, &wants);
     let about = About { model, usage: &planned.usage, id: format!("sim-{:08}", ask.serial) };

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::anthropic::push_line;
 use crate::count::{Bill, Cost, tokens};
+use crate::offline::conversation::Conversation;
 use crate::playback::{Outcome, Step};
 use crate::route::{Ask, Refused, text_of};
 use crate::script::{Answer, Ended, Prompt, fragments, words};
@@ -59,8 +60,11 @@ pub(crate) fn chat(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         compacts: false,
         thinks: true,
         earlier: 0,
+        cached: ask.cached(|cache| cache.of_chat(&request)),
     };
-    let planned = ask.plan(ask.config.script.reply(&prompt(&request, messages)), &wants);
+    let reply = ask.reply(|| prompt(&request, messages), || Conversation::of_chat(&request));
+    let planned = ask.plan(reply, &wants);
+    let model = ask.model(model);
     let id = format!("chatcmpl-sim-{:08}", ask.serial);
     let streamed = request.get("stream").and_then(Value::as_bool).unwrap_or(false);
     let outcome = if streamed {

@@ -113,6 +113,8 @@ impl Provider {
         let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let bearer = field("authorization").and_then(|value| value.strip_prefix("Bearer "));
         match self {
+            Provider::Anthropic if config.anthropic_key.is_empty() => Ok(()),
+            Provider::OpenAi if config.openai_key.is_empty() => Ok(()),
             Provider::Anthropic => match (field("x-api-key"), bearer) {
                 (None, None) => Err("x-api-key header is required"),
                 (Some(key), _) if key == config.anthropic_key => Ok(()),

@@ -39,6 +39,7 @@ fn respond(ask: &Ask<'_>, request: &Map<String, Value>, streamed: bool) -> Resul
         compacts: false,
         thinks: true,
         earlier: earlier(ask, request)?,
+        cached: None,
     };
     let planned = ask.plan(ask.config.script.reply(&prompt(request)?), &wants);
     let answer = &planned.answers[0];
@@ -61,7 +62,7 @@ pub(crate) fn input_tokens(ask: &Ask<'_>) -> Result<Outcome, Refused> {
 /// What the conversation before this request adds to its input. A fixed usage knows no conversations.
 fn earlier(ask: &Ask<'_>, request: &Map<String, Value>) -> Result<u64, Refused> {
     match (&ask.config.usage, request.get("previous_response_id").and_then(Value::as_str)) {
-        (UsageMode::Fixed, _) | (UsageMode::Random(_), None) => Ok(0),
+        (UsageMode::Fixed | UsageMode::Cached, _) | (UsageMode::Random(_), None) => Ok(0),
         (UsageMode::Random(_), Some(id)) => {
             let known = ask.contexts.of(id);
             known.ok_or_else(|| Refused::because(400, "Previous response not found."))

@@ -3,15 +3,18 @@
 use http::HeaderMap;
 use serde_json::{Map, Value, json};
 
+use crate::cache::{PromptCache, Split};
 use crate::coding::Coding;
-use crate::config::Config;
+use crate::config::{Config, Speaker};
 use crate::count::{Account, Whom};
+use crate::offline::OfflineModel;
+use crate::offline::conversation::Conversation;
 use crate::pages;
 use crate::playback::Outcome;
 use crate::record::ReceivedRequest;
 use crate::refusal::Provider;
-use crate::script::Reply;
-use crate::usage::{self, Contexts, Planned, Wants};
+use crate::script::{Prompt, Reply};
+use crate::usage::{self, Contexts, Planned, UsageMode, Wants};
 use crate::{anthropic, gemini, openai, responses};
 
 /// A request whose body is complete.
@@ -89,6 +92,30 @@ impl Ask<'_> {
         Some(Whom { account: Account { customer, meter: provider.meter() }, serial: self.serial, tag })
     }
 
+    /// What is said: by the script, or by the offline model.
+    pub fn reply(&self, prompt: impl FnOnce() -> Prompt, conversation: impl FnOnce() -> Conversation) -> Reply {
+        match self.config.speaker {
+            Speaker::Script => self.config.script.reply(&prompt()),
+            Speaker::Offline(model) => model.reply(&conversation()),
+        }
+    }
+
+    /// The name of the model that the answer carries: as asked for, unless no model was asked.
+    pub fn model(&self, asked: String) -> String {
+        match self.config.speaker {
+            Speaker::Script => asked,
+            Speaker::Offline(_) => OfflineModel::NAME.to_owned(),
+        }
+    }
+
+    /// What of the input is cached, where that is looked at.
+    pub fn cached(&self, split: impl FnOnce(&PromptCache) -> Split) -> Option<Split> {
+        match self.config.usage {
+            UsageMode::Cached => Some(split(&self.contexts.cache)),
+            UsageMode::Fixed | UsageMode::Random(_) => None,
+        }
+    }
+
     /// Decides what is generated.
     pub fn plan(&self, reply: Reply, wants: &Wants<'_>) -> Planned {
         usage::plan(&self.config.usage, self.serial, reply, wants)
@@ -134,6 +161,9 @@ fn endpoint(ask: &Ask<'_>) -> Result<Outcome, Refused> {
         (_, "/echo") => Ok(pages::echo(ask.received)),
         ("POST" | "PUT" | "PATCH", "/sink") => Ok(pages::sink(ask.received)),
         ("GET", path) if path.starts_with("/bytes/") => pages::bytes(&path["/bytes/".len()..], ask.query),
+        // An agent's model may be behind a path of its own, and the offline model stands in its place.
+        ("POST", path) if ask.config.is_offline() && path.ends_with("/messages") => model(ask, anthropic::messages),
+        ("POST", path) if ask.config.is_offline() && path.ends_with("/chat/completions") => model(ask, openai::chat),
         (method, path) => {
             Err(Refused::because(404, format!("{method} {path} is not served by the simulated provider.")))
         }

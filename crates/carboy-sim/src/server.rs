@@ -129,6 +129,11 @@ impl Running {
         &self.ca_pem
     }
 
+    /// No model is asked: see [`Config::is_offline`].
+    pub fn is_offline(&self) -> bool {
+        self.shared.config.is_offline()
+    }
+
     /// What it would charge everybody for so far.
     pub fn bill(&self) -> Bill {
         self.shared.till.bill()

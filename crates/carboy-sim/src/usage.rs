@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::cache::{PromptCache, Split};
 use crate::count::{Bill, Cost, tokens};
 use crate::script::{Answer, Ended, Reply};
 
@@ -21,6 +22,8 @@ pub enum UsageMode {
     /// Bytes divided by four; nothing cached, nothing hidden.
     #[default]
     Fixed,
+    /// Bytes divided by four of what a model reads; what an earlier request wrote to the cache is read from it.
+    Cached,
     /// Any usage that the request allows.
     Random(RandomUsage),
 }
@@ -91,7 +94,7 @@ impl RandomUsage {
 impl UsageMode {
     pub(crate) fn seed(&self) -> u64 {
         match self {
-            UsageMode::Fixed => 0,
+            UsageMode::Fixed | UsageMode::Cached => 0,
             UsageMode::Random(random) => random.seed,
         }
     }
@@ -101,7 +104,7 @@ impl UsageMode {
     /// How long a model thinks to write so many tokens unseen.
     pub(crate) fn thinks_for(&self, hidden: u64) -> Duration {
         match self {
-            UsageMode::Fixed => Duration::ZERO,
+            UsageMode::Fixed | UsageMode::Cached => Duration::ZERO,
             UsageMode::Random(random) => Duration::from_millis(hidden * 1000 / random.thinking_tokens_per_s.max(1)),
         }
     }
@@ -110,13 +113,17 @@ impl UsageMode {
 /// Earlier responses that are remembered; the oldest are forgotten.
 const CONTEXTS_MAX: usize = 4096;
 
-/// How many tokens each earlier response holds, question and answer together.
+/// What is remembered of earlier requests: how many tokens each response holds, question and answer together, and the cache.
 #[derive(Debug, Default)]
-pub(crate) struct Contexts(Mutex<VecDeque<(String, u64)>>);
+pub(crate) struct Contexts {
+    kept: Mutex<VecDeque<(String, u64)>>,
+    /// What was written to the cache of prompts.
+    pub cache: PromptCache,
+}
 
 impl Contexts {
     pub fn keep(&self, id: String, tokens: u64) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() == CONTEXTS_MAX {
             kept.pop_front();
         }
@@ -124,7 +131,7 @@ impl Contexts {
     }
 
     pub fn of(&self, id: &str) -> Option<u64> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter().rev().find(|(known, _)| known == id).map(|(_, tokens)| *tokens)
     }
 }
@@ -170,6 +177,8 @@ pub(crate) struct Wants<'a> {
     pub thinks: bool,
     /// What an earlier conversation adds to the input.
     pub earlier: u64,
+    /// What of the input is cached, where that is looked at.
+    pub cached: Option<Split>,
 }
 
 /// What will be generated, and what it costs.
@@ -242,7 +251,7 @@ pub(crate) fn input_tokens(mode: &UsageMode, request: &Map<String, Value>, body_
             let factor = 64 + Dice::new(hash, 0).up_to(256);
             (text.len() as u64 * factor / 256).max(1)
         }
-        UsageMode::Fixed | UsageMode::Random(_) => tokens(body_bytes as u64),
+        UsageMode::Fixed | UsageMode::Cached | UsageMode::Random(_) => tokens(body_bytes as u64),
     }
 }
 
@@ -253,14 +262,14 @@ pub(crate) fn counted_tokens(mode: &UsageMode, request: &Map<String, Value>, bod
         UsageMode::Random(RandomUsage { seed, input: InputTokens::UpToBound, .. }) => {
             real - Dice::new(*seed, real).up_to((real / 128).max(32).min(real - 1))
         }
-        UsageMode::Fixed | UsageMode::Random(_) => real,
+        UsageMode::Fixed | UsageMode::Cached | UsageMode::Random(_) => real,
     }
 }
 
 /// Decides what is generated for this request.
 pub(crate) fn plan(mode: &UsageMode, serial: u64, reply: Reply, wants: &Wants<'_>) -> Planned {
     match mode {
-        UsageMode::Fixed => fixed(mode, reply, wants),
+        UsageMode::Fixed | UsageMode::Cached => fixed(mode, reply, wants),
         UsageMode::Random(random) => {
             let mut dice = Dice::new(random.seed, serial);
             randomly(mode, random, &mut dice, reply, wants)
@@ -272,8 +281,9 @@ fn fixed(mode: &UsageMode, reply: Reply, wants: &Wants<'_>) -> Planned {
     let answer = Answer::within(reply, wants.cap);
     let answers = vec![answer; wants.answers.max(1) as usize];
     let output = answers.iter().map(|answer| tokens(answer.bytes())).sum();
-    let input = input_tokens(mode, wants.request, wants.body_bytes);
-    let bill = Bill { input, output, ..Bill::default() };
+    let all = || Split { input: input_tokens(mode, wants.request, wants.body_bytes), ..Split::default() };
+    let Split { read, write, input } = wants.cached.unwrap_or_else(all);
+    let bill = Bill { input, cache_write: write, cache_read: read, output, ..Bill::default() };
     Planned { answers, usage: Figures { bill, ..Figures::default() } }
 }
 
@@ -348,7 +358,17 @@ mod tests {
 
     fn wants(request: &Map<String, Value>, cap: u64) -> Wants<'_> {
         let (answers, writes_cache, compacts, thinks) = (2, true, true, true);
-        Wants { request, body_bytes: 100, cap: Some(cap), answers, writes_cache, compacts, thinks, earlier: 0 }
+        Wants {
+            request,
+            body_bytes: 100,
+            cap: Some(cap),
+            answers,
+            writes_cache,
+            compacts,
+            thinks,
+            earlier: 0,
+            cached: None,
+        }
     }
 
     #[test]

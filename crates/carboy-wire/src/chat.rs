@@ -7,8 +7,19 @@
 //!
 //! *Must never* trust what a model wrote: a tool's input is any JSON, an id any text, and a stream may end anywhere.
 
+pub mod anthropic;
+pub mod fault;
+pub mod openai;
+mod reading;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use fault::Fault;
+pub use reading::{
+    ARGUMENTS_BYTES_MAX, BLOCKS_MAX, CALLS_MAX, EVENT_BYTES_MAX, NAME_BYTES_MAX, OPAQUE_BYTES_MAX, ReadError,
+    STREAM_BYTES_MAX, TEXT_BYTES_MAX,
+};
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -43,6 +43,8 @@ use crate::{budget, print, resume, runtime, terminal};
 
 /// How long a key is waited for before news are looked at.
 const KEY_WAIT_MAX: Duration = Duration::from_millis(100);
+/// How long the screen has to end by itself when its terminal was hung up.
+const HANGUP_GRACE: Duration = Duration::from_millis(500);
 /// Signals that wait to be heeded.
 const SIGNALS_MAX: usize = 8;
 
@@ -116,7 +118,12 @@ fn listen(runtime: &Runtime) -> Receiver<Word> {
         loop {
             tokio::select! {
                 () = next(&mut signals.terminate) => say(&said, Word::End),
-                () = next(&mut signals.hangup) => say(&said, Word::End),
+                () = next(&mut signals.hangup) => {
+                    say(&said, Word::End);
+                    // The screen may be in the middle of reading a terminal that is no more. Nothing is left to give back.
+                    tokio::time::sleep(HANGUP_GRACE).await;
+                    std::process::exit(i32::from(Exit::Failed as u8));
+                }
                 () = next(&mut signals.interrupt) => say(&said, Word::End),
                 () = next(&mut continued) => say(&said, Word::Continued),
             }

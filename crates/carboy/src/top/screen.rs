@@ -12,6 +12,8 @@ use ratatui::crossterm::event::{self, DisableMouseCapture, EnableMouseCapture};
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 use ratatui::layout::Rect;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::keys::Key;
@@ -81,14 +83,28 @@ impl Screen {
 
     /// What was pressed, waiting for so long at most.
     pub fn keys(&mut self, wait_max: Duration) -> std::io::Result<Vec<Key>> {
+        wait_for_terminal(wait_max)?;
         let mut keys = Vec::new();
-        let mut wait = wait_max;
-        while keys.len() < EVENTS_MAX && event::poll(wait)? {
+        while keys.len() < EVENTS_MAX && event::poll(Duration::ZERO)? {
             keys.extend(Key::of(&event::read()?));
-            wait = Duration::ZERO;
         }
         Ok(keys)
     }
+}
+
+/// Waits until there is something to read. An error when the terminal is gone: crossterm would read its end for ever.
+fn wait_for_terminal(wait_max: Duration) -> std::io::Result<()> {
+    let input = std::io::stdin();
+    let mut polled = [PollFd::new(&input, PollFlags::IN)];
+    let wait = Timespec::try_from(wait_max).ok();
+    match poll(&mut polled, wait.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+        return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the terminal is gone"));
+    }
+    Ok(())
 }
 
 impl Drop for Screen {
