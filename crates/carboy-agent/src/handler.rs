@@ -17,7 +17,9 @@ use serde_json::{Map, Value};
 
 use crate::outcome::Card;
 use crate::principal::Principal;
-use crate::tool::{Authorization, Call, Effect, InvalidArguments, Output, Tool, ToolError, ToolSpec, least_privilege};
+use crate::tool::{
+    Authorization, Call, Effect, InvalidArguments, Output, Retry, Tool, ToolError, ToolSpec, least_privilege,
+};
 
 /// A tool whose arguments are a type. Give the type `#[serde(deny_unknown_fields)]`: an unknown argument is an error.
 pub trait Handler: Send + Sync + 'static {
@@ -30,6 +32,10 @@ pub trait Handler: Send + Sync + 'static {
     const DESCRIPTION: &'static str;
     /// What it does to the world.
     const EFFECT: Effect;
+
+    /// What happens to a write whose outcome nobody knows. A handler that writes keeps `call.idempotency_key` with what it
+    /// wrote and does nothing the second time; one that cannot says [`Retry::Report`].
+    const RETRY: Retry = Retry::SameKey;
 
     /// Lengths, shapes, spellings (G14, G15). Control characters are already out.
     fn check(&self, args: Self::Args) -> Result<Self::Args, InvalidArguments>;
@@ -132,6 +138,10 @@ impl<H: Handler> Tool for Typed<H> {
     fn precheck(&self, call: &Call<'_>) -> Result<(), ToolError> {
         let args = self.typed(call.arguments).map_err(invalid)?;
         self.handler.precheck(call, &args)
+    }
+
+    fn retry(&self) -> Retry {
+        H::RETRY
     }
 
     fn call<'a>(&'a self, call: Call<'a>) -> Later<'a, Result<Output, ToolError>> {

@@ -12,18 +12,43 @@
 //! tools of others come as [`Tool`]s from the composer. A principal comes from the runtime, never from an argument. What a
 //! model says decides nothing: it can ask for a tool, and code decides. Layers are on by default and fail closed.
 
+mod answer;
+mod answers;
+pub mod application;
+mod audit;
+pub mod builtin;
+mod calls;
+mod confirm;
+pub mod engine;
 pub mod guard_state;
 pub mod handler;
+mod kept;
+mod keys;
 pub mod layers;
+mod locks;
+pub mod metrics;
 pub mod model;
+mod opened;
 pub mod outcome;
 pub mod principal;
 pub mod provider;
+mod reading;
+mod requires;
+mod screens;
+pub mod session;
+mod talk;
 pub mod tool;
+mod turn;
 
+pub use application::Application;
+pub use engine::{Asker, Engine, EngineError, FEEDBACK_REASONS, Judgement, Parts, Remark, Watch};
+pub use guard_state::{GuardState, Mint, NotProven, Proof, Proven};
 pub use handler::Handler;
+pub use metrics::{Counter, Metrics};
 pub use model::{Model, ModelError};
-pub use outcome::{Card, Reply, StepPhase, TurnError, TurnEvent};
+pub use outcome::{Card, HandOff, Reply, StepPhase, TurnError, TurnEvent};
 pub use principal::{Principal, PrincipalKind};
 pub use provider::{ProviderModel, Terms};
-pub use tool::{Authorization, Call, Effect, InvalidArguments, Output, Tool, ToolError, ToolSpec};
+pub use requires::NotYet;
+pub use session::{Line, NoRandomness, SessionId, Who};
+pub use tool::{Authorization, Call, Effect, InvalidArguments, Output, Retry, Tool, ToolError, ToolSpec};

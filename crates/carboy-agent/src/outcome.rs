@@ -62,7 +62,16 @@ pub struct Reply {
     /// A check failed, and `text` is the fallback.
     pub withheld: Vec<String>,
     /// The conversation was handed to a person, and why.
-    pub handed_off: Option<Reason>,
+    pub handed_off: Option<HandOff>,
+}
+
+/// Why a conversation was handed to a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandOff {
+    /// The person asked for one.
+    Asked,
+    /// No model may be asked any more: a spent budget, a cut.
+    Refused(Reason),
 }
 
 /// How a turn did not come about. Each is told apart in the log, in a status and in words.

@@ -78,8 +78,22 @@ pub trait Tool: Send + Sync {
         Ok(())
     }
 
+    /// What happens to a write whose outcome nobody knows: the program ended while it ran.
+    fn retry(&self) -> Retry {
+        Retry::Report
+    }
+
     /// Runs it.
     fn call<'a>(&'a self, call: Call<'a>) -> Later<'a, Result<Output, ToolError>>;
+}
+
+/// What happens to a write whose outcome nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// It is tried again with the same idempotency key: the tool does it once however often it is called with it.
+    SameKey,
+    /// It is told to a person: nobody says that the tool does it only once.
+    Report,
 }
 
 /// The default of [`Tool::authorize`].

@@ -6,6 +6,7 @@
 //! one cannot be formatted. Permits have private constructors, so that an effect cannot be had without its decision.
 
 pub mod address;
+pub mod ask;
 pub mod audit;
 pub mod budget;
 pub mod chat;

@@ -229,16 +229,14 @@ impl Exchange {
         self.state.lock().expect("no panic under this lock").told.is_some()
     }
 
-    /// How long a refusal of it has to wait for its turn. The breaker counts what a bottle's program asks; behind a request
-    /// of ours are many people, who are bounded by limits of their own.
+    /// How long its refusal waits. The breaker counts what one program asks; behind requests of ours are many people.
     pub(crate) fn refusal_wait(&self, denial: &Denial) -> Duration {
         if self.is_ours() { self.gateway.even_wait() } else { self.gateway.refusal_wait(denial) }
     }
 
     fn tell(&self, reason: Reason) {
         if let Some(told) = &self.state.lock().expect("no panic under this lock").told {
-            // The first reason is the one that ended it.
-            let _ = told.set(reason);
+            let _ = told.set(reason); // the first one is what ended it
         }
     }
 

@@ -1,4 +1,4 @@
-//! What carboy keeps on disk: the audit log, and the ledger of tokens; and how the process that keeps it is spoken to.
+//! What carboy keeps on disk: the audit log, the ledger of tokens, and sessions of chat agents; and how the process that keeps it is spoken to.
 //!
 //! *Architecture invariants:* nothing outside this crate opens the log or the ledger for writing. Nothing that was
 //! acknowledged is dropped, and nothing is acknowledged that could not be written: whoever cannot record an act does not
@@ -10,6 +10,7 @@ pub mod controller;
 mod error;
 pub mod ledger;
 mod place;
+pub mod sessions;
 mod ticket;
 
 pub use error::StoreError;

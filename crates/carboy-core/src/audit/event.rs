@@ -53,6 +53,16 @@ pub enum EventType {
     Port,
     /// A cap was set, crossed or enforced, or a reservation ended without its owner.
     Budget,
+    /// A turn of a conversation began, or how it ended.
+    Turn,
+    /// A tool call of a chat agent was decided, or how it ended.
+    Tool,
+    /// A request came beyond a limit of rate.
+    RateLimit,
+    /// A session was forgotten, could not be read, or got feedback.
+    Session,
+    /// A question was put to somebody, answered, used or left too long.
+    Ask,
 }
 
 /// Whom an event concerns. Absent parts are left out of the entry.
@@ -85,7 +95,8 @@ pub enum Outcome {
     Redacted,
     /// It was let through with a remark.
     Warned,
-    /// It was cut off on the way; `details` says how many bytes had left.
+    /// It was cut off on the way; `details` says how many bytes had left. Of a message to a chat agent: it was refused before
+    /// any model read it.
     Blocked,
     /// It was done.
     Done,
@@ -93,11 +104,16 @@ pub enum Outcome {
     Failed,
 }
 
-/// A particular's value: whole numbers, words, yes or no, lists of words.
+/// A particular's value: whole numbers, hundredths, words, yes or no, lists of words.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Detail(Value);
 
 impl Detail {
+    /// A share in hundredths as a number below 1: 90 is `0.9`.
+    pub fn hundredths(percent: u8) -> Self {
+        Detail(Value::from(f64::from(percent) / 100.0))
+    }
+
     /// As JSON.
     pub fn into_json(self) -> Value {
         self.0
@@ -144,5 +160,27 @@ impl From<bool> for Detail {
 impl From<Vec<String>> for Detail {
     fn from(words: Vec<String>) -> Self {
         Detail(Value::from(words))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g81_hundredths_are_the_numbers_that_people_write() {
+        let canonical = |percent| {
+            let detail = Detail::hundredths(percent).into_json();
+            String::from_utf8(serde_json_canonicalizer::to_vec(&detail).unwrap()).unwrap()
+        };
+        assert_eq!(canonical(90), "0.9");
+        for percent in 0..=100_u8 {
+            let text = match (percent / 100, percent % 100) {
+                (whole, 0) => format!("{whole}"),
+                (_, rest) if rest % 10 == 0 => format!("0.{}", rest / 10),
+                (_, rest) => format!("0.{rest:02}"),
+            };
+            assert_eq!(canonical(percent), text);
+        }
     }
 }

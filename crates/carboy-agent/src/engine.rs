@@ -1,0 +1,337 @@
+//! One agent at work: everything that a terminal, a server or a test asks of it.
+//!
+//! ```text
+//! Asker, words ──▶ turn ──▶ Reply            Asker, token ──▶ confirm | decline ──▶ Reply
+//! ```
+//!
+//! *Must never* take a principal, a session or a confirmation from the words of a message.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use carboy_core::audit::Subject;
+use carboy_core::chat::ChatSpec;
+use carboy_core::ports::{AuditSink, Clock, SessionStore};
+use carboy_core::secret::SecretText;
+use carboy_wire::chat::ToolSchema;
+
+use crate::answers;
+use crate::audit::Record;
+use crate::calls::{Ran, Tools};
+use crate::kept::State;
+use crate::keys::Keys;
+use crate::layers::input::InvalidInput;
+use crate::locks::Locks;
+use crate::metrics::Metrics;
+use crate::model::{Model, ModelError};
+use crate::outcome::{Card, Reply, TurnError, TurnEvent};
+use crate::principal::Principal;
+use crate::screens::Screens;
+use crate::session::{Line, NoRandomness, SessionId};
+use crate::tool::Tool;
+use crate::turn;
+
+/// Fewest characters of [`Parts::secret`].
+pub const SECRET_CHARS_MIN: usize = 32;
+
+/// Reasons that a judgement can be given with; an empty one is allowed too.
+pub const FEEDBACK_REASONS: &[&str] = &["wrong", "incomplete", "off_topic", "unclear", "rude", "slow", "other"];
+
+/// Whoever listens while a turn runs.
+pub type Watch<'a> = &'a (dyn Fn(TurnEvent) + Send + Sync);
+
+/// Who asks, as whoever serves found out.
+#[derive(Clone)]
+pub struct Asker {
+    /// Their session.
+    pub session: SessionId,
+    /// Who they are.
+    pub principal: Principal,
+    /// Where they ask from, for limits by address.
+    pub address: Option<IpAddr>,
+}
+
+/// What an engine is made of.
+pub struct Parts {
+    /// The agent.
+    pub spec: ChatSpec,
+    /// Its tools, in the order in which a model is told of them.
+    pub tools: Vec<Arc<dyn Tool>>,
+    /// Who answers.
+    pub model: Arc<dyn Model>,
+    /// Where sessions live.
+    pub sessions: Arc<dyn SessionStore>,
+    /// Where events go.
+    pub audit: Arc<dyn AuditSink>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What tokens, kept sessions and hashes are keyed with: at least [`SECRET_CHARS_MIN`] characters, the same after a
+    /// restart.
+    pub secret: Arc<SecretText>,
+    /// Agent, bottle and run, as every event names them.
+    pub subject: Subject,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why there is no engine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// Its key can be guessed.
+    #[error(
+        "the session secret has {chars} characters, at least {SECRET_CHARS_MIN} are needed; `openssl rand -hex 32` makes one"
+    )]
+    SecretTooShort {
+        /// What it has.
+        chars: usize,
+    },
+    /// Two tools have one name.
+    #[error("two tools are named `{0}`; rename one")]
+    ToolTwice(String),
+    /// A rule names a tool that is not there.
+    #[error("`{rule}` names the tool `{tool}`, which this agent does not have")]
+    NoSuchTool {
+        /// Where it is named.
+        rule: &'static str,
+        /// The name.
+        tool: String,
+    },
+    /// No random numbers.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// A pattern of the file is none.
+    #[error("{0}")]
+    Pattern(String),
+}
+
+/// What a person thinks of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It helped.
+    Helpful,
+    /// It did not.
+    NotHelpful,
+}
+
+impl Judgement {
+    /// As the log has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Judgement::Helpful => "helpful",
+            Judgement::NotHelpful => "not_helpful",
+        }
+    }
+}
+
+/// Why a tool failed, for the operator's own log: what neither the model, nor the person, nor the audit log is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The session as the audit log calls it, and the turn: what brings the two logs together.
+    pub correlation: String,
+    /// The tool.
+    pub tool: String,
+    /// In the tool's words.
+    pub particulars: String,
+}
+
+/// Whoever keeps the operator's log.
+pub type Remarks = Arc<dyn Fn(Remark) + Send + Sync>;
+
+/// One agent at work. Shared by all who serve it.
+pub struct Engine {
+    pub(crate) spec: ChatSpec,
+    pub(crate) tools: Tools,
+    pub(crate) schemas: Vec<ToolSchema>,
+    pub(crate) model: Arc<dyn Model>,
+    pub(crate) sessions: Arc<dyn SessionStore>,
+    audit: Arc<dyn AuditSink>,
+    clock: Arc<dyn Clock>,
+    pub(crate) keys: Keys,
+    subject: Subject,
+    metrics: Arc<Metrics>,
+    pub(crate) locks: Arc<Locks>,
+    pub(crate) screens: Screens,
+    remarks: Option<Remarks>,
+    /// What no other engine is called: an attempt at a write says whose it is.
+    pub(crate) name: String,
+}
+
+impl Engine {
+    /// Checks what the parts say of each other.
+    pub fn new(parts: Parts) -> Result<Engine, EngineError> {
+        let Parts { spec, tools, model, sessions, audit, clock, secret, subject, metrics } = parts;
+        let chars = secret.expose().chars().count();
+        if chars < SECRET_CHARS_MIN {
+            return Err(EngineError::SecretTooShort { chars });
+        }
+        let schemas: Vec<ToolSchema> = tools.iter().map(|tool| tool.spec().schema.clone()).collect();
+        check_names(&spec, &schemas)?;
+        let mut name = [0; 16];
+        getrandom::fill(&mut name).map_err(|error| NoRandomness(error.to_string()))?;
+        let name = carboy_core::audit::hex(&name);
+        Ok(Engine {
+            tools: Tools::new(&spec, tools),
+            screens: Screens::new(&spec)?,
+            keys: Keys::new(&secret),
+            spec,
+            schemas,
+            model,
+            sessions,
+            audit,
+            clock,
+            subject,
+            metrics,
+            locks: Arc::default(),
+            remarks: None,
+            name,
+        })
+    }
+
+    /// Tells why tools fail to whoever keeps the operator's log.
+    pub fn telling(self, remarks: Remarks) -> Engine {
+        Engine { remarks: Some(remarks), ..self }
+    }
+
+    /// What it was made from.
+    pub fn spec(&self) -> &ChatSpec {
+        &self.spec
+    }
+
+    /// Answers a message. `watch` hears how it comes about; dropped before it is ready, the turn was none, except for what it
+    /// did to the world.
+    pub async fn turn(&self, asker: &Asker, message: &str, watch: Watch<'_>) -> Result<Reply, TurnError> {
+        turn::turn(self, asker, message, watch).await
+    }
+
+    /// Runs the write that a card asked for. `token` is the card's, and nothing else runs it.
+    pub async fn confirm(&self, asker: &Asker, token: &str, watch: Watch<'_>) -> Result<Reply, TurnError> {
+        answers::confirm(self, asker, token, watch).await
+    }
+
+    /// Drops the write that a card asked for.
+    pub async fn decline(&self, asker: &Asker, token: &str) -> Result<Reply, TurnError> {
+        answers::decline(self, asker, token).await
+    }
+
+    /// The conversation as the person saw it, as it was last kept.
+    pub async fn transcript(&self, asker: &Asker) -> Result<Vec<Line>, TurnError> {
+        Ok(self.kept(asker).await?.map(|state| state.lines).unwrap_or_default())
+    }
+
+    /// The cards that can be clicked now.
+    pub async fn cards(&self, asker: &Asker) -> Result<Vec<Card>, TurnError> {
+        let (now, key) = (self.now_ms(), asker.session.key());
+        let waiting = self.kept(asker).await?.map(|state| state.waiting).unwrap_or_default();
+        let open = waiting.iter().filter(|card| card.can_be_clicked_by(&asker.principal, now));
+        Ok(open.map(|card| card.card(&self.keys, key)).collect())
+    }
+
+    /// Forgets the session and all that was proven in it. The log keeps that it was there.
+    pub async fn forget(&self, asker: &Asker) -> Result<(), TurnError> {
+        answers::forget(self, asker).await
+    }
+
+    /// Asks for a person.
+    pub async fn hand_off(&self, asker: &Asker) -> Result<Reply, TurnError> {
+        answers::hand_off(self, asker).await
+    }
+
+    /// Takes down what a person thinks of the reply of turn `turn` (from 1). `reason` is empty or one of
+    /// [`FEEDBACK_REASONS`].
+    pub async fn feedback(
+        &self,
+        asker: &Asker,
+        turn: u32,
+        judgement: Judgement,
+        reason: &str,
+    ) -> Result<(), TurnError> {
+        answers::feedback(self, asker, turn, judgement, reason).await
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// The log as this request sees it.
+    pub(crate) fn record(&self, asker: &Asker) -> Record {
+        let key = asker.session.key();
+        let user_id = Some(self.keys.person(&asker.principal, key));
+        Record {
+            sink: self.audit.clone(),
+            metrics: self.metrics.clone(),
+            subject: Subject { user_id, ..self.subject.clone() },
+            session: self.keys.session(key),
+            turn: 0,
+        }
+    }
+
+    /// Tells the operator why a tool failed.
+    pub(crate) fn remark(&self, record: &Record, tool: &str, ran: &Ran) {
+        let particulars = match ran {
+            Ran::Failed { particulars, .. } => particulars.clone(),
+            Ran::TooLate(no) => no.message.clone(),
+            Ran::Done(_) | Ran::Refused(_) => return,
+        };
+        if let Some(remarks) = &self.remarks {
+            let correlation = format!("{}/{}", record.session, record.turn);
+            remarks(Remark { correlation, tool: tool.to_owned(), particulars });
+        }
+    }
+
+    async fn kept(&self, asker: &Asker) -> Result<Option<State>, TurnError> {
+        let key = asker.session.key();
+        let loaded = self.sessions.load(key, self.now_ms()).await;
+        let loaded = loaded.map_err(|_| TurnError::Unavailable { what: "the session store" })?;
+        let state = loaded.map(|kept| State::from_bytes(&self.keys, key, &kept.bytes)).transpose();
+        state.map_err(|_| TurnError::SessionOver { problem: OTHERS_WORDS.into() })
+    }
+}
+
+/// What is said of a session that is not as this engine left it.
+pub(crate) const OTHERS_WORDS: &str = "this conversation cannot be read any more: start a new one";
+
+/// Every tool once, and no rule about a tool that is not there: a demand that nobody can meet, or that guards nothing, is a
+/// mistake in a file.
+fn check_names(spec: &ChatSpec, schemas: &[ToolSchema]) -> Result<(), EngineError> {
+    let mut names = BTreeSet::new();
+    for schema in schemas {
+        if !names.insert(schema.name.as_str()) {
+            return Err(EngineError::ToolTwice(schema.name.clone()));
+        }
+    }
+    let there = |rule: &'static str, tool: &str| match names.contains(tool) {
+        true => Ok(()),
+        false => Err(EngineError::NoSuchTool { rule, tool: tool.to_owned() }),
+    };
+    for (tool, rules) in &spec.rules {
+        there("rules", tool)?;
+        rules.requires.iter().try_for_each(|requirement| there("requires", &requirement.tool))?;
+    }
+    spec.authorize.iter().flat_map(|rule| &rule.tools).try_for_each(|tool| there("authorize", tool))
+}
+
+/// How the log calls what is wrong with a message.
+pub(crate) fn code_of_input(invalid: &InvalidInput) -> &'static str {
+    match invalid {
+        InvalidInput::Empty => "empty",
+        InvalidInput::TooLong { .. } => "too_long",
+    }
+}
+
+/// How the log calls what a turn failed of (G49: each is told apart).
+pub(crate) fn code_of_error(error: &TurnError) -> &'static str {
+    match error {
+        TurnError::RateLimited { .. } => "rate_limited",
+        TurnError::Invalid { .. } => "invalid",
+        TurnError::Injection { .. } => "injection",
+        TurnError::SessionOver { .. } => "session_over",
+        TurnError::Model(ModelError::RateLimited { .. }) => "model_rate_limited",
+        TurnError::Model(ModelError::Unreachable(_)) => "model_unreachable",
+        TurnError::Model(ModelError::Status { .. }) => "model_status",
+        TurnError::Model(ModelError::Malformed(_)) => "model_malformed",
+        TurnError::Model(ModelError::Refused(reason)) => reason.code(),
+        TurnError::TooLate { .. } => "too_late",
+        TurnError::Unavailable { .. } => "unavailable",
+    }
+}

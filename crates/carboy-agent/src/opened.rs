@@ -1,0 +1,272 @@
+//! A session while a turn has it: locked, read, changed in memory, and kept at the end or not at all (G39).
+//!
+//! ```text
+//! lock ─▶ load ─▶ (time ends old cards) ─▶ (writes without an outcome) ─▶ work on a copy ─▶ save │ dropped: as it was
+//! ```
+//!
+//! What a turn did to the world stays when the turn is dropped: a confirmed write, a count against a limit and what was proven
+//! are kept at once. *Must never* be worked on by two turns, or saved over what another process wrote.
+
+use carboy_core::ask::{Ask, State as AskState, Step};
+use carboy_core::audit::{EventType, Outcome};
+use carboy_core::ports::{SessionKey, SessionStoreError};
+
+use carboy_wire::chat::{Block, Message, Role};
+
+use crate::audit::Record;
+use crate::calls::{Cleared, Ran};
+use crate::confirm::{ATTEMPTS_MAX, Attempt, Waiting};
+use crate::engine::{Asker, Engine, OTHERS_WORDS};
+use crate::kept::State;
+use crate::locks::Held;
+use crate::outcome::TurnError;
+use crate::session::Who;
+use crate::tool::Retry;
+
+/// How long a request for a person waits for one, in milliseconds.
+const HAND_OFF_WAIT_MS: u64 = 7 * 24 * 3_600_000;
+
+/// A session that is this turn's alone.
+pub(crate) struct Opened<'e> {
+    engine: &'e Engine,
+    _held: Held,
+    pub(crate) key: SessionKey,
+    version: u64,
+    /// As the store has it.
+    kept: State,
+    /// As it will be.
+    pub(crate) state: State,
+    pub(crate) record: Record,
+}
+
+impl<'e> Opened<'e> {
+    /// Takes the session; one that is not there begins.
+    pub(crate) async fn open(engine: &'e Engine, asker: &Asker, record: Record) -> Result<Opened<'e>, TurnError> {
+        let key = asker.session.key();
+        let held = engine.locks.hold(key).await;
+        let held = held.map_err(|_| TurnError::Unavailable { what: "the conversation (it is still at work)" })?;
+        let now = engine.now_ms();
+        let loaded = engine.sessions.load(key, now).await.map_err(store)?;
+        let (version, state) = match loaded {
+            Some(found) => match State::from_bytes(&engine.keys, key, &found.bytes) {
+                Ok(state) => (found.version, state),
+                Err(_) => {
+                    record.durable(record.event(EventType::Session, "session_damaged", Outcome::Denied)).await?;
+                    return Err(TurnError::SessionOver { problem: OTHERS_WORDS.into() });
+                }
+            },
+            None => (0, State::new(engine.keys.session(key), now)),
+        };
+        let mut opened = Opened { engine, _held: held, key, version, kept: state.clone(), state, record };
+        opened.record.turn = opened.state.turns;
+        opened.let_time_pass().await?;
+        opened.reconcile().await?;
+        Ok(opened)
+    }
+
+    /// Keeps what the turn made of it.
+    pub(crate) async fn save(&mut self) -> Result<(), TurnError> {
+        self.state.used_ms = self.engine.now_ms();
+        self.state.bound_history();
+        let saved = match self.put(&self.state).await {
+            Err(SessionStoreError::TooLarge { .. }) => {
+                self.state.shrink();
+                self.put(&self.state).await
+            }
+            other => other,
+        };
+        saved.map_err(store)?;
+        self.version += 1;
+        self.kept = self.state.clone();
+        Ok(())
+    }
+
+    /// Keeps what is true whether the turn comes to its end or not, and nothing of what was said in it.
+    pub(crate) async fn keep_facts(&mut self) -> Result<(), TurnError> {
+        let facts = State {
+            guard: self.state.guard.clone(),
+            waiting: self.state.waiting.clone(),
+            hand_off: self.state.hand_off.clone(),
+            ..self.kept.clone()
+        };
+        self.put(&facts).await.map_err(store)?;
+        self.version += 1;
+        self.kept = facts;
+        Ok(())
+    }
+
+    /// What was said in this turn is forgotten; what it did is not.
+    pub(crate) fn drop_words(&mut self) {
+        self.state.history = self.kept.history.clone();
+    }
+
+    /// What the runtime tells the model, and its words to the person, without asking anybody.
+    pub(crate) fn told(&mut self, note: String, words: &str) {
+        let words = Block::Text { text: words.to_owned() };
+        self.state.history.push(Message::user(note));
+        self.state.history.push(Message { role: Role::Assistant, blocks: vec![words] });
+    }
+
+    async fn put(&self, state: &State) -> Result<(), SessionStoreError> {
+        let bytes = state.to_bytes(&self.engine.keys, self.key);
+        let bytes = bytes.map_err(|_| SessionStoreError::Unavailable("the session has no form".into()))?;
+        self.engine.sessions.save(self.key, self.version, bytes, self.engine.now_ms()).await
+    }
+
+    /// Cards that nobody clicked in time.
+    async fn let_time_pass(&mut self) -> Result<(), TurnError> {
+        let now = self.engine.now_ms();
+        let mut over = Vec::new();
+        for waiting in &mut self.state.waiting {
+            if waiting.ask.expire(now) {
+                over.push(self.record.placed(waiting.ask.event(Step::Expired, self.record.subject.clone())));
+            }
+        }
+        if let Some(ask) = &mut self.state.hand_off
+            && ask.expire(now)
+        {
+            over.push(self.record.placed(ask.event(Step::Expired, self.record.subject.clone())));
+            self.state.hand_off = None;
+        }
+        if over.is_empty() {
+            return Ok(());
+        }
+        self.state.waiting.retain(|waiting| waiting.ask.state(now) != AskState::Expired);
+        self.save().await?;
+        for event in over {
+            self.record.durable(event).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes that were confirmed and begun, and of which nobody heard how they ended: the program was killed, or whoever
+    /// waited went away.
+    async fn reconcile(&mut self) -> Result<(), TurnError> {
+        while let Some(waiting) = self.state.waiting.iter().find(|waiting| waiting.is_unanswered()).cloned() {
+            let wait_ms = self.engine.spec.limits.tool_wait_ms;
+            if waiting.is_under_way_elsewhere(&self.engine.name, self.engine.now_ms(), wait_ms) {
+                return Err(TurnError::Unavailable { what: "the conversation (a confirmed action is under way)" });
+            }
+            let tool = self.engine.tools.named(&waiting.tool);
+            let again = tool.is_some_and(|tool| tool.retry() == Retry::SameKey) && waiting.attempts < ATTEMPTS_MAX;
+            if again {
+                self.try_again(waiting).await?;
+            } else {
+                self.give_up(waiting).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_again(&mut self, waiting: Waiting) -> Result<(), TurnError> {
+        let (Some(tool), Ok(spent)) = (self.engine.tools.named(&waiting.tool), waiting.ask.unanswered()) else {
+            return self.give_up(waiting).await;
+        };
+        let cleared = Cleared::again(&self.engine.tools, tool, waiting.arguments.clone(), spent);
+        match self.write(&waiting, &cleared).await? {
+            Ran::Done(_) => {
+                let text = format!("Done after all: {}", waiting.title());
+                self.state.line(Who::Note, text, self.engine.now_ms());
+            }
+            Ran::Refused(no) | Ran::Failed { no, .. } => {
+                let text = format!("Not done: {} ({})", waiting.title(), no.message);
+                self.state.line(Who::Note, text, self.engine.now_ms());
+            }
+            Ran::TooLate(_) => return Ok(()), // the next attempt, until there were enough
+        }
+        self.save().await
+    }
+
+    async fn give_up(&mut self, waiting: Waiting) -> Result<(), TurnError> {
+        let key = waiting.idempotency_key(&self.engine.keys, self.key);
+        self.record.outcome(&waiting.tool, &key, "unknown", Outcome::Failed).await?;
+        let text = format!("It is not known whether this was done: {} A person will look.", waiting.title());
+        self.state.line(Who::Note, text, self.engine.now_ms());
+        self.state.waiting.retain(|other| other.ask.id() != waiting.ask.id());
+        self.ask_for_a_person().await?;
+        self.save().await
+    }
+
+    /// Runs a write that was spent: kept as begun, written down, run, written down. What waits is gone once it has an outcome.
+    pub(crate) async fn write(&mut self, waiting: &Waiting, cleared: &Cleared<'_>) -> Result<Ran, TurnError> {
+        let id = waiting.ask.id();
+        let Some(begun) = self.state.waiting.iter_mut().find(|other| other.ask.id() == id) else {
+            return Err(TurnError::Unavailable { what: "the confirmation" });
+        };
+        begun.ask = waiting.ask.clone();
+        begun.attempts += 1;
+        begun.begun = Some(Attempt { engine: self.engine.name.clone(), at_ms: self.engine.now_ms() });
+        let attempt = begun.attempts;
+        self.engine.tools.demands.count(&mut self.state.guard, cleared.name());
+        self.keep_facts().await?;
+        let key = waiting.idempotency_key(&self.engine.keys, self.key);
+        self.record.intent(cleared.name(), &key, attempt).await?;
+        let now = self.engine.now_ms();
+        let ran = cleared.run(&waiting.principal, &mut self.state.guard, now, &key).await;
+        self.engine.remark(&self.record, cleared.name(), &ran);
+        let (code, result) = code_of(&ran);
+        self.record.outcome(cleared.name(), &key, code, result).await?;
+        match &ran {
+            Ran::Done(output) => self.state.guard.kept.grounds.release_output(output),
+            Ran::Refused(_) | Ran::Failed { .. } => {}
+            Ran::TooLate(_) => return Ok(ran),
+        }
+        self.state.waiting.retain(|other| other.ask.id() != id);
+        self.keep_facts().await?;
+        Ok(ran)
+    }
+
+    /// Older questions are taken back: what is on the screen is what is asked.
+    pub(crate) async fn withdraw_all(&mut self) -> Result<(), TurnError> {
+        let mut events = Vec::new();
+        for waiting in &mut self.state.waiting {
+            if waiting.ask.withdraw() {
+                let event = waiting.ask.event(Step::Withdrawn, self.record.subject.clone());
+                events.push(self.record.placed(event.with("tool", waiting.tool.as_str())));
+            }
+        }
+        self.state.waiting.retain(Waiting::is_unanswered);
+        for event in events {
+            self.record.durable(event).await?;
+        }
+        Ok(())
+    }
+
+    /// The session is no more.
+    pub(crate) async fn remove(self) -> Result<(), TurnError> {
+        self.engine.sessions.remove(self.key).await.map_err(store)
+    }
+
+    /// A person is wanted; one question at a time.
+    pub(crate) async fn ask_for_a_person(&mut self) -> Result<(), TurnError> {
+        if self.state.hand_off.is_some() {
+            return Ok(());
+        }
+        let now = self.engine.now_ms();
+        let id = format!("h-{}", self.engine.keys.short(&[b"hand_off", &self.key.0, &now.to_be_bytes()]));
+        let ask = Ask::hand_off(&id, &self.record.session, now, now + HAND_OFF_WAIT_MS);
+        let event = ask.event(Step::Opened, self.record.subject.clone());
+        self.record.durable(self.record.placed(event)).await?;
+        self.state.hand_off = Some(ask);
+        Ok(())
+    }
+}
+
+/// How a run ended, for the log.
+pub(crate) fn code_of(ran: &Ran) -> (&'static str, Outcome) {
+    match ran {
+        Ran::Done(_) => ("ok", Outcome::Done),
+        Ran::Refused(no) => (no.code, Outcome::Denied),
+        Ran::Failed { no, .. } => (no.code, Outcome::Failed),
+        Ran::TooLate(_) => ("unknown", Outcome::Failed),
+    }
+}
+
+fn store(error: SessionStoreError) -> TurnError {
+    match error {
+        SessionStoreError::Changed => TurnError::Unavailable { what: "the conversation (it is at work elsewhere)" },
+        SessionStoreError::TooLarge { .. } | SessionStoreError::Unavailable(_) => {
+            TurnError::Unavailable { what: "the session store" }
+        }
+    }
+}
