@@ -7,14 +7,16 @@ use carboy_core::ids::{AgentName, BottleName};
 use serde::Serialize;
 
 use crate::budget::{self, Amounts};
-use crate::diagnostic::{Code, Diagnostics, Position, listed};
+use crate::chat::{self, ChatPart};
+use crate::diagnostic::{Code, Diagnostics, Position, excerpt, listed};
 use crate::files::Places;
 use crate::frontmatter::{self, FrontMatterError};
 use crate::git::{UserPart, agent_git_user};
 use crate::keys;
 use crate::origin::Said;
 use crate::schema::{Scope, find};
-use crate::yaml::{self, Entry, Node, Value};
+pub(crate) use crate::schema::{document, root_map};
+use crate::yaml::{Entry, Node, Value};
 
 /// Keys of a bottle that an agent file may not have. Those that `AGENT` knows itself are not among them.
 const BOTTLE_KEYS: &[&str] = &[
@@ -53,8 +55,10 @@ pub struct Agent {
     pub(crate) git_user: UserPart,
     /// What it may spend.
     pub(crate) budget: Amounts,
-    /// What stands below the front matter.
+    /// What stands below the front matter; of a chat agent without its chunks.
     pub prompt: String,
+    /// `kind: chat`
+    pub(crate) chat: Option<Box<ChatPart>>,
     /// SHA-256 of the file's bytes, in hex: what a person who looked at it agreed to (M39).
     pub sha256: String,
 }
@@ -85,7 +89,7 @@ pub(crate) fn read(
 }
 
 fn read_in(scope: &mut Scope<'_>, name: AgentName, bytes: &[u8]) -> Option<Agent> {
-    let (root, prompt) = front_matter(scope, bytes)?;
+    let (root, prompt, prompt_line) = parts(scope, bytes)?;
     let mut root = root_map(scope, &root)?;
     let widening: Vec<Entry> = root.iter().filter(|e| BOTTLE_KEYS.contains(&e.key.as_str())).cloned().collect();
     if let Some(first) = widening.first() {
@@ -94,12 +98,69 @@ fn read_in(scope: &mut Scope<'_>, name: AgentName, bytes: &[u8]) -> Option<Agent
         scope.error(first.key_at, Code::BottleKeyInAgent, message, "move it to the bottle's file");
         root.retain(|entry| !BOTTLE_KEYS.contains(&entry.key.as_str()));
     }
-    scope.keys(&root, &keys::AGENT, "the front matter");
+    let chat = match kind(scope, &root)? {
+        Kind::Chat => {
+            refuse_git(scope, &mut root);
+            scope.keys(&root, &keys::CHAT, "the front matter");
+            Some(Box::new(chat::part(scope, &root, &prompt, prompt_line)))
+        }
+        Kind::Coding => {
+            refuse_chat_keys(scope, &mut root);
+            scope.keys(&root, &keys::AGENT, "the front matter");
+            None
+        }
+    };
     let bottle = find(&root, "bottle").and_then(|node| bottle(scope, node));
     let git_user = find(&root, "git-gate").map(|node| agent_git_user(scope, node)).unwrap_or_default();
     let budget = budget::amounts_of(scope, &root, "budget");
     let sha256 = hex(&sha256(bytes));
-    Some(Agent { name, file: scope.file.to_path_buf(), bottle, git_user, budget, prompt, sha256 })
+    let prompt = chat.as_ref().map_or(prompt, |chat| chat.system.clone());
+    Some(Agent { name, file: scope.file.to_path_buf(), bottle, git_user, budget, prompt, chat, sha256 })
+}
+
+/// What an agent is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It works in a bottle for whoever started it.
+    Coding,
+    /// It talks to people.
+    Chat,
+}
+
+fn kind(scope: &mut Scope<'_>, root: &[Entry]) -> Option<Kind> {
+    let Some(node) = find(root, "kind") else { return Some(Kind::Coding) };
+    match scope.text(node, "`kind`")? {
+        "coding" => Some(Kind::Coding),
+        "chat" => Some(Kind::Chat),
+        text => {
+            let message = format!("`kind` of {} is {}", scope.owner, excerpt(text));
+            scope.error(node.at, Code::BadValue, message, "write `chat`, or `coding` (the same as no `kind`)");
+            None
+        }
+    }
+}
+
+/// A chat agent has no working tree and commits nothing.
+fn refuse_git(scope: &mut Scope<'_>, root: &mut Vec<Entry>) {
+    for entry in root.iter().filter(|entry| entry.key == "git-gate") {
+        let message = format!("{} is a chat agent and has `git-gate`: it commits nothing", scope.owner);
+        scope.error(entry.key_at, Code::NotAvailable, message, "remove `git-gate`");
+    }
+    root.retain(|entry| entry.key != "git-gate");
+}
+
+/// Keys that mean something for a chat agent alone: told as that, and not as unknown ones.
+fn refuse_chat_keys(scope: &mut Scope<'_>, root: &mut Vec<Entry>) {
+    let of_chat = |key: &str| keys::CHAT.allowed.contains(&key) && !keys::AGENT.allowed.contains(&key);
+    for entry in root.iter().filter(|entry| of_chat(&entry.key)) {
+        let message = format!("`{}` in the front matter of {} is for chat agents", entry.key, scope.owner);
+        let fix = match entry.key.as_str() {
+            "prompt" => "write the prompt below the front matter, or add `kind: chat`".to_owned(),
+            key => format!("add `kind: chat`, or remove `{key}`; what is not enforced is not accepted"),
+        };
+        scope.error(entry.key_at, Code::NotAvailable, message, fix);
+    }
+    root.retain(|entry| !of_chat(&entry.key));
 }
 
 fn bottle(scope: &mut Scope<'_>, node: &Node) -> Option<Said<BottleName>> {
@@ -122,6 +183,11 @@ fn bottle(scope: &mut Scope<'_>, node: &Node) -> Option<Said<BottleName>> {
 
 /// The tree and the prose of a Markdown file; `None` when there is no front matter, which is reported.
 pub(crate) fn front_matter(scope: &mut Scope<'_>, bytes: &[u8]) -> Option<(Node, String)> {
+    parts(scope, bytes).map(|(root, prose, _)| (root, prose))
+}
+
+/// The same, with the line on which the prose begins.
+fn parts(scope: &mut Scope<'_>, bytes: &[u8]) -> Option<(Node, String, u32)> {
     let split = frontmatter::text_of(bytes).and_then(frontmatter::split);
     let parts = match split {
         Ok(parts) => parts,
@@ -139,24 +205,5 @@ pub(crate) fn front_matter(scope: &mut Scope<'_>, bytes: &[u8]) -> Option<(Node,
             return None;
         }
     };
-    Some((document(scope, parts.yaml, parts.first_line), parts.prose.to_owned()))
-}
-
-/// Reads YAML and reports what is wrong with it.
-pub(crate) fn document(scope: &mut Scope<'_>, text: &str, first_line: u32) -> Node {
-    let (root, errors) = yaml::parse(text, first_line);
-    for error in errors {
-        scope.error(error.at, error.kind.code(), error.to_string(), error.kind.fix());
-    }
-    root
-}
-
-/// The keys of a file; an empty file has none.
-pub(crate) fn root_map(scope: &mut Scope<'_>, root: &Node) -> Option<Vec<Entry>> {
-    match &root.value {
-        Value::Null => Some(Vec::new()),
-        Value::Bool(_) | Value::Int(_) | Value::Text(_) | Value::List(_) | Value::Map(_) | Value::Invalid => {
-            scope.map(root, "the front matter").map(<[Entry]>::to_vec)
-        }
-    }
+    Some((document(scope, parts.yaml, parts.first_line), parts.prose.to_owned(), parts.prose_line))
 }

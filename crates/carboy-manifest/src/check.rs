@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::agent;
 use crate::chain::{Chain, Chains};
+use crate::chat::{self, ChatFile, Resolved};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, Severity, excerpt};
 use crate::files::{ManifestFiles, Places, SYSTEM_SETTINGS};
 use crate::load::{Request, load_any, owner_of};
@@ -28,6 +29,30 @@ pub struct CheckReport {
     /// What a run would use; when one was asked for and is good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effective: Option<EffectiveView>,
+    /// What was asked for, when it is a chat agent: [`with_chat`](Self::with_chat) puts it into the view.
+    #[serde(skip)]
+    pub chat: Option<Box<ChatFile>>,
+}
+
+impl CheckReport {
+    /// The same with what the surroundings settle of the chat agent that was asked for, and with what is wrong in them.
+    pub fn with_chat(mut self, settled: Result<Resolved, Diagnostics>) -> CheckReport {
+        let found = match settled {
+            Ok(resolved) => {
+                if let Some(effective) = &mut self.effective {
+                    effective.chat = Some(resolved.view());
+                }
+                resolved.warnings
+            }
+            Err(errors) => {
+                self.effective = None;
+                errors
+            }
+        };
+        found.iter().for_each(|diagnostic| self.diagnostics.push_once(diagnostic.clone()));
+        self.ok = !self.diagnostics.has_errors();
+        self
+    }
 }
 
 /// One file of a check.
@@ -51,6 +76,8 @@ pub enum FileKind {
     Agent,
     /// The settings.
     Settings,
+    /// Patterns and filters of chat agents.
+    Rules,
 }
 
 /// Checks all bottles with their chains, all agents and the settings, and shows the agent and bottles of `request` when it
@@ -62,6 +89,7 @@ pub fn check(files: &dyn ManifestFiles, request: &Request) -> CheckReport {
     warn_foreign(files, places, &mut out);
     warn_ignored_bottles(files, places, &mut out);
     settings::load(files, places, &mut out);
+    let rules = rules_folder(files, places, &mut out);
     let system = PathBuf::from(SYSTEM_SETTINGS);
     if files.exists(&system) {
         let ok = !out.iter().any(|d| d.severity == Severity::Error && d.file.as_ref() == Some(&system));
@@ -70,21 +98,30 @@ pub fn check(files: &dyn ManifestFiles, request: &Request) -> CheckReport {
     if files.exists(&places.settings()) {
         checked.push(CheckedFile { path: places.settings(), kind: FileKind::Settings, ok: !out.has_errors() });
     }
+    checked.extend(rules);
     bottles(files, places, &mut checked, &mut out);
     agents(files, places, &mut checked, &mut out);
-    let mut effective = None;
+    let (mut effective, mut chat_file) = (None, None);
     if request.agent.is_some() || !request.bottles.is_empty() {
         match load_any(files, request) {
             Ok(loaded) => {
                 // What several bottles are warned of together is in no file's own check.
                 loaded.warnings.iter().for_each(|warning| out.push_once(warning.clone()));
                 effective = Some(loaded.view());
+                chat_file = loaded.chat;
             }
             // Errors of files are in the list already; those of the request are not.
             Err(errors) => errors.iter().for_each(|diagnostic| out.push_once(diagnostic.clone())),
         }
     }
-    CheckReport { ok: !out.has_errors(), files: checked, diagnostics: out, effective }
+    CheckReport { ok: !out.has_errors(), files: checked, diagnostics: out, effective, chat: chat_file }
+}
+
+/// G85b: the files of the rules folder, each good or not.
+fn rules_folder(files: &dyn ManifestFiles, places: &Places, out: &mut Diagnostics) -> Vec<CheckedFile> {
+    let read = chat::rules_folder(files, places, out);
+    let broken = |path: &PathBuf| out.iter().any(|d| d.severity == Severity::Error && d.file.as_ref() == Some(path));
+    read.into_iter().map(|path| CheckedFile { ok: !broken(&path), path, kind: FileKind::Rules }).collect()
 }
 
 fn bottles(files: &dyn ManifestFiles, places: &Places, checked: &mut Vec<CheckedFile>, out: &mut Diagnostics) {
@@ -131,6 +168,14 @@ fn agents(files: &dyn ManifestFiles, places: &Places, checked: &mut Vec<CheckedF
 fn one_agent(files: &dyn ManifestFiles, places: &Places, name: AgentName, path: &Path, out: &mut Diagnostics) {
     let Some(bytes) = read_file(files, path, out) else { return };
     let Some(agent) = agent::read(name, path, &bytes, places, out) else { return };
+    if agent.chat.is_some()
+        && !out.iter().any(|found| found.file.as_deref() == Some(path) && found.severity == Severity::Error)
+    {
+        // What a chat agent needs of its bottle, of the rules folder and of the settings is known when all are put together.
+        let request = Request { agent: Some(agent.name.to_string()), bottles: Vec::new(), places: places.clone() };
+        let found = load_any(files, &request).map_or_else(|errors| errors, |loaded| loaded.warnings);
+        found.iter().for_each(|diagnostic| out.push_once(diagnostic.clone()));
+    }
     if let Some(said) = agent.bottle
         && !files.exists(&places.bottles().join(format!("{}.md", said.value)))
     {

@@ -100,6 +100,14 @@ codes! {
     BadHost = "bad-host",
     /// A regular expression does not compile or is too large.
     BadRegex = "bad-regex",
+    /// A code block of an agent's text whose braces are not understood, or a chunk that is missing, not used, or there twice.
+    BadChunk = "bad-chunk",
+    /// A route that a chat agent needs and its bottle does not have.
+    MissingRoute = "missing-route",
+    /// A secret that has to be there and is not.
+    MissingSecret = "missing-secret",
+    /// A value of a file, a variable or a flag that would loosen what may not be loosened from there.
+    Loosens = "loosens",
     /// A host path that is never made visible.
     BindRefused = "bind-refused",
     /// A service of the host that is never forwarded into a bottle.
@@ -132,6 +140,8 @@ codes! {
     ScanOff = "scan-off",
     /// Warning: pushes are refused in this version.
     PushRefused = "push-refused",
+    /// Warning: a file of secrets that lies open.
+    FileExposed = "file-exposed",
     /// Warning: the key is accepted and changes nothing.
     NoEffect = "no-effect",
 }

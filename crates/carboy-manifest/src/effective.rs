@@ -11,6 +11,7 @@ use carboy_core::route::RouteSet;
 use crate::agent::RepositoryAgent;
 use crate::bottle::Workspace;
 use crate::budget::{AgentBudget, Budgets, RunBudget};
+use crate::chat::ChatFile;
 use crate::diagnostic::Diagnostics;
 use crate::git::{GitRepo, GitUser};
 use crate::image::Backend;
@@ -28,12 +29,15 @@ pub struct Effective {
     pub agent_file: Option<PathBuf>,
     /// The agent's file and its content's hash, when it is a repository's (M39).
     pub repository_agent: Option<RepositoryAgent>,
+    /// What it says of itself when it is a chat agent; [`resolve`](crate::chat::resolve) settles the rest.
+    pub chat: Option<Box<ChatFile>>,
     /// Text below the agent's front matter, or the empty text.
     pub prompt: String,
     /// The name under which the bottle runs and keeps its state: the bottle's own, or, of several, theirs with `--`
     /// between them.
     pub bottle: BottleName,
-    /// The bottles that it is made of, in order; more than one when several were named.
+    /// The bottles that it is made of, in order; more than one when several were named, none where a chat agent's file
+    /// implies its own.
     pub bottles: Vec<BottleName>,
     /// Variables of the bottle; the provider's own are in `provider`.
     pub env: BTreeMap<String, EnvValue>,

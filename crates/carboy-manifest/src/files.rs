@@ -45,6 +45,17 @@ pub trait ManifestFiles {
     /// Is there a file or directory of this name?
     fn exists(&self, path: &Path) -> bool;
 
+    /// The file of a built-in agent that an application brings.
+    fn built_in(&self, name: &str) -> Option<String> {
+        let _ = name;
+        None
+    }
+
+    /// The names of those agents.
+    fn built_in_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Do both resolve to the same directory? (M5: symbolic links resolved; `false` when one is absent.)
     fn same_directory(&self, a: &Path, b: &Path) -> bool;
 }
@@ -121,6 +132,53 @@ impl ManifestFiles for Changed<'_> {
 
     fn same_directory(&self, a: &Path, b: &Path) -> bool {
         self.files.same_directory(a, b)
+    }
+
+    fn built_in(&self, name: &str) -> Option<String> {
+        self.files.built_in(name)
+    }
+
+    fn built_in_names(&self) -> Vec<String> {
+        self.files.built_in_names()
+    }
+}
+
+/// The same files, and the agents that applications bring: `(name, text of the file)`.
+pub struct WithBuiltIns<'a> {
+    /// Everything else.
+    pub files: &'a dyn ManifestFiles,
+    /// The agents.
+    pub agents: &'a [(&'a str, &'a str)],
+}
+
+impl ManifestFiles for WithBuiltIns<'_> {
+    fn list(&self, dir: &Path) -> Result<Vec<String>, FileError> {
+        self.files.list(dir)
+    }
+
+    fn read(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+        self.files.read(path, bytes_max)
+    }
+
+    fn read_of_root(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+        self.files.read_of_root(path, bytes_max)
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        self.files.exists(path)
+    }
+
+    fn same_directory(&self, a: &Path, b: &Path) -> bool {
+        self.files.same_directory(a, b)
+    }
+
+    fn built_in(&self, name: &str) -> Option<String> {
+        let own = self.agents.iter().find(|(known, _)| *known == name);
+        own.map(|(_, text)| (*text).to_owned()).or_else(|| self.files.built_in(name))
+    }
+
+    fn built_in_names(&self) -> Vec<String> {
+        self.agents.iter().map(|(name, _)| (*name).to_owned()).chain(self.files.built_in_names()).collect()
     }
 }
 

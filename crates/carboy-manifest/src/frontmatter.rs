@@ -11,6 +11,8 @@ pub struct FrontMatter<'a> {
     pub first_line: u32,
     /// What stands below, without blank lines at its ends.
     pub prose: &'a str,
+    /// Line of the file on which `prose` begins.
+    pub prose_line: u32,
 }
 
 /// Why there is no front matter.
@@ -49,8 +51,12 @@ pub fn split(text: &str) -> Result<FrontMatter<'_>, FrontMatterError> {
     let mut from = 0;
     for line in rest.split_inclusive('\n') {
         if fence(line) {
-            let prose = rest[from + line.len()..].trim();
-            return Ok(FrontMatter { yaml: &rest[..from], first_line: 2, prose });
+            let below = &rest[from + line.len()..];
+            let prose = below.trim();
+            let before = text.len() - below.trim_start().len();
+            let lines = text[..before].matches('\n').count();
+            let prose_line = u32::try_from(lines).unwrap_or(u32::MAX - 1) + 1;
+            return Ok(FrontMatter { yaml: &rest[..from], first_line: 2, prose, prose_line });
         }
         from += line.len();
     }
@@ -64,10 +70,10 @@ mod tests {
     #[test]
     fn a_file_splits_at_its_fences_whatever_its_line_ends() {
         // M1
-        let want = FrontMatter { yaml: "a: 1\n", first_line: 2, prose: "Be kind.\n\n---\nmore" };
+        let want = FrontMatter { yaml: "a: 1\n", first_line: 2, prose: "Be kind.\n\n---\nmore", prose_line: 5 };
         assert_eq!(split("---\na: 1\n---\n\nBe kind.\n\n---\nmore\n"), Ok(want));
         let dos = text_of(b"\xef\xbb\xbf---\r\na: 1\r\n---\r\nBe kind.\r\n").unwrap();
-        assert_eq!(split(dos), Ok(FrontMatter { yaml: "a: 1\r\n", first_line: 2, prose: "Be kind." }));
+        assert_eq!(split(dos), Ok(FrontMatter { yaml: "a: 1\r\n", first_line: 2, prose: "Be kind.", prose_line: 4 }));
         assert_eq!(split("---\n---").map(|parts| (parts.yaml, parts.prose)), Ok(("", "")));
     }
 

@@ -77,11 +77,103 @@ pub(crate) const BOTTLE: Keys = Keys {
     ],
 };
 
-pub(crate) const AGENT: Keys = Keys {
-    allowed: &["bottle", "budget", "git-gate"],
-    later: &["confirm", "identity", "kind", "limits", "prompt", "requires", "tools"],
-    removed: &[],
-};
+pub(crate) const AGENT: Keys = Keys::only(&["bottle", "budget", "git-gate", "kind"]);
+
+/// `kind: chat`
+pub(crate) const CHAT: Keys = Keys::only(&[
+    "authorize",
+    "bottle",
+    "budget",
+    "confirm",
+    "frame_ancestors",
+    "greeting",
+    "identity",
+    "kind",
+    "limits",
+    "model",
+    "prompt",
+    "reply",
+    "requires",
+    "screening",
+    "title",
+    "tools",
+    "webhooks",
+]);
+pub(crate) const CHAT_AUTHORIZE: Keys = Keys::only(&["allow", "deny", "roles", "users", "when"]);
+pub(crate) const CHAT_CHUNK: Keys = Keys::only(&["chunk"]);
+pub(crate) const CHAT_CLAIMS: Keys = Keys::only(&["roles", "user"]);
+pub(crate) const CHAT_CONFIRM: Keys = Keys::only(&["always", "never"]);
+pub(crate) const CHAT_FILTER: Keys = Keys::only(&["bytes_max", "regex", "replacement", "type"]);
+pub(crate) const CHAT_IDENTITY: Keys = Keys::only(&["jwt", "signed_header"]);
+pub(crate) const CHAT_JWT: Keys = Keys::only(&["audience", "claims", "cookie", "issuer", "jwks"]);
+/// Those that are no knob are read by themselves; the knobs stand here for the list of what is allowed.
+pub(crate) const CHAT_LIMITS: Keys = Keys::only(&[
+    "calls_per_session",
+    "confirmation_s",
+    "limiter_keys_max",
+    "long_conversation_turns",
+    "message_chars_max",
+    "model_wait_ms",
+    "reply_chars_max",
+    "requests_per_hour",
+    "requests_per_ip_per_minute",
+    "requests_per_session_per_minute",
+    "session_idle_s",
+    "sessions_max",
+    "tool_arguments_bytes_max",
+    "tool_calls_max",
+    "tool_iterations_max",
+    "tool_result_bytes_max",
+    "tool_wait_ms",
+    "turn_wait_ms",
+    "turns_max",
+]);
+pub(crate) const CHAT_MCP: Keys = Keys::only(&["command", "name", "token_env", "url"]);
+pub(crate) const CHAT_MODEL: Keys =
+    Keys::only(&["base_url", "meter", "name", "output_tokens_max", "provider", "token_env"]);
+pub(crate) const CHAT_PATTERN: Keys = Keys::only(&["category", "confidence", "regex"]);
+pub(crate) const CHAT_PROMPT: Keys = Keys::only(&["fallback", "hand_off", "long_reminder", "refusal", "reminder"]);
+pub(crate) const CHAT_REPLY: Keys = Keys::only(&["dates", "ids", "off_topic", "plain_text", "scope"]);
+pub(crate) const CHAT_REQUIRE: Keys = Keys::only(&["after", "result", "same", "within"]);
+pub(crate) const CHAT_RULES_FILE: Keys = Keys::only(&["injection_patterns", "output_filters"]);
+pub(crate) const CHAT_SCREENING: Keys = Keys::only(&[
+    "block_suspicious_inputs",
+    "filter_pii",
+    "filter_secrets",
+    "injection_patterns",
+    "injection_percent",
+    "output_filters",
+]);
+pub(crate) const CHAT_SCRIPT: Keys = Keys::only(&["chunk", "interpreter", "name", "path"]);
+/// `chat` of settings.yml: every knob, and the model of agents that name none.
+pub(crate) const CHAT_SETTINGS: Keys = Keys::only(&[
+    "block_suspicious_inputs",
+    "confirmation_s",
+    "filter_pii",
+    "filter_secrets",
+    "injection_percent",
+    "limiter_keys_max",
+    "long_conversation_turns",
+    "message_chars_max",
+    "model",
+    "model_wait_ms",
+    "reply_chars_max",
+    "requests_per_hour",
+    "requests_per_ip_per_minute",
+    "requests_per_session_per_minute",
+    "session_idle_s",
+    "sessions_max",
+    "tool_arguments_bytes_max",
+    "tool_calls_max",
+    "tool_iterations_max",
+    "tool_result_bytes_max",
+    "tool_wait_ms",
+    "turn_wait_ms",
+    "turns_max",
+]);
+pub(crate) const CHAT_SIGNED_HEADER: Keys = Keys::only(&["header", "max_age", "secret"]);
+pub(crate) const CHAT_TOOL: Keys = Keys::only(&["mcp", "script"]);
+pub(crate) const CHAT_WEBHOOKS: Keys = Keys::only(&["feedback", "hand_off"]);
 
 pub(crate) const ROUTE: Keys = Keys {
     allowed: &[
@@ -122,6 +214,7 @@ pub(crate) const SETTINGS: Keys = Keys::only(&[
     "budget",
     "capture",
     "ceiling",
+    "chat",
     "count",
     "gate",
     "governs",
@@ -147,6 +240,7 @@ mod tests {
     use crate::diagnostic::Code;
 
     const REFERENCE: &str = include_str!("../../../docs/manifest.md");
+    const DEFAULTS: &str = include_str!("../../../docs/defaults.md");
     const REMOVED: &str = include_str!("../../../docs/removed-keys.md");
 
     #[test]
@@ -155,6 +249,25 @@ mod tests {
         let all = [
             &BOTTLE,
             &AGENT,
+            &CHAT,
+            &CHAT_AUTHORIZE,
+            &CHAT_CLAIMS,
+            &CHAT_CONFIRM,
+            &CHAT_FILTER,
+            &CHAT_IDENTITY,
+            &CHAT_JWT,
+            &CHAT_LIMITS,
+            &CHAT_MCP,
+            &CHAT_MODEL,
+            &CHAT_PATTERN,
+            &CHAT_PROMPT,
+            &CHAT_REPLY,
+            &CHAT_REQUIRE,
+            &CHAT_SCREENING,
+            &CHAT_SCRIPT,
+            &CHAT_SIGNED_HEADER,
+            &CHAT_TOOL,
+            &CHAT_WEBHOOKS,
             &ROUTE,
             &EGRESS,
             &MATCH,
@@ -178,7 +291,9 @@ mod tests {
         ];
         for key in all.iter().flat_map(|keys| keys.allowed.iter().chain(keys.later)) {
             let word = |c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-';
-            assert!(REFERENCE.split(word).any(|found| found == *key), "{key}");
+            // The thresholds of chat agents have a page of their own.
+            let mut words = REFERENCE.split(word).chain(DEFAULTS.split(word));
+            assert!(words.any(|found| found == *key), "{key}");
         }
         for code in Code::ALL {
             assert!(REFERENCE.contains(&format!("| `{}` |", code.as_str())), "{}", code.as_str());
@@ -194,8 +309,24 @@ mod tests {
     }
 
     #[test]
+    fn the_lists_of_knobs_are_the_table_of_knobs() {
+        // U5
+        use crate::chat::KNOBS;
+        for keys in [&CHAT_LIMITS, &CHAT_SCREENING, &CHAT_SETTINGS] {
+            let others = ["calls_per_session", "injection_patterns", "model", "output_filters"];
+            let known = |key: &&&str| others.contains(*key) || KNOBS.iter().any(|knob| knob.name == **key);
+            assert_eq!(keys.allowed.iter().find(|key| !known(key)), None);
+        }
+        for knob in KNOBS {
+            assert!(CHAT_SETTINGS.allowed.contains(&knob.name), "{}", knob.name);
+            let own = CHAT_LIMITS.allowed.contains(&knob.name) != CHAT_SCREENING.allowed.contains(&knob.name);
+            assert!(own, "{} stands in one of the two", knob.name);
+        }
+    }
+
+    #[test]
     fn lists_of_keys_are_sorted() {
-        for keys in [&BOTTLE, &AGENT, &ROUTE, &SETTINGS] {
+        for keys in [&BOTTLE, &AGENT, &CHAT, &CHAT_LIMITS, &CHAT_SCREENING, &CHAT_SETTINGS, &ROUTE, &SETTINGS] {
             assert!(keys.allowed.is_sorted() && keys.later.is_sorted());
         }
     }

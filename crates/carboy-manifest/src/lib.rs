@@ -17,7 +17,9 @@
 pub mod agent;
 pub mod bottle;
 pub mod budget;
+pub mod built_in;
 pub mod chain;
+pub mod chat;
 pub mod check;
 pub mod diagnostic;
 pub mod edit;
@@ -28,6 +30,7 @@ pub mod frontmatter;
 pub mod git;
 pub mod host_paths;
 pub mod image;
+mod implied;
 pub mod import;
 mod keys;
 pub mod limits;

@@ -4,20 +4,27 @@
 //! the working directory (M3: a repository could widen its own sandbox), nor hand out a configuration with a repository's
 //! agent that nobody has agreed to (M39).
 
+mod reread;
+
 use std::path::{Path, PathBuf};
 
 use carboy_core::audit::{hex, sha256};
-use carboy_core::budget::{BudgetSet, CapKind, Scope};
+use carboy_core::budget::{CapKind, Scope};
 use carboy_core::ids::{AgentName, BottleName};
 use carboy_core::route::RouteSet;
 
+pub use reread::{Reread, reread};
+
 use crate::agent::{self, Agent, RepositoryAgent};
 use crate::budget::{AgentBudget, Amounts, Budgets, RunBudget, together, too_many};
+use crate::built_in;
 use crate::chain::Chains;
+use crate::chat::ChatFile;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, listed};
 use crate::effective::Effective;
 use crate::files::{ManifestFiles, Places};
 use crate::git::{GitUser, UserPart};
+use crate::implied::{chat_of, implied, through};
 use crate::lookup::{
     EXAMPLE, Whose, agent_names, agent_roots, bottle_names, read_file, warn_foreign, warn_ignored_bottles,
 };
@@ -91,6 +98,7 @@ impl Manifest {
                     routes: effective.route_views(),
                     git_user: effective.git_user.clone(),
                     prompt: effective.prompt.clone(),
+                    runs: effective.chat.as_ref().map(|chat| chat.runs()).unwrap_or_default(),
                     warnings: effective.warnings.clone(),
                 }))),
             },
@@ -101,6 +109,11 @@ impl Manifest {
     /// M2–M5, M7: names of bottles, from the directory alone, sorted. Files are not opened.
     pub fn bottle_names(files: &dyn ManifestFiles, places: &Places) -> Vec<BottleName> {
         bottle_names(files, places)
+    }
+
+    /// Names of the agents that come with the program, those of applications included; a file of the same name wins.
+    pub fn built_in_names(files: &dyn ManifestFiles) -> Vec<String> {
+        built_in::names(files)
     }
 
     /// M2, M4, M5, M7: names of agents, the union of both roots, sorted. Files are not opened.
@@ -115,19 +128,16 @@ pub(crate) fn load_any(files: &dyn ManifestFiles, request: &Request) -> Result<E
     let places = &request.places;
     warn_foreign(files, places, &mut out);
     warn_ignored_bottles(files, places, &mut out);
-    let settings = settings::load(files, places, &mut out);
+    let mut settings = settings::load(files, places, &mut out);
     let agent = match &request.agent {
         Some(typed) => chosen_agent(files, places, typed, &mut out),
         None => None,
     };
-    let agent_failed = request.agent.is_some() && agent.is_none();
-    let chosen = chosen_bottles(files, request, agent.as_ref().map(|(agent, _)| agent), agent_failed, &mut out);
-    let name = chosen.as_deref().and_then(|chosen| joint_name(files, places, chosen, &mut out));
-    let made = chosen.as_deref().and_then(|chosen| made_of(files, places, chosen, &mut out));
-    match (chosen, name, made) {
-        (Some(chosen), Some(name), Some(made)) if !out.has_errors() => {
-            let bottles = chosen.into_iter().map(|chosen| chosen.name).collect();
-            let mut effective = assemble(settings, agent, Chosen { name, bottles, made }, out);
+    let mut chat = chat_of(files, places, agent.as_ref(), &mut settings, &mut out);
+    let chosen = chosen(files, request, agent.as_ref().map(|(agent, _)| agent), chat.as_deref_mut(), &mut out);
+    match chosen {
+        Some(chosen) if !out.has_errors() => {
+            let mut effective = assemble(settings, agent, chat, chosen, out);
             match too_many(&effective.budgets) {
                 None => Ok(effective),
                 Some(error) => {
@@ -136,51 +146,33 @@ pub(crate) fn load_any(files: &dyn ManifestFiles, request: &Request) -> Result<E
                 }
             }
         }
-        (_, _, _) => Err(out),
-    }
-}
-
-/// What was read anew.
-#[derive(Clone, Debug)]
-pub struct Reread {
-    /// The routes, of the generation that was asked for.
-    pub routes: RouteSet,
-    /// The budgets, without the run's own ([`RunBudget::in_front_of`]).
-    pub budgets: BudgetSet,
-    /// The bottle files that both come from, which may have become others.
-    pub bottle_files: Vec<PathBuf>,
-    /// What somebody should look at.
-    pub warnings: Diagnostics,
-}
-
-/// The routes and budgets of a run read anew, for hot reload: the same checks, and the old rules stay when it fails. A
-/// repository's agent keeps the budget that somebody agreed to: whoever is inside could write its file.
-///
-/// # Errors
-/// Every error of the bottles' files and of those that they extend, of the user's own agent and of the settings.
-pub fn reread(
-    files: &dyn ManifestFiles,
-    places: &Places,
-    running: &Effective,
-    generation: u64,
-) -> Result<Reread, Diagnostics> {
-    let mut out = Diagnostics::default();
-    let settings = settings::load(files, places, &mut out);
-    let agent = agent_budget_now(files, places, running, &mut out);
-    let made = made_of(files, places, &wanted_of(&running.bottles), &mut out);
-    match made {
-        Some(made) if !out.has_errors() => {
-            let bottle = made.bottle;
-            let budgets = together(&settings.budgets, agent.as_ref(), &bottle.scopes, &bottle.terms).set;
-            if let Some(error) = too_many(&budgets) {
-                out.push(error);
-                return Err(out);
-            }
-            let routes = RouteSet::new(bottle.routes, generation);
-            Ok(Reread { routes, budgets, bottle_files: made.files, warnings: out })
-        }
         Some(_) | None => Err(out),
     }
+}
+
+/// What it runs in: the bottles that are named, or the one that a chat agent implies.
+fn chosen(
+    files: &dyn ManifestFiles,
+    request: &Request,
+    agent: Option<&Agent>,
+    chat: Option<&mut ChatFile>,
+    out: &mut Diagnostics,
+) -> Option<Chosen> {
+    let places = &request.places;
+    let is_chat = agent.is_some_and(|agent| agent.chat.is_some());
+    if is_chat && request.bottles.is_empty() && agent.is_some_and(|agent| agent.bottle.is_none()) {
+        let (name, bottle) = implied(files, places, chat?, out)?;
+        return Some(Chosen { name, bottles: Vec::new(), made: Made { bottle, files: Vec::new() } });
+    }
+    let agent_failed = request.agent.is_some() && agent.is_none();
+    let wanted = chosen_bottles(files, request, agent, agent_failed, out)?;
+    let name = joint_name(files, places, &wanted, out);
+    let made = made_of(files, places, &wanted, out);
+    let (name, made) = (name?, made?);
+    if let Some(chat) = chat {
+        through(chat, &made.bottle, &owner_of(wanted.iter().map(|one| &one.name)), out);
+    }
+    Some(Chosen { name, bottles: wanted.into_iter().map(|one| one.name).collect(), made })
 }
 
 /// The routes of these bottles together, checked.
@@ -199,31 +191,13 @@ fn wanted_of(bottles: &[BottleName]) -> Vec<Wanted> {
     bottles.iter().map(|name| Wanted { name: name.clone(), said: None }).collect()
 }
 
-/// The budget of the run's agent: of the user's own file as it is now, or, where that is gone, as it was.
-fn agent_budget_now(
-    files: &dyn ManifestFiles,
-    places: &Places,
-    running: &Effective,
-    out: &mut Diagnostics,
-) -> Option<AgentBudget> {
-    let known = running.agent_budget.clone();
-    let (Some(name), Some(file), None) = (&running.agent, &running.agent_file, &running.repository_agent) else {
-        return known;
-    };
-    match read_file(files, file, out) {
-        Some(bytes) => {
-            let agent = agent::read(name.clone(), file, &bytes, places, out)?;
-            Some(agent_budget(&agent.name, &agent.file, agent.budget, Whose::User))
-        }
-        None => known,
-    }
-}
-
 /// M39: a repository's agent is another scope than one of the user's of the same name, and its budget binds beside the
 /// others instead of replacing them.
 fn agent_budget(name: &AgentName, file: &Path, amounts: Amounts, whose: Whose) -> AgentBudget {
     match whose {
-        Whose::User => AgentBudget { scope: Scope::Agent(name.to_string()), kind: CapKind::Budget, amounts },
+        Whose::User | Whose::BuiltIn => {
+            AgentBudget { scope: Scope::Agent(name.to_string()), kind: CapKind::Budget, amounts }
+        }
         Whose::Repository => {
             let path = hex(&sha256(file.as_os_str().as_encoded_bytes()));
             // `@` stands in no agent's name.
@@ -281,23 +255,32 @@ pub(crate) fn owner_of<'n>(names: impl IntoIterator<Item = &'n BottleName>) -> S
     format!("{noun} {}", listed(names))
 }
 
-fn assemble(settings: Settings, agent: Option<(Agent, Whose)>, chosen: Chosen, warnings: Diagnostics) -> Effective {
+fn assemble(
+    settings: Settings,
+    agent: Option<(Agent, Whose)>,
+    chat: Option<Box<ChatFile>>,
+    chosen: Chosen,
+    warnings: Diagnostics,
+) -> Effective {
     let Made { bottle, files: mut sources } = chosen.made;
-    sources.extend(agent.as_ref().map(|(agent, _)| agent.file.clone()));
+    let on_disk = |(agent, whose): &(Agent, Whose)| (*whose != Whose::BuiltIn).then(|| agent.file.clone());
+    let agent_file = agent.as_ref().and_then(on_disk);
+    sources.extend(agent_file.clone());
+    sources.extend(chat.iter().flat_map(|chat| chat.sources.iter().cloned()));
     sources.extend(settings.sources.iter().cloned());
     let repository_agent = match &agent {
         Some((agent, Whose::Repository)) => {
             Some(RepositoryAgent { file: agent.file.clone(), sha256: agent.sha256.clone() })
         }
-        Some((_, Whose::User)) | None => None,
+        Some((_, Whose::User | Whose::BuiltIn)) | None => None,
     };
     let agent_budget =
         agent.as_ref().map(|(agent, whose)| agent_budget(&agent.name, &agent.file, agent.budget.clone(), *whose));
     let Budgets { set: budgets, origins: budget_origins, count } =
         together(&settings.budgets, agent_budget.as_ref(), &bottle.scopes, &bottle.terms);
-    let (name, agent_file, prompt, user) = match agent {
-        Some((agent, _)) => (Some(agent.name), Some(agent.file), agent.prompt, agent.git_user),
-        None => (None, None, String::new(), UserPart::default()),
+    let (name, prompt, user) = match agent {
+        Some((agent, _)) => (Some(agent.name), agent.prompt, agent.git_user),
+        None => (None, String::new(), UserPart::default()),
     };
     let UserPart { name: git_name, email: git_email } = user.over(bottle.git_user);
     let origin_of = |said: &Option<Said<String>>| said.as_ref().map_or(Origin::Default, Said::origin);
@@ -309,6 +292,7 @@ fn assemble(settings: Settings, agent: Option<(Agent, Whose)>, chosen: Chosen, w
         agent: name,
         agent_file,
         repository_agent,
+        chat,
         prompt,
         bottle: chosen.name,
         bottles: chosen.bottles,
@@ -362,6 +346,10 @@ fn chosen_agent(
         if out.error_count() > errors {
             return None;
         }
+    }
+    if let Some(text) = built_in::text(files, name.as_str()) {
+        let file = built_in::file(name.as_str());
+        return agent::read(name, &file, text.as_bytes(), places, out).map(|agent| (agent, Whose::BuiltIn));
     }
     let known = agent_names(files, places);
     let fix = match known.as_slice() {

@@ -29,13 +29,15 @@ pub(crate) fn agent_names(files: &dyn ManifestFiles, places: &Places) -> Vec<Age
     all.iter().filter_map(|stem| AgentName::parse(stem).ok()).collect()
 }
 
-/// Whose agents a directory holds.
+/// Who wrote an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whose {
+pub enum Whose {
     /// The user wrote them.
     User,
     /// They came with what was checked out (M39).
     Repository,
+    /// They came with the program.
+    BuiltIn,
 }
 
 /// M2, M4, M5: the working directory's root first, unless it is the user's own.

@@ -20,6 +20,16 @@ pub enum Origin {
         /// On which line, from 1.
         line: u32,
     },
+    /// In a variable of the environment.
+    Environment {
+        /// Which.
+        variable: String,
+    },
+    /// On the command line.
+    Flag {
+        /// Which.
+        flag: String,
+    },
 }
 
 /// A value and where it was said.

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, excerpt, listed};
 use crate::keys::Keys;
 use crate::origin::{Place, Said};
-use crate::yaml::{Entry, Node, Value};
+use crate::yaml::{self, Entry, Node, Value};
 
 /// One file being read.
 pub(crate) struct Scope<'a> {
@@ -145,7 +145,6 @@ impl Scope<'_> {
             let message = format!("`{}` in {what} of {} is not available in this version", entry.key, self.owner);
             let fix = match entry.key.as_str() {
                 "mounts" => "use `binds`".to_owned(),
-                "prompt" => "write the prompt below the front matter".to_owned(),
                 key => format!("remove `{key}`; what is not enforced is not accepted"),
             };
             self.error(entry.key_at, Code::NotAvailable, message, fix);
@@ -168,6 +167,25 @@ impl Scope<'_> {
         let meant = unknown.iter().find_map(|entry| near(&entry.key, keys.allowed));
         let guess = meant.map(|key| format!("did you mean `{key}`? ")).unwrap_or_default();
         self.error(at, Code::UnknownKey, message, format!("{guess}allowed are {}", listed(keys.allowed)));
+    }
+}
+
+/// Reads YAML and reports what is wrong with it.
+pub(crate) fn document(scope: &mut Scope<'_>, text: &str, first_line: u32) -> Node {
+    let (root, errors) = yaml::parse(text, first_line);
+    for error in errors {
+        scope.error(error.at, error.kind.code(), error.to_string(), error.kind.fix());
+    }
+    root
+}
+
+/// The keys of a file; an empty file has none.
+pub(crate) fn root_map(scope: &mut Scope<'_>, root: &Node) -> Option<Vec<Entry>> {
+    match &root.value {
+        Value::Null => Some(Vec::new()),
+        Value::Bool(_) | Value::Int(_) | Value::Text(_) | Value::List(_) | Value::Map(_) | Value::Invalid => {
+            scope.map(root, "the front matter").map(<[Entry]>::to_vec)
+        }
     }
 }
 

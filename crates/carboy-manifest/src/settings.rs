@@ -19,6 +19,7 @@ pub use crate::origin::{Origin, Sourced};
 pub use notify::{Notify, Webhook};
 
 use crate::budget::{self, HostBudgets, SettingsPart};
+use crate::chat::{ChatSettings, settings as chat_settings};
 use crate::diagnostic::{Code, Diagnostics, Position, excerpt};
 use crate::files::{ManifestFiles, Places};
 use crate::frontmatter::{FrontMatterError, text_of};
@@ -71,6 +72,8 @@ pub struct Settings {
     pub notify: Sourced<Notify>,
     /// `budget` and what goes with it.
     pub(crate) budgets: HostBudgets,
+    /// `chat`
+    pub(crate) chat: ChatSettings,
 }
 
 impl Default for Settings {
@@ -84,6 +87,7 @@ impl Default for Settings {
             bottle_uid: Sourced::default_of(None),
             notify: Sourced::default_of(Notify::default()),
             budgets: HostBudgets::default(),
+            chat: ChatSettings::default(),
         }
     }
 }
@@ -150,6 +154,9 @@ fn read_in(scope: &mut Scope<'_>, files: &dyn ManifestFiles, bytes: &[u8]) -> Se
         && let Some(value) = notify::notify(scope, node)
     {
         settings.notify = Sourced { value, origin: origin(scope, node.at) };
+    }
+    if let Some(node) = find(&root, "chat") {
+        settings.chat = chat_settings(scope, node);
     }
     settings.budgets.own = SettingsPart { caps: budget::caps(scope, &root), terms: budget::terms(scope, &root) };
     settings

@@ -57,6 +57,8 @@ pub struct NeedsTrust {
     pub git_user: GitUser,
     /// What it is told to do.
     pub prompt: String,
+    /// Of a chat agent: commands and scripts that it starts inside the bottle.
+    pub runs: Vec<String>,
     /// Warnings of the load.
     pub warnings: Diagnostics,
 }

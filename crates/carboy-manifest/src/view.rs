@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::agent::RepositoryAgent;
 use crate::bottle::Workspace;
 use crate::budget::BudgetsView;
+use crate::chat::ChatView;
 use crate::effective::Effective;
 use crate::git::GitRepo;
 use crate::image::Backend;
@@ -30,6 +31,9 @@ pub struct EffectiveView {
     pub bottle: BottleName,
     /// The bottles that it is made of, in order.
     pub bottles: Vec<BottleName>,
+    /// What a chat agent is made of; set where its surroundings are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatView>,
     /// Files that it came from.
     pub sources: Vec<PathBuf>,
     /// The agent's file, when it is a repository's: it runs only after somebody has agreed to it.
@@ -275,6 +279,7 @@ impl Effective {
             agent: self.agent.clone(),
             bottle: self.bottle.clone(),
             bottles: self.bottles.clone(),
+            chat: None,
             sources: self.sources.clone(),
             repository_agent: self.repository_agent.clone(),
             env: env.collect(),

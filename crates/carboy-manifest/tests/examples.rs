@@ -67,7 +67,7 @@ fn every_example_of_the_reference_is_accepted() {
         bottle(&yaml).unwrap_or_else(|errors| panic!("{key}: {errors}"));
     }
     let settings = section("settings.yml");
-    assert_eq!(settings.len(), 16);
+    assert_eq!(settings.len(), 17);
     for (key, example) in settings {
         let pem = ("/home/u/ca.pem", "-----BEGIN CERTIFICATE-----\n");
         let home = files(&[("settings.yml", &whole(&key, &example)), pem]);
@@ -77,5 +77,15 @@ fn every_example_of_the_reference_is_accepted() {
         let text = format!("---\n{}\n---\n", whole(&key, &example));
         let home = files(&[("agents/fix.md", &text), ("bottles/work.md", "---\n---\n")]);
         assert!(check(&home, &request(None, &[])).ok, "{key}");
+    }
+    let chat: Vec<_> = section("Chat agent").into_iter().take_while(|(key, _)| key != "--preset").collect();
+    assert_eq!(chat.len(), 14);
+    for (key, example) in chat {
+        let model = if key == "model" { "" } else { "model: gpt-5\n" };
+        let tools = if key == "tools" { "" } else { "tools: [{mcp: {command: [shop]}}]\n" };
+        let prose = if key == "prompt" { "```text {chunk=\"refusal\"}\nNo.\n```\n" } else { "" };
+        let text = format!("---\nkind: chat\n{model}{tools}{}\n---\n{prose}", whole(&key, &example));
+        let report = check(&files(&[("agents/shop.md", &text)]), &request(None, &[]));
+        assert!(report.ok, "{key}: {}", report.diagnostics);
     }
 }

@@ -228,7 +228,7 @@ fn an_agent_file_selects_and_never_widens() {
     ] {
         assert_eq!(of(yaml), [Code::BottleKeyInAgent], "{yaml}");
     }
-    for yaml in ["kind: chat", "tools: []", "identity: x", "requires: []", "confirm: []", "prompt: x", "limits: {}"] {
+    for yaml in ["title: x", "tools: []", "identity: x", "requires: []", "confirm: []", "prompt: x", "limits: {}"] {
         assert_eq!(of(yaml), [Code::NotAvailable], "{yaml}");
     }
     assert_eq!(of("secrets: {}"), [Code::UnknownKey]);

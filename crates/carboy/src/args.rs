@@ -3,6 +3,7 @@
 mod audit;
 mod bottle;
 mod budget;
+mod chat;
 mod lit;
 mod plumbing;
 mod stopping;
@@ -25,6 +26,7 @@ pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
 pub use budget::{BudgetCommand, ControllerCommand, ControllerRunArgs, SetArgs, ShowArgs, TopUpArgs, UnsetArgs};
+pub use chat::ChatFlags;
 pub use lit::{HookArgs, HookKind, LitCommand, MapArgs, SyncArgs, TakeSide, TangleArgs, VerifyArgs, WeaveArgs};
 pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
 pub use stopping::{ResumeArgs, StopArgs};
@@ -156,8 +158,17 @@ pub struct InitArgs {
     /// Show one more host path, read-only: SOURCE[:TARGET]
     #[arg(long = "bind", value_name = "SPEC")]
     pub binds: Vec<String>,
+    /// Of a chat agent: who answers, as in claude-sonnet-4-5
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Of a chat agent: a server of your own that speaks Chat Completions, as in http://127.0.0.1:11434/v1
+    #[arg(long, value_name = "URL")]
+    pub model_at: Option<String>,
+    /// Of a chat agent: the language of its tools [default: python]
+    #[arg(long, value_name = "LANGUAGE")]
+    pub script: Option<ScriptKind>,
     /// Take the files of another tool over instead
-    #[arg(long, value_name = "TOOL", conflicts_with_all = ["kind", "name", "login", "key_from", "presets", "no_presets", "binds"])]
+    #[arg(long, value_name = "TOOL", conflicts_with_all = ["kind", "name", "login", "key_from", "presets", "no_presets", "binds", "model", "model_at", "script"])]
     pub from: Option<InitFrom>,
     /// Ask nothing: take what is found
     #[arg(long, short = 'y')]
@@ -178,6 +189,8 @@ pub struct InitArgs {
 pub enum InitKind {
     /// No agent: a bottle for trying things
     Shell,
+    /// A chat agent, for a terminal or for customers
+    Chat,
     /// Claude Code
     Claude,
     /// OpenAI's Codex
@@ -186,6 +199,15 @@ pub enum InitKind {
     Gemini,
     /// opencode
     Opencode,
+}
+
+/// Languages of a chat agent's tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScriptKind {
+    /// Python 3, its standard library alone
+    Python,
+    /// Node, its own modules alone
+    Node,
 }
 
 /// How a model is paid for.
@@ -396,6 +418,8 @@ pub struct CheckArgs {
     /// Show what this bottle would give
     #[arg(long = "bottle", short = 'b', value_name = "NAME")]
     pub bottles: Vec<String>,
+    #[command(flatten)]
+    pub chat: ChatFlags,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -4,6 +4,7 @@
 //! *Must never* print a secret's value, or run a command to get one.
 
 mod budgets;
+mod chat;
 mod page;
 mod secrets;
 
@@ -14,6 +15,7 @@ use carboy_manifest::view::EffectiveView;
 use carboy_manifest::{CheckReport, Request, check as check_files};
 
 use crate::args::CheckArgs;
+use crate::chat_file;
 use crate::environment::Environment;
 use crate::print;
 use crate::report::{self, Exit, Failure, Palette};
@@ -25,9 +27,23 @@ pub use page::{program, source as secret_source};
 pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure> {
     let places = environment.places.clone();
     let request = Request { agent: args.agent.clone(), bottles: args.bottles.clone(), places };
-    let report = check_files(&DiskFiles, &request);
+    let mut report = check_files(&DiskFiles, &request);
+    let mut dotenv = None;
+    match report.chat.take() {
+        Some(file) => {
+            let lookup = environment.lookup.as_ref();
+            let settled = chat_file::settle(&file, &environment.places, lookup, &args.chat.flags());
+            dotenv = settled.dotenv;
+            report = report.with_chat(settled.chat);
+        }
+        None if !args.chat.is_empty() && report.ok => {
+            return Err(Failure::words(Exit::Usage, "`--preset` and `--set` are for a chat agent, and none was named")
+                .hint("name one: `carboy check AGENT --set NAME=VALUE`"));
+        }
+        None => {}
+    }
     let needed = match (&report.effective, args.agent.is_some() || !args.bottles.is_empty()) {
-        (Some(effective), _) => secrets::of_one(effective, environment),
+        (Some(effective), _) => secrets::of_one(effective, environment, dotenv.as_ref()),
         (None, false) => secrets::of_all(&report, environment),
         (None, true) => Vec::new(),
     };
@@ -62,7 +78,7 @@ pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure>
 
 /// What one agent or bottle would get, as `check NAME` shows it.
 pub fn agent_page(view: &EffectiveView, environment: &Environment, palette: Palette) -> String {
-    page::page(view, &secrets::of_one(view, environment), palette)
+    page::page(view, &secrets::of_one(view, environment, None), palette)
 }
 
 /// The last line.

@@ -8,6 +8,7 @@
 //! key into an argument, a manifest or the settings: one that is typed in goes into a file of mode 0600.
 
 mod answers;
+mod chat;
 mod choice;
 mod difference;
 mod drafts;
@@ -33,6 +34,13 @@ use drafts::{Action, Draft, Drafts};
 pub fn init(args: &InitArgs, environment: &Environment) -> Result<u8, Failure> {
     if args.from.is_some() {
         return import::import(args, environment);
+    }
+    if args.kind == Some(InitKind::Chat) {
+        return chat::init(args, environment);
+    }
+    if args.script.is_some() || args.model.is_some() || args.model_at.is_some() {
+        return Err(Failure::words(Exit::Usage, "`--model`, `--model-at` and `--script` are for `carboy init chat`")
+            .hint("leave them out: an agent that works in a bottle chooses its model itself"));
     }
     let answers = Answers::of(args);
     let choice = choice::choose(args, environment, &answers)?;
@@ -108,9 +116,13 @@ struct FileReport {
     content: Option<String>,
 }
 
+/// Would a file that is there become another?
+fn replaces(drafts: &Drafts) -> bool {
+    drafts.all.iter().any(|draft| draft.action == Action::Replace)
+}
+
 fn as_json(args: &InitArgs, environment: &Environment, choice: &Choice, drafts: &Drafts) -> Result<u8, Failure> {
-    let replaces = drafts.all.iter().any(|draft| draft.action == Action::Replace);
-    let writes = !args.dry_run && (args.force || !replaces);
+    let writes = !args.dry_run && (args.force || !replaces(drafts));
     if writes {
         drafts.write(environment)?;
     }
@@ -172,7 +184,7 @@ fn commands(choice: &Choice) -> Vec<(String, &'static str)> {
 /// The agent program that was asked for; `None` for a shell.
 fn program_of(kind: InitKind) -> Option<Program> {
     match kind {
-        InitKind::Shell => None,
+        InitKind::Shell | InitKind::Chat => None,
         InitKind::Claude => Some(Program::Claude),
         InitKind::Codex => Some(Program::Codex),
         InitKind::Gemini => Some(Program::Gemini),

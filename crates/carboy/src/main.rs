@@ -9,6 +9,7 @@ mod args;
 mod audit;
 mod bottle;
 mod budget;
+mod chat_file;
 mod check;
 mod client;
 mod completions;

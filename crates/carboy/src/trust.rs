@@ -97,6 +97,9 @@ fn shown(asked: &NeedsTrust) -> String {
         let line = format!("{name} <{}>", email.as_deref().unwrap_or("no address"));
         let _ = writeln!(out, "  commits as {}", printable(&line));
     }
+    for (i, line) in asked.runs.iter().enumerate() {
+        let _ = writeln!(out, "  {:<10} {}", if i == 0 { "runs" } else { "" }, printable(line));
+    }
     for (i, line) in asked.prompt.lines().take(LINES_MAX).enumerate() {
         let _ = writeln!(out, "  {:<10} {}", if i == 0 { "prompt" } else { "" }, printable(line));
     }

@@ -104,7 +104,7 @@ impl Enforcing {
 fn shutdown_of_bottle(request: &RunRequest) -> Option<Shutdown> {
     let said = match &request.effective.origins.budgets.shutdown {
         Origin::File { file, .. } => file.starts_with(request.places.bottles()),
-        Origin::Default => false,
+        Origin::Default | Origin::Environment { .. } | Origin::Flag { .. } => false,
     };
     said.then_some(request.effective.budgets.terms.shutdown)
 }

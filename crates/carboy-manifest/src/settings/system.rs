@@ -55,13 +55,15 @@ pub(super) fn over(system: Settings, mut user: Settings) -> Settings {
     said_over(&mut user.notify, system.notify);
     // Both are kept: which of their words is the stricter one is decided with the bottle's (`budget::together`).
     user.budgets.machine = system.budgets.own;
+    user.chat.machine = system.chat.own;
+    user.chat.model = user.chat.model.or(system.chat.model);
     user.sources.splice(0..0, system.sources);
     user
 }
 
 fn said_over<T>(user: &mut Sourced<T>, system: Sourced<T>) {
     match system.origin {
-        Origin::Default => {}
+        Origin::Default | Origin::Environment { .. } | Origin::Flag { .. } => {}
         Origin::File { .. } => *user = system,
     }
 }

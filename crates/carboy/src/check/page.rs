@@ -7,8 +7,8 @@ use std::path::Path;
 use carboy_manifest::view::{EffectiveView, RouteView};
 use carboy_manifest::{EnvValue, SecretFrom, Workspace};
 
-use super::budgets;
 use super::secrets::{Needed, State};
+use super::{budgets, chat};
 use crate::report::{Palette, bytes, printable};
 use crate::trust::route_line;
 
@@ -16,7 +16,13 @@ use crate::trust::route_line;
 pub fn page(view: &EffectiveView, needed: &[Needed], palette: Palette) -> String {
     let mut out = Rows { out: String::new(), palette };
     let shown = |path: &Path| path.display().to_string();
-    out.row("bottle", view.bottles.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    out.row(
+        "bottle",
+        match view.bottles.as_slice() {
+            [] => format!("{}, its own: it reaches what the agent's file names", view.bottle),
+            named => named.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        },
+    );
     if let Some(agent) = &view.agent {
         let from = match view.repository_agent {
             Some(_) => ", of the working directory: the first run asks about it",
@@ -24,19 +30,19 @@ pub fn page(view: &EffectiveView, needed: &[Needed], palette: Palette) -> String
         };
         out.row("agent", format!("{agent}{from}"));
     }
-    out.row("program", program(view));
+    match &view.chat {
+        Some(view) => chat::rows(view).into_iter().for_each(|(label, rows)| out.rows(label, rows)),
+        None => out.row("program", program(view)),
+    }
     // A certificate that several hosts share was read for each of them.
     let mut seen = BTreeSet::new();
     out.rows("files", view.sources.iter().filter(|path| seen.insert(*path)).map(|path| shown(path)));
-    out.row(
-        "workspace",
-        match view.workspace.value {
-            Workspace::Direct => "the working directory, written to directly".into(),
-            Workspace::Overlay => {
-                "an overlay over the working directory; `carboy bottle apply` brings changes over".into()
-            }
-        },
-    );
+    let workspace = match view.workspace.value {
+        Workspace::Direct => "the working directory, written to directly",
+        Workspace::Overlay => "an overlay over the working directory; `carboy bottle apply` brings changes over",
+    };
+    // A chat agent works on no directory.
+    out.rows("workspace", view.chat.is_none().then(|| workspace.to_owned()));
     out.rows_or("routes", view.routes.iter().map(route), "none: it reaches nothing");
     out.rows("presets", presets(&view.routes));
     out.rows("gate", view.git_repos.iter().map(|repo| format!("{} is {}", repo.repo.name, repo.repo.url)));

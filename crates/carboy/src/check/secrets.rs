@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use carboy_control::disk::DiskFiles;
 use carboy_control::vault::{Presence, VaultError, look};
 use carboy_core::ids::{BottleName, SecretName};
+use carboy_manifest::chat::Dotenv;
 use carboy_manifest::view::EffectiveView;
 use carboy_manifest::{CheckReport, Manifest, Request, SecretFrom};
 use serde::Serialize;
@@ -46,9 +47,22 @@ pub enum State {
 }
 
 /// Those of the one that was asked for.
-pub fn of_one(effective: &EffectiveView, environment: &Environment) -> Vec<Needed> {
-    let bottles = || effective.bottles.clone();
-    effective.secrets.iter().map(|(name, from)| needed(name, &from.source, bottles(), environment)).collect()
+pub fn of_one(effective: &EffectiveView, environment: &Environment, dotenv: Option<&Dotenv>) -> Vec<Needed> {
+    // A chat agent without a bottle runs in one of its own.
+    let bottles = || match effective.bottles.as_slice() {
+        [] => vec![effective.bottle.clone()],
+        named => named.to_vec(),
+    };
+    let found = effective.secrets.iter().map(|(name, from)| {
+        let needed = needed(name, &from.source, bottles(), environment);
+        match dotenv.and_then(|dotenv| dotenv.secret(name)) {
+            Some(_) if needed.state == State::Missing && matches!(from.source, SecretFrom::Env(_)) => {
+                Needed { state: State::Ready, what: None, fix: None, ..needed }
+            }
+            Some(_) | None => needed,
+        }
+    });
+    found.collect()
 }
 
 /// Those of every bottle that is good.

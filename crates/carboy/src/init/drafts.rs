@@ -165,7 +165,7 @@ fn there(path: &Path) -> Result<Option<String>, Failure> {
 
 impl Drafts {
     /// M35, M36: what would be written is what a launch reads, and it is valid.
-    fn read_back(&self, places: &Places, name: &str, has_agent: bool) -> Result<(), Failure> {
+    pub fn read_back(&self, places: &Places, name: &str, has_agent: bool) -> Result<(), Failure> {
         let texts = self.all.iter().filter_map(|draft| Some((draft.path.clone(), draft.text()?.as_bytes().to_vec())));
         let drafted = Drafted(texts.collect());
         // From the home, where no repository's agent of the same name stands before this one.

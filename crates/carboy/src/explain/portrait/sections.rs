@@ -260,6 +260,8 @@ fn origin(origin: &Origin) -> Cell {
             let name = file.file_name().map_or_else(|| file.display().to_string(), |name| name.display().to_string());
             Cell::code(format!("{name}:{line}"))
         }
+        Origin::Environment { variable } => Cell::code(variable.clone()),
+        Origin::Flag { flag } => Cell::code(flag.clone()),
     }
 }
 

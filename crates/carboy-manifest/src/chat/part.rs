@@ -1,0 +1,138 @@
+//! What one agent file with `kind: chat` says: every key with its place, nothing filled in.
+
+use std::collections::BTreeMap;
+
+use carboy_core::chat::{ReplySpec, ToolSource, Webhook};
+
+use super::fences;
+use super::identity::{self, IdentityPart};
+use super::knobs::{self, SaidKnobs};
+use super::model::{self, ModelPart};
+use super::outward::{self, Outward};
+use super::prompt::{self, Chunks, PromptPart};
+use super::reply;
+use super::rules::{self, RulesPart};
+use super::screening::{self, RulesOfScreening};
+use super::tools::{self, ToolsPart, built_in_name};
+use crate::diagnostic::{Code, excerpt, listed};
+use crate::keys;
+use crate::origin::{Origin, Said};
+use crate::schema::{Scope, find};
+use crate::yaml::{Entry, Node};
+
+/// Longest title, in characters.
+pub const TITLE_CHARS_MAX: usize = 100;
+
+/// A chat agent's file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ChatPart {
+    pub(crate) title: Option<Said<String>>,
+    pub(crate) greeting: Option<Said<String>>,
+    pub(crate) model: Option<Said<ModelPart>>,
+    /// The prose without its chunks.
+    pub(crate) system: String,
+    pub(crate) prompt: PromptPart,
+    pub(crate) tools: ToolsPart,
+    pub(crate) rules: RulesPart,
+    pub(crate) identity: IdentityPart,
+    pub(crate) knobs: SaidKnobs,
+    pub(crate) screening: RulesOfScreening,
+    pub(crate) reply: ReplySpec,
+    pub(crate) webhooks: Vec<Webhook>,
+    pub(crate) outward: Vec<Outward>,
+    pub(crate) frame_ancestors: Vec<String>,
+    /// Where each of its keys stands.
+    pub(crate) origins: BTreeMap<String, Origin>,
+}
+
+/// Reads the chat's keys among those of the front matter, and the prose.
+pub(crate) fn part(scope: &mut Scope<'_>, root: &[Entry], prose: &str, prose_line: u32) -> ChatPart {
+    let (system, chunks) = fences::split(scope, prose, prose_line);
+    let mut chunks = Chunks::new(chunks);
+    let mut part = ChatPart { system, ..ChatPart::default() };
+    for entry in root {
+        part.origins.insert(entry.key.clone(), scope.said((), entry.key_at).origin());
+    }
+    let key = |name| find(root, name);
+    part.title = key("title").and_then(|node| title(scope, node));
+    part.greeting = key("greeting").and_then(|node| prompt::text(scope, node, "`greeting`", &mut chunks));
+    part.model = key("model").and_then(|node| model::model(scope, node));
+    part.prompt = key("prompt").map(|node| prompt::prompt(scope, node, &mut chunks)).unwrap_or_default();
+    part.tools = key("tools").map(|node| tools::tools(scope, node, &mut chunks)).unwrap_or_default();
+    part.identity = key("identity").map(|node| identity::identity(scope, node)).unwrap_or_default();
+    part.reply = key("reply").map(|node| reply::reply(scope, node)).unwrap_or_default();
+    part.frame_ancestors = key("frame_ancestors").map(|node| outward::frame_ancestors(scope, node)).unwrap_or_default();
+    (part.webhooks, part.outward) = key("webhooks").map(|node| outward::webhooks(scope, node)).unwrap_or_default();
+    if let Some(node) = key("limits") {
+        limits(scope, node, &mut part);
+    }
+    if let Some(node) = key("screening") {
+        screening_of(scope, node, &mut part);
+    }
+    if let Some(node) = key("requires") {
+        rules::requires(scope, node, &mut part.rules);
+    }
+    if let Some(node) = key("confirm") {
+        rules::confirm(scope, node, &mut part.rules);
+    }
+    if let Some(node) = key("authorize") {
+        rules::authorize(scope, node, &mut part.rules);
+    }
+    chunks.report_unused(scope);
+    report_strangers(scope, &part);
+    part
+}
+
+fn title(scope: &mut Scope<'_>, node: &Node) -> Option<Said<String>> {
+    let text = scope.text(node, "`title`")?;
+    if (1..=TITLE_CHARS_MAX).contains(&text.chars().count()) && !text.contains('\n') {
+        return Some(scope.said(text.to_owned(), node.at));
+    }
+    let message = format!("`title` of {} is {}", scope.owner, excerpt(text));
+    scope.error(node.at, Code::BadValue, message, format!("write one line of 1 to {TITLE_CHARS_MAX} characters"));
+    None
+}
+
+fn limits(scope: &mut Scope<'_>, node: &Node, part: &mut ChatPart) {
+    let Some(entries) = scope.map(node, "`limits`") else { return };
+    let (said, others) = knobs::take(scope, entries, knobs::is_limit);
+    scope.keys(&others, &keys::CHAT_LIMITS, "`limits`");
+    part.knobs.extend(said);
+    if let Some(node) = find(&others, "calls_per_session") {
+        rules::calls_per_session(scope, node, &mut part.rules);
+    }
+}
+
+fn screening_of(scope: &mut Scope<'_>, node: &Node, part: &mut ChatPart) {
+    let Some(entries) = scope.map(node, "`screening`") else { return };
+    let (said, others) = knobs::take(scope, entries, knobs::is_screening);
+    scope.keys(&others, &keys::CHAT_SCREENING, "`screening`");
+    part.knobs.extend(said);
+    screening::rules(scope, &others, &mut part.screening);
+}
+
+/// A rule for a tool that is not there guards nothing. Only built-in tools are known by their names here; what servers and
+/// applications offer is known when they run.
+fn report_strangers(scope: &mut Scope<'_>, part: &ChatPart) {
+    let mut known = Vec::new();
+    for source in &part.tools.sources {
+        match source.value {
+            ToolSource::BuiltIn(tool) => known.push(built_in_name(tool)),
+            ToolSource::Command { .. }
+            | ToolSource::Script { .. }
+            | ToolSource::Http { .. }
+            | ToolSource::Application => {
+                return;
+            }
+        }
+    }
+    let strangers = part.rules.named.iter().filter(|(tool, _)| !known.contains(&tool.as_str()));
+    for (tool, at) in strangers {
+        let message = format!("a rule of {} is for the tool `{tool}`, which it does not have", scope.owner);
+        let fix = match known.as_slice() {
+            [] => "name its tools under `tools`, or remove the rule".to_owned(),
+            known => format!("it has {}", listed(known)),
+        };
+        scope.out.push_once(crate::diagnostic::Diagnostic::error(Code::BadValue, message, fix).at(scope.file, *at));
+    }
+}

@@ -1,0 +1,71 @@
+//! A chat agent for a person to read: who answers, with which tools, under which rules, and every threshold that is not
+//! carboy's own.
+
+use carboy_manifest::chat::ChatView;
+use carboy_manifest::origin::Origin;
+use serde_json::Value;
+
+/// Label and lines.
+pub type Row = (&'static str, Vec<String>);
+
+/// The rows of one agent.
+pub fn rows(view: &ChatView) -> Vec<Row> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let model = &view.model.value;
+    let place = format!("{} at {}:{}", text(&model["name"]), text(&model["host"]), model["port"]);
+    let tools = view.tools.value.iter().map(tool).collect();
+    let rules = view.rules.iter().map(|(name, rules)| format!("{name}: {}", rule(rules))).collect();
+    let authorize = view.authorize.value.iter().map(ToString::to_string).collect();
+    let said = view.limits.iter().chain(&view.screening).filter(|(_, one)| one.origin != Origin::Default);
+    let said = said.map(|(name, one)| format!("{name} {}, from {}", one.value, origin(&one.origin))).collect();
+    let own = format!("{} patterns, {} filters of your own", view.injection_patterns.len(), view.output_filters.len());
+    vec![
+        ("chat", vec![view.title.value.clone()]),
+        ("model", vec![place]),
+        ("tools", tools),
+        ("rules", rules),
+        ("authorize", authorize),
+        ("identity", vec![text(&view.identity.value)]),
+        ("thresholds", said),
+        ("screening", vec![own]),
+        ("frames", view.frame_ancestors.value.clone()),
+    ]
+}
+
+fn tool(tool: &Value) -> String {
+    let text = |key: &str| tool[key].as_str().unwrap_or_default();
+    match tool {
+        Value::String(name) => format!("those of the {name}"),
+        _ if tool.get("built_in").is_some() => text("built_in").to_owned(),
+        _ if tool.get("script").is_some() => format!("{}: a script of the file, {}", text("script"), text("path")),
+        _ if tool.get("program").is_some() => format!("{}: {} inside the bottle", text("mcp"), text("program")),
+        _ => format!("{}: at {}", text("mcp"), text("host")),
+    }
+}
+
+fn rule(rules: &Value) -> String {
+    let mut parts = Vec::new();
+    for one in rules["requires"].as_array().into_iter().flatten() {
+        let same =
+            one["same"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
+        parts.push(format!("after {} of the same {same}", one["after"].as_str().unwrap_or_default()));
+    }
+    match rules["confirm"].as_str() {
+        Some("always") => parts.push("confirmed by a click".into()),
+        Some("never") => parts.push("never confirmed".into()),
+        Some(_) | None => {}
+    }
+    if let Some(most) = rules["calls_per_session_max"].as_u64() {
+        parts.push(format!("at most {most} in a session"));
+    }
+    parts.join("; ")
+}
+
+fn origin(origin: &Origin) -> String {
+    match origin {
+        Origin::Default => "carboy".into(),
+        Origin::File { file, line } => format!("{}:{line}", file.display()),
+        Origin::Environment { variable } => format!("the variable {variable}"),
+        Origin::Flag { flag } => flag.clone(),
+    }
+}
