@@ -36,6 +36,7 @@ mod reading;
 mod requires;
 mod screens;
 pub mod session;
+pub mod provider;
 mod talk;
 pub mod tool;
 mod turn;
