@@ -96,9 +96,14 @@ impl<H: Handler> Typed<H> {
 
 /// Serde quotes what it found; a model's text is not repeated to it or to a log.
 fn without_values(error: &str) -> String {
-    let known = ["unknown field", "missing field", "duplicate field", "unknown variant"];
-    if known.iter().any(|start| error.starts_with(start)) {
+    // Names that serde repeats here are the type's own.
+    if ["missing field", "duplicate field"].iter().any(|start| error.starts_with(start)) {
         return error.chars().filter(|c| !c.is_control()).take(200).collect();
+    }
+    if let Some(start) = ["unknown field", "unknown variant"].into_iter().find(|start| error.starts_with(start)) {
+        // What was found stands first; what follows the last "expected" is the type's own, where it has any names.
+        let own = error.rsplit_once(", expected ").filter(|_| !error.contains(", there are no "));
+        return own.map_or(start.to_owned(), |(_, own)| format!("{start}, expected {own}"));
     }
     match (error.strip_prefix("invalid type: "), error.rsplit_once("expected ")) {
         (Some(_), Some((_, expected))) => format!("not of the right type, expected {expected}"),
@@ -154,4 +159,42 @@ impl<H: Handler> Tool for Typed<H> {
 
 fn invalid(error: InvalidArguments) -> ToolError {
     ToolError::Refused { code: "invalid_arguments", message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct One {
+        #[serde(rename = "kind")]
+        _kind: Kind,
+    }
+    #[derive(Debug, Deserialize)]
+    enum Kind {
+        A,
+    }
+
+    #[test]
+    fn g16_g67_what_a_model_wrote_is_not_repeated_to_it_or_to_a_log() {
+        let of = |error: serde_json::Error| without_values(&error.to_string());
+        for (json, told) in [
+            (r#"{"EVIL": 1}"#, "unknown field, expected `kind`"),
+            (r#"{"x, expected EVIL": 1}"#, "unknown field, expected `kind`"),
+            (r#"{"kind": "EVIL"}"#, "unknown variant, expected `A`"),
+            (r#"{"kind": "x, expected EVIL"}"#, "unknown variant, expected `A`"),
+            (r#"{"kind": "x, there are no EVIL"}"#, "unknown variant"),
+            ("{}", "missing field `kind`"),
+        ] {
+            let error = serde_json::from_str::<Value>(json).and_then(|value| One::deserialize(&value)).unwrap_err();
+            assert_eq!(of(error), told, "{json}");
+        }
+        let given = serde_json::json!({"x, expected EVIL": 1});
+        assert_eq!(of(Nothing::deserialize(&given).unwrap_err()), "unknown field");
+        let _ = Kind::A;
+    }
 }

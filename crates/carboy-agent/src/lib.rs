@@ -36,7 +36,6 @@ mod reading;
 mod requires;
 mod screens;
 pub mod session;
-pub mod provider;
 mod talk;
 pub mod tool;
 mod turn;

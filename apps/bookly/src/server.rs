@@ -1,0 +1,50 @@
+//! How Bookly is put before people: its title, its greeting, its records opened, and the whole as an [`Application`].
+//!
+//! ```text
+//!  agent::spec ─▶ front matter + prose ─▶ Application { name, file, tools } ─▶ carboy run bookly | carboy serve bookly
+//! ```
+//!
+//! Who speaks HTTP, keeps sessions, asks models and shows the page of this source is carboy's business, for this agent as for
+//! every other. *Must never* know a socket, a cookie or a key.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use carboy_agent::Application;
+use carboy_agent::application::file;
+
+use crate::agent::{NAME, SpecError, spec};
+use crate::config::{RETURN_POLICY, books_file};
+use crate::data::{BookStore, DataError, day};
+use crate::tools::tools;
+
+/// What people read as its name.
+pub const TITLE: &str = "Bookly";
+/// What it says first.
+pub const GREETING: &str = "Hello, this is Bookly's support desk. I can look up an order, help with a return, or tell you about our \
+                            policies. What can I do for you?";
+
+/// The agent's file, made once.
+static FILE: LazyLock<Result<String, SpecError>> = LazyLock::new(|| Ok(file(&spec(TITLE, GREETING, &RETURN_POLICY)?)));
+
+/// Bookly cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its records.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Its own words.
+    #[error("{0}")]
+    Spec(&'static SpecError),
+}
+
+/// Bookly with its records below `home`, made where they are missing.
+pub fn open(home: &Path, now_ms: u64) -> Result<Application, OpenError> {
+    let books = BookStore::open(&books_file(home), day(now_ms))?;
+    Ok(Application { name: NAME, file: text()?, tools: tools(books, RETURN_POLICY) })
+}
+
+/// The text of its agent file, for `explain` and `check`, which open no records.
+pub fn text() -> Result<&'static str, OpenError> {
+    FILE.as_deref().map_err(OpenError::Spec)
+}
