@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use carboy_control::doctor::{HostReport, Standing, probe};
 use carboy_control::setup::agents::{InstalledAgent, installed};
 
-use crate::args::JsonFlag;
+use crate::args::DoctorArgs;
 use crate::environment::Environment;
 use crate::print;
 use crate::report::{self, Exit, Failure, Palette, printable};
 
 /// Looks and says.
-pub fn doctor(args: &JsonFlag, environment: &Environment) -> Result<u8, Failure> {
+pub fn doctor(args: &DoctorArgs, environment: &Environment) -> Result<u8, Failure> {
     let host = probe(&environment.home.root().join("state"));
     let agents = installed(&environment.surroundings());
     let code = if host.tier.is_some() { 0 } else { Exit::HostNotCapable as u8 };
