@@ -37,13 +37,14 @@ use crate::task;
 
 use input::{Input, Source};
 use page::Page;
+pub use request::WithDotenv;
 use talk::{Talk, Went};
 
 /// Exit code of a conversation that `carboy stop --kill` ended, as a shell has it for SIGKILL.
 const SIGKILL: u8 = 9;
 
 /// For looking whether it is a chat agent, not for running it.
-struct Looking;
+pub struct Looking;
 
 impl Trust for Looking {
     fn of(&self, _file: &Path, _sha256: &str) -> Trusted {

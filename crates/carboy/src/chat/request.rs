@@ -75,7 +75,7 @@ pub fn of(args: &RunArgs, environment: Environment) -> Result<Wanted, Failure> {
     chat::warn(&effective.warnings);
     let (mut spec, preset, dotenv) = settled(args, &environment, &effective)?;
     let model = who_answers(args.chat.model.as_deref(), &mut spec)?;
-    let lookup = Arc::new(WithDotenv { host: environment.lookup.clone(), dotenv: dotenv.map(Arc::new) });
+    let lookup = Arc::new(WithDotenv::new(environment.lookup.clone(), dotenv));
     let audit_key = audit_key(&environment, &lookup)?;
     let workdir = places
         .cwd
@@ -173,6 +173,11 @@ pub struct WithDotenv {
 }
 
 impl WithDotenv {
+    /// `dotenv` is asked where the environment has nothing.
+    pub fn new(host: Arc<dyn Lookup>, dotenv: Option<Dotenv>) -> WithDotenv {
+        WithDotenv { host, dotenv: dotenv.map(Arc::new) }
+    }
+
     /// What stands in the `.env` alone.
     fn beside(&self, name: &str) -> Option<OsString> {
         let name = SecretName::parse(name).ok()?;
