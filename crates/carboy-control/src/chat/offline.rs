@@ -20,7 +20,7 @@ impl OfflineModel {
     /// Starts it and puts it in the provider's place, with a key of its own.
     pub(super) async fn start(request: &mut ChatRequest) -> Result<OfflineModel, ChatError> {
         let choice = &request.spec.model;
-        let mut config = Config::default();
+        let mut config = Config::offline();
         if let Some(name) = &choice.token_env {
             let lookup = std::sync::Arc::new(WithKey::fresh(request.lookup.clone(), name)?);
             let key = lookup.key().expose().to_owned();
