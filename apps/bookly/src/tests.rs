@@ -79,7 +79,7 @@ impl Session {
             .map_err(|error| ToolError::Refused { code: "invalid_arguments", message: error.to_string() })?;
         let principal = anonymous();
         let (guard, now_ms) = (&mut self.guard, self.now_ms);
-        let mut call = Call { arguments: &arguments, principal: &principal, guard, now_ms, idempotency_key: key };
+        let call = Call { arguments: &arguments, principal: &principal, guard, now_ms, idempotency_key: key };
         tool.precheck(&call)?;
         let guard = &mut *call.guard;
         let call = Call { guard, ..call };

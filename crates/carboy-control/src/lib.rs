@@ -27,6 +27,7 @@ mod reload;
 pub mod resume;
 pub mod runs;
 pub mod seed;
+pub mod serve;
 pub mod session;
 pub mod setup;
 pub mod snapshot;

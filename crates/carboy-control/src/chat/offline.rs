@@ -21,6 +21,8 @@ impl OfflineModel {
     pub(super) async fn start(request: &mut ChatRequest) -> Result<OfflineModel, ChatError> {
         let choice = &request.spec.model;
         let mut config = Config::offline();
+        // Where the file names no key none is asked for.
+        (config.anthropic_key, config.openai_key) = Default::default();
         if let Some(name) = &choice.token_env {
             let lookup = std::sync::Arc::new(WithKey::fresh(request.lookup.clone(), name)?);
             let key = lookup.key().expose().to_owned();

@@ -307,10 +307,10 @@ impl Compiling<'_> {
             }
             "required" => out.required = texts(keyword, value)?,
             "additionalProperties" => {
-                out.others = match value {
-                    Value::Bool(true) => Others::Any,
-                    Value::Bool(false) => Others::None,
-                    schema => Others::Like(Box::new(self.schema(schema, depth + 1)?)),
+                out.others = match value.as_bool() {
+                    Some(true) => Others::Any,
+                    Some(false) => Others::None,
+                    None => Others::Like(Box::new(self.schema(value, depth + 1)?)),
                 };
             }
             "allOf" => out.all_of.extend(self.schemas(keyword, value, depth)?),
@@ -341,9 +341,9 @@ impl Compiling<'_> {
 }
 
 fn kinds(value: &Value) -> Result<BTreeSet<Kind>, String> {
-    let words = match value {
-        Value::String(word) => vec![word.clone()],
-        other => texts("type", other)?,
+    let words = match value.as_str() {
+        Some(word) => vec![word.to_owned()],
+        None => texts("type", value)?,
     };
     words.iter().map(|word| Kind::of(word).ok_or_else(|| format!("`type` names `{word}`"))).collect()
 }
