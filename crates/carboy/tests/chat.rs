@@ -182,13 +182,12 @@ fn g73_g73b_g74_at_a_terminal_stand_banner_and_prompts_and_ctrl_c_ends_it_cleanl
     screen.see("Agent: [offline model] Hello!");
     screen.see_times("\nYou:", 3);
     screen.key("C-c");
-    screen.see("over with 0");
+    assert!(!screen.see("over with 0").contains("^C"));
     screen.line("stty -a; echo shown $((20+3))");
     let text = screen.see("\nshown 23\n");
     for mode in ["icanon", "echo", "isig", "icrnl"] {
         assert!(text.split_whitespace().any(|word| word == mode), "`{mode}` is off:\n{text}");
     }
-    assert!(!text.contains("^C"), "{text}");
     assert_eq!(files_below(&desk.path("work")), [] as [String; 0], "no litter");
     let ended = desk.entries("end");
     assert_eq!(ended[0].detail("exit_code").and_then(|v| v.as_u64()), Some(0));
@@ -255,7 +254,7 @@ fn g1_g11_i5_a_return_at_bookly_is_confirmed_by_the_person_at_the_terminal_alone
     screen.line("n");
     screen.see("nothing was done");
     assert!(desk.entries("write_intent").is_empty());
-    screen.see_times("\nYou:", 4);
+    screen.see_times("\nYou:", 3);
     screen.line(wish);
     screen.see_times("? [y/N]", 2);
     screen.line("y");
@@ -275,11 +274,11 @@ fn u3_it_stands_among_the_runs_a_cut_off_is_a_polite_hand_off_and_stop_ends_it()
         || -> Value { serde_json::from_str(&told(&desk.carboy(&["ps", "--json"]).output().unwrap()).out).unwrap() };
     let living = runs();
     assert_eq!(
-        (&living[0]["agent"], &living[0]["state"]),
+        (&living[0]["record"]["agent"], &living[0]["state"]),
         (&Value::from("bookly"), &Value::from("running")),
         "{living}"
     );
-    let run = living[0]["run"].as_str().unwrap().to_owned();
+    let run = living[0]["record"]["run"].as_str().unwrap().to_owned();
     let done = |arguments: &[&str]| {
         let ran = told(&desk.carboy(arguments).output().unwrap());
         assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -287,7 +286,7 @@ fn u3_it_stands_among_the_runs_a_cut_off_is_a_polite_hand_off_and_stop_ends_it()
     done(&["stop", &run, "--cutoff"]);
     assert_eq!(runs()[0]["state"], "cut off");
     screen.line("Where is my order?");
-    screen.see("Our support team will take over from here");
+    screen.see("\nAgent: I cannot go on right now. Our support team will take over from here");
     done(&["resume", &run]);
     screen.see_times("\nYou:", 2);
     screen.line("What is your shipping policy?");
@@ -436,7 +435,7 @@ fn g87_a_starter_is_checked_and_answers_with_its_script_in_a_bottle() {
     assert_eq!(told(&desk.carboy(&["check", "shop"]).output().unwrap()).code, Some(0));
     let words = "Where is my order SH-1002? My email is ada@example.com\n";
     let ran = desk.says(&["run", "shop", "--model", "offline"], words);
-    assert!(ran.out.contains("in transit") && ran.out.contains("SH-1002"), "{ran:?}");
+    assert!(ran.out.contains("on its way") && ran.out.contains("SH-1002"), "{ran:?}");
     let wrong = desk.says(&["run", "shop", "--model", "offline"], "Where is my order SH-1002? I am eve@example.com\n");
-    assert!(!wrong.out.contains("transit"), "{wrong:?}");
+    assert!(!wrong.out.contains("way"), "{wrong:?}");
 }

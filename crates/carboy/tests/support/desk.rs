@@ -209,6 +209,11 @@ impl Drop for Screen<'_> {
     fn drop(&mut self) {
         let socket = self.desk.path("tmux.sock");
         let _ = Command::new("tmux").arg("-S").arg(&socket).arg("kill-server").output();
+        // It says that it goes before it has gone, and the next one has the same socket.
+        let deadline = Instant::now() + APPEAR_WAIT_MAX;
+        while std::os::unix::net::UnixStream::connect(&socket).is_ok() && Instant::now() < deadline {
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
 
