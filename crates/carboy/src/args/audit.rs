@@ -41,7 +41,7 @@ pub enum AuditCommand {
 #[derive(Debug, Args)]
 pub struct QueryArgs {
     /// Kind of entry
-    #[arg(long = "type", value_name = "KIND", value_parser = ["run", "egress", "dns", "security", "policy", "operator"])]
+    #[arg(long = "type", value_name = "KIND", value_parser = ["run", "egress", "dns", "security", "policy", "operator", "port", "budget", "turn", "tool", "rate_limit", "session", "ask"])]
     pub event_type: Option<String>,
     /// Outcome
     #[arg(long, value_parser = ["allowed", "denied", "redacted", "warned", "blocked", "done", "failed"])]
