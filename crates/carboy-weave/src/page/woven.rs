@@ -33,18 +33,21 @@ pub(super) struct Woven<'p> {
 
 /// The anchor of a chunk's part.
 pub(super) fn chunk_anchor(name: &str, part: usize) -> String {
-    // Two names that differ in a sign only have two anchors.
-    let exact: String = name
-        .chars()
-        .map(|c| {
-            if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') {
-                c.to_string()
-            } else {
-                format!("~{:x}", u32::from(c))
-            }
-        })
-        .collect();
+    let exact = exact(name);
     if part == 0 { format!("chunk:{exact}") } else { format!("chunk:{exact}:{}", part + 1) }
+}
+
+/// The anchor of a copy of the library: its file's own name, and its part.
+fn library_anchor(path: &str, part: Option<&str>) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let part = part.map_or(String::new(), |part| format!(":{}", exact(part)));
+    format!("library:{}{part}", exact(file))
+}
+
+/// Two names that differ in a sign only have two anchors.
+fn exact(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    name.chars().map(|c| if plain(c) { c.to_string() } else { format!("~{:x}", u32::from(c)) }).collect()
 }
 
 impl<'p> Woven<'p> {
@@ -210,11 +213,12 @@ impl<'p> Woven<'p> {
             Kind::Include { path, anchor } => {
                 let lines = code::lines(&block.language, text, first, &|_| None);
                 let part = anchor.as_ref().map_or(String::new(), |anchor| format!(", {}", escape(anchor)));
+                let id = self.page.anchor(&library_anchor(path.as_str(), anchor.as_deref()));
                 format!(
-                    "<figure class=\"code library\"><figcaption><span class=\"file\">{}</span>{part} <span class=\"note\">from the \
-                     library, read-only</span></figcaption>{}</figure>\n",
+                    "<figure class=\"code library\" id=\"{id}\"><figcaption><span class=\"file\">{}</span>{part} <span \
+                     class=\"note\">from the library, read-only</span></figcaption>{}</figure>\n",
                     escape(path.as_str()),
-                    code::block(&format!("From {path}"), &lines)
+                    code::block(&format!("From {path}{part}"), &lines)
                 )
             }
             Kind::Chunk(part) => self.chunk(block, part, text),
