@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the real clients that the tests drive against the simulated provider: `claude`, `codex`, `gemini` and
-# `opencode` from npm, and the anthropic and openai SDKs with httpx and requests from PyPI.
+# `opencode` from npm, axe-core that judges pages, and the anthropic and openai SDKs with httpx and requests from PyPI.
 #
 #   xtask/clients.sh [DIR]        DIR defaults to /opt/carboy-clients
 #
@@ -13,6 +13,7 @@ CLAUDE=2.1.197
 CODEX=0.169.0
 GEMINI=0.61.0
 OPENCODE=1.18.33
+AXE=4.14.1
 ANTHROPIC=2.11.0
 OPENAI=2.54.0
 HTTPX=0.28.1
@@ -34,6 +35,7 @@ wanted="claude $CLAUDE
 codex $CODEX
 gemini $GEMINI
 opencode $OPENCODE
+axe $AXE
 anthropic $ANTHROPIC
 openai $OPENAI
 httpx $HTTPX
@@ -41,7 +43,7 @@ h2 $H2
 requests $REQUESTS"
 if [ -f "$dir/versions" ] && [ "$(cat "$dir/versions")" = "$wanted" ] \
     && [ -x "$dir/bin/claude" ] && [ -x "$dir/bin/codex" ] && [ -x "$dir/bin/gemini" ] \
-    && [ -x "$dir/bin/opencode" ] && [ -x "$dir/venv/bin/python" ]; then
+    && [ -x "$dir/bin/opencode" ] && [ -f "$dir/node_modules/axe-core/axe.min.js" ] && [ -x "$dir/venv/bin/python" ]; then
     say "up to date in $dir"
     exit 0
 fi
@@ -50,7 +52,8 @@ rm -f "$dir/versions"
 
 say "claude $CLAUDE, codex $CODEX, gemini $GEMINI and opencode $OPENCODE into $dir"
 npm install --prefix "$dir" --no-fund --no-audit --loglevel=error "@anthropic-ai/claude-code@$CLAUDE" \
-    "@openai/codex@$CODEX" "@google/gemini-cli@$GEMINI" "opencode-ai@$OPENCODE" >&2
+    "@openai/codex@$CODEX" "@google/gemini-cli@$GEMINI" "opencode-ai@$OPENCODE" \
+    "axe-core@$AXE" >&2
 for client in claude codex gemini opencode; do
     ln -sf "../node_modules/.bin/$client" "$dir/bin/$client"
     # In a home of its own: some leave files in the one that they are started in.

@@ -80,6 +80,7 @@ const LEAVES: &[Leaf] = &[
         homes: &["carboy-egress", "carboy-sim", "carboy-control"],
         rule: "HTTP is spoken in egress, by the simulated provider, and by the composer's own services",
     },
+    Leaf { names: &["axum"], homes: &["carboy-control"], rule: "people are served over HTTP by the composer alone" },
     Leaf {
         names: &["rusqlite"],
         homes: &["carboy-store", "bookly", "retail"],

@@ -35,6 +35,7 @@ const NEEDS: &[Need] = &[
     Need { check: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb"], package: "postgresql" },
     Need { check: &["zsh", "--version"], package: "zsh" },
     Need { check: &["fish", "--version"], package: "fish" },
+    Need { check: &["chromium", "--version"], package: "chromium" },
 ];
 
 /// May things be installed?

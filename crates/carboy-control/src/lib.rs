@@ -5,6 +5,7 @@
 
 pub mod authority;
 pub mod bottles;
+pub mod chat;
 pub mod clock;
 pub mod controller;
 mod datagram;
@@ -15,6 +16,7 @@ pub mod home;
 pub mod host_user;
 pub mod image;
 pub mod inside;
+mod mcp;
 mod notify;
 pub mod operator;
 pub mod ports;
@@ -25,6 +27,7 @@ mod reload;
 pub mod resume;
 pub mod runs;
 pub mod seed;
+pub mod serve;
 pub mod session;
 pub mod setup;
 pub mod snapshot;

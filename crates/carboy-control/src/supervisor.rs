@@ -13,13 +13,13 @@
 
 mod control;
 mod ending;
-mod enforce;
+pub(crate) mod enforce;
 mod exec;
 mod failing;
-mod keeping;
+pub(crate) mod keeping;
 mod noticing;
-mod seal;
-mod secrets;
+pub(crate) mod seal;
+pub(crate) mod secrets;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ use std::sync::{Arc, OnceLock};
 use carboy_bottle::{Bottle, CapturedSockets, LaunchOptions, Stdio, TcpKind};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
 use carboy_core::ids::{RunId, SecretName};
-use carboy_core::plan::{Bind, BottleSpec, CaptureTier, Image, StdioMode};
+use carboy_core::plan::{Bind, BottleSpec, CaptureTier, GeneratedFile, Image, StdioMode};
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
 use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits, Listener};
 use carboy_manifest::providers::Task;
@@ -95,6 +95,8 @@ pub struct RunRequest {
     pub env: Vec<(String, String)>,
     /// `--bind`, canonical.
     pub binds: Vec<Bind>,
+    /// Files that are generated inside, read-only: the scripts of a chat agent's file.
+    pub scripts: Vec<GeneratedFile>,
     /// `--user`, looked up.
     pub host_ids: Option<(u32, u32)>,
     /// How the program's streams are connected.
@@ -228,7 +230,8 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     let detectors = detectors(fingerprint_key, &vault)?;
     let mut captured = bottle.take_captured().expect("a bottle that was just launched still has its sockets");
     let tier = captured.tier;
-    let (kept, pushes) = Kept::open(&request, &run).await?;
+    let (kept, pushes) =
+        Kept::open(request.keeping, (&request.home, &request.lookup), &request.effective, &run).await?;
     let gateway = Gateway::new(GatewayConfig {
         subject: subject.clone(),
         routes: request.effective.routes.clone(),
@@ -440,7 +443,7 @@ async fn audit_start(
     audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))
 }
 
-fn new_run_id() -> Result<RunId, RunError> {
+pub(crate) fn new_run_id() -> Result<RunId, RunError> {
     let mut bits = [0; 4];
     getrandom::fill(&mut bits).map_err(AuthorityError::Random)?;
     let text = format!("r-{:08x}", u32::from_be_bytes(bits));

@@ -25,19 +25,34 @@ pub fn proxy_head(read: &[u8]) -> Option<(String, usize)> {
     }
 }
 
-/// The server name of a ClientHello in these pieces; `Err` where it is none.
-pub fn client_hello(pieces: &[&[u8]]) -> Result<Option<String>, ()> {
+/// What a ClientHello in these pieces turns out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Hello {
+    /// Whole, with the server name that it says.
+    Read(Option<String>),
+    /// More is needed.
+    Unfinished,
+    /// None.
+    Broken,
+}
+
+/// Reads one.
+pub fn client_hello(pieces: &[&[u8]]) -> Hello {
     let mut acceptor = rustls::server::Acceptor::default();
     for piece in pieces {
         let mut rest = *piece;
         while !rest.is_empty() {
-            if acceptor.read_tls(&mut rest).map_err(|_| ())? == 0 {
-                break;
+            match acceptor.read_tls(&mut rest) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => return Hello::Broken,
             }
-            if let Some(accepted) = acceptor.accept().map_err(|_| ())? {
-                return Ok(accepted.client_hello().server_name().map(str::to_owned));
+            match acceptor.accept() {
+                Ok(Some(accepted)) => return Hello::Read(accepted.client_hello().server_name().map(str::to_owned)),
+                Ok(None) => {}
+                Err(_) => return Hello::Broken,
             }
         }
     }
-    Ok(None)
+    Hello::Unfinished
 }

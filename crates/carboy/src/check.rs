@@ -21,6 +21,7 @@ use crate::print;
 use crate::report::{self, Exit, Failure, Palette};
 
 pub use budgets::rows as budget_rows;
+pub use chat::{rule as rules_in_words, tool as tool_in_words};
 pub use page::{program, source as secret_source};
 
 /// Checks and says.

@@ -267,6 +267,7 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
         env_set,
         env,
         binds,
+        scripts: Vec::new(),
         host_ids,
         stdio,
         terminal: (stdio != StdioMode::Pipes).then(|| std::env::var("TERM").unwrap_or_else(|_| "xterm".into())),

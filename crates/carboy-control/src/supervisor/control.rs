@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use carboy_bottle::Bottle;
+use carboy_bottle::{Bottle, Exec, ExecRequest};
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::Shutdown;
 use carboy_core::plan::CaptureTier;
@@ -63,6 +63,15 @@ impl Control {
     /// Passes a signal to the program's process group.
     pub fn signal(&self, signal: i32) {
         let _ = self.0.bottle.signal(signal);
+    }
+
+    /// Runs another program in the bottle, beside the first one; see [`Bottle::exec`]. Blocks for some milliseconds.
+    pub fn exec(&self, request: &ExecRequest) -> std::io::Result<Exec> {
+        let event = Event::new(EventType::Run, self.0.subject.clone(), "exec", Outcome::Done)
+            .with("program", request.command.first().cloned().unwrap_or_default())
+            .with("arguments", request.command.len().saturating_sub(1) as u64);
+        self.0.write_down(event);
+        self.0.bottle.exec(request)
     }
 
     /// The run's session.

@@ -18,11 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use carboy_bottle::Stillness;
-use carboy_core::audit::{Event, EventType, Outcome};
+use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::{Scope, Shutdown};
 use carboy_core::ports::Clock;
 use carboy_core::verdict::{Denial, Reason};
 use carboy_manifest::origin::Origin;
+use carboy_manifest::{Effective, Places};
 use carboy_store::controller::protocol::{Push, Role};
 use carboy_store::controller::{ClientEvents, Line, LineError, Reach};
 use tokio::runtime::Handle;
@@ -37,7 +38,7 @@ use crate::resume::{self, Keeper, Resumable, Spent, Standing};
 use crate::summary::{Action, By, Enforced, SpentOn};
 
 /// Actions that a run remembers for its summary; the log has all of them.
-const ENFORCED_KEPT_MAX: usize = 16;
+pub(crate) const ENFORCED_KEPT_MAX: usize = 16;
 /// How long a run's end waits to hear what was spent.
 const SPENT_WAIT_MAX: Duration = Duration::from_secs(2);
 
@@ -75,7 +76,7 @@ impl Enforcing {
             force: Mutex::default(),
             keeper: kept.map(|kept| Keeper::begin(run_dir, kept)).transpose()?,
             stormed_before: before.is_some_and(|before| before.by == Some(By::Storm)),
-            shutdown: shutdown_of_bottle(request),
+            shutdown: shutdown_of_bottle(&request.effective, &request.places),
             controller: match request.keeping {
                 Keeping::Controller => Some(Starter::new(&request.home, request.lookup.clone())?),
                 Keeping::InProcess => None,
@@ -88,25 +89,31 @@ impl Enforcing {
 impl Enforcing {
     /// What the run spent, by what is metered. Nothing where nobody can say: an end does not wait for it.
     pub(super) async fn spent(&self, run: &str) -> Vec<SpentOn> {
-        let Some(controller) = &self.controller else { return Vec::new() };
-        let scope = Scope::Run(run.to_owned());
-        let asked = async {
-            let mut line = Line::open(controller.socket(), controller.program(), Role::Observer).await?;
-            spent_by(&mut line, &scope).await
-        };
-        let told =
-            tokio::time::timeout(SPENT_WAIT_MAX, asked).await.ok().and_then(|told: Result<_, LineError>| told.ok());
-        told.into_iter().flatten().map(SpentOn::from).collect()
+        match &self.controller {
+            Some(controller) => spent(controller, run).await,
+            None => Vec::new(),
+        }
     }
 }
 
+/// The same, asked of this controller.
+pub(crate) async fn spent(controller: &Starter, run: &str) -> Vec<SpentOn> {
+    let scope = Scope::Run(run.to_owned());
+    let asked = async {
+        let mut line = Line::open(controller.socket(), controller.program(), Role::Observer).await?;
+        spent_by(&mut line, &scope).await
+    };
+    let told = tokio::time::timeout(SPENT_WAIT_MAX, asked).await.ok().and_then(|told: Result<_, LineError>| told.ok());
+    told.into_iter().flatten().map(SpentOn::from).collect()
+}
+
 /// What settings say is for spent caps alone: by hand a run is ended, unless its bottle's own file says something else.
-fn shutdown_of_bottle(request: &RunRequest) -> Option<Shutdown> {
-    let said = match &request.effective.origins.budgets.shutdown {
-        Origin::File { file, .. } => file.starts_with(request.places.bottles()),
+pub(crate) fn shutdown_of_bottle(effective: &Effective, places: &Places) -> Option<Shutdown> {
+    let said = match &effective.origins.budgets.shutdown {
+        Origin::File { file, .. } => file.starts_with(places.bottles()),
         Origin::Default | Origin::Environment { .. } | Origin::Flag { .. } => false,
     };
-    said.then_some(request.effective.budgets.terms.shutdown)
+    said.then_some(effective.budgets.terms.shutdown)
 }
 
 /// How it was carried out.
@@ -364,14 +371,19 @@ pub(super) async fn break_storms(shared: Arc<Shared>) {
 }
 
 fn event(shared: &Shared, action: Action, by: By, why: &str, outcome: Outcome) -> Event {
+    event_of(&shared.subject, action, by, why, outcome)
+}
+
+/// What was done to a run, as the log has it.
+pub(crate) fn event_of(subject: &Subject, action: Action, by: By, why: &str, outcome: Outcome) -> Event {
     let kind = match by {
         By::Operator => EventType::Operator,
         By::Budget | By::Storm => EventType::Budget,
     };
-    Event::new(kind, shared.subject.clone(), action.as_str(), outcome).with("by", by.as_str()).with("why", why)
+    Event::new(kind, subject.clone(), action.as_str(), outcome).with("by", by.as_str()).with("why", why)
 }
 
-fn denial(by: By, why: &str) -> Denial {
+pub(crate) fn denial(by: By, why: &str) -> Denial {
     let reason = match by {
         By::Budget => Reason::BudgetExhausted,
         By::Operator | By::Storm => Reason::CutOff,
@@ -379,7 +391,7 @@ fn denial(by: By, why: &str) -> Denial {
     Denial::new(reason, why)
 }
 
-fn done(how: Shutdown) -> &'static str {
+pub(crate) fn done(how: Shutdown) -> &'static str {
     match how {
         Shutdown::Cutoff => "was cut off",
         Shutdown::Pause => "was paused",

@@ -18,9 +18,11 @@ use carboy_wire::endpoint::meter_of;
 use carboy_wire::format::WireFormat;
 use tokio::sync::watch;
 
-use super::{RunError, RunRequest};
+use super::RunError;
 use crate::clock::SystemClock;
 use crate::controller::Starter;
+use crate::home::Home;
+use crate::vault::Lookup;
 
 /// How long an older controller may take to make room for this program's own.
 const RENEW_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -42,18 +44,23 @@ pub enum Keeping {
 }
 
 /// A run's ledger.
-pub(super) struct Kept {
+pub(crate) struct Kept {
     client: Option<Arc<Client>>,
     ledger: Arc<dyn Ledger>,
 }
 
 impl Kept {
     /// Opens it. Nobody waits for the controller here: what is metered does.
-    pub(super) async fn open(request: &RunRequest, run: &RunId) -> Result<(Kept, Option<ClientEvents>), RunError> {
-        let supervised = supervised(&request.effective, run);
-        match request.keeping {
+    pub(crate) async fn open(
+        keeping: Keeping,
+        (home, lookup): (&Home, &Arc<dyn Lookup>),
+        effective: &Effective,
+        run: &RunId,
+    ) -> Result<(Kept, Option<ClientEvents>), RunError> {
+        let supervised = supervised(effective, run);
+        match keeping {
             Keeping::Controller => {
-                let starter = Arc::new(Starter::new(&request.home, request.lookup.clone())?);
+                let starter = Arc::new(Starter::new(home, lookup.clone())?);
                 // An older one that stays is spoken to one version back, or says what to do.
                 let _ = tokio::time::timeout(RENEW_WAIT_MAX, starter.renew()).await;
                 let (client, events) = Client::open(starter as Arc<dyn Reach>, supervised);
@@ -80,12 +87,12 @@ impl Kept {
     }
 
     /// For the gateway.
-    pub(super) fn ledger(&self) -> Arc<dyn Ledger> {
+    pub(crate) fn ledger(&self) -> Arc<dyn Ledger> {
         self.ledger.clone()
     }
 
     /// Tells the controller of changed budgets, for as long as anybody changes them.
-    pub(super) fn follow(
+    pub(crate) fn follow(
         &self,
         mut budgets: watch::Receiver<BudgetSet>,
         effective: &Effective,
@@ -107,7 +114,7 @@ impl Kept {
     }
 
     /// Waits, so long as is fair, until every ending was told; how many were not. They are charged in full.
-    pub(super) async fn drained(&self) -> usize {
+    pub(crate) async fn drained(&self) -> usize {
         match &self.client {
             Some(client) => client.drained(DRAIN_WAIT_MAX).await,
             None => 0,

@@ -93,7 +93,7 @@ pub(super) fn bottle_spec(
         home,
         binds,
         overlays: held.overlays.clone(),
-        files: generated_files(effective, ca_pem, &root),
+        files: generated_files(effective, ca_pem, &root).into_iter().chain(request.scripts.iter().cloned()).collect(),
         root,
         limits: effective.limits,
         capture: effective.settings.capture.value,
@@ -145,7 +145,7 @@ fn generated_files(effective: &Effective, ca_pem: &str, root: &RootSource) -> Ve
 }
 
 /// The secrets that routes inject, once each.
-pub(super) fn injected_secrets(routes: &RouteSet) -> Vec<SecretName> {
+pub(crate) fn injected_secrets(routes: &RouteSet) -> Vec<SecretName> {
     let names: std::collections::BTreeSet<_> =
         routes.iter().filter_map(|route| route.auth.as_ref()).map(|auth| auth.secret.clone()).collect();
     names.into_iter().collect()

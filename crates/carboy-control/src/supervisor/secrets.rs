@@ -27,7 +27,7 @@ pub(super) fn no_secret_inside(env: &BTreeMap<String, String>, vault: &Vault) ->
 }
 
 /// The scanners for every value that the vault knows.
-pub(super) fn detectors(key: [u8; 32], vault: &Vault) -> Result<Detectors, RunError> {
+pub(crate) fn detectors(key: [u8; 32], vault: &Vault) -> Result<Detectors, RunError> {
     let mut builder = Detectors::builder(key);
     for (name, value) in vault.known() {
         builder = builder.known_secret(&name, &value);
@@ -36,7 +36,7 @@ pub(super) fn detectors(key: [u8; 32], vault: &Vault) -> Result<Detectors, RunEr
 }
 
 /// A secret that was renewed during the run is looked for like the others.
-pub(super) fn look_for_renewed(vault: &Arc<Vault>, gateway: &Arc<Gateway>, fingerprint_key: [u8; 32]) {
+pub(crate) fn look_for_renewed(vault: &Arc<Vault>, gateway: &Arc<Gateway>, fingerprint_key: [u8; 32]) {
     let (weak_vault, weak_gateway) = (Arc::downgrade(vault), Arc::downgrade(gateway));
     vault.on_renewal(move || {
         let (Some(vault), Some(gateway)) = (weak_vault.upgrade(), weak_gateway.upgrade()) else { return };
@@ -49,7 +49,7 @@ pub(super) fn look_for_renewed(vault: &Arc<Vault>, gateway: &Arc<Gateway>, finge
 }
 
 /// From here on this process holds secrets: no core dump, no `ptrace`, no `/proc/PID/mem` by the same user (D5).
-pub(super) fn undumpable() -> Result<(), RunError> {
+pub(crate) fn undumpable() -> Result<(), RunError> {
     crate::controller::process::undumpable()
         .map_err(|source| RunError::System { what: "protect this process's memory", source })
 }

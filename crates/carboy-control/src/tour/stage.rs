@@ -144,6 +144,7 @@ fn run_request(request: &TourRequest, home: Home, workdir: PathBuf) -> Result<Ru
         env_set: BTreeMap::new(),
         env: Vec::new(),
         binds: vec![program],
+        scripts: Vec::new(),
         host_ids: None,
         stdio: StdioMode::Pipes,
         terminal: None,

@@ -7,11 +7,13 @@
 //!
 //! *Must never* show a value of a secret or of a variable, or a page of a file that `carboy check` does not pass.
 
+mod chat;
 mod sections;
 
 use std::path::Path;
 
 use carboy_control::disk::DiskFiles;
+use carboy_manifest::chat::Flags;
 use carboy_manifest::check::{CheckedFile, FileKind};
 use carboy_manifest::view::EffectiveView;
 use carboy_manifest::{CheckReport, Request, check};
@@ -19,6 +21,7 @@ use carboy_weave::page::{Page, Site};
 use carboy_weave::{Document, TreePath, tangle};
 
 use crate::args::ExplainArgs;
+use crate::chat_file;
 use crate::check::agent_page;
 use crate::environment::Environment;
 use crate::lit::{Tree, invalid};
@@ -55,7 +58,13 @@ fn look_up(name: &str, environment: &Environment) -> Result<(CheckReport, Checke
     };
     let all = asked(None, Vec::new());
     if let Some(agent) = all.files.iter().find(is(FileKind::Agent)).cloned() {
-        return Ok((asked(Some(name.to_owned()), Vec::new()), agent));
+        let mut report = asked(Some(name.to_owned()), Vec::new());
+        if let Some(file) = report.chat.take() {
+            let (places, lookup) = (&environment.places, environment.lookup.as_ref());
+            let settled = chat_file::settle(&file, places, lookup, &Flags::default());
+            report = report.with_chat(settled.chat);
+        }
+        return Ok((report, agent));
     }
     if let Some(bottle) = all.files.iter().find(is(FileKind::Bottle)).cloned() {
         return Ok((asked(None, vec![name.to_owned()]), bottle));

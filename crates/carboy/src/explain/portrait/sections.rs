@@ -11,6 +11,7 @@ use carboy_manifest::{EnvValue, Workspace};
 use carboy_weave::fault::Problem;
 use carboy_weave::page::{Cell, Page};
 
+use super::chat;
 use crate::check::{budget_rows, program, secret_source};
 use crate::report::bytes;
 
@@ -20,11 +21,24 @@ const HOSTS_DRAWN_MAX: usize = 10;
 /// Writes every section.
 pub fn write(page: &mut Page, view: &EffectiveView, who: &str) -> Result<(), Problem> {
     identity(page, view);
+    if let Some(chat) = &view.chat {
+        chat::tools(page, chat, who)?;
+        chat::layers(page, chat)?;
+        chat::texts(page, chat);
+    }
     reach(page, view, who)?;
     spending(page, view)?;
-    asked(page, view);
-    layers(page)?;
-    sight(page, view);
+    match &view.chat {
+        Some(chat) => {
+            layers(page)?;
+            chat::bounds(page, chat);
+        }
+        None => {
+            asked(page, view);
+            layers(page)?;
+            sight(page, view);
+        }
+    }
     Ok(())
 }
 
@@ -35,8 +49,15 @@ fn identity(page: &mut Page, view: &EffectiveView) {
     if let Some(agent) = &view.agent {
         rows.push(vec![Cell::text("Agent"), Cell::code(agent.as_str())]);
     }
-    let bottles = view.bottles.iter().map(ToString::to_string).collect();
-    rows.push(vec![Cell::text("Bottle"), Cell::code(joined(bottles))]);
+    let bottles: Vec<String> = view.bottles.iter().map(ToString::to_string).collect();
+    if !bottles.is_empty() {
+        rows.push(vec![Cell::text("Bottle"), Cell::code(joined(bottles))]);
+    }
+    if let Some(chat) = &view.chat {
+        rows.extend(chat::identity(chat));
+        page.table("Who it is", &["", ""], &rows);
+        return;
+    }
     rows.push(vec![Cell::text("Program"), Cell::code(program(view))]);
     let workspace = match view.workspace.value {
         Workspace::Direct => "the working directory, written to directly",
@@ -253,7 +274,7 @@ fn names(view: &EffectiveView) -> String {
     if names.is_empty() { "none of its own".to_owned() } else { names.join(", ") }
 }
 
-fn origin(origin: &Origin) -> Cell {
+pub fn origin(origin: &Origin) -> Cell {
     match origin {
         Origin::Default => Cell::text("carboy's own"),
         Origin::File { file, line } => {
@@ -266,6 +287,6 @@ fn origin(origin: &Origin) -> Cell {
 }
 
 /// A label that ends neither its quotes nor its line.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c == '"' || c == '<' || c == '>' || c.is_control() { ' ' } else { c }).take(80).collect()
 }

@@ -1,0 +1,443 @@
+//! A chat agent on the plane: its gateway in this process, its budget with the controller, its record among the runs.
+//!
+//! ```text
+//!  ChatRequest ─▶ log ─▶ secrets ─▶ ledger ─▶ gateway ─▶ tools, model, sessions ─▶ Engine ─▶ registered, start event
+//!                                      │                     │                        │
+//!                                      └── Outbound ◀────────┘ every call             └─▶ terminal, or HTTP
+//! ```
+//!
+//! The same parts as a bottle's supervisor, but for the bottle: who asks is this process's own engine, and what it may
+//! reach, hold and spend is decided where a bottle's requests are (U1, U2). It shows in `ps`, `top` and the log, and `stop`
+//! and `resume` act on it (U3).
+//!
+//! *Must never* answer before the gateway, the log and the ledger are there, hand a key to the engine, or let a model be
+//! taken for a provider's that is the offline one.
+
+mod bottles;
+mod ending;
+mod failing;
+mod offline;
+mod secret;
+mod shelf;
+mod standing;
+mod tools;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use carboy_agent::{Engine, Metrics, Model, Parts, ProviderModel, Terms, Tool};
+use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
+use carboy_core::chat::ChatSpec;
+use carboy_core::ids::{RunId, SecretName};
+use carboy_core::ports::{AuditSink, Clock, Outbound, SecretSource, SessionStore};
+use carboy_core::secret::SecretText;
+use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, Learning};
+use carboy_manifest::{Effective, ManifestFiles, Places};
+use carboy_store::audit::AuditLog;
+use carboy_store::controller::ClientEvents;
+use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
+use tokio::sync::watch;
+
+use crate::authority::{self, AuthorityError};
+use crate::clock::SystemClock;
+use crate::controller::Starter;
+use crate::grants::Grants;
+use crate::home::{Home, private_dir};
+use crate::notify::{DESKTOP_PROGRAM, Notifier, Notifying};
+use crate::registry::{Registration, RunRecord};
+use crate::reload;
+use crate::runs;
+use crate::session::{First, Session};
+use crate::supervisor::enforce::shutdown_of_bottle;
+use crate::supervisor::keeping::Kept;
+use crate::supervisor::secrets::{detectors, look_for_renewed, undumpable};
+use crate::supervisor::{Keeping, RunError, Tell, new_run_id};
+use crate::vault::{Lookup, Vault};
+
+use bottles::{ToolBottle, another};
+use offline::OfflineModel;
+use standing::{Standing, StandingParts, heed_pushes};
+use tools::Ways;
+
+pub use failing::ChatError;
+pub use secret::{Deployment, SESSION_SECRET};
+pub use shelf::{DirShelf, NOTES_DIR};
+pub use standing::Ending;
+
+/// How often sessions are looked through for those that were idle too long.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Who answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ModelMode {
+    /// The provider that the file names.
+    #[default]
+    Provider,
+    /// The offline model on loopback (`--model offline`): for a look at the agent without a key.
+    Offline,
+}
+
+/// Where conversations live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conversations {
+    /// In this process's memory.
+    #[default]
+    InMemory,
+    /// In a file of the agent's below its bottle's state: they outlive the process.
+    OnDisk,
+}
+
+/// What is wanted, everything from the outside world looked up.
+pub struct ChatRequest {
+    /// `CARBOY_HOME`.
+    pub home: Home,
+    /// Where manifests are.
+    pub places: Places,
+    /// What its bottle may reach and spend.
+    pub effective: Effective,
+    /// The agent.
+    pub spec: ChatSpec,
+    /// Where `notes/` is made, canonical.
+    pub workdir: PathBuf,
+    /// Environment and commands of the host.
+    pub lookup: Arc<dyn Lookup>,
+    /// Files of the host.
+    pub files: Arc<dyn ManifestFiles + Send + Sync>,
+    /// How log entries are hashed.
+    pub audit_key: ChainKey,
+    /// Another log than the home's (`--audit-log FILE`).
+    pub audit_log: Option<PathBuf>,
+    /// Who keeps its ledger.
+    pub keeping: Keeping,
+    /// Who answers.
+    pub model: ModelMode,
+    /// Whether a session secret may be made.
+    pub deployment: Deployment,
+    /// Where conversations live.
+    pub conversations: Conversations,
+    /// The tools of its application, for `tools: [application]`.
+    pub application: Vec<Arc<dyn Tool>>,
+    /// What `ps` shows: `["serve", "bookly"]`.
+    pub command: Vec<String>,
+    /// Tells the operator something while it goes on.
+    pub tell: Tell,
+}
+
+/// A chat agent at work.
+pub struct ChatHost {
+    engine: Arc<Engine>,
+    tools: Vec<Arc<dyn Tool>>,
+    metrics: Arc<Metrics>,
+    vault: Arc<Vault>,
+    gateway: Arc<Gateway>,
+    audit: Arc<AuditLog>,
+    standing: Arc<Standing>,
+    session: Arc<Session>,
+    notifier: Arc<Notifier>,
+    kept: Kept,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    registration: Registration,
+    offline: Option<OfflineModel>,
+    started_ms: u64,
+    run_dir: PathBuf,
+}
+
+/// The plane under an agent: what every call of it goes through.
+struct Plane {
+    run: RunId,
+    started_ms: u64,
+    subject: Subject,
+    audit: Arc<AuditLog>,
+    vault: Arc<Vault>,
+    fingerprint_key: [u8; 32],
+    gateway: Arc<Gateway>,
+    kept: Kept,
+    pushes: Option<ClientEvents>,
+    offline: Option<OfflineModel>,
+}
+
+impl ChatHost {
+    /// Starts it: what comes back answers.
+    pub async fn start(mut request: ChatRequest) -> Result<ChatHost, ChatError> {
+        let offline = match request.model {
+            ModelMode::Offline => Some(OfflineModel::start(&mut request).await?),
+            ModelMode::Provider => None,
+        };
+        // A missing key is no reason to make a bottle.
+        secret::is_there(&request)?;
+        // Before this process reads a secret to keep: a bottle is made of a clone of it.
+        let bottle = ToolBottle::start(&request).await?;
+        let started = ChatHost::with(request, bottle.clone(), offline).await;
+        if started.is_err() {
+            bottle.end().await;
+        }
+        started
+    }
+
+    async fn with(
+        request: ChatRequest,
+        bottle: Arc<ToolBottle>,
+        offline: Option<OfflineModel>,
+    ) -> Result<ChatHost, ChatError> {
+        let plane = Plane::lay(&request, offline).await?;
+        let metrics = Arc::new(Metrics::default());
+        let outbound = plane.gateway.outbound();
+        let tools = tools::all(&request, &Ways { outbound: outbound.clone(), bottle: bottle.clone() }).await?;
+        let sessions = sessions(&request)?;
+        let terms = Terms::of(&request.spec.limits);
+        let model: Arc<dyn Model> = Arc::new(ProviderModel::new(outbound, request.spec.model.clone(), terms));
+        let engine = Arc::new(Engine::new(Parts {
+            spec: request.spec.clone(),
+            tools: tools.clone(),
+            model,
+            sessions: sessions.clone(),
+            audit: plane.audit.clone(),
+            clock: Arc::new(SystemClock),
+            secret: plane.vault.current(&secret::session_secret()).expect("the vault was opened with it"),
+            subject: plane.subject.clone(),
+            metrics: metrics.clone(),
+        })?);
+        let enters = Enters { engine, tools, metrics, sessions, bottle };
+        enter(request, plane, enters).await
+    }
+
+    /// What terminals and servers ask.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Its tools, as the engine has them.
+    pub fn tools(&self) -> &[Arc<dyn Tool>] {
+        &self.tools
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The way out through its gateway, for webhooks.
+    pub fn outbound(&self) -> Arc<dyn Outbound> {
+        self.gateway.outbound()
+    }
+
+    /// The log.
+    pub fn audit(&self) -> Arc<dyn AuditSink> {
+        self.audit.clone()
+    }
+
+    /// A secret that it was started with: of its session, or of its identity's header.
+    pub fn secret(&self, name: &SecretName) -> Option<Arc<SecretText>> {
+        self.vault.current(name)
+    }
+
+    /// What sessions and cookies are keyed with.
+    pub fn session_secret(&self) -> Arc<SecretText> {
+        self.secret(&secret::session_secret()).expect("the vault was opened with it")
+    }
+
+    /// Does the offline model answer? Wherever it speaks, that is said.
+    pub fn is_offline(&self) -> bool {
+        self.offline.is_some()
+    }
+
+    /// What it is known by.
+    pub fn record(&self) -> &RunRecord {
+        &self.standing.record
+    }
+
+    /// Becomes something when somebody wants it to end: `stop`, `stop --kill`.
+    pub fn ending(&self) -> watch::Receiver<Option<Ending>> {
+        self.standing.ending.subscribe()
+    }
+}
+
+impl Plane {
+    /// Opens the log, reads the secrets, and makes the gateway with its ledger.
+    async fn lay(request: &ChatRequest, offline: Option<OfflineModel>) -> Result<Plane, ChatError> {
+        let started_ms = SystemClock.now_ms();
+        let run = new_run_id()?;
+        let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
+        undumpable()?;
+        let subject = Subject {
+            user_id: None,
+            agent: Some(request.spec.name.to_string()),
+            bottle: Some(request.effective.bottle.to_string()),
+            run: Some(run.to_string()),
+        };
+        let log = request.audit_log.clone().unwrap_or_else(|| request.home.audit_log());
+        let audit = AuditLog::open(&log, another(&request.audit_key), Arc::new(SystemClock));
+        let audit = Arc::new(audit.map_err(|e| ChatError::Audit(e.to_string()))?);
+        let vault = Arc::new(secret::vault(request)?);
+        let fingerprint_key = authority::fingerprint_key(&request.home)?;
+        let looked_for = Arc::new(detectors(fingerprint_key, &vault)?);
+        let around = (&request.home, &request.lookup);
+        let (kept, pushes) = Kept::open(request.keeping, around, &request.effective, &run).await?;
+        let gateway = Gateway::new(GatewayConfig {
+            subject: subject.clone(),
+            routes: request.effective.routes.clone(),
+            upstreams: request.effective.settings.upstreams.clone(),
+            ca: authority,
+            detectors: looked_for,
+            secrets: vault.clone() as Arc<dyn SecretSource>,
+            audit: audit.clone(),
+            ledger: kept.ledger(),
+            clock: Arc::new(SystemClock),
+            learning: Learning::Off,
+            limits: GatewayLimits::default(),
+        })
+        .map_err(AuthorityError::from)?;
+        look_for_renewed(&vault, &gateway, fingerprint_key);
+        Ok(Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline })
+    }
+}
+
+fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
+    let limits = &request.spec.limits;
+    let limits =
+        SessionLimits { sessions_max: limits.sessions_max, idle_s: limits.session_idle_s, ..SessionLimits::default() };
+    Ok(match request.conversations {
+        Conversations::InMemory => Arc::new(MemorySessions::new(limits)),
+        Conversations::OnDisk => {
+            let dir = request.home.state(&request.effective.bottle).join("chat").join(request.spec.name.as_str());
+            private_dir(&dir)?;
+            Arc::new(SqliteSessions::open(&dir.join("sessions.db"), limits)?)
+        }
+    })
+}
+
+/// What stands on a plane.
+struct Enters {
+    engine: Arc<Engine>,
+    tools: Vec<Arc<dyn Tool>>,
+    metrics: Arc<Metrics>,
+    sessions: Arc<dyn SessionStore>,
+    bottle: Arc<ToolBottle>,
+}
+
+/// Among the runs: a record, a socket, a start in the log, and what watches over it.
+async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<ChatHost, ChatError> {
+    let Enters { engine, tools, metrics, sessions, bottle } = enters;
+    let Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline } = plane;
+    let record = RunRecord {
+        run: run.to_string(),
+        bottle: request.effective.bottle.to_string(),
+        agent: subject.agent.clone(),
+        command: request.command.clone(),
+        task: None,
+        supervisor_pid: std::process::id(),
+        started_ms,
+        socket: request.home.run_socket(&run)?,
+        workdir: request.workdir.clone(),
+        terminal: false,
+    };
+    private_dir(&request.home.state(&request.effective.bottle))?;
+    let run_dir = runs::begin(&request.home, &request.effective.bottle, &run, &record)?;
+    let session = nobodys_session()?;
+    let grants = Grants::new(gateway.clone(), audit.clone(), subject.clone(), &request.effective.routes);
+    let standing = Standing::new(StandingParts {
+        record: record.clone(),
+        gateway: gateway.clone(),
+        subject: subject.clone(),
+        audit: audit.clone(),
+        grants: grants.clone(),
+        bottle,
+        session: session.clone(),
+        shutdown: shutdown_of_bottle(&request.effective, &request.places),
+        controller: match request.keeping {
+            Keeping::Controller => Some(Starter::new(&request.home, request.lookup.clone())?),
+            Keeping::InProcess => None,
+        },
+    });
+    let notifier = notifier(&request, &record, (&vault, fingerprint_key), &audit, &subject);
+    let _ = standing.notifier.set(notifier.clone());
+    let budgets = watch::Sender::new(request.effective.budgets_of(&run));
+    let mut tasks = vec![tokio::spawn(grants.clone().watch()), tokio::spawn(sweep(sessions))];
+    tasks.extend(kept.follow(budgets.subscribe(), &request.effective, &run));
+    tasks.push(tokio::spawn(notifier.clone().watch(gateway.clone(), session.clone())));
+    tasks.push(tokio::spawn(reload::watch(reload::Watched {
+        grants,
+        audit: audit.clone(),
+        subject: subject.clone(),
+        files: request.files,
+        places: request.places,
+        effective: request.effective,
+        budgets,
+        run,
+        tell: request.tell,
+    })));
+    let registration = Registration::open(&request.home, &record, standing.clone())?;
+    let event = Event::new(EventType::Run, subject, "start", Outcome::Done)
+        .with("program", record.command.first().cloned().unwrap_or_default())
+        .with("model", request.spec.model.model.clone())
+        .with("offline", offline.is_some())
+        .with("tools", tools.len() as u64);
+    audit.append_durable(event).await.map_err(|e| ChatError::Audit(e.to_string()))?;
+    tasks.extend(pushes.map(|pushes| tokio::spawn(heed_pushes(standing.clone(), pushes))));
+    Ok(ChatHost {
+        engine,
+        tools,
+        metrics,
+        vault,
+        gateway,
+        audit,
+        standing,
+        session,
+        notifier,
+        kept,
+        tasks,
+        registration,
+        offline,
+        started_ms,
+        run_dir,
+    })
+}
+
+/// Those who wait for the end wait here; there is no program and no terminal.
+fn nobodys_session() -> Result<Arc<Session>, RunError> {
+    let parts = crate::session::Parts {
+        stdio: None,
+        first: First::Nobody,
+        keep_in: None,
+        resize: Box::new(|_, _| {}),
+        signal: Box::new(|_| {}),
+        hear: Box::new(|_| {}),
+        size: (0, 0),
+    };
+    Session::open(parts).map_err(|source| RunError::System { what: "hold those who wait", source })
+}
+
+/// What calls the operator when nobody is there.
+fn notifier(
+    request: &ChatRequest,
+    record: &RunRecord,
+    (vault, fingerprint_key): (&Arc<Vault>, [u8; 32]),
+    audit: &Arc<AuditLog>,
+    subject: &Subject,
+) -> Arc<Notifier> {
+    let settings = request.effective.settings.notify.value.clone();
+    let token = settings.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
+    let known = vault.clone();
+    Notifier::open(Notifying {
+        looked_for: Box::new(move || detectors(fingerprint_key, &known).ok()),
+        token: token.and_then(|name| vault.current(name)),
+        settings,
+        upstreams: request.effective.settings.upstreams.clone(),
+        record: record.clone(),
+        started_at: None,
+        lookup: request.lookup.clone(),
+        desktop: request.lookup.find(DESKTOP_PROGRAM),
+        audit: audit.clone(),
+        subject: subject.clone(),
+    })
+}
+
+/// Lets sessions go whose time is over, until it is aborted.
+async fn sweep(sessions: Arc<dyn SessionStore>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        // A store that does not answer is found out by the next turn, which is refused for it.
+        let _ = sessions.sweep(SystemClock.now_ms()).await;
+    }
+}

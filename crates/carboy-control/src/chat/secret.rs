@@ -1,0 +1,198 @@
+//! The secrets of a chat agent that no route has: what its sessions are keyed with, and the key of the offline model.
+//!
+//! ```text
+//!  SESSION_SECRET in `secrets:` or the environment ─▶ that one
+//!  development ─▶ CARBOY_HOME/session-secret, made once (0600)        production ─▶ an error (G41b)
+//! ```
+//!
+//! *Must never* replace a secret that is there: every session would be lost.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use carboy_core::audit::hex;
+use carboy_core::chat::Identity;
+use carboy_core::ids::SecretName;
+use carboy_core::secret::SecretText;
+use carboy_manifest::SecretFrom;
+use zeroize::Zeroizing;
+
+use super::{ChatError, ChatRequest};
+use crate::authority::AuthorityError;
+use crate::home::{Home, HomeError};
+use crate::host_programs::Program;
+use crate::supervisor::seal::injected_secrets;
+use crate::vault::{Lookup, Vault};
+
+/// The variable that holds it.
+pub const SESSION_SECRET: &str = "SESSION_SECRET";
+/// The file that it is made in, in development.
+const FILE: &str = "session-secret";
+/// Random octets of one that is made here.
+const SECRET_BYTES: usize = 32;
+
+/// Whether a secret may be made where nobody chose one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deployment {
+    /// It may.
+    #[default]
+    Development,
+    /// It may not (`--preset production`).
+    Production,
+}
+
+/// The name under which the vault knows it.
+pub fn session_secret() -> SecretName {
+    SecretName::parse(SESSION_SECRET).expect("capital letters and `_` are a name")
+}
+
+/// Sees to it that `origins` or the environment has the session secret.
+fn settle(
+    origins: &mut BTreeMap<SecretName, SecretFrom>,
+    lookup: &dyn Lookup,
+    home: &Home,
+    (deployment, settings): (Deployment, &Path),
+) -> Result<(), ChatError> {
+    let name = session_secret();
+    let chosen = origins.contains_key(&name) || lookup.variable(SESSION_SECRET).is_some_and(|value| !value.is_empty());
+    match (chosen, deployment) {
+        (true, Deployment::Development | Deployment::Production) => {}
+        (false, Deployment::Production) => {
+            return Err(ChatError::NoSessionSecret { settings: settings.to_owned() });
+        }
+        (false, Deployment::Development) => {
+            let path = home.root().join(FILE);
+            make(&path)?;
+            origins.insert(name, SecretFrom::File(path));
+        }
+    }
+    Ok(())
+}
+
+/// Where the secrets come from; that of its sessions is made where it may be. No value is read.
+fn origins(request: &ChatRequest) -> Result<BTreeMap<SecretName, SecretFrom>, ChatError> {
+    let said = request.effective.settings.secrets.iter();
+    let mut origins = said.map(|(name, from)| (name.clone(), from.value.clone())).collect();
+    let rule = (request.deployment, &*request.places.settings());
+    settle(&mut origins, request.lookup.as_ref(), &request.home, rule)?;
+    Ok(origins)
+}
+
+/// G41b, before anything is made: the model's key is defined somewhere, and the session's secret is.
+pub(super) fn is_there(request: &ChatRequest) -> Result<(), ChatError> {
+    let origins = origins(request)?;
+    let defined = |name: &SecretName| {
+        let variable = request.lookup.variable(name.as_str());
+        origins.contains_key(name) || variable.is_some_and(|value| !value.is_empty())
+    };
+    match request.spec.model.token_env.as_ref().filter(|name| !defined(name)) {
+        Some(name) => Err(ChatError::NoModelKey { name: name.clone(), settings: request.places.settings() }),
+        None => Ok(()),
+    }
+}
+
+/// Reads every secret that is needed now; one that is missing stops the start.
+pub(super) fn vault(request: &ChatRequest) -> Result<Vault, ChatError> {
+    let (origins, settings) = (origins(request)?, request.places.settings());
+    let model_key = request.spec.model.token_env.as_ref();
+    let webhook = request.effective.settings.notify.value.webhook.as_ref().and_then(|webhook| webhook.token.clone());
+    let identity = match &request.spec.identity {
+        Identity::SignedHeader { secret, .. } => Some(secret.clone()),
+        Identity::Anonymous | Identity::Jwt { .. } => None,
+    };
+    let mut needed = injected_secrets(&request.effective.routes);
+    for name in [Some(session_secret()), webhook, identity, model_key.cloned()].into_iter().flatten() {
+        if !needed.contains(&name) {
+            needed.push(name);
+        }
+    }
+    Ok(Vault::open(&needed, origins, request.lookup.clone(), &settings)?)
+}
+
+/// A file with a fresh secret, unless there is one; of two who make it at once the first one's stays.
+fn make(path: &Path) -> Result<(), ChatError> {
+    let io = |source| HomeError::Io { path: path.to_owned(), source };
+    if fs::symlink_metadata(path).is_ok() {
+        return Ok(()); // whether it may be used is for the vault to say, which reads it
+    }
+    let text = random_text()?;
+    let draft = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let placed = written.and_then(|()| match fs::hard_link(&draft, path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    });
+    // The draft is ours and of no use any more.
+    let _ = fs::remove_file(&draft);
+    Ok(placed.map_err(io)?)
+}
+
+fn random_text() -> Result<Zeroizing<String>, ChatError> {
+    let mut bytes = Zeroizing::new([0_u8; SECRET_BYTES]);
+    getrandom::fill(&mut *bytes).map_err(AuthorityError::Random)?;
+    Ok(Zeroizing::new(hex(&*bytes)))
+}
+
+/// The host, with one variable more: the key of the offline model, which is made for one run and known to nobody else.
+pub(super) struct WithKey {
+    lookup: Arc<dyn Lookup>,
+    name: String,
+    key: Arc<SecretText>,
+}
+
+impl WithKey {
+    /// A fresh key under this name.
+    pub(super) fn fresh(lookup: Arc<dyn Lookup>, name: &SecretName) -> Result<WithKey, ChatError> {
+        let key = Arc::new(SecretText::new(random_text()?.to_string()));
+        Ok(WithKey { lookup, name: name.as_str().to_owned(), key })
+    }
+
+    pub(super) fn key(&self) -> &SecretText {
+        &self.key
+    }
+}
+
+impl Lookup for WithKey {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        if name == self.name { Some(self.key.expose().into()) } else { self.lookup.variable(name) }
+    }
+
+    fn find(&self, name: &str) -> Result<Program, String> {
+        self.lookup.find(name)
+    }
+
+    fn command(&self, argv: &[String], wait_max: Duration) -> Result<Vec<u8>, String> {
+        self.lookup.command(argv, wait_max)
+    }
+
+    fn fenced(&self, never: &[PathBuf]) -> Arc<dyn Lookup> {
+        let lookup = self.lookup.fenced(never);
+        Arc::new(WithKey { lookup, name: self.name.clone(), key: self.key.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn g41b_in_development_a_session_secret_is_made_once_and_for_ones_own_eyes_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        make(&path).unwrap();
+        let first = fs::read_to_string(&path).unwrap();
+        assert_eq!((first.len(), fs::metadata(&path).unwrap().permissions().mode() & 0o777), (64, 0o600));
+        make(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), first);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft is left");
+    }
+}

@@ -1,0 +1,310 @@
+//! How a chat agent stands, and what is done to it from outside: the same four ways to stop as for a bottle (U3).
+//!
+//! ```text
+//! stop, top ──────────┐             cutoff  every route closed: people read that somebody else will answer
+//! controller's push ──┴─► enforce ─► pause  the same, and its tools' processes stand still
+//!                                   freeze  the same, and its tools' processes end; conversations stay on the disk
+//!                                   kill    the service ends
+//! resume ─► let_go ─► routes open, tools go on, or are started again by the next call
+//! ```
+//!
+//! While it is stopped it stays there: whoever writes to it is told politely (U2). *Must never* open what a budget wanted
+//! closed, or leave a door open because something else failed.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use carboy_core::audit::{Event, EventType, Outcome, Subject};
+use carboy_core::budget::Shutdown;
+use carboy_core::ports::{AuditSink, Clock};
+use carboy_egress::Gateway;
+use carboy_store::audit::AuditLog;
+use carboy_store::controller::ClientEvents;
+use carboy_store::controller::protocol::Push;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::bottles::ToolBottle;
+use crate::clock::SystemClock;
+use crate::controller::Starter;
+use crate::grants::Grants;
+use crate::notify::Notifier;
+use crate::registry::{Answer, Conversation, Question, Respond, RunRecord};
+use crate::resume;
+use crate::session::{Look, Session};
+use crate::summary::{Action, By, Enforced};
+use crate::supervisor::enforce::{ENFORCED_KEPT_MAX, denial, done, event_of};
+
+/// Why, when nobody says more.
+const STOPPED_BY_HAND: &str = "by `carboy stop`";
+/// What stands where a bottle's capture does: there is nothing to capture.
+pub(super) const TIER: &str = "in process";
+
+/// How it was asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// In order: turns under way may end.
+    Asked,
+    /// At once.
+    Killed,
+}
+
+/// What was done so far, and what of it holds.
+#[derive(Default)]
+struct Force {
+    done: Vec<Enforced>,
+    in_force: Option<Shutdown>,
+}
+
+/// What the control socket and the controller act on.
+pub(super) struct Standing {
+    pub(super) record: RunRecord,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) subject: Subject,
+    pub(super) audit: Arc<AuditLog>,
+    pub(super) grants: Arc<Grants>,
+    pub(super) bottle: Arc<ToolBottle>,
+    pub(super) session: Arc<Session>,
+    /// What its bottle's file says that `stop` does.
+    pub(super) shutdown: Option<Shutdown>,
+    /// Knows which cap is still spent.
+    pub(super) controller: Option<Starter>,
+    pub(super) notifier: OnceLock<Arc<Notifier>>,
+    pub(super) ending: watch::Sender<Option<Ending>>,
+    force: Mutex<Force>,
+    /// One action at a time.
+    turn: Mutex<()>,
+}
+
+/// What a [`Standing`] is made of.
+pub(super) struct StandingParts {
+    pub(super) record: RunRecord,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) subject: Subject,
+    pub(super) audit: Arc<AuditLog>,
+    pub(super) grants: Arc<Grants>,
+    pub(super) bottle: Arc<ToolBottle>,
+    pub(super) session: Arc<Session>,
+    pub(super) shutdown: Option<Shutdown>,
+    pub(super) controller: Option<Starter>,
+}
+
+impl Standing {
+    pub(super) fn new(parts: StandingParts) -> Arc<Standing> {
+        let StandingParts { record, gateway, subject, audit, grants, bottle, session, shutdown, controller } = parts;
+        Arc::new(Standing {
+            record,
+            gateway,
+            subject,
+            audit,
+            grants,
+            bottle,
+            session,
+            shutdown,
+            controller,
+            notifier: OnceLock::new(),
+            ending: watch::Sender::new(None),
+            force: Mutex::default(),
+            turn: Mutex::default(),
+        })
+    }
+
+    /// Carries it out and writes it down. Blocks for as long as its tools' bottle takes to answer. Something stricter that
+    /// holds already stays.
+    fn enforce(&self, how: Shutdown, by: By, why: &str) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.in_force().is_some_and(|now| now >= how) {
+            return;
+        }
+        self.write_down(event_of(&self.subject, Action::Stopped(how), by, why, Outcome::Done));
+        // The door first, whatever becomes of the rest.
+        self.gateway.cut_off(denial(by, why));
+        self.remember(Action::Stopped(how), by, why);
+        self.bottle.stop(how);
+        match how {
+            Shutdown::Cutoff | Shutdown::Pause | Shutdown::Freeze => {
+                let text = format!("{}: {why}; `carboy resume {}` lets it go on", done(how), self.record.run);
+                self.tell(&text);
+            }
+            Shutdown::Kill => self.end(Ending::Killed),
+        }
+    }
+
+    /// Lets it go on.
+    fn let_go(&self, by: By, why: &str) -> Result<(), String> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.in_force() {
+            None => return Err("it is not stopped: there is nothing to resume".into()),
+            Some(Shutdown::Kill) => return Err("the run is ending already; `carboy wait` waits for it".into()),
+            Some(Shutdown::Cutoff | Shutdown::Pause | Shutdown::Freeze) => {}
+        }
+        if let (By::Operator, Some(spent)) = (by, self.still_spent()) {
+            return Err(spent.to_string());
+        }
+        self.write_down(event_of(&self.subject, Action::Resumed, by, why, Outcome::Done));
+        self.gateway.restore();
+        self.bottle.let_go();
+        self.remember(Action::Resumed, by, why);
+        self.tell(&format!("goes on: {why}"));
+        Ok(())
+    }
+
+    /// The cap that stopped it, where that has no room yet.
+    fn still_spent(&self) -> Option<resume::Spent> {
+        let last = self.last().filter(|last| last.by == By::Budget)?;
+        let controller = self.controller.as_ref()?;
+        Handle::current().block_on(resume::spent_cap(controller, &last.why, None))
+    }
+
+    /// What the controller wants.
+    fn heed(&self, push: Push) {
+        match push {
+            Push::Act { how, why } => self.enforce(how, By::Budget, &why),
+            Push::Restore { why } => {
+                // Only what a budget has stopped: a person's word stays.
+                if self.last().is_some_and(|last| last.by == By::Budget) {
+                    let _ = self.let_go(By::Budget, &why);
+                }
+            }
+            Push::Warn { text } => {
+                let event = Event::new(EventType::Budget, self.subject.clone(), "warn", Outcome::Warned);
+                self.write_down(event.with("why", text.clone()));
+                self.tell(&text);
+            }
+        }
+    }
+
+    /// Asks it to end; the first word that was stricter stays.
+    pub(super) fn end(&self, how: Ending) {
+        self.ending.send_if_modified(|ending| {
+            let stricter = *ending != Some(Ending::Killed) && *ending != Some(how);
+            if stricter {
+                *ending = Some(how);
+            }
+            stricter
+        });
+    }
+
+    /// What holds now.
+    pub(super) fn in_force(&self) -> Option<Shutdown> {
+        self.force().in_force
+    }
+
+    /// Everything that was done, for the summary.
+    pub(super) fn enforced(&self) -> Vec<Enforced> {
+        self.force().done.clone()
+    }
+
+    fn last(&self) -> Option<Enforced> {
+        let force = self.force();
+        force.in_force.and(force.done.last()).cloned()
+    }
+
+    fn force(&self) -> MutexGuard<'_, Force> {
+        self.force.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, action: Action, by: By, why: &str) {
+        let mut force = self.force();
+        force.in_force = match action {
+            Action::Stopped(how) => Some(how),
+            Action::Resumed => None,
+        };
+        if force.done.len() >= ENFORCED_KEPT_MAX {
+            force.done.remove(0);
+        }
+        force.done.push(Enforced { action, by, why: why.to_owned(), at_ms: SystemClock.now_ms() });
+    }
+
+    fn write_down(&self, event: Event) {
+        // It is stopped also when that cannot be written down: nothing passes without a log anyway.
+        let _ = self.audit.append(event);
+    }
+
+    fn tell(&self, text: &str) {
+        if let Some(notifier) = self.notifier.get() {
+            notifier.enforced(text, Some(&self.session));
+        }
+    }
+
+    /// In a word, for people.
+    fn state(&self) -> &'static str {
+        match (self.in_force(), *self.ending.borrow()) {
+            (_, Some(Ending::Asked | Ending::Killed)) | (Some(Shutdown::Kill), None) => "stopping",
+            (Some(Shutdown::Freeze), None) => "frozen",
+            (Some(Shutdown::Pause), None) => "paused",
+            (Some(Shutdown::Cutoff), None) => "cut off",
+            (None, None) => "running",
+        }
+    }
+
+    fn look_on(&self, look: Look) -> Result<Option<Conversation>, String> {
+        self.session.may_attach(look).map_err(|e| e.to_string())?;
+        let session = self.session.clone();
+        Ok(Some(Box::new(move |stream| {
+            // Refused only when another one came in the same moment; the closed socket says so.
+            let _ = session.attach(stream, look);
+        })))
+    }
+}
+
+impl Respond for Standing {
+    fn converse(&self, question: &Question) -> Result<Option<Conversation>, String> {
+        match question {
+            Question::Wait => self.look_on(Look::Wait),
+            Question::Attach { .. } | Question::Watch => {
+                Err("a chat agent has no program's terminal to look at".into())
+            }
+            Question::Exec(_) => {
+                Err("a chat agent is in no bottle; `carboy ps` lists the bottles that its tools are in".into())
+            }
+            Question::Grant(asked) => self.grants.grant(asked).map(|_| None).map_err(|e| e.to_string()),
+            Question::Revoke { id } => self.grants.revoke(id).map(|()| None).map_err(|e| e.to_string()),
+            Question::Enforce { how } => {
+                tokio::task::block_in_place(|| self.enforce(*how, By::Operator, STOPPED_BY_HAND));
+                Ok(None)
+            }
+            Question::Resume => {
+                tokio::task::block_in_place(|| self.let_go(By::Operator, "by `carboy resume`")).map(|()| None)
+            }
+            Question::Status | Question::Stop | Question::Kill => Ok(None),
+        }
+    }
+
+    fn respond(&self, question: &Question) -> Answer {
+        match question {
+            Question::Status | Question::Attach { .. } | Question::Watch | Question::Wait | Question::Exec(_) => {}
+            Question::Grant(_) | Question::Revoke { .. } | Question::Enforce { .. } | Question::Resume => {}
+            Question::Stop => {
+                self.write_down(Event::new(EventType::Operator, self.subject.clone(), "stop", Outcome::Done));
+                self.end(Ending::Asked);
+            }
+            Question::Kill => {
+                tokio::task::block_in_place(|| self.enforce(Shutdown::Kill, By::Operator, STOPPED_BY_HAND))
+            }
+        }
+        let stats = self.gateway.stats();
+        Answer {
+            record: self.record.clone(),
+            state: self.state().to_owned(),
+            why: self.last().map(|last| format!("{} by the {}: {}", last.action.as_str(), last.by.as_str(), last.why)),
+            shutdown: self.shutdown,
+            requests: stats.requests,
+            refusals: stats.refused(),
+            failures: stats.failed(),
+            bytes_out: stats.bytes_out,
+            bytes_in: stats.bytes_in,
+            tier: TIER.to_owned(),
+            grants: self.grants.list(),
+            ports: Vec::new(),
+        }
+    }
+}
+
+/// Heeds the controller until it is aborted.
+pub(super) async fn heed_pushes(standing: Arc<Standing>, mut pushes: ClientEvents) {
+    while let Some(push) = pushes.next().await {
+        let standing = standing.clone();
+        // A panic in there has been reported; what comes next is heeded all the same.
+        let _ = tokio::task::spawn_blocking(move || standing.heed(push)).await;
+    }
+}

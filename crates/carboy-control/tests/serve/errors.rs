@@ -1,0 +1,103 @@
+//! What happens when something is not there, too much or wrong.
+
+use std::time::Duration;
+
+use carboy_agent::ModelError;
+use carboy_core::verdict::Reason;
+use serde_json::json;
+
+use super::http::{ask, chat, get, post};
+use super::world::{Play, World};
+
+fn failing(said: &str) -> Play {
+    Play::Fail(match said {
+        "rate" => ModelError::RateLimited { retry_after: Some(Duration::from_secs(7)) },
+        "connection" => ModelError::Unreachable("model.example: connection refused".into()),
+        "status" => ModelError::Status { status: 529 },
+        "malformed" => ModelError::Malformed("no JSON".into()),
+        "route" => ModelError::Refused(Reason::HostNotAllowed),
+        "panic" => return Play::Panic,
+        _ => return Play::say("fine"),
+    })
+}
+
+#[tokio::test]
+async fn g49_each_failure_has_its_status_and_a_line_of_its_own_in_the_log() {
+    let world = World::scripted(failing).await;
+    let to = world.address;
+    let table = [
+        ("rate", 503, "model_rate_limited", Some("7")),
+        ("connection", 503, "model_unreachable", Some("10")),
+        ("status", 502, "model_status", None),
+        ("malformed", 502, "model_malformed", None),
+        ("panic", 500, "internal", None),
+    ];
+    for (message, status, code, retry) in table {
+        let answer = chat(message).send(to).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str(), answer.field("retry-after")),
+            (status, code, retry),
+            "{message}"
+        );
+        let id = answer.field("x-request-id").unwrap().to_owned();
+        let lines = world.lines();
+        let line =
+            lines.iter().find(|line| line["event"] == "request" && line["correlation_id"] == id.as_str()).unwrap();
+        assert_eq!((line["status"].as_u64(), line["code"].as_str()), (Some(status.into()), Some(code)));
+        assert!(!answer.body.contains("model.example") && !answer.body.contains("529"), "{}", answer.body);
+    }
+    let invalid = post("/api/chat", &json!({"message": 7})).send(to).await;
+    assert_eq!((invalid.status, invalid.code()), (400, "invalid_request".into()));
+    // The same as a stream: a refusal before the first word has its status too.
+    let streamed = chat("status").streamed().send(to).await;
+    assert_eq!((streamed.status, streamed.code()), (502, "model_status".into()));
+}
+
+#[tokio::test]
+async fn g40_no_word_of_a_person_or_a_model_no_id_and_no_address_is_in_the_log() {
+    let world = World::scripted(|said| match said {
+        "canary-boom" => Play::Panic,
+        _ => Play::say("canary-reply"),
+    })
+    .await;
+    let to = world.address;
+    let first = chat("canary-message").send(to).await;
+    let cookie = first.cookie().unwrap();
+    for one in [
+        chat("canary-message").streamed(),
+        chat("canary-boom"),
+        get("/canary-path?canary-query=1"),
+        get("/static/canary-file"),
+        ask("CANARY", "/"),
+        post("/api/confirm", &json!({"token": "canary-token"})),
+        post("/api/feedback", &json!({"turn": 1, "judgement": "helpful", "reason": "canary-reason"})),
+        post("/api/chat", &json!({"message": "x", "request": "canary-request"})),
+        get("/").with("user-agent", "canary-agent"),
+        get("/api/state").with("authorization", "Bearer canary-bearer"),
+        get("/").with("x-forwarded-for", "203.0.113.77"),
+    ] {
+        one.with("cookie", &format!("{cookie}; canary=canary")).send(to).await;
+    }
+    let log = world.log.lock().unwrap().join("\n").to_ascii_lowercase();
+    let id = cookie.split_once('=').unwrap().1.to_ascii_lowercase();
+    assert!(log.contains("\"route\":\"-\"") && log.contains("\"session\":\""), "{log}");
+    for secret in ["canary", "203.0.113", "127.0.0.1", &id, id.split_once('.').unwrap().0] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_have_a_limit_a_form_and_a_deadline() {
+    let world = World::plain().await;
+    let to = world.address;
+    let long = chat(&"x".repeat(60_000)).send(to).await;
+    assert_eq!((long.status, long.code()), (413, "too_large".into()));
+    for body in ["", "{", "[]", "\"x\"", "{\"message\":", "\u{0}"] {
+        let answer = ask("POST", "/api/chat").with("content-type", "application/json").saying(body).send(to).await;
+        assert_eq!((answer.status, answer.code()), (400, "invalid_request".into()), "{body:?}");
+    }
+    // The longest message, every character as long as JSON can write it, passes the border.
+    let escaped = format!("{{\"message\":\"{}\"}}", "\\ud83d\\ude00".repeat(4_000));
+    let whole = ask("POST", "/api/chat").with("content-type", "application/json").saying(&escaped).send(to).await;
+    assert_eq!(whole.status, 200, "{whole:?}");
+}

@@ -1,0 +1,16 @@
+//! The chat service over real sockets: a real engine, a real log, a model that is scripted. The rows are in the names.
+
+mod browser;
+mod errors;
+mod http;
+mod limits;
+mod needs;
+mod page;
+mod people;
+mod plane;
+mod proxy;
+#[path = "../support/shop.rs"]
+mod shop;
+mod streams;
+mod surface;
+mod world;
