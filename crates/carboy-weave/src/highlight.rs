@@ -284,6 +284,8 @@ mod tests {
             ("sh", "echo \"$a\" $b # c", "a", "$b"),
             ("sh", "x=${#a}", "k", ""),
             ("rust", "0..12", "n", "12"),
+            ("rust", "pair.0.name(1.5)", "n", "0"),
+            ("rust", "pair.0.name(1.5)", "n", "1.5"),
         ] {
             let found = found(language, code);
             assert!(text.is_empty() || found.contains(&(class, text.to_owned())), "{language}: {found:?}");
