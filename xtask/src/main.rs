@@ -7,6 +7,7 @@ mod files;
 mod layers;
 mod lit;
 mod needs;
+mod soak;
 mod table;
 mod test;
 mod tree;
@@ -25,6 +26,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   lit              check that documents and the programs in them say the same; differences are shown
   dist             the release: a static archive, a Debian package and their sums, in target/dist
   dist --check     try the packaging with the program of the tests
+  soak [ROUNDS] [--seed N] [--minutes N]
+                   kill the ledger's process again and again (10000 times, 40 minutes at most) and look for what is lost
   bench start|proxy|budget [--write]
                    measure beside other programs, which are installed first (asks, unless CI=true); --write puts the
                    figures into docs/benchmarks.md";
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         ["dist"] => dist::run(),
         ["dist", "--check"] => dist::check(),
         ["bench", ref rest @ ..] => bench::run(rest),
+        ["soak", ref rest @ ..] => soak::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())
