@@ -260,3 +260,26 @@ fn g52b_the_dockerfile_is_one_copies_what_is_there_and_holds_no_key() {
     let judged = buildah.arg(nothing.path()).output().unwrap();
     assert!(said(&judged).contains("\"nothing-is-called-so\" was not found"), "{}", said(&judged));
 }
+
+#[test]
+fn g84c_alerts_and_documents_name_metrics_that_there_are() {
+    let sources = ["crates/carboy-agent/src/metrics.rs", "crates/carboy-control/src/controller/metrics.rs"];
+    let known: String = sources.iter().map(|file| fs::read_to_string(root().join(file)).unwrap()).collect();
+    let page = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let rules = example("alerts.yml");
+    let name = regex::Regex::new(r"\bcarboy_[a-z_]+\b").unwrap();
+    for text in [&page, &rules] {
+        for found in name.find_iter(text) {
+            assert!(known.contains(found.as_str()), "there is no metric {}", found.as_str());
+        }
+    }
+    let counters: Vec<&str> = name.find_iter(&known).map(|m| m.as_str()).filter(|m| m.starts_with("carboy_chat_")).collect();
+    assert!(counters.len() >= 5);
+    for counter in counters {
+        assert!(page.contains(counter) && rules.contains(counter), "{counter} has no line, or no rule");
+    }
+    // The page shows the rules that are in the file.
+    for rule in page.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {
+        assert!(rules.contains(rule), "{rule}");
+    }
+}
