@@ -5,10 +5,12 @@
 
 mod allow;
 mod apart;
+mod applications;
 mod args;
 mod audit;
 mod bottle;
 mod budget;
+mod chat;
 mod chat_file;
 mod check;
 mod client;

@@ -1,10 +1,12 @@
 //! Flags of chat agents, wherever one is named.
 
+use std::path::PathBuf;
+
 use carboy_manifest::chat::{Flags, Preset};
 use clap::{Args, ValueEnum};
 
 /// What a command line says of a chat agent's thresholds.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct ChatFlags {
     /// Thresholds of a chat agent that belong together
     #[arg(long, value_name = "PRESET")]
@@ -12,6 +14,45 @@ pub struct ChatFlags {
     /// One threshold of a chat agent, by its name or old name (docs/defaults.md has them)
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
+}
+
+/// What `run` says of a chat agent besides.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TalkFlags {
+    /// Who answers a chat agent: `offline` for a look without a key, or another model of the same provider
+    #[arg(long, value_name = "offline|NAME")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub thresholds: ChatFlags,
+    /// Of a chat agent: another log than this user's
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
+    /// Of a chat agent: a new conversation, or the last one of this user [default: new]
+    #[arg(long, value_name = "WHICH")]
+    pub session: Option<Resumed>,
+}
+
+impl TalkFlags {
+    /// The first that was given: a coding agent takes none of them.
+    pub fn first(&self) -> Option<&'static str> {
+        let given = [
+            ("--model", self.model.is_some()),
+            ("--preset", self.thresholds.preset.is_some()),
+            ("--set", !self.thresholds.set.is_empty()),
+            ("--audit-log", self.audit_log.is_some()),
+            ("--session", self.session.is_some()),
+        ];
+        given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+}
+
+/// Which conversation goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Resumed {
+    /// None: a new one
+    New,
+    /// The last one of this user with this agent
+    Last,
 }
 
 /// G72: thresholds that belong together.

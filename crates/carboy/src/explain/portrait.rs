@@ -12,7 +12,6 @@ mod sections;
 
 use std::path::Path;
 
-use carboy_control::disk::DiskFiles;
 use carboy_manifest::chat::Flags;
 use carboy_manifest::check::{CheckedFile, FileKind};
 use carboy_manifest::view::EffectiveView;
@@ -20,6 +19,7 @@ use carboy_manifest::{CheckReport, Request, check};
 use carboy_weave::page::{Page, Site};
 use carboy_weave::{Document, TreePath, tangle};
 
+use crate::applications::ProgramFiles;
 use crate::args::ExplainArgs;
 use crate::chat_file;
 use crate::check::agent_page;
@@ -51,7 +51,7 @@ pub fn explain(args: &ExplainArgs, environment: &Environment) -> Result<u8, Fail
 /// The check of an agent, else of a bottle, and its file.
 fn look_up(name: &str, environment: &Environment) -> Result<(CheckReport, CheckedFile), Failure> {
     let asked = |agent: Option<String>, bottles: Vec<String>| {
-        check(&DiskFiles, &Request { agent, bottles, places: environment.places.clone() })
+        check(&ProgramFiles, &Request { agent, bottles, places: environment.places.clone() })
     };
     let is = |kind: FileKind| {
         move |file: &&CheckedFile| file.kind == kind && file.path.file_stem().is_some_and(|stem| stem == name)
