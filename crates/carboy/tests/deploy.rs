@@ -273,7 +273,8 @@ fn g84c_alerts_and_documents_name_metrics_that_there_are() {
             assert!(known.contains(found.as_str()), "there is no metric {}", found.as_str());
         }
     }
-    let counters: Vec<&str> = name.find_iter(&known).map(|m| m.as_str()).filter(|m| m.starts_with("carboy_chat_")).collect();
+    let counters: Vec<&str> =
+        name.find_iter(&known).map(|m| m.as_str()).filter(|m| m.starts_with("carboy_chat_")).collect();
     assert!(counters.len() >= 5);
     for counter in counters {
         assert!(page.contains(counter) && rules.contains(counter), "{counter} has no line, or no rule");
