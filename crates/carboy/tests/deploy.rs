@@ -178,8 +178,10 @@ fn g52b_nginx_takes_the_example_and_passes_on_what_the_service_needs() {
         "{head}"
     );
 
-    let answer = asked(dir, https, &format!("https://{NAME}:{https}/metrics"));
-    assert!(answer.contains(" 404"), "{answer}");
+    for closed in ["metrics", "architecture"] {
+        let answer = asked(dir, https, &format!("https://{NAME}:{https}/{closed}"));
+        assert!(answer.contains(" 404"), "{answer}");
+    }
     let answer = asked(dir, http, &format!("http://{NAME}:{http}/static/index.html"));
     assert!(
         answer.contains(" 308 ") && answer.contains("location: https://chat.shop.example/static/index.html"),
@@ -259,6 +261,29 @@ fn g52b_the_dockerfile_is_one_copies_what_is_there_and_holds_no_key() {
     buildah.args(["build", "--target", "nothing-is-called-so", "-f"]).arg(root().join("examples/deploy/Dockerfile"));
     let judged = buildah.arg(nothing.path()).output().unwrap();
     assert!(said(&judged).contains("\"nothing-is-called-so\" was not found"), "{}", said(&judged));
+}
+
+#[test]
+fn g52b_every_flag_of_the_examples_is_one_of_the_program() {
+    let help = Command::new(env!("CARGO_BIN_EXE_carboy")).args(["serve", "--help"]).output().unwrap();
+    assert!(help.status.success(), "{}", said(&help));
+    let help = said(&help);
+    let flag = regex::Regex::new(r"--[a-z][a-z-]+").unwrap();
+    let unit = example("carboy-shop.service");
+    let dockerfile = example("Dockerfile");
+    let page = fs::read_to_string(root().join("docs/serving.md")).unwrap();
+    let starts = unit.lines().filter(|line| line.starts_with("ExecStart="));
+    let starts = starts.chain(dockerfile.lines().filter(|line| line.starts_with("CMD ")));
+    let starts: Vec<&str> = starts.chain(page.lines().filter(|line| line.starts_with("carboy serve "))).collect();
+    assert!(starts.len() > 2);
+    for start in starts {
+        for name in flag.find_iter(start) {
+            assert!(
+                help.contains(&format!("{} ", name.as_str())) || help.contains(&format!("{}\n", name.as_str())),
+                "{start}"
+            );
+        }
+    }
 }
 
 #[test]

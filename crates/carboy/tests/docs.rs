@@ -111,6 +111,7 @@ fn the_help_of_every_command_is_the_reference() {
         "init",
         "doctor",
         "run",
+        "serve",
         "attach",
         "exec",
         "top",
