@@ -141,6 +141,7 @@ fn asked(dir: &Path, port: u16, url: &str) -> String {
 
 #[test]
 fn g52b_nginx_takes_the_example_and_passes_on_what_the_service_needs() {
+    // G52b
     if !there("nginx", &[&[NGINX, "-v"], &["openssl", "version"], &["curl", "--version"]]) {
         return;
     }
@@ -192,6 +193,7 @@ fn g52b_nginx_takes_the_example_and_passes_on_what_the_service_needs() {
 
 #[test]
 fn g52b_systemd_takes_the_example() {
+    // G52b
     let unit = example("carboy-shop.service");
     // What a bottle is made of has to be left to it.
     for line in unit.lines().filter(|line| !line.starts_with('#')) {
@@ -224,6 +226,7 @@ fn instructions(text: &str) -> Vec<(String, String)> {
 
 #[test]
 fn g52b_the_dockerfile_is_one_copies_what_is_there_and_holds_no_key() {
+    // G52b
     const KNOWN: &[&str] = &["FROM", "RUN", "COPY", "WORKDIR", "USER", "ENV", "VOLUME", "EXPOSE", "ENTRYPOINT", "CMD"];
     let text = example("Dockerfile");
     let all = instructions(&text);
@@ -288,6 +291,7 @@ fn g52b_every_flag_of_the_examples_is_one_of_the_program() {
 
 #[test]
 fn g84c_alerts_and_documents_name_metrics_that_there_are() {
+    // G84c
     let sources = ["crates/carboy-agent/src/metrics.rs", "crates/carboy-control/src/controller/metrics.rs"];
     let known: String = sources.iter().map(|file| fs::read_to_string(root().join(file)).unwrap()).collect();
     let page = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
