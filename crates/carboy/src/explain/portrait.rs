@@ -17,7 +17,7 @@ use carboy_manifest::check::{CheckedFile, FileKind};
 use carboy_manifest::view::EffectiveView;
 use carboy_manifest::{CheckReport, Manifest, Request, check};
 use carboy_weave::page::{Page, Site};
-use carboy_weave::{Document, TreePath, tangle};
+use carboy_weave::{Document, TreePath, Unused, tangle_where};
 
 use crate::applications::ProgramFiles;
 use crate::args::ExplainArgs;
@@ -132,7 +132,8 @@ fn site(view: &EffectiveView, source: &Source, name: &str) -> Result<Site, Failu
     if !document.markdown().0.trim().is_empty() {
         page.heading(2, "In its own words");
         page.paragraph("What stands in its file below the settings; for an agent, this is what its program is told.");
-        let tangled = tangle(&document).map_err(|faults| invalid(file, &faults))?;
+        // That every chunk is used was looked at when the file was checked.
+        let tangled = tangle_where(&document, Unused::Elsewhere).map_err(|faults| invalid(file, &faults))?;
         let beside = Tree::at(file.parent().unwrap_or(Path::new("")));
         page.document(&document, &tangled, &beside.repository()).map_err(|faults| invalid(file, &faults))?;
         page.files(&document, &tangled);
