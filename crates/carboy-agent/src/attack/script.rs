@@ -418,7 +418,10 @@ impl fmt::Display for Script {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let person = |who: &usize| char::from(b'A' + u8::try_from(*who % 26).unwrap_or(0));
-        let all = |moves: &[Move]| moves.iter().map(ToString::to_string).collect::<Vec<_>>().join(", then ");
+        let all = |moves: &[Move]| match moves {
+            [] => Saying::Harmless.says(),
+            moves => moves.iter().map(ToString::to_string).collect::<Vec<_>>().join(", then "),
+        };
         match self {
             Step::Says { who, words, moves } => {
                 write!(f, "person {} writes ({}); the model {}", person(who), words.in_words(), all(moves))
@@ -467,7 +470,7 @@ impl Click {
 impl fmt::Display for Move {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Move::Says { saying, .. } => write!(f, "says {}", saying.in_words()),
+            Move::Says { saying, .. } => f.write_str(&saying.says()),
             Move::Calls { calls, .. } => {
                 let calls: Vec<String> = calls.iter().map(ToString::to_string).collect();
                 write!(f, "calls {}", calls.join(" and "))
@@ -482,6 +485,10 @@ impl fmt::Display for Move {
 }
 
 impl Saying {
+    fn says(self) -> String {
+        format!("says {}", self.in_words())
+    }
+
     fn in_words(self) -> &'static str {
         match self {
             Saying::Harmless => "something harmless",
