@@ -13,15 +13,22 @@ flags="$flags -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
 host=$(rustc -vV | sed -n 's/^host: //p')
 RUSTFLAGS=$flags cargo build --release --target "$host"
 program=target/$host/release/carboy-fuzz-run
-kept=../corpus/$target
+packed=../corpus/$target.b64
+kept=target/kept/$target
 found=target/found/$target
 small=target/small/$target
-mkdir -p "$kept" "$found"
-rm -rf "$small"
-mkdir -p "$small"
+rm -rf "$kept" "$small"
+mkdir -p "$kept" "$found" "$small"
+n=0
+while read -r line; do
+    n=$((n + 1))
+    printf %s "$line" | base64 -d > "$kept/$n"
+done < "$packed"
 export CARBOY_FUZZ_TARGET="$target"
-"$program" "$found" "$kept" -max_total_time="$seconds" -max_len=2048 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
-"$program" -merge=1 -max_len=2048 "$small" "$kept" "$found"
-rm -rf "$kept"
-mv "$small" "$kept"
-echo "$kept: $(ls "$kept" | wc -l) inputs, $(du -sk "$kept" | cut -f1) KiB"
+"$program" "$found" "$kept" -max_total_time="$seconds" -max_len=1024 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
+"$program" -merge=1 -max_len=1024 "$small" "$kept" "$found"
+for input in "$small"/*; do
+    base64 -w0 "$input"
+    echo
+done | LC_ALL=C sort > "$packed"
+echo "$packed: $(wc -l < "$packed") inputs"

@@ -1,8 +1,8 @@
 //! Fuzz targets: every reader of bytes that somebody hostile chose, and what has to hold for every input.
 //!
 //! ```text
-//!  corpus/TARGET/*  ──▶ tests/replay.rs   every day, on stable, with a few mutations more
-//!                   ──▶ run/              libFuzzer, guided by coverage: see its manifest for the command
+//!  corpus/TARGET.b64 ──▶ tests/replay.rs   every day, on stable, with a few mutations more
+//!                    ──▶ run/              libFuzzer, guided by coverage: see its manifest for the command
 //! ```
 //!
 //! A target panics where something does not hold. *Must never* depend on time, chance or the machine.
@@ -10,7 +10,7 @@
 mod readers;
 mod texts;
 
-/// A target by its name, which is its corpus's directory.
+/// A target by its name, which is its corpus's.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.

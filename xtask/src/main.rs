@@ -6,6 +6,7 @@ mod dist;
 mod files;
 mod layers;
 mod needs;
+mod soak;
 mod table;
 mod test;
 mod tree;
@@ -23,6 +24,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   book --check     the same without writing
   dist             the release: a static archive, a Debian package and their sums, in target/dist
   dist --check     try the packaging with the program of the tests
+  soak [ROUNDS] [--seed N] [--minutes N]
+                   kill the ledger's process again and again (10000 times, 40 minutes at most) and look for what is lost
   bench start|proxy|budget [--write]
                    measure beside other programs, which are installed first (asks, unless CI=true); --write puts the
                    figures into docs/benchmarks.md";
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         ["dist"] => dist::run(),
         ["dist", "--check"] => dist::check(),
         ["bench", ref rest @ ..] => bench::run(rest),
+        ["soak", ref rest @ ..] => soak::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())

@@ -15,6 +15,16 @@ pub enum TurnEvent {
         /// How far.
         phase: StepPhase,
     },
+    /// A call's arguments were none: what is wrong, in the tool's words and without the value. The model is told and can try
+    /// again.
+    Invalid {
+        /// The tool's name.
+        tool: String,
+        /// Which argument.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A sentence of the reply that passed every check. Sentences come in order and are the reply's text, piece by piece.
     Sentence(String),
     /// What was shown so far is void: this stands in its place (a later sentence did not pass).

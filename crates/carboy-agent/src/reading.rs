@@ -96,6 +96,6 @@ fn tell<'a>(shown: &'a Mutex<String>, show: Show<'a>) -> impl Fn(TurnEvent) + Se
             shown.lock().unwrap_or_else(PoisonError::into_inner).push_str(&sentence);
             show(sentence);
         }
-        TurnEvent::Replace(_) | TurnEvent::Step { .. } | TurnEvent::Card(_) => {}
+        TurnEvent::Replace(_) | TurnEvent::Step { .. } | TurnEvent::Invalid { .. } | TurnEvent::Card(_) => {}
     }
 }

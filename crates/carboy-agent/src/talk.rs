@@ -291,6 +291,11 @@ impl<'e> Talk<'e> {
         }
         if let Some(name) = name {
             self.step(name, StepPhase::Failed);
+            if let (Some(field), "invalid_arguments") = (&no.field, no.code) {
+                let problem = no.message.strip_prefix(field).map_or(&*no.message, |rest| rest.trim_start_matches(": "));
+                let (tool, field, problem) = (name.to_owned(), field.clone(), problem.to_owned());
+                (self.watch)(TurnEvent::Invalid { tool, field, problem });
+            }
         }
         Ok(Err(no))
     }

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carboy_agent::{Engine, Metrics, Model, Parts, ProviderModel, Terms, Tool};
+use carboy_agent::{Metrics, Model, Parts, ProviderModel, Terms, Tool};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
 use carboy_core::chat::ChatSpec;
 use carboy_core::ids::{RunId, SecretName};
@@ -60,6 +60,9 @@ use offline::OfflineModel;
 use standing::{Standing, StandingParts, heed_pushes};
 use tools::Ways;
 
+pub use carboy_agent::{
+    Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TurnError, TurnEvent,
+};
 pub use failing::ChatError;
 pub use secret::{Deployment, SESSION_SECRET};
 pub use shelf::{DirShelf, NOTES_DIR};

@@ -23,6 +23,8 @@ pub mod start;
 pub mod unit;
 
 pub use projection::KeySource;
-pub use serving::{CONNECTIONS_MAX, IDLE, Running, ServeError, open_ledger, run};
+pub use serving::{
+    CONNECTIONS_MAX, IDLE, OBSERVERS_MAX, OPERATORS_MAX, Running, ServeError, could_not_serve, open_ledger, run,
+};
 pub use spent::spent_by;
 pub use start::{START_WAIT_MAX, StartError, Starter, Word};

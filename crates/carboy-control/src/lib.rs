@@ -39,6 +39,11 @@ pub mod uninstall;
 pub mod vault;
 pub mod workspace;
 
+/// What a chat agent is made of, as whoever talks to one needs it.
+pub mod agent {
+    pub use carboy_agent::{Application, Tool, Who};
+}
+
 /// Reading and verifying the audit log.
 pub mod log {
     pub use carboy_store::StoreError;

@@ -388,3 +388,128 @@ fn who_watches_sees_the_last_change_and_at_most_ten_in_a_second() {
     spending.join().unwrap();
     assert!(seen <= begun.elapsed().as_millis() / 100 + 2, "{seen} in {:?}", begun.elapsed());
 }
+
+/// One that looks on, asks, and never reads what comes back.
+fn deaf(controller: &Controller) -> std::os::unix::net::UnixStream {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::os::unix::net::UnixStream::connect(controller.socket()).unwrap();
+    let hello = Hello { version: VERSION, program: "0.1.0".into(), role: Role::Observer };
+    stream.write_all(&encode(&hello).unwrap()).unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let ask = encode(&Request { number: 0, call: Call::Snapshot }).unwrap();
+    // Until neither side takes any more; the last one goes in part.
+    let (asks, mut sent, mut full_since) = (ask.repeat(64), 0, None);
+    while full_since.is_none_or(|since: Instant| since.elapsed() < Duration::from_millis(300)) {
+        match stream.write(&asks[sent % asks.len()..]) {
+            Ok(written) => (sent, full_since) = (sent + written, None),
+            Err(_) => full_since = full_since.or(Some(Instant::now())),
+        }
+    }
+    stream
+}
+
+#[test]
+fn c16_whoever_looks_on_and_reads_nothing_does_not_hold_up_the_end() {
+    let controller = Controller::new();
+    let deaf: Vec<_> = (0..3).map(|_| deaf(&controller)).collect();
+    let begun = Instant::now();
+    let mut operator = controller.line(Role::Operator);
+    // Nor anybody else meanwhile.
+    assert!(matches!(block_on(operator.ask(Call::Status)).unwrap(), Answer::Status(_)));
+    assert_eq!(block_on(operator.ask(Call::Shutdown { only_idle: false })).unwrap(), Answer::Done);
+    let Controller { served, dir: _dir, stop: _stop, .. } = controller;
+    block_on(served).unwrap().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    drop(deaf);
+}
+
+#[test]
+fn c16_a_storm_of_connections_is_bounded_and_runs_are_served_through_it() {
+    let controller = Controller::new();
+    let ledger = controller.connect(owner(1), set(1, 10_000_000, Terms::default()));
+    // As many as look on at most; one more is told so, and runs and commands have their own room.
+    let mut looking: Vec<Line> = (0..controller::OBSERVERS_MAX).map(|_| controller.line(Role::Observer)).collect();
+    let refused = block_on(Line::open(&controller.socket(), "0.1.0", Role::Observer));
+    assert!(
+        matches!(&refused, Err(LineError::Goodbye(why)) if why.contains("that is the most")),
+        "{:?}",
+        refused.err()
+    );
+    let mut operator = controller.line(Role::Operator);
+    assert!(matches!(block_on(operator.ask(Call::Status)).unwrap(), Answer::Status(_)));
+    // Meanwhile others connect again and again: mute, in the middle of a word, with nonsense, and gone at once.
+    let (socket, over) = (controller.socket(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let storm: Vec<_> = (0..4_usize)
+        .map(|kind| {
+            let (socket, over) = (socket.clone(), over.clone());
+            std::thread::spawn(move || {
+                use std::io::Write as _;
+                let (mut open, mut count) = (std::collections::VecDeque::new(), 0_u64);
+                while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                    let Ok(mut stream) = std::os::unix::net::UnixStream::connect(&socket) else { continue };
+                    count += 1;
+                    let _ = match kind {
+                        0 => Ok(()),
+                        1 => stream.write_all(&[0, 0]),
+                        2 => stream.write_all(b"GET / HTTP/1.1\r\n\r\n"),
+                        _ => continue,
+                    };
+                    open.push_back(stream);
+                    if open.len() > 32 {
+                        open.pop_front();
+                    }
+                }
+                count
+            })
+        })
+        .collect();
+    let mut slowest = Duration::ZERO;
+    for _ in 0..200 {
+        let begun = Instant::now();
+        conformance::spend(&*ledger, 100, 200);
+        slowest = slowest.max(begun.elapsed());
+    }
+    // A run that comes in the middle of it is served, too.
+    let second = controller.connect(owner(2), set(2, 10_000_000, Terms::default()));
+    conformance::spend(&*second, 100, 200);
+    over.store(true, std::sync::atomic::Ordering::SeqCst);
+    let storms: u64 = storm.into_iter().map(|thread| thread.join().unwrap()).sum();
+    println!("{storms} connections came and went; the slowest request of a run took {slowest:?}");
+    assert!(storms > 200 && slowest < Duration::from_secs(5), "{storms} {slowest:?}");
+    // Where one leaves there is room for another.
+    drop(looking.pop());
+    until("there is room again", || block_on(Line::open(&controller.socket(), "0.1.0", Role::Observer)).is_ok());
+}
+
+#[test]
+fn c13_a_run_is_told_why_its_controller_cannot_be_started_and_not_that_nobody_answers() {
+    struct Damaged(PathBuf);
+    impl Reach for Damaged {
+        fn socket(&self) -> &Path {
+            &self.0
+        }
+
+        fn start(&self) -> Later<'_, Result<(), String>> {
+            Box::pin(std::future::ready(Err("the controller cannot serve: the ledger /x/carboy.db is damaged".into())))
+        }
+
+        fn program(&self) -> &str {
+            "0.1.0"
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (client, _events) = {
+        let _inside = runtime().enter();
+        Client::open(Arc::new(Damaged(dir.path().join("nobody.sock"))), supervised(1, set(1, 1_000, Terms::default())))
+    };
+    // However often it was tried.
+    let end = Instant::now() + Duration::from_secs(2);
+    until("it is said", || client.away().is_some_and(|why| why.contains("is damaged")));
+    while Instant::now() < end {
+        let why = client.away().unwrap();
+        assert!(why.contains("cannot be started") && why.contains("is damaged"), "{why}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -243,7 +243,7 @@ reasons! {
         "use the provider's messages, chat, responses, embeddings or generateContent endpoint",
         "put it on a route of its own host without `meter` only if its cost is of no concern";
     /// The ledger cannot be reached.
-    LedgerUnavailable = "ledger_unavailable", Budget, 503, "the ledger cannot be reached or written, so no metered request passes",
+    LedgerUnavailable = "ledger_unavailable", Budget, 503, "the ledger cannot be used, so no metered request passes",
         "tell the operator; nothing can be done from inside",
         "`carboy controller status` says what is wrong; it is started again by itself once";
     /// Its operator or a spent cap closed every route.

@@ -5,7 +5,8 @@
 //!  forward   program ──▶ listener of the bottle's loopback ──▶ dialled here ──▶ service of the host
 //! ```
 //!
-//! Whatever the protocol is, what leaves the bottle is scanned for known secrets (see `carry`); what comes in is not.
+//! Whatever the protocol is, what leaves the bottle is scanned for known secrets (see `carry`); what comes in is not. While
+//! the bottle is cut off nothing goes through in either direction: what is open ends, and what comes is reset.
 //!
 //! *Must never* take a word of the bottle for where to connect: a listener leads to the one service or the one port
 //! that the operator wrote. No log, no traffic.
@@ -159,19 +160,19 @@ impl Port {
 }
 
 impl Gateway {
-    /// Serves a listener of the bottle's own loopback until the run is cut off: each connection to `forward.to`.
+    /// Serves a listener of the bottle's own loopback until the run ends: each connection to `forward.to`.
     /// Run it as its own task.
     pub async fn serve_forward(self: Arc<Self>, forward: Forward, port: Arc<Port>, listener: TcpListener) {
         let to = Arc::new(forward.to);
         self.clone()
-            .accept_until_cut(listener, |inside, peer| {
+            .accept_until_the_end(listener, |inside, peer| {
                 let (gateway, port, to) = (self.clone(), port.clone(), to.clone());
                 async move { gateway.forwarded(&port, &to, inside, peer).await }
             })
             .await;
     }
 
-    /// Serves a listener of the host until the run is cut off: each connection to what `connect` gives, a socket inside
+    /// Serves a listener of the host until the run ends: each connection to what `connect` gives, a socket inside
     /// the bottle. Run it as its own task.
     pub async fn serve_publish<C, F>(self: Arc<Self>, port: Arc<Port>, listener: TcpListener, connect: C)
     where
@@ -179,14 +180,14 @@ impl Gateway {
         F: Future<Output = io::Result<TcpStream>> + Send + 'static,
     {
         self.clone()
-            .accept_until_cut(listener, |client, peer| {
+            .accept_until_the_end(listener, |client, peer| {
                 let (gateway, port, connect) = (self.clone(), port.clone(), connect.clone());
                 async move { gateway.published(&port, client, peer, connect).await }
             })
             .await;
     }
 
-    async fn accept_until_cut<F>(self: Arc<Self>, listener: TcpListener, serve: impl Fn(TcpStream, SocketAddr) -> F)
+    async fn accept_until_the_end<F>(self: Arc<Self>, listener: TcpListener, serve: impl Fn(TcpStream, SocketAddr) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -210,7 +211,7 @@ impl Gateway {
     }
 
     async fn forwarded(self: Arc<Self>, port: &Port, to: &Service, inside: TcpStream, peer: SocketAddr) {
-        let _place = match port.place() {
+        let _place = match self.place(port) {
             Ok(place) => place,
             Err(denial) => return self.refuse_port(port, inside, denial, Outcome::Denied).await,
         };
@@ -236,7 +237,7 @@ impl Gateway {
     where
         F: Future<Output = io::Result<TcpStream>>,
     {
-        let _place = match port.place() {
+        let _place = match self.place(port) {
             Ok(place) => place,
             Err(denial) => return self.refuse_port(port, client, denial, Outcome::Denied).await,
         };
@@ -250,6 +251,11 @@ impl Gateway {
                 self.refuse_port(port, client, Denial::new(Reason::UpstreamUnreachable, detail), Outcome::Failed).await;
             }
         }
+    }
+
+    /// A place for one more connection, where the bottle is not cut off.
+    fn place(&self, port: &Port) -> Result<OwnedSemaphorePermit, Denial> {
+        self.closed_by().map_or_else(|| port.place(), Err)
     }
 
     /// Carries one connection, and writes down that it began and how it ended.
@@ -266,7 +272,10 @@ impl Gateway {
         let _open = Open::new(self, port);
         let _ = inside.set_nodelay(true);
         let (ending, carried) = carry::both_ways(self, port, inside, outside).await;
-        let result = if matches!(ending, Ending::Secret(_)) { Outcome::Blocked } else { Outcome::Done };
+        let result = match ending {
+            Ending::Secret(_) | Ending::CutOff(_) => Outcome::Blocked,
+            Ending::Closed | Ending::Broken | Ending::RunEnds => Outcome::Done,
+        };
         let closed = self
             .port_event(port, "close", result)
             .with("peer", peer.to_string())
@@ -276,6 +285,7 @@ impl Gateway {
             .with("duration_ms", began.elapsed().as_millis() as u64);
         match ending {
             Ending::Secret(finding) => self.cut_for_secret(port, closed, *finding).await,
+            Ending::CutOff(denial) => drop(self.audit.append(closed.with("reason", denial.reason.code()))),
             // An entry that cannot be written stops the next connection.
             Ending::Closed | Ending::Broken | Ending::RunEnds => drop(self.audit.append(closed)),
         }

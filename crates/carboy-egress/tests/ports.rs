@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use carboy_core::audit::{EventType, Outcome};
 use carboy_core::plan::{Forward, Publish, Service};
+use carboy_core::route::RouteSet;
+use carboy_core::verdict::{Denial, Reason};
 use carboy_egress::{PORT_CONNECTIONS_MAX, Port};
 use support::{Bench, Kind, SECRET, detail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -256,6 +258,37 @@ async fn the_end_of_the_run_ends_every_connection_and_closes_the_listener() {
         }
     };
     timeout(PATIENCE, gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn c10_while_the_routes_are_closed_no_port_carries_anything_either() {
+    let joined = Joined::start().await;
+    let (mut client, mut service) = joined.pair().await;
+    joined.bench.log.wait(|event| event.action == "open").await;
+    joined.bench.gateway.cut_off(Denial::new(Reason::CutOff, "by the operator"));
+    // Neither what is under way, in either direction,
+    let _ = client.write_all(b"out").await;
+    let _ = service.write_all(b"in").await;
+    assert_eq!((all(&mut client).await, all(&mut service).await), (Vec::new(), Vec::new()));
+    let closed = joined.closed().await;
+    assert_eq!(
+        (detail(&closed, "ended").unwrap(), detail(&closed, "reason").unwrap()),
+        ("cut_off".into(), "cut_off".into())
+    );
+    // nor what comes now: it is reset, and the service hears nothing of it.
+    let mut late = TcpStream::connect(joined.inside).await.unwrap();
+    assert!(timeout(PATIENCE, late.read(&mut [0])).await.unwrap().is_err());
+    let refused = joined.bench.log.wait(|event| event.action == "connect").await;
+    assert_eq!((refused.result, detail(&refused, "reason").unwrap()), (Outcome::Denied, "cut_off".into()));
+    // New routes open none of it.
+    joined.bench.gateway.replace_routes(RouteSet::new(vec![support::route("other.example")], 9));
+    let mut late = TcpStream::connect(joined.inside).await.unwrap();
+    assert!(timeout(PATIENCE, late.read(&mut [0])).await.unwrap().is_err());
+    assert_eq!(joined.port.stats().connections, 1);
+    joined.bench.gateway.restore();
+    let (mut client, mut service) = joined.pair().await;
+    client.write_all(b"again").await.unwrap();
+    assert_eq!(exactly(&mut service, 5).await, b"again");
 }
 
 #[tokio::test]

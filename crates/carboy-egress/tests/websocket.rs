@@ -477,8 +477,14 @@ type Kept = Arc<Mutex<Vec<Message>>>;
 
 /// A server that answers each message by `answer`, and keeps what it got.
 async fn server(answer: fn(&Message) -> Vec<Message>) -> (Bench, Kept) {
+    server_of(Memory::unbound(), route(HOST), answer).await
+}
+
+/// The same with a ledger and a route of its own.
+async fn server_of(ledger: Arc<Memory>, route: Route, answer: fn(&Message) -> Vec<Message>) -> (Bench, Kept) {
     let (address, got) = listening(answer, |tcp| Box::pin(async move { Some(Box::new(tcp) as Box<dyn Stream>) })).await;
-    (reaching(Upstream { address, transport: Transport::Plain, extra_ca_pem: None }).await, got)
+    let upstream = Upstream { address, transport: Transport::Plain, extra_ca_pem: None };
+    (reaching(ledger, route, upstream).await, got)
 }
 
 /// The same behind TLS, where it speaks HTTP/2 as well, and WebSockets by HTTP/1.1 alone.
@@ -510,7 +516,8 @@ async fn tls_server(answer: fn(&Message) -> Vec<Message>) -> (Bench, Kept) {
     })
     .await;
     let extra_ca_pem = Some(ca.ca_pem().to_owned());
-    (reaching(Upstream { address, transport: Transport::Tls, extra_ca_pem }).await, got)
+    let upstream = Upstream { address, transport: Transport::Tls, extra_ca_pem };
+    (reaching(Memory::unbound(), route(HOST), upstream).await, got)
 }
 
 type Opened = std::pin::Pin<Box<dyn Future<Output = Option<Box<dyn Stream>>> + Send>>;
@@ -563,12 +570,13 @@ async fn serve_socket(mut stream: Box<dyn Stream>, answer: fn(&Message) -> Vec<M
     }
 }
 
-async fn reaching(upstream: Upstream) -> Bench {
+async fn reaching(ledger: Arc<Memory>, route: Route, upstream: Upstream) -> Bench {
     let mut upstreams = Upstreams::default();
     upstreams.insert(Host::parse(HOST).unwrap(), None, upstream);
     let unused = handler(|_| async { http::Response::new(full("")) });
-    let (origin, routes) = (Arc::new(Origin::default()), vec![sockets(route(HOST))]);
-    Bench::reaching(upstreams, Kind::Plain, routes, origin, unused, GatewayLimits::default()).await
+    let (origin, routes) = (Arc::new(Origin::default()), vec![sockets(route)]);
+    let limits = GatewayLimits::default();
+    Bench::governed(ledger, upstreams, Kind::Plain, routes, (origin, unused), limits).await
 }
 
 fn echo(message: &Message) -> Vec<Message> {
@@ -721,4 +729,85 @@ async fn b24_a_message_beyond_the_limit_closes_the_connection() {
     assert!(frame.is_none_or(|frame| frame.code == CloseCode::Size));
     bench.log.wait(|event| event.action == "answer" && event.result == Outcome::Failed).await;
     assert!(got.lock().unwrap().iter().all(|message| !message.is_binary()));
+}
+
+/// What a provider says to `response.cancel`, and to a message that only may be one.
+fn cancelling(message: &Message) -> Vec<Message> {
+    let Message::Text(text) = message else { return Vec::new() };
+    let asked: Value = serde_json::from_str(text).unwrap();
+    let say = |event: Value| Message::text(event.to_string());
+    let words = (0..100).map(|_| say(json!({"type": "response.output_text.delta", "delta": "word "})));
+    let begun = || std::iter::once(say(json!({"type": "response.created", "response": {"id": "r"}})));
+    match (asked["type"].as_str().unwrap(), asked["input"].as_str()) {
+        ("response.create", Some("words")) => begun().chain(words).collect(),
+        // It has begun, and nothing of it is to be seen yet.
+        ("response.create", _) => Vec::new(),
+        ("response.cancel", _) => match asked["reason"].as_str() {
+            Some("silent") => vec![say(json!({"type": "response.cancelled", "response": {"id": "r"}}))],
+            Some("told") => vec![say(
+                json!({"type": "response.cancelled", "response": {"id": "r", "usage": {"input_tokens": 9, "output_tokens": 100}}}),
+            )],
+            _ => vec![say(json!({"type": "error", "status": 400, "error": {"message": "nothing to cancel"}}))],
+        },
+        _ => Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn c3_b55_a_response_that_its_client_cancels_is_charged_for_what_it_wrote() {
+    // What is asked, how it is cancelled, whether that ends the connection, and what it costs at least.
+    for (input, reason, closes) in [
+        ("words", "silent", false),
+        ("words", "told", false),
+        ("words", "", false),
+        // An error that may be the answer to the cancelling, while the response goes on where nobody sees it.
+        ("nothing yet", "", true),
+    ] {
+        let ledger = Memory::unbound();
+        let (bench, _) = server_of(ledger.clone(), route_of(Way::Responses), cancelling).await;
+        let tcp = TcpStream::connect(bench.listen(HOST, 80).await).await.unwrap();
+        let mut socket = open(Box::new(tcp), &opening("/v1/responses", "")).await.unwrap();
+        within(socket.send(create(Some(700), json!({"input": input})))).await.unwrap();
+        if input == "words" {
+            for _ in 0..101 {
+                within(socket.next()).await.unwrap().unwrap();
+            }
+        }
+        let cancel = json!({"type": "response.cancel", "reason": reason});
+        within(socket.send(Message::text(cancel.to_string()))).await.unwrap();
+        within(async {
+            while ledger.spent().is_empty() {
+                socket.next().await.unwrap().unwrap();
+            }
+        })
+        .await;
+        let (held, charged) = (asked(&ledger)[0].input + 700, ledger.total("openai"));
+        let enough = if reason == "told" { charged == 109 } else { charged >= held };
+        assert!(enough && ledger.open() == 0, "{input} {reason}: {charged} of {held}");
+        if closes {
+            assert_eq!(close_of(&mut socket).await.unwrap().code, CloseCode::Policy);
+        }
+    }
+}
+
+#[tokio::test]
+async fn c2_a_message_after_the_end_that_a_model_is_at_ends_the_connection() {
+    // The provider writes on, though nothing is held any more.
+    fn writes_on(message: &Message) -> Vec<Message> {
+        let Message::Text(_) = message else { return Vec::new() };
+        let say = |event: Value| Message::text(event.to_string());
+        vec![
+            say(
+                json!({"type": "response.completed", "response": {"id": "r", "usage": {"input_tokens": 9, "output_tokens": 1}}}),
+            ),
+            say(json!({"type": "response.output_text.delta", "delta": "word "})),
+        ]
+    }
+    let ledger = Memory::unbound();
+    let (bench, _) = server_of(ledger.clone(), route_of(Way::Responses), writes_on).await;
+    let tcp = TcpStream::connect(bench.listen(HOST, 80).await).await.unwrap();
+    let mut socket = open(Box::new(tcp), &opening("/v1/responses", "")).await.unwrap();
+    within(socket.send(create(Some(700), json!({})))).await.unwrap();
+    assert_eq!(close_of(&mut socket).await.unwrap().code, CloseCode::Policy);
+    assert_eq!(ledger.open(), 0);
 }

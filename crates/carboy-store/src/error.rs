@@ -183,6 +183,17 @@ pub enum StoreError {
         /// What was met.
         what: String,
     },
+    /// The database finds its own pages wrong.
+    #[error(
+        "the ledger {path} is damaged ({source}): put a copy in its place, or move it away (`mv {path} {path}.damaged`) and what \
+         was spent is counted anew; before that end its controller (`carboy controller stop --force`)"
+    )]
+    Damaged {
+        /// The ledger.
+        path: PathBuf,
+        /// The database's answer.
+        source: rusqlite::Error,
+    },
     /// Another process keeps it.
     #[error(
         "{path} is kept by another process, which did not let go in {wait_ms} ms; find it with `fuser {path}.lock` and stop it"

@@ -1,6 +1,7 @@
 //! What is left of the ledger when its process is killed in the middle of anything, and when the disk is full.
 //!
-//! `CARBOY_SOAK_ROUNDS` says how many processes are killed; without it as many as fit into a check.
+//! `cargo xtask soak` kills as many as it is told; in a check it is as many as fit. It tells this by the environment:
+//! `CARBOY_SOAK_ROUNDS`, `CARBOY_SOAK_MINUTES` (after which no further round begins) and `CARBOY_SEED`.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/conformance.rs"]
@@ -12,7 +13,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use carboy_core::budget::{Ask, Ending, NotHeld, ReservationId, Terms, Usage};
 use carboy_core::ports::Ledger;
@@ -29,6 +31,10 @@ const ROUNDS: u64 = 200;
 const LANES: u64 = 4;
 /// Threads of each.
 const THREADS: u64 = 4;
+/// The dice of a check.
+const SEED: u64 = 7;
+/// A soak says how far it is each time that so many were killed.
+const PROGRESS_ROUNDS: u64 = 250;
 
 fn engine(path: &Path) -> Engine {
     Engine::open(Box::new(SqliteStore::open(path).unwrap()), Arc::new(Wall)).unwrap()
@@ -129,23 +135,66 @@ fn on_disk(path: &Path, round: u64) -> (BTreeMap<u128, u64>, BTreeSet<u128>) {
 
 #[test]
 fn nothing_acknowledged_is_lost_torn_or_doubled_when_the_ledgers_process_is_killed() {
-    let rounds = std::env::var("CARBOY_SOAK_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
+    let soak = Soak::told();
     let (acknowledged, charged_whole) = std::thread::scope(|scope| {
-        let lanes: Vec<_> =
-            (0..LANES).map(|lane| scope.spawn(move || kill_again_and_again(lane, rounds.div_ceil(LANES)))).collect();
+        let lanes: Vec<_> = (0..LANES)
+            .map(|lane| {
+                let soak = &soak;
+                scope.spawn(move || kill_again_and_again(lane, soak))
+            })
+            .collect();
         let done = lanes.into_iter().map(|lane| lane.join().unwrap());
         done.fold((0, 0), |sum, lane| (sum.0 + lane.0, sum.1 + lane.1))
     });
-    println!("{rounds} processes killed, {acknowledged} steps acknowledged, {charged_whole} requests charged in full");
-    assert!(acknowledged as u64 >= rounds, "too little was tried");
+    let killed = soak.killed.load(Ordering::SeqCst);
+    println!(
+        "{killed} processes killed in {:.0} s (seed {}), {acknowledged} steps acknowledged, 0 lost, torn or doubled; \
+         {charged_whole} requests charged in full",
+        soak.start.elapsed().as_secs_f64(),
+        soak.seed
+    );
+    assert!(killed > 0 && acknowledged as u64 >= killed, "too little was tried");
+}
+
+/// How much is tried, and how far it is.
+struct Soak {
+    rounds: u64,
+    seed: u64,
+    start: Instant,
+    time_max: Duration,
+    killed: AtomicU64,
+}
+
+impl Soak {
+    fn told() -> Soak {
+        let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+        Soak {
+            rounds: number("CARBOY_SOAK_ROUNDS").unwrap_or(ROUNDS),
+            seed: number("CARBOY_SEED").unwrap_or(SEED),
+            start: Instant::now(),
+            time_max: number("CARBOY_SOAK_MINUTES").map_or(Duration::MAX, |minutes| Duration::from_secs(60 * minutes)),
+            killed: AtomicU64::new(0),
+        }
+    }
+
+    /// Another one of so many was killed.
+    fn counts(&self) {
+        let killed = self.killed.fetch_add(1, Ordering::SeqCst) + 1;
+        if killed.is_multiple_of(PROGRESS_ROUNDS) {
+            println!("{killed} of {} killed after {:.0} s", self.rounds, self.start.elapsed().as_secs_f64());
+        }
+    }
 }
 
 /// Kills so many processes of one ledger; gives the steps that were acknowledged, and the requests that were under way.
-fn kill_again_and_again(lane: u64, rounds: u64) -> (usize, usize) {
+fn kill_again_and_again(lane: u64, soak: &Soak) -> (usize, usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ledger.db");
-    let (mut dice, mut acknowledged, mut charged_whole) = (Dice(7 + lane), 0, 0);
-    for round in 1..=rounds {
+    let (mut dice, mut acknowledged, mut charged_whole) = (Dice(soak.seed + lane), 0, 0);
+    for round in 1..=soak.rounds.div_ceil(LANES) {
+        if soak.start.elapsed() > soak.time_max {
+            break;
+        }
         let mut child = spawn("role", &round.to_string(), &path);
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut told = Told::default();
@@ -167,6 +216,7 @@ fn kill_again_and_again(lane: u64, rounds: u64) -> (usize, usize) {
         assert!(charged.keys().all(|id| !under_way.contains(id)), "round {round}: charged and still under way");
         acknowledged += told.settled.len() + told.dispatched.len();
         charged_whole += under_way.len();
+        soak.counts();
     }
     // The end: the last owner is gone, nothing is held, and the sums are those of the rows.
     let engine = engine(&path);

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::{
-    Admitted, BudgetSet, Cap, CapEdit, CapKey, CapKind, LedgerSnapshot, Node, NotHeld, Scope, Shutdown, Terms, Unit,
-    Window, Zone,
+    Admitted, Amount, BudgetSet, Cap, CapEdit, CapKey, CapKind, Count, LedgerSnapshot, Node, NotHeld, Scope, Shutdown,
+    Terms, Unit, Window, Zone,
 };
 use carboy_core::ports::{Clock, Ledger};
 use carboy_store::ledger::{Engine, MemoryStore, NOTICES_MAX, Notice, Notices, SqliteStore};
@@ -383,4 +383,218 @@ fn a_budget_of_the_operator_for_one_run_binds_it_alone() {
     let key = CapKey { scope: Scope::Run("run1".into()), meter: meter(), kind: CapKind::Budget };
     block_on(engine.set_cap(key, CapEdit { amount: tokens(0), count: None, window: None })).unwrap();
     assert!(is_exhausted(&first) && !is_exhausted(&second));
+}
+
+/// The same, and nothing is left held.
+fn refuses(ledger: &Arc<dyn Ledger>) -> bool {
+    let request = ask(10, 300);
+    let id = request.id;
+    match block_on(ledger.admit(request)) {
+        Ok(Admitted::Held(_)) => {
+            block_on(ledger.release(id)).unwrap();
+            false
+        }
+        Err(NotHeld::Exhausted(_)) => true,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a request may write at most now; nothing is left held.
+fn room(ledger: &Arc<dyn Ledger>) -> u64 {
+    let request = ask(0, 64_000);
+    let id = request.id;
+    let granted = granted(block_on(ledger.admit(request)));
+    block_on(ledger.release(id)).unwrap();
+    granted.output.unwrap_or(64_000)
+}
+
+/// What the machine's settings allow at most, on the host's budget and ceiling.
+fn limited(id: u64, amount: u64, most: u64) -> BudgetSet {
+    let mut set = set(id, amount, Terms { warn_percent: vec![], ..Terms::default() });
+    for cap in set.caps.values_mut().flatten() {
+        cap.most = Some(tokens(most));
+    }
+    set
+}
+
+#[test]
+fn c7_c9_no_edit_and_no_top_up_loosens_what_the_machine_allows_and_every_stricter_one_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = sqlite(&dir.path().join("ledger.db"));
+    let ledger = connect(&engine, 1, limited(1, 1_000, 2_000));
+    let edit = |amount| CapEdit { amount: tokens(amount), count: None, window: None };
+    let refused = |result: Result<(), carboy_store::ledger::Unavailable>| {
+        let words = result.unwrap_err().to_string();
+        assert!(words.contains("at most 2k tokens") && words.contains("/etc/carboy/settings.yml"), "{words}");
+    };
+    refused(block_on(engine.set_cap(host_key(), edit(2_001))));
+    refused(block_on(engine.set_cap(host_key(), CapEdit { amount: Amount::milli(u64::MAX), ..edit(0) })));
+    // Counted otherwise, or in another window, it is no other cap.
+    for (count, window) in [
+        (Some(Count::Weighted), None),
+        (None, Some(Window::Rolling { ms: HOUR })),
+        (Some(Count::Raw), Some(Window::Calendar { unit: Unit::Day, tz: Zone::parse("UTC").unwrap() })),
+    ] {
+        refused(block_on(engine.set_cap(host_key(), CapEdit { amount: tokens(1_000_000), count, window })));
+    }
+    refused(block_on(engine.top_up(host_key(), tokens(1_001))));
+    refused(block_on(engine.top_up(host_key(), Amount::milli(u64::MAX))));
+    // In steps it is no more.
+    block_on(engine.top_up(host_key(), tokens(600))).unwrap();
+    refused(block_on(engine.top_up(host_key(), tokens(600))));
+    block_on(engine.set_cap(host_key(), edit(1_500))).unwrap();
+    refused(block_on(engine.top_up(host_key(), tokens(600))));
+    block_on(engine.set_cap(host_key(), edit(2_000))).unwrap();
+    refused(block_on(engine.top_up(host_key(), tokens(1))));
+    // What was refused changed nothing, and what is asked for is held within what is allowed.
+    assert_eq!(room(&ledger), 1_936);
+    // Stricter is always taken: 10 and the 600 of before are not enough for a request that reads 300.
+    block_on(engine.set_cap(host_key(), edit(10))).unwrap();
+    assert_eq!(room(&ledger), 546);
+    spend(&*ledger, 0, 300);
+    assert!(refuses(&ledger));
+}
+
+#[test]
+fn c9_an_edit_from_before_the_machine_allowed_less_gives_no_more_than_it_allows_now() {
+    let engine = memory(&MemoryStore::default());
+    connect(&engine, 1, set(1, 1_000, Terms::default()));
+    let edit = CapEdit { amount: tokens(1_000_000), count: None, window: None };
+    block_on(engine.set_cap(host_key(), edit)).unwrap();
+    block_on(engine.top_up(host_key(), tokens(1_000_000))).unwrap();
+    let later = connect(&engine, 2, limited(2, 1_000, 2_000));
+    assert_eq!(room(&later), 1_936);
+    // A measure of the edit's own does not lift it either.
+    let edit = CapEdit { amount: tokens(2_000), count: Some(Count::Raw), window: Some(Window::Rolling { ms: HOUR }) };
+    block_on(engine.set_cap(host_key(), edit)).unwrap();
+    assert_eq!(room(&later), 1_936);
+}
+
+#[test]
+fn c11_what_is_reached_and_crossed_at_once_is_told_in_that_order() {
+    let engine = memory(&MemoryStore::default());
+    let mut notices = engine.events();
+    let terms = || Terms { warn_percent: vec![95, 50, 80], ..Terms::default() };
+    let first = connect(&engine, 1, set(1, 10_000, terms()));
+    connect(&engine, 2, set(2, 10_000, terms()));
+    // One settlement passes every threshold and the cap.
+    spend(&*first, 1_000, 8_900);
+    let told: Vec<String> = drain(&mut notices)
+        .into_iter()
+        .filter_map(|notice| match notice {
+            Notice::Warning(warning) => Some(format!("{} {}", warning.run, warning.percent)),
+            Notice::Crossing(crossing) => Some(format!("{} crossed", crossing.run)),
+            Notice::Restored { .. } | Notice::Recorded | Notice::Missed(_) => None,
+        })
+        .collect();
+    for run in ["run1", "run2"] {
+        let of_run: Vec<&str> = told.iter().filter_map(|words| words.strip_prefix(run)).collect();
+        assert_eq!(of_run, [" 50", " 80", " 95", " crossed"], "{told:?}");
+    }
+    // It goes on by what was under way: nothing is announced that was overtaken.
+    let events: Vec<String> = block_on(engine.unprojected_events(1_000))
+        .unwrap()
+        .into_iter()
+        .map(|event| event.event.action.to_string())
+        .filter(|action| ["warn_threshold", "cross_cap"].contains(&action.as_str()))
+        .collect();
+    assert_eq!(events.iter().position(|action| action == "cross_cap"), Some(3), "{events:?}");
+}
+
+fn moment(text: &str) -> u64 {
+    u64::try_from(text.parse::<jiff::Timestamp>().unwrap().as_millisecond()).unwrap()
+}
+
+fn calendar(unit: Unit, tz: &str) -> Window {
+    Window::Calendar { unit, tz: Zone::parse(tz).unwrap() }
+}
+
+/// C6: at every edge of the calendar a window's room comes once, at its midnight, and neither before nor again.
+#[test]
+fn c6_days_that_are_short_or_long_or_end_a_month_refill_once_and_at_their_midnight() {
+    for (unit, tz, midnight, next) in [
+        // The clocks go forward, and back: a day of 23 hours, and one of 25.
+        (Unit::Day, "Europe/Berlin", "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z"),
+        (Unit::Day, "Europe/Berlin", "2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z"),
+        // Midnight itself does not exist there, and there comes twice.
+        (Unit::Day, "America/Sao_Paulo", "2018-11-04T03:00:00Z", "2018-11-05T02:00:00Z"),
+        (Unit::Day, "America/Havana", "2026-11-01T04:00:00Z", "2026-11-02T05:00:00Z"),
+        // A day that was left out.
+        (Unit::Day, "Pacific/Apia", "2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z"),
+        (Unit::Month, "UTC", "2028-02-01T00:00:00Z", "2028-03-01T00:00:00Z"),
+        (Unit::Month, "Asia/Kathmandu", "2026-01-31T18:15:00Z", "2026-02-28T18:15:00Z"),
+        (Unit::Week, "America/New_York", "2026-03-02T05:00:00Z", "2026-03-09T04:00:00Z"),
+        (Unit::Month, "UTC", "2026-12-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+    ] {
+        let (midnight, next) = (moment(midnight), moment(next));
+        let window = calendar(unit, tz);
+        let stands = (window.since_ms(next - 1), window.until_ms(midnight), window.since_ms(next));
+        assert_eq!(stands, (midnight, Some(next), next), "{unit:?} {tz}");
+        let clock = Arc::new(Set(AtomicU64::new(midnight)));
+        let engine = Engine::open(Box::new(MemoryStore::default()), clock.clone()).unwrap();
+        let ledger = connect(&engine, 1, windowed(1, 1_000, window.clone()));
+        spend(&*ledger, 100, 800);
+        let length = next - midnight;
+        // All through it, hour by hour, and to its last millisecond.
+        for at in (0..length).step_by(HOUR as usize).chain([length - 60_000, length - 1]) {
+            clock.0.store(midnight + at, Ordering::SeqCst);
+            assert!(refuses(&ledger), "{unit:?} {tz}: refilled {at} ms after its beginning");
+        }
+        clock.0.store(next, Ordering::SeqCst);
+        assert!(!refuses(&ledger), "{unit:?} {tz}: not refilled");
+        spend(&*ledger, 100, 600);
+        clock.0.store(next + HOUR, Ordering::SeqCst);
+        assert!(refuses(&ledger), "{unit:?} {tz}: refilled twice");
+    }
+}
+
+/// C6: an hour of jumps back and forth gives no window twice: what a wrong clock dated ahead counts when that day comes.
+#[test]
+fn c6_a_clock_that_jumps_ahead_and_back_gives_no_window_a_second_time() {
+    let clock = Arc::new(Set(AtomicU64::new(NOON)));
+    let store = MemoryStore::default();
+    let engine = Engine::open(Box::new(store.clone()), clock.clone()).unwrap();
+    let day = || calendar(Unit::Day, "UTC");
+    let ledger = connect(&engine, 1, windowed(1, 1_000, day()));
+    spend(&*ledger, 100, 800);
+    // A day ahead there is room, and it is used; back again there is none, then or the next day, which it was of.
+    clock.0.store(NOON + 24 * HOUR, Ordering::SeqCst);
+    assert!(!refuses(&ledger));
+    spend(&*ledger, 100, 600);
+    for at in [NOON, NOON + 11 * HOUR, NOON + 12 * HOUR, NOON + 24 * HOUR, NOON + 35 * HOUR] {
+        clock.0.store(at, Ordering::SeqCst);
+        assert!(refuses(&ledger), "{} h after noon", (at - NOON) / HOUR);
+    }
+    // Nor does a new start forget it.
+    block_on(engine.close()).unwrap();
+    clock.0.store(NOON + 13 * HOUR, Ordering::SeqCst);
+    let engine = Engine::open(Box::new(store), clock.clone()).unwrap();
+    let ledger = connect(&engine, 1, windowed(1, 1_000, day()));
+    assert!(refuses(&ledger));
+    clock.0.store(NOON + 36 * HOUR, Ordering::SeqCst);
+    assert!(!refuses(&ledger));
+}
+
+/// C6: whoever changes the zone in the file moves the midnight; what was spent stays spent in every zone that has it.
+#[test]
+fn c6_another_time_zone_in_the_file_refills_nothing_by_going_there_and_back() {
+    let clock = Arc::new(Set(AtomicU64::new(moment("2026-06-10T12:30:00Z"))));
+    let engine = Engine::open(Box::new(MemoryStore::default()), clock.clone()).unwrap();
+    let ledger = connect(&engine, 1, windowed(1, 1_000, calendar(Unit::Day, "UTC")));
+    spend(&*ledger, 100, 800);
+    let renew = |tz: &str| connect(&engine, 1, windowed(1, 1_000, calendar(Unit::Day, tz)));
+    for tz in ["Pacific/Kiritimati", "America/Los_Angeles", "Asia/Kathmandu", "Pacific/Chatham", "UTC"] {
+        assert!(refuses(&renew(tz)), "{tz}: it was spent today there, too");
+    }
+    // An hour later the day has changed on the chain's other side: what is spent there is spent here, too.
+    clock.0.store(moment("2026-06-10T23:30:00Z"), Ordering::SeqCst);
+    assert!(refuses(&renew("UTC")));
+    let elsewhere = renew("Asia/Kathmandu");
+    assert!(!refuses(&elsewhere), "there it is the eleventh");
+    spend(&*elsewhere, 100, 600);
+    assert!(refuses(&elsewhere) && refuses(&renew("UTC")));
+    // With the eleventh here, what was spent of it there counts: half an hour of both is no third budget.
+    clock.0.store(moment("2026-06-11T00:10:00Z"), Ordering::SeqCst);
+    assert!(!refuses(&renew("UTC")), "a new day");
+    assert!(refuses(&renew("Asia/Kathmandu")));
 }

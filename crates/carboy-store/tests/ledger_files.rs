@@ -93,6 +93,41 @@ fn c13_a_newer_schema_another_programs_file_and_no_database_at_all_are_refused_w
     assert!(refusal(&text).contains("put a copy in its place"), "{}", refusal(&text));
 }
 
+#[test]
+fn c13_a_damaged_ledger_is_told_as_damaged_with_its_place_and_what_to_do() {
+    let told = |path: &Path, words: &str| {
+        for part in [&format!("the ledger {} is damaged", path.display())[..], "put a copy in its place", "mv "] {
+            assert!(words.contains(part), "{part}: {words}");
+        }
+    };
+    // Its head, before it is opened.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.db");
+    let kept = engine(&path);
+    spend(&*connect(&kept, 1), 100, 50);
+    block_on(kept.close()).unwrap();
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, [&[0xa5; 64][..], &whole[64..]].concat()).unwrap();
+    told(&path, &refusal(&path));
+    // Its tables.
+    fs::write(&path, [&whole[..4096], &vec![0xa5; whole.len() - 4096][..]].concat()).unwrap();
+    let opened = SqliteStore::open(&path).map_err(|error| error.to_string());
+    let words = match opened {
+        Err(words) => words,
+        Ok(store) => match Engine::open(Box::new(store), Arc::new(support::Wall)) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("it is taken for a ledger"),
+        },
+    };
+    told(&path, &words);
+    // With the copy in its place everything is there.
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(engine_total(&path), 150);
+    // Moved away, it begins anew.
+    fs::rename(&path, dir.path().join("ledger.db.damaged")).unwrap();
+    assert_eq!(engine_total(&path), 0);
+}
+
 /// A file as version 1 left it, with two requests charged, one under way, and an owner.
 fn version_1(path: &Path) {
     let connection = Connection::open(path).unwrap();
@@ -268,4 +303,24 @@ fn a_sum_that_differs_from_its_rows_is_found() {
     let found = store.reader().differences().unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].kept.raw.tokens_up(), found[0].rows.raw.tokens_up()), (149, 150));
+}
+
+#[test]
+fn c14_the_database_has_usage_budgets_and_enforcement_and_no_table_for_anything_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.db");
+    let engine = engine(&path);
+    spend(&*connect(&engine, 1), 100, 50);
+    block_on(engine.close()).unwrap();
+    let connection = Connection::open(&path).unwrap();
+    let mut statement = connection
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'sqlite_sequence' ORDER BY name")
+        .unwrap();
+    let tables: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    let (usage, budgets) =
+        (["spend", "rollup", "chain", "chain_scope", "dispatched", "owner"], ["cap", "top_up", "warned"]);
+    let (enforcement, own) = (["enforcement", "projection"], ["schema_version"]);
+    let mut all: Vec<&str> = usage.into_iter().chain(budgets).chain(enforcement).chain(own).collect();
+    all.sort_unstable();
+    assert_eq!(tables, all, "transcripts, metadata, approvals and the audit log are files");
 }

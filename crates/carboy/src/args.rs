@@ -26,7 +26,7 @@ pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
 pub use budget::{BudgetCommand, ControllerCommand, ControllerRunArgs, SetArgs, ShowArgs, TopUpArgs, UnsetArgs};
-pub use chat::ChatFlags;
+pub use chat::{ChatFlags, Resumed, ServeArgs, TalkFlags};
 pub use lit::{HookArgs, HookKind, LitCommand, MapArgs, SyncArgs, TakeSide, TangleArgs, VerifyArgs, WeaveArgs};
 pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
 pub use stopping::{ResumeArgs, StopArgs};
@@ -53,9 +53,12 @@ pub enum Command {
     /// Write a starter bottle and agent for this project, and settle the agent's login
     Init(InitArgs),
     /// What this machine can give a bottle, and how to mend what is missing
-    Doctor(JsonFlag),
-    /// Run a program in a bottle
+    Doctor(DoctorArgs),
+    /// Run an agent at this terminal: a program in a bottle, or a chat agent
+    #[command(visible_alias = "chat")]
     Run(RunArgs),
+    /// Put a chat agent before people, over HTTP
+    Serve(ServeArgs),
     /// Look on a run that lives, and type to it; the detach key leaves it running
     Attach(AttachArgs),
     /// Run one more command in the bottle of a run that lives
@@ -116,7 +119,7 @@ pub enum Command {
 /// `(heading, commands)` in the order of `--help`.
 pub const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["tour", "init", "doctor"]),
-    ("Run", &["run", "attach", "exec"]),
+    ("Run", &["run", "serve", "attach", "exec"]),
     ("Watch", &["top", "ps", "logs", "explain", "wait"]),
     ("Decide", &["allow", "budget"]),
     ("Stop", &["stop", "resume"]),
@@ -128,6 +131,18 @@ pub const GROUPS: &[(&str, &[&str])] = &[
 
 #[derive(Debug, Args)]
 pub struct JsonFlag {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Whether this chat agent may be put before customers: each box of the deployment checklist
+    #[arg(long, value_name = "AGENT")]
+    pub production: Option<String>,
+    #[command(flatten)]
+    pub chat: ChatFlags,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -276,7 +291,7 @@ pub struct RunArgs {
     /// What this run may spend on tokens: 500k or 2M for each meter by itself, claude=2M for one; lifts no ceiling
     #[arg(long, value_name = "AMOUNT", value_parser = values::budget)]
     pub budget: Vec<String>,
-    /// Run as this ordinary user (when carboy is started by root)
+    /// Run as this ordinary user (when carboy is started by root); of a chat agent: who asks [default there: cli_user]
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// What the agent is to do, without anybody in front of it: the text, @FILE, or `-` for standard input
@@ -315,6 +330,9 @@ pub struct RunArgs {
     /// Program and arguments
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub chat: TalkFlags,
     /// The task as it was read, when the run is started again
     #[arg(skip)]
     pub task_text: Option<String>,

@@ -10,10 +10,10 @@ mod secrets;
 
 use std::fmt::Write as _;
 
-use carboy_control::disk::DiskFiles;
 use carboy_manifest::view::EffectiveView;
 use carboy_manifest::{CheckReport, Request, check as check_files};
 
+use crate::applications::ProgramFiles;
 use crate::args::CheckArgs;
 use crate::chat_file;
 use crate::environment::Environment;
@@ -28,7 +28,7 @@ pub use page::{program, source as secret_source};
 pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure> {
     let places = environment.places.clone();
     let request = Request { agent: args.agent.clone(), bottles: args.bottles.clone(), places };
-    let mut report = check_files(&DiskFiles, &request);
+    let mut report = check_files(&ProgramFiles, &request);
     let mut dotenv = None;
     match report.chat.take() {
         Some(file) => {

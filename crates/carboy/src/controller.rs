@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use carboy_control::apart::{channel_at_stdin, leave_terminal};
 use carboy_control::controller::process::Process;
-use carboy_control::controller::{IDLE, Running, ServeError, Starter, Word, open_ledger, unit};
+use carboy_control::controller::{IDLE, Running, ServeError, Starter, Word, could_not_serve, open_ledger, unit};
 use carboy_control::controller_client::{Answer, Call, Line, LineError, Role, Status};
 use carboy_core::audit::ChainKey;
 use tokio::sync::watch;
@@ -131,7 +131,10 @@ async fn status(args: &JsonFlag, environment: &Environment) -> Result<u8, Failur
         if args.json {
             print(b"null\n")?;
         }
-        eprintln!("no controller runs; the first run starts one, and so does `carboy budget show`");
+        match could_not_serve(&environment.home) {
+            Some(why) => eprintln!("no controller runs; the last one could not serve: {why}"),
+            None => eprintln!("no controller runs; the first run starts one, and so does `carboy budget show`"),
+        }
         return Ok(Exit::Found as u8);
     };
     let Answer::Status(status) = line.ask(Call::Status).await.map_err(|e| failed(&e))? else {
@@ -186,13 +189,22 @@ async fn stop(when: Stop, environment: &Environment) -> Result<u8, Failure> {
         }
         return Ok(0);
     };
-    let process = Process::of(line.welcome().pid).and_then(|process| process.end());
+    let pid = line.welcome().pid;
+    let process = Process::of(pid).and_then(|process| process.end());
     match line.ask(Call::Shutdown { only_idle: when == Stop::Unused }).await {
         Ok(_) => {
-            line.closed().await;
-            // Its last connection ends before its store is closed and its socket gone.
-            if let Some(end) = process {
-                let _ = tokio::time::timeout(STOP_WAIT_MAX, end.come()).await;
+            let ended = async {
+                line.closed().await;
+                // Its last connection ends before its store is closed and its socket gone.
+                if let Some(end) = process {
+                    end.come().await;
+                }
+            };
+            if tokio::time::timeout(STOP_WAIT_MAX, ended).await.is_err() {
+                let words = format!("the controller has not ended within {} s", STOP_WAIT_MAX.as_secs());
+                return Err(Failure::words(Exit::Failed, words).hint(format!(
+                    "`kill {pid}` asks it once more, and `kill -9 {pid}` does not; nothing acknowledged is lost"
+                )));
             }
         }
         Err(error @ LineError::Refused(_)) => return Err(failed(&error).hint("`--force` ends it all the same")),

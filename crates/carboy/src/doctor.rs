@@ -1,17 +1,27 @@
 //! `carboy doctor`: what this machine can give a bottle, and how to mend what is missing.
 
+mod production;
+
 use std::fmt::Write as _;
 
 use carboy_control::doctor::{HostReport, Standing, probe};
 use carboy_control::setup::agents::{InstalledAgent, installed};
 
-use crate::args::JsonFlag;
+use crate::args::DoctorArgs;
 use crate::environment::Environment;
 use crate::print;
 use crate::report::{self, Exit, Failure, Palette, printable};
 
 /// Looks and says.
-pub fn doctor(args: &JsonFlag, environment: &Environment) -> Result<u8, Failure> {
+pub fn doctor(args: &DoctorArgs, environment: &Environment) -> Result<u8, Failure> {
+    match &args.production {
+        Some(agent) => return production::production(agent, args, environment),
+        None if !args.chat.is_empty() => {
+            return Err(Failure::words(Exit::Usage, "`--preset` and `--set` are for a chat agent, and none was named")
+                .hint("name one: `carboy doctor --production AGENT`"));
+        }
+        None => {}
+    }
     let host = probe(&environment.home.root().join("state"));
     let agents = installed(&environment.surroundings());
     let code = if host.tier.is_some() { 0 } else { Exit::HostNotCapable as u8 };

@@ -5,10 +5,12 @@
 
 mod allow;
 mod apart;
+mod applications;
 mod args;
 mod audit;
 mod bottle;
 mod budget;
+mod chat;
 mod chat_file;
 mod check;
 mod client;
@@ -25,6 +27,7 @@ mod report;
 mod resume;
 mod run;
 mod runs;
+mod serve;
 mod signals;
 mod summary_file;
 mod task;
@@ -79,6 +82,10 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Run(args) => {
             let environment = environment()?;
             runtime()?.block_on(run::run(args, environment))
+        }
+        Command::Serve(args) => {
+            let environment = environment()?;
+            runtime()?.block_on(serve::serve(&args, environment))
         }
         Command::Resume(args) => {
             let environment = environment()?;

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use carboy_control::bottle::Stdio;
-use carboy_control::disk::DiskFiles;
 use carboy_control::home::Home;
 use carboy_control::image::ImageError;
 use carboy_control::registry::{self, RunRecord};
@@ -19,13 +18,14 @@ use carboy_core::plan::{Access, Bind, StdioMode};
 use carboy_manifest::providers::Task;
 use carboy_manifest::{Effective, EnvValue, Request, RunBudget};
 
+use crate::applications::ProgramFiles;
 use crate::args::RunArgs;
 use crate::environment::Environment;
 use crate::report::{self, Exit, Failure, Palette, printable};
 use crate::signals::{self, Heard};
 use crate::summary_file::SummaryTo;
 use crate::terminal::{self, Relay};
-use crate::{allow, apart, budget, resume, task, trust};
+use crate::{allow, apart, budget, chat, resume, task, trust};
 
 /// What a shell gives for a program that is not there.
 const NOT_FOUND: u8 = 127;
@@ -44,6 +44,13 @@ const NOBODYS_WINDOW: (u16, u16) = (24, 80);
 
 /// Runs and gives the exit code.
 pub async fn run(args: RunArgs, environment: Environment) -> Result<u8, Failure> {
+    if chat::is_one(&args, &environment) {
+        return chat::run(args, environment).await;
+    }
+    if let Some(flag) = args.chat.first() {
+        return Err(Failure::words(Exit::Usage, format!("`{flag}` is for chat agents, and this is none"))
+            .hint("`carboy check` says of each agent what it is"));
+    }
     if args.detach || (!args.no_tty && terminal::is_interactive()) {
         let typed = std::env::args_os().skip(1).collect();
         apart::run(&args, typed, &environment).await
@@ -272,7 +279,7 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
         stdio,
         terminal: (stdio != StdioMode::Pipes).then(|| std::env::var("TERM").unwrap_or_else(|_| "xterm".into())),
         lookup: environment.lookup,
-        files: Arc::new(DiskFiles),
+        files: Arc::new(ProgramFiles),
         learning: if args.learn { Learning::On } else { Learning::Off },
         flags: Some(flags),
         again: args.again.map(|again| *again),

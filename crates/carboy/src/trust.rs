@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use carboy_control::disk::DiskFiles;
 use carboy_control::home::Home;
 use carboy_control::supervisor::RunError;
 use carboy_control::trust::TrustStore;
 use carboy_manifest::view::RouteView;
 use carboy_manifest::{Effective, LoadError, Manifest, NeedsTrust, Request};
 
+use crate::applications::ProgramFiles;
 use crate::report::{Exit, Failure, printable};
 use crate::terminal;
 
@@ -27,7 +27,7 @@ pub enum Answer {
 /// Loads what is to be run, after the question has been answered where there is one.
 pub fn load(request: &Request, home: &Home, answer: Answer) -> Result<Effective, Failure> {
     let mut store = TrustStore::open(home).map_err(|e| Failure::new(Exit::Config, &e))?;
-    let asked = match Manifest::load_trusting(&DiskFiles, request, &store) {
+    let asked = match Manifest::load_trusting(&ProgramFiles, request, &store) {
         Ok(effective) => return Ok(effective),
         Err(error) => needed(error)?,
     };
@@ -37,7 +37,7 @@ pub fn load(request: &Request, home: &Home, answer: Answer) -> Result<Effective,
     }
     store.remember(&asked.file.file, &asked.file.sha256).map_err(|e| Failure::new(Exit::Failed, &e))?;
     // Read again: what has changed in the meantime is not what was agreed to.
-    Manifest::load_trusting(&DiskFiles, request, &store).map_err(|error| match needed(error) {
+    Manifest::load_trusting(&ProgramFiles, request, &store).map_err(|error| match needed(error) {
         Ok(_) => Failure::words(Exit::Refused, format!("{} has changed just now", asked.file.file.display()))
             .hint("start it again, and look at it again"),
         Err(failure) => failure,

@@ -532,3 +532,30 @@ fn a_durable_hold_over_the_socket_is_measured() {
     println!("admit and dispatch, durable: p50 {:?}, p99 {:?}", took[ROUNDS / 2], took[ROUNDS * 99 / 100]);
     assert!(took[ROUNDS / 2] < Duration::from_secs(1));
 }
+
+#[test]
+fn c20_nobody_reaches_the_controller_from_another_machine_and_no_budget_is_in_money() {
+    let place = Place::new();
+    place.done(&["budget", "show"]);
+    let pid = place.pid();
+    // Its descriptors are for root alone to see: it cannot be dumped.
+    if rustix::process::getuid().is_root() {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let open: Vec<String> = descriptors
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+            .map(|to| to.display().to_string())
+            .collect();
+        assert!(open.iter().any(|to| to.starts_with("socket:")), "{open:?}");
+        for table in ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"] {
+            let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+            for line in sockets.lines().skip(1) {
+                let inode = line.split_whitespace().nth(9).unwrap();
+                assert!(!open.contains(&format!("socket:[{inode}]")), "{table}: {line}");
+            }
+        }
+    }
+    for money in ["claude=$5", "claude=5USD", "claude=5.50€", "claude=5.5"] {
+        let refused = place.carboy(&["budget", "set", "host", money]);
+        assert_eq!(refused.status.code(), Some(2), "{money}: {refused:?}");
+    }
+}

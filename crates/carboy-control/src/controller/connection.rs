@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use super::answering::{Looking, May, Supervising};
 use super::leases::{Attendance, Owner};
 use super::process::Process;
-use super::serving::Serving;
+use super::serving::{OBSERVERS_MAX, OPERATORS_MAX, Serving};
 use super::start::Starter;
 
 /// How long a client may take to greet.
@@ -193,14 +193,20 @@ async fn converse(serving: &Arc<Serving>, pid: u32, mut read: Incoming, out: &Ou
             supervise(serving, attendance, *supervised, pushes, read, out).await
         }
         Role::Operator => {
-            let may = May::Change;
-            if say(out, &welcome(false)).await { look(serving, may, read, out).await } else { Ends::Closed }
+            let Ok(_seat) = serving.operators.try_acquire() else { return taken(OPERATORS_MAX, "commands") };
+            if say(out, &welcome(false)).await { look(serving, May::Change, read, out).await } else { Ends::Closed }
         }
         Role::Observer => {
-            let may = May::Look;
-            if say(out, &welcome(false)).await { look(serving, may, read, out).await } else { Ends::Closed }
+            let Ok(_seat) = serving.observers.try_acquire() else { return taken(OBSERVERS_MAX, "who look on") };
+            if say(out, &welcome(false)).await { look(serving, May::Look, read, out).await } else { Ends::Closed }
         }
     }
+}
+
+fn taken(most: usize, whom: &str) -> Ends {
+    Ends::Refused(format!(
+        "{most} {whom} are connected, and that is the most; end some: `fuser` on its socket finds them"
+    ))
 }
 
 /// Gives the supervisor its lease and the ledger its budgets.
@@ -289,7 +295,12 @@ async fn look(serving: &Arc<Serving>, may: May, mut read: Incoming, out: &Out) -
             () = serving.ended() => return Ends::Ending,
         };
         let answered = match request {
-            Ok(Some(request)) => looking.answer(request).await,
+            // Whoever does not read its answers does not hold up the end; what asks for the end is still answered.
+            Ok(Some(request)) => tokio::select! {
+                biased;
+                answered = looking.answer(request) => answered,
+                () = serving.ended() => return Ends::Ending,
+            },
             Ok(None) => return Ends::Closed,
             Err(error) => return error.into(),
         };

@@ -37,8 +37,16 @@ use crate::home::{Home, HomeError};
 
 /// Most connections at once.
 pub const CONNECTIONS_MAX: usize = 512;
+/// Most of them that only look, and most that may change what is set: the rest is for runs, whoever looks on.
+pub const OBSERVERS_MAX: usize = 192;
+/// See [`OBSERVERS_MAX`].
+pub const OPERATORS_MAX: usize = 64;
 /// Until a controller that was started on demand ends, when nobody is connected.
 pub const IDLE: Duration = Duration::from_secs(600);
+/// How a line of its log begins, after the moment, when it could not begin to serve.
+const CANNOT_SERVE: &str = "cannot serve: ";
+/// Longest end of its log that is looked at, in bytes.
+const LOG_END_BYTES: u64 = 4 * 1024;
 /// How long connections may take to end.
 const CLOSE_WAIT_MAX: Duration = Duration::from_secs(8);
 /// How long one that is just ending may take until its lock is free.
@@ -108,6 +116,8 @@ pub(super) struct Serving {
     pub(super) keeper: Arc<Keeper>,
     pub(super) leases: Arc<Leases>,
     pub(super) snapshots: Arc<Snapshots>,
+    pub(super) observers: Semaphore,
+    pub(super) operators: Semaphore,
     connections: watch::Sender<usize>,
     end: watch::Sender<bool>,
     started_ms: u64,
@@ -150,6 +160,19 @@ impl Serving {
     pub(super) async fn snapshot(&self, foreseen: Vec<BudgetSet>) -> Result<String, String> {
         snapshots::text(&self.keeper, foreseen).await
     }
+}
+
+/// Why the last one could not begin to serve, where nothing was said after that.
+pub fn could_not_serve(home: &Home) -> Option<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut log = File::open(home.controller_log()).ok()?;
+    let length = log.metadata().ok()?.len();
+    log.seek(SeekFrom::Start(length.saturating_sub(LOG_END_BYTES))).ok()?;
+    let mut end = Vec::new();
+    log.take(LOG_END_BYTES).read_to_end(&mut end).ok()?;
+    let end = String::from_utf8_lossy(&end);
+    let (_, words) = end.lines().last()?.split_once(' ')?;
+    words.strip_prefix(CANNOT_SERVE).map(|why| why.chars().filter(|c| !c.is_control()).collect())
 }
 
 /// A home's ledger.
@@ -202,7 +225,8 @@ pub async fn run(
     let place = home.clone();
     let opened = tokio::task::spawn_blocking(move || open(&place)).await;
     let engine =
-        opened.map_err(|e| ServeError::System { what: "open the ledger", source: std::io::Error::other(e) })??;
+        opened.map_err(|e| ServeError::System { what: "open the ledger", source: std::io::Error::other(e) })?;
+    let engine = engine.inspect_err(|error| journal.say(&format!("{CANNOT_SERVE}{error}")))?;
     let keeper = Keeper::new(engine, journal.clone());
     let leases = Leases::new(keeper.clone(), LEASE);
     let recorded = watch::Sender::new(());
@@ -221,6 +245,8 @@ pub async fn run(
         keeper: keeper.clone(),
         leases,
         snapshots: Arc::new(Snapshots::new()),
+        observers: Semaphore::new(OBSERVERS_MAX),
+        operators: Semaphore::new(OPERATORS_MAX),
         connections: watch::Sender::new(0),
         end: watch::Sender::new(false),
         started_ms: now_ms(),

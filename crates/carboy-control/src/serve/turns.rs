@@ -102,13 +102,16 @@ fn of_hand_off(why: HandOff) -> &'static str {
     }
 }
 
-impl From<TurnEvent> for Event {
-    fn from(event: TurnEvent) -> Event {
+impl Event {
+    /// What of a turn a page is shown.
+    fn of(event: TurnEvent) -> Option<Event> {
         match event {
-            TurnEvent::Step { tool, phase } => Event::Step { tool, phase },
-            TurnEvent::Sentence(text) => Event::Sentence(text),
-            TurnEvent::Replace(text) => Event::Replace(text),
-            TurnEvent::Card(card) => Event::Card(card),
+            TurnEvent::Step { tool, phase } => Some(Event::Step { tool, phase }),
+            // Arguments are between model and tool; the step that failed was shown.
+            TurnEvent::Invalid { .. } => None,
+            TurnEvent::Sentence(text) => Some(Event::Sentence(text)),
+            TurnEvent::Replace(text) => Some(Event::Replace(text)),
+            TurnEvent::Card(card) => Some(Event::Card(card)),
         }
     }
 }
@@ -238,7 +241,11 @@ impl Turns {
             turn
         };
         let heard = turn.clone();
-        let running = run(Box::new(move |event| heard.put(event.into(), false)));
+        let running = run(Box::new(move |event| {
+            if let Some(event) = Event::of(event) {
+                heard.put(event, false);
+            }
+        }));
         let (turns, theirs) = (self.clone(), turn.clone());
         tokio::spawn(async move {
             let outcome = ending(running, &theirs).await;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::book::ReservationId;
 use super::caps::{CapKind, Scope};
 use super::law::{Caching, Standing};
-use super::usage::{Amount, Usage};
+use super::usage::{Amount, Usage, shown};
 use crate::ids::MeterName;
 
 /// A request's worst case, as the gateway knows it.
@@ -108,13 +108,15 @@ impl std::fmt::Display for Binding {
             "{kind} of {} for {}: {} of {} tokens spent, {} held",
             self.scope,
             self.meter,
-            spent.tokens_up(),
-            cap.tokens_down(),
-            held.tokens_up()
+            shown(spent.tokens_up()),
+            shown(cap.tokens_down()),
+            shown(held.tokens_up())
         )?;
         // With nothing held, what is left is what a person sees, and wonders why it is refused.
         match cap.less(spent).tokens_down() {
-            left if left > 0 && held == Amount::ZERO => write!(f, "; the {left} left are too few for a request"),
+            left if left > 0 && held == Amount::ZERO => {
+                write!(f, "; the {} left are too few for a request", shown(left))
+            }
             _ => Ok(()),
         }
     }

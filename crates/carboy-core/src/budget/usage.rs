@@ -115,11 +115,44 @@ impl Usage {
     }
 }
 
+/// How a count is written wherever a person or an agent reads one: `999`, `1.2k`, `64k`, `1.25M`, `3.1G`, three figures.
+pub fn shown(count: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")];
+    let Some((size, unit)) = UNITS.iter().find(|(size, _)| count >= *size) else { return count.to_string() };
+    let hundredths = u128::from(count) * 100 / u128::from(*size);
+    let (whole, part) = (hundredths / 100, hundredths % 100);
+    let text = match whole {
+        0..10 => format!("{whole}.{part:02}"),
+        10..100 => format!("{whole}.{}", part / 10),
+        _ => whole.to_string(),
+    };
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn tokens_are_written_in_three_figures() {
+        for (count, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1k"),
+            (1_239, "1.23k"),
+            (64_000, "64k"),
+            (64_500, "64.5k"),
+            (999_999, "999k"),
+            (1_250_000, "1.25M"),
+            (5_000_000, "5M"),
+            (u64::MAX, "18446744073G"),
+        ] {
+            assert_eq!(shown(count), text, "{count}");
+        }
+    }
 
     #[test]
     fn a_cached_token_weighs_a_tenth_and_a_written_one_a_quarter_more() {

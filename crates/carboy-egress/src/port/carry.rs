@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use carboy_core::finding::{Detector, Finding, Location};
+use carboy_core::verdict::Denial;
 use carboy_guard::{Detectors, Mode, ScanPlan, Stopped, StreamScanner};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -29,8 +30,10 @@ pub(super) enum Ending {
     Closed,
     /// One side was reset or went away.
     Broken,
-    /// The run ended, or was cut off.
+    /// The run ended.
     RunEnds,
+    /// Every way out was closed.
+    CutOff(Box<Denial>),
     /// A known secret was about to leave.
     Secret(Box<Finding>),
 }
@@ -42,6 +45,7 @@ impl Ending {
             Ending::Closed => "closed",
             Ending::Broken => "broken",
             Ending::RunEnds => "run_ends",
+            Ending::CutOff(_) => "cut_off",
             Ending::Secret(_) => "secret",
         }
     }
@@ -71,10 +75,12 @@ where
     let (out, into) = (Count::new(&port.counts.bytes_out), Count::new(&port.counts.bytes_in));
     let mut law = gateway.watch_law();
     let ending = tokio::select! {
+        biased;
+        () = cut(&mut law) => Ending::RunEnds,
+        denial = gateway.closing() => Ending::CutOff(Box::new(denial)),
         both = async { tokio::try_join!(scanned(gateway, from_inside, to_outside, &out), copied(from_outside, to_inside, &into)) } => {
             both.map_or_else(|ending| ending, |_| Ending::Closed)
         }
-        () = cut(&mut law) => Ending::RunEnds,
     };
     (ending, Carried { out: out.here(), into: into.here() })
 }

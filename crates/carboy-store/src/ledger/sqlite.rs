@@ -280,6 +280,9 @@ fn refused(what: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> S
     let path = path.to_owned();
     move |source| {
         let next = match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                return StoreError::Damaged { path, source };
+            }
             Some(ErrorCode::DiskFull) => "free some space on its file system: it goes on by itself then",
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 "another program has locked it: find it with `fuser` and end it, it goes on by itself then"
@@ -289,9 +292,6 @@ fn refused(what: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> S
             }
             Some(ErrorCode::SystemIoFailure) => {
                 "look at its disk (`dmesg`): is it full, read-only or failing? It goes on by itself then"
-            }
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                "keep the file for inspection, put a copy in its place and start the controller anew"
             }
             Some(_) | None => "look at the file and its directory; it is tried again",
         };

@@ -18,6 +18,12 @@ use crate::json::{Hear, Scalar};
 /// No token has more octets: the longest of those that are known are 128 spaces.
 const TOKEN_BYTES_MAX: u64 = 256;
 
+/// A piece of a stream has a token or more; of those that whoever sits before a provider cut up again so many may be more
+/// than its count: one in four, and a few.
+const PIECES_PART: u64 = 4;
+/// The few.
+const PIECES_MORE: u64 = 64;
+
 /// Counts as they stand on the wire.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
@@ -120,9 +126,10 @@ impl Tally {
         }
     }
 
-    /// Once the answer has come to its end: more was written than so many tokens can be.
+    /// Once the answer has come to its end: more was written than so many tokens can be, or in more pieces.
     fn belies(&self, usage: &Usage) -> bool {
-        self.written_bytes > usage.output.saturating_mul(TOKEN_BYTES_MAX)
+        let pieces = usage.output.saturating_add(usage.output / PIECES_PART).saturating_add(PIECES_MORE);
+        self.written_bytes > usage.output.saturating_mul(TOKEN_BYTES_MAX) || self.deltas > pieces
     }
 
     fn usage(&self) -> Option<Usage> {

@@ -4,12 +4,12 @@
 //! left out.
 
 use carboy_control::controller_client::CALL_BYTES_MAX;
-use carboy_control::disk::DiskFiles;
 use carboy_control::resume::{self, Waiting};
 use carboy_core::budget::{BudgetSet, Scope};
 use carboy_core::ids::RunId;
 use carboy_manifest::{Manifest, Places, Request, RunBudget};
 
+use crate::applications::ProgramFiles;
 use crate::args::RunArgs;
 use crate::environment::Environment;
 
@@ -31,15 +31,15 @@ pub fn foreseen(environment: &Environment) -> Foreseen {
     let places = &environment.places;
     let mut found = Foreseen { sets: Vec::new(), invalid: Vec::new(), left_out: 0 };
     let mut bytes = 0;
-    let bottles = Manifest::bottle_names(&DiskFiles, places).into_iter().map(|name| (None, Some(name.to_string())));
+    let bottles = Manifest::bottle_names(&ProgramFiles, places).into_iter().map(|name| (None, Some(name.to_string())));
     // Those of the home alone: what is checked out here is nobody's to look into unasked.
     let own = |name: &carboy_core::ids::AgentName| places.agents().join(format!("{name}.md")).exists();
-    let agents = Manifest::agent_names(&DiskFiles, places).into_iter().filter(own);
+    let agents = Manifest::agent_names(&ProgramFiles, places).into_iter().filter(own);
     let agents = agents.map(|name| (Some(name.to_string()), None));
     for (agent, bottle) in bottles.chain(agents).take(SETS_MAX) {
         let what = agent.clone().or_else(|| bottle.clone()).unwrap_or_default();
         let request = Request { agent, bottles: bottle.into_iter().collect(), places: places.clone() };
-        match Manifest::load(&DiskFiles, &request) {
+        match Manifest::load(&ProgramFiles, &request) {
             Ok(effective) => found.add(effective.budgets, &mut bytes),
             Err(_) => found.invalid.push(what),
         }
@@ -84,7 +84,7 @@ fn of_frozen(waiting: &Waiting, places: &Places) -> Option<BudgetSet> {
     let amounts = RunBudget::parse(&flags.budget).ok()?;
     let places = Places { cwd: record.workdir.clone(), ..places.clone() };
     let request = Request { agent: flags.agent, bottles: flags.bottles, places };
-    let files = Manifest::load(&DiskFiles, &request).ok();
+    let files = Manifest::load(&ProgramFiles, &request).ok();
     let count = files.as_ref().map(|effective| effective.run_budget.count).unwrap_or_default();
     let bottle =
         || BudgetSet { chain: vec![Scope::Bottle(record.bottle.clone()), Scope::Host], ..BudgetSet::default() };

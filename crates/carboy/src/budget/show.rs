@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use carboy_control::controller_client::{Line, Role, spent_by};
 use carboy_control::summary::SpentOn;
+pub use carboy_core::budget::shown as tokens;
 use carboy_core::budget::{CapKind, CapLine, LedgerSnapshot, MeterLine, Node, Scope};
 
 use super::{line, scope_of, snapshot};
@@ -148,21 +149,6 @@ fn held(count: u64) -> String {
     if count == 0 { String::new() } else { tokens(count) }
 }
 
-/// `999`, `1.2k`, `64k`, `1.25M`, `3.1G`: three figures.
-pub fn tokens(count: u64) -> String {
-    const UNITS: [(u64, &str); 3] = [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")];
-    let Some((size, unit)) = UNITS.iter().find(|(size, _)| count >= *size) else { return count.to_string() };
-    let hundredths = u128::from(count) * 100 / u128::from(*size);
-    let (whole, part) = (hundredths / 100, hundredths % 100);
-    let text = match whole {
-        0..10 => format!("{whole}.{part:02}"),
-        10..100 => format!("{whole}.{}", part / 10),
-        _ => whole.to_string(),
-    };
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    format!("{text}{unit}")
-}
-
 /// What a run spent, for its summary: what counts against a budget, and what it is made of.
 pub fn spent(spent: &SpentOn) -> String {
     let SpentOn { meter, requests, usage, weighted, estimated } = spent;
@@ -220,27 +206,4 @@ fn path_to<'s>(node: &'s Node, run: &str) -> Option<Vec<&'s Node>> {
     }
     let below = node.children.iter().find_map(|child| path_to(child, run))?;
     Some([node].into_iter().chain(below).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_have_three_figures() {
-        for (count, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1_000, "1k"),
-            (1_239, "1.23k"),
-            (64_000, "64k"),
-            (64_500, "64.5k"),
-            (999_999, "999k"),
-            (1_250_000, "1.25M"),
-            (5_000_000, "5M"),
-            (u64::MAX, "18446744073G"),
-        ] {
-            assert_eq!(tokens(count), text, "{count}");
-        }
-    }
 }

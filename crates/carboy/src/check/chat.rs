@@ -35,12 +35,16 @@ pub fn rows(view: &ChatView) -> Vec<Row> {
 /// Where tools come from.
 pub fn tool(tool: &Value) -> String {
     let text = |key: &str| tool[key].as_str().unwrap_or_default();
-    match tool {
-        Value::String(name) => format!("those of the {name}"),
-        _ if tool.get("built_in").is_some() => text("built_in").to_owned(),
-        _ if tool.get("script").is_some() => format!("{}: a script of the file, {}", text("script"), text("path")),
-        _ if tool.get("program").is_some() => format!("{}: {} inside the bottle", text("mcp"), text("program")),
-        _ => format!("{}: at {}", text("mcp"), text("host")),
+    if let Some(name) = tool.as_str() {
+        format!("those of the {name}")
+    } else if tool.get("built_in").is_some() {
+        text("built_in").to_owned()
+    } else if tool.get("script").is_some() {
+        format!("{}: a script of the file, {}", text("script"), text("path"))
+    } else if tool.get("program").is_some() {
+        format!("{}: {} inside the bottle", text("mcp"), text("program"))
+    } else {
+        format!("{}: at {}", text("mcp"), text("host"))
     }
 }
 

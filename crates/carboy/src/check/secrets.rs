@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use carboy_control::disk::DiskFiles;
 use carboy_control::vault::{Presence, VaultError, look};
 use carboy_core::ids::{BottleName, SecretName};
 use carboy_manifest::chat::Dotenv;
@@ -14,6 +13,7 @@ use carboy_manifest::view::EffectiveView;
 use carboy_manifest::{CheckReport, Manifest, Request, SecretFrom};
 use serde::Serialize;
 
+use crate::applications::ProgramFiles;
 use crate::environment::Environment;
 use crate::report::{Palette, printable};
 
@@ -72,7 +72,7 @@ pub fn of_all(report: &CheckReport, environment: &Environment) -> Vec<Needed> {
     let mut all: BTreeMap<SecretName, (SecretFrom, Vec<BottleName>)> = BTreeMap::new();
     for name in names {
         let request = Request { agent: None, bottles: vec![name.to_string()], places: environment.places.clone() };
-        let Ok(effective) = Manifest::load(&DiskFiles, &request) else { continue };
+        let Ok(effective) = Manifest::load(&ProgramFiles, &request) else { continue };
         for (secret, from) in effective.secrets() {
             all.entry(secret).or_insert_with(|| (from, Vec::new())).1.push(name.clone());
         }

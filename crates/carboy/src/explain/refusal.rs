@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use carboy_control::disk::DiskFiles;
 use carboy_control::explain::{Allow, Explanation, Lasting, Now, explain as explained};
 use carboy_control::log::SEARCH_BYTES_MAX;
 use carboy_control::refusal::{Asked, Refusal, look_up};
 use carboy_control::registry::{self, Answer};
 use carboy_core::ids::RefusalId;
 
+use crate::applications::ProgramFiles;
 use crate::audit::failed;
 use crate::environment::Environment;
 use crate::print;
@@ -23,7 +23,7 @@ pub fn explain(id: &RefusalId, json: bool, environment: &Environment) -> Result<
         .map(|refusal| {
             let living = living(&refusal, environment);
             let grants: Vec<_> = living.iter().flat_map(|run| run.grants.iter().cloned()).collect();
-            let mut one = explained(refusal, &DiskFiles, &environment.places, &grants);
+            let mut one = explained(refusal, &ProgramFiles, &environment.places, &grants);
             if let (Allow::By(commands), true) = (&mut one.allow, living.is_empty()) {
                 // What opens something in living runs would fail where none lives.
                 commands.retain(|command| command.lasting == Lasting::ForGood);

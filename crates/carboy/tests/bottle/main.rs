@@ -25,6 +25,7 @@ mod image;
 mod init;
 mod metered;
 mod overspend;
+mod plane;
 mod ports;
 mod providers;
 mod run;
@@ -90,6 +91,7 @@ fn main() {
         seeing::cases(),
         stopping::cases(),
         overspend::cases(),
+        plane::cases(),
         ports::cases(),
         providers::cases(),
         uninstall::cases(),

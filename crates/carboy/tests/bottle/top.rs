@@ -21,6 +21,11 @@ pub fn cases() -> Vec<Case> {
             &["tmux", "/usr/bin/python3"],
             live,
         ),
+        case_with(
+            "C10 C11 C17 in the dashboard a run is paused, frozen, started again and killed, and a budget is set",
+            &["tmux", "/usr/bin/python3"],
+            every_key,
+        ),
         case("C17 top without a terminal prints a frame, a snapshot or a line, and starts no controller", printed),
     ]
 }
@@ -93,6 +98,62 @@ fn live(person: Person) {
     };
     let done: Vec<String> = world.log().iter().filter_map(done).collect();
     assert_eq!(done, ["cutoff operator", "resume operator"]);
+}
+
+/// Presses a key on what is selected, and agrees.
+fn press(screen: &Screen<'_>, key: &str, asked: &str, done: &str) {
+    screen.key(key);
+    screen.see(&format!("{asked}? [y/N]"));
+    screen.key("y");
+    screen.see(done);
+}
+
+fn every_key(person: Person) {
+    let world = World::new(person);
+    world.write("project/asks.py", ASKS);
+    world.bottle(&format!("{STANDARD_ROUTES}budget: {{claude: 5M}}\n"));
+    let live = Live::start(&world, "test", "exec python3 asks.py");
+    let id = living(&world)[0]["record"]["run"].as_str().unwrap().to_owned();
+    let now = |state: &str| within(HAPPEN_WAIT_MAX, state, || (states(&world) == [state]).then_some(()));
+    let screen = Screen::open(&world, &["top"]);
+    screen.see(&id);
+    press(&screen, "p", &format!("pause {id} of bottle test"), "lets it go on");
+    now("paused");
+    screen.see("1 paused");
+    press(&screen, "r", &format!("resume {id} of bottle test"), "goes on (running)");
+    now("running");
+    // A budget of the whole machine: what is set binds at once, and takes the run out of its way.
+    screen.key("Home");
+    screen.key("b");
+    screen.see("set the budget of host to: _");
+    screen.line("claude=900M");
+    screen.see("the budget of host for anthropic is 900M tokens");
+    let shown = stdout(&carboy(&world, &["budget", "show"]));
+    assert!(shown.contains("900M"), "{shown}");
+    screen.key("End");
+    press(&screen, "f", &format!("freeze {id} of bottle test"), "is frozen");
+    now("frozen");
+    assert_eq!(live.end(), Some(75));
+    // Started again it is where the person is, after the dashboard has made room.
+    screen.see("1 frozen");
+    screen.key("r");
+    screen.see(&format!("resume {id}"));
+    screen.key("y");
+    now("running");
+    let before = std::fs::read_to_string(world.project.join("said")).unwrap();
+    within(HAPPEN_WAIT_MAX, "it asks again", || {
+        (std::fs::read_to_string(world.project.join("said")).unwrap() != before).then_some(())
+    });
+    let other = Screen::open(&world, &["top"]);
+    other.see(&id);
+    press(&other, "K", &format!("kill {id} of bottle test"), &id);
+    within(HAPPEN_WAIT_MAX, "it is gone", || living(&world).is_empty().then_some(()));
+    let done = |entry: &Entry| {
+        let action = entry.text("action").filter(|a| ["pause", "resume", "freeze", "kill", "set_cap"].contains(a))?;
+        Some(action.to_owned())
+    };
+    let done: Vec<String> = world.log().iter().filter_map(done).collect();
+    assert_eq!(done, ["pause", "resume", "set_cap", "freeze", "kill"]);
 }
 
 fn printed(person: Person) {

@@ -244,7 +244,7 @@ fn an_observed_request_is_refused_only_when_everything_is_spent() {
         book.settle(ReservationId(id), &cost(5, output)).unwrap();
     }
     let Answer::Exhausted(binding) = book.admit(&observed(3)).0 else { panic!() };
-    assert_eq!(binding.to_string(), "ceiling of host for anthropic: 1000 of 1000 tokens spent, 0 held");
+    assert_eq!(binding.to_string(), "ceiling of host for anthropic: 1k of 1k tokens spent, 0 held");
 }
 
 #[test]

@@ -62,13 +62,15 @@ enum Away {
 pub(super) async fn carry(calls: Arc<Calls>, reach: Arc<dyn Reach>, events: EventsIn) {
     let (mut pause, mut starts) = (PAUSE.0, 0);
     let mut acted = false;
+    // What the last start said: more of use than that nobody listens, for as long as nobody does.
+    let mut not_started: Option<String> = None;
     loop {
         let away = match connected(&calls, reach.as_ref()).await {
             Ok((stream, welcome)) => {
                 greeted(&calls, &events, &welcome);
                 let since = Instant::now();
                 let away = converse(&calls, &events, stream, &mut acted).await;
-                pause = PAUSE.0;
+                (pause, not_started) = (PAUSE.0, None);
                 if since.elapsed() >= SETTLED_AFTER {
                     starts = 0;
                 }
@@ -80,12 +82,16 @@ pub(super) async fn carry(calls: Arc<Calls>, reach: Arc<dyn Reach>, events: Even
             Err(away) => away,
         };
         let nobody = matches!(&away, Away::Connect(e) if nobody_listens(e));
-        calls.lost(away.to_string());
+        calls.lost(not_started.clone().filter(|_| nobody).unwrap_or_else(|| away.to_string()));
         if nobody && starts < STARTS_MAX {
             starts += 1;
             match reach.start().await {
                 Ok(()) => continue,
-                Err(why) => calls.lost(format!("the controller cannot be started: {why}")),
+                Err(why) => {
+                    let why = format!("the controller cannot be started: {why}");
+                    calls.lost(why.clone());
+                    not_started = Some(why);
+                }
             }
         }
         tokio::time::sleep(pause).await;

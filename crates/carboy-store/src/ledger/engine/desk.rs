@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::{
     Amount, Book, Both, BudgetSet, CapEdit, CapKey, CapKind, Edits, NotHeld, ReservationId, Row, Scope, Spent, Stage,
-    TOP_UPS_MAX, TopUp,
+    TOP_UPS_MAX, TopUp, shown,
 };
 use carboy_core::ids::MeterName;
 
@@ -278,7 +278,7 @@ fn within(most: Option<Amount>, amount: Amount) -> Result<(), Unavailable> {
     match most {
         Some(most) if amount > most => Err(Unavailable(format!(
             "this machine's settings allow at most {} tokens there; only root changes that, in /etc/carboy/settings.yml",
-            most.tokens_down()
+            shown(most.tokens_down())
         ))),
         Some(_) | None => Ok(()),
     }

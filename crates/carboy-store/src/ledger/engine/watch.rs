@@ -155,7 +155,10 @@ impl Desk {
             Window::Calendar { .. } => cap.window.since_ms(batch.now_ms),
             Window::Lifetime | Window::Rolling { .. } => 0,
         };
-        for percent in terms.warn_percent.iter().copied().filter(|_| amount.as_milli() > 0) {
+        // In the order in which they are reached, whatever the order in the file.
+        let mut percents = terms.warn_percent.clone();
+        percents.sort_unstable();
+        for percent in percents.into_iter().filter(|_| amount.as_milli() > 0) {
             let key = key(&cap.scope, &binding.meter, binding);
             let mark = Mark { key, cap_milli: amount.as_milli(), percent, since_ms };
             let passed = passed(&binding.standing, percent);
