@@ -13,6 +13,7 @@
 //! *Must never* answer before the gateway, the log and the ledger are there, hand a key to the engine, or let a model be
 //! taken for a provider's that is the offline one.
 
+mod attack;
 mod bottles;
 mod ending;
 mod failing;
@@ -63,6 +64,7 @@ use tools::Ways;
 pub use carboy_agent::{
     Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TurnError, TurnEvent,
 };
+pub use attack::{AttackError, Hole, attack};
 pub use failing::ChatError;
 pub use secret::{Deployment, SESSION_SECRET};
 pub use shelf::{DirShelf, NOTES_DIR};

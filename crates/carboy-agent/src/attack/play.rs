@@ -215,7 +215,7 @@ impl World {
     fn watch(&self, event: TurnEvent, events: &Mutex<Vec<String>>, cards: &Cards) {
         match event {
             TurnEvent::Sentence(text) | TurnEvent::Replace(text) => lock(events).push(text),
-            TurnEvent::Step { tool, .. } => lock(events).push(tool),
+            TurnEvent::Step { tool, .. } | TurnEvent::Invalid { tool, .. } => lock(events).push(tool),
             TurnEvent::Card(card) => {
                 let rows = card.rows.iter().map(|(name, value)| format!("{name} {value}"));
                 lock(events).extend([card.title.clone(), card.action.clone()].into_iter().chain(rows));
