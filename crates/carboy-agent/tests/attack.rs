@@ -238,7 +238,8 @@ impl Model for Remembers {
         listen: &'a mut (dyn FnMut(Delta) + Send),
     ) -> Later<'a, Result<Completion, ModelError>> {
         Box::pin(async move {
-            let before: Vec<Message> = self.said.lock().unwrap().iter().map(|text| Message::user(text.clone())).collect();
+            let before: Vec<Message> =
+                self.said.lock().unwrap().iter().map(|text| Message::user(text.clone())).collect();
             let messages: Vec<Message> = prompt.messages.iter().cloned().chain(before).collect();
             let completion = self.model.complete(&Prompt { messages: &messages, ..prompt.clone() }, listen).await?;
             for block in &completion.blocks {
@@ -293,11 +294,14 @@ fn change(spec: &mut ChatSpec, hole: Hole) {
 }
 
 fn world(hole: Hole) -> World {
-    world_of(hole, BTreeMap::from([
-        ("BK-1001", ("ada@example.com", "Middlemarch")),
-        ("BK-1002", ("ada@example.com", "Walden")),
-        ("BK-1003", ("sam@example.com", "Beloved")),
-    ]))
+    world_of(
+        hole,
+        BTreeMap::from([
+            ("BK-1001", ("ada@example.com", "Middlemarch")),
+            ("BK-1002", ("ada@example.com", "Walden")),
+            ("BK-1003", ("sam@example.com", "Beloved")),
+        ]),
+    )
 }
 
 fn world_of(hole: Hole, orders: BTreeMap<&'static str, (&'static str, &'static str)>) -> World {
@@ -306,12 +310,8 @@ fn world_of(hole: Hole, orders: BTreeMap<&'static str, (&'static str, &'static s
     let mut spec = spec();
     spec.limits.requests_per_session_per_minute = 25;
     spec.limits.tool_wait_ms = 15;
-    let requires = vec![Requirement {
-        tool: "lookup_order".into(),
-        same: vec!["order_id".into()],
-        within_s: 600,
-        result: None,
-    }];
+    let requires =
+        vec![Requirement { tool: "lookup_order".into(), same: vec!["order_id".into()], within_s: 600, result: None }];
     spec.rules.insert("return_order".into(), ToolRules { requires, ..ToolRules::default() });
     let mut dictionary = dictionary();
     // What must hold is what holds without a hole.
@@ -392,10 +392,8 @@ async fn each_guard_that_is_taken_away_is_missed_by_its_law_and_named_in_a_short
 #[tokio::test]
 async fn i3_i4_non_interference_what_nobody_proved_is_seen_only_through_a_hole() {
     let seed = seed();
-    let orders = BTreeMap::from([
-        ("BK-1001", ("ada@example.com", "Middlemarch")),
-        ("BK-1002", ("ada@example.com", "Walden")),
-    ]);
+    let orders =
+        BTreeMap::from([("BK-1001", ("ada@example.com", "Middlemarch")), ("BK-1002", ("ada@example.com", "Walden"))]);
     let proofs = ["sam@example.com"];
     let hunt = Hunt { from: 0, rounds: 100, seed };
     let found = compare(&world(Hole::None), &world_of(Hole::None, orders.clone()), hunt, &proofs).await;

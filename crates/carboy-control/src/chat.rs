@@ -61,10 +61,10 @@ use offline::OfflineModel;
 use standing::{Standing, StandingParts, heed_pushes};
 use tools::Ways;
 
+pub use attack::{AttackError, Hole, attack};
 pub use carboy_agent::{
     Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TurnError, TurnEvent,
 };
-pub use attack::{AttackError, Hole, attack};
 pub use failing::ChatError;
 pub use secret::{Deployment, SESSION_SECRET};
 pub use shelf::{DirShelf, NOTES_DIR};

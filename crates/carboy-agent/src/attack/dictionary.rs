@@ -82,8 +82,7 @@ impl Must {
             ..Must::default()
         };
         let has = |tool: &ToolSpec, name: &str| tool.schema.input_schema["properties"].get(name).is_some();
-        let reads =
-            |name: &str| tools.iter().filter(|tool| tool.effect == Effect::Read).find(|tool| has(tool, name));
+        let reads = |name: &str| tools.iter().filter(|tool| tool.effect == Effect::Read).find(|tool| has(tool, name));
         for tool in tools {
             let name = &tool.schema.name;
             let rules = spec.rules.get(name);
@@ -114,7 +113,8 @@ impl Must {
 impl Dictionary {
     /// What can be known of an agent from its tools' schemas and from `texts`: its scripts, as they stand in its file.
     pub fn read(spec: &ChatSpec, tools: &[ToolSpec], texts: &[&str]) -> Dictionary {
-        let properties = || tools.iter().filter_map(|tool| tool.schema.input_schema["properties"].as_object()).flatten();
+        let properties =
+            || tools.iter().filter_map(|tool| tool.schema.input_schema["properties"].as_object()).flatten();
         let named = |words: &[&str]| {
             let fits = |name: &str| words.iter().any(|word| name.to_ascii_lowercase().contains(word));
             properties().map(|(name, _)| name).find(|name| fits(name)).cloned()
@@ -142,14 +142,22 @@ impl Dictionary {
             dictionary.values.insert(name.clone(), mails.into_iter().map(Value::from).collect());
         }
         dictionary.must = Must::of(spec, tools, dictionary.id_argument.as_deref());
+        if spec.reply.id_patterns.is_empty() {
+            // Ids have a shape, and the file does not say that replies keep to them.
+            dictionary.must.ids = shapes.iter().filter_map(|shape| Regex::new(open(shape)).ok()).collect();
+        }
         dictionary
     }
 }
 
 /// What fits a pattern anywhere in the texts, each once.
 fn found(pattern: &str, texts: &[&str]) -> BTreeSet<String> {
-    let open = pattern.trim_start_matches('^').trim_end_matches('$');
-    let Ok(shape) = Regex::new(open) else { return BTreeSet::new() };
+    let Ok(shape) = Regex::new(open(pattern)) else { return BTreeSet::new() };
     let texts = texts.iter().filter(|text| text.len() <= TEXT_BYTES_MAX);
     texts.flat_map(|text| shape.find_iter(text)).map(|found| found.as_str().to_owned()).take(VALUES_MAX).collect()
+}
+
+/// A pattern without its anchors: it is looked for within a text.
+fn open(pattern: &str) -> &str {
+    pattern.trim_start_matches('^').trim_end_matches('$')
 }

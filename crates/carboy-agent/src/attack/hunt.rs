@@ -136,7 +136,8 @@ pub async fn compare(one: &World, other: &World, hunt: Hunt, proofs: &[&str]) ->
     for number in hunt.from..hunt.from.saturating_add(hunt.rounds) {
         let script = Script::of(hunt.seed, number, one.dictionary(), one.tools());
         let script = script.without_races().without_proofs(proofs);
-        let (first, second) = (trace(one, &script, hunt.seed, number).await, trace(other, &script, hunt.seed, number).await);
+        let (first, second) =
+            (trace(one, &script, hunt.seed, number).await, trace(other, &script, hunt.seed, number).await);
         let longest = first.len().max(second.len());
         let at = (0..longest).find(|at| first.get(*at) != second.get(*at));
         if let Some(at) = at {

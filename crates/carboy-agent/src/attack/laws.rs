@@ -229,7 +229,8 @@ fn succeeded(person: &mut Person, did: &Did) {
 }
 
 fn is_met(rule: &Requirement, person: &Person, did: &Did) -> bool {
-    let same = |name: &String, other: &Did| did.arguments.get(name).is_some_and(|one| other.arguments.get(name) == Some(one));
+    let same =
+        |name: &String, other: &Did| did.arguments.get(name).is_some_and(|one| other.arguments.get(name) == Some(one));
     let of_same = |other: &&Did| other.tool == rule.tool && rule.same.iter().all(|name| same(name, other));
     // The last word counts: a check that says no takes the yes of before back.
     let Some(last) = person.successes.iter().rev().find(of_same) else { return false };
@@ -270,18 +271,21 @@ fn records_stay_shut(world: &World, person: &Person, seen: &Seen) -> Option<Viol
             && matches!(did.ended, Some(Ok(_)))
             && !dictionary.guarded.iter().any(|one| person.proven.contains(&one.id))
     });
-    let rule = "in the tool: compare what opens the record in constant time, and answer order_not_found when it differs";
+    let rule =
+        "in the tool: compare what opens the record in constant time, and answer order_not_found when it differs";
     if let Some(did) = opened_by_nobody {
         let name = dictionary.proof_argument.as_deref().unwrap_or("proof");
         let what = format!("{} gave a record to somebody whose {name} opens nothing", did.tool);
         return Some(of_tool(Law::I3, &did.tool, what, rule));
     }
-    let lines: Vec<String> = seen.entries.iter().map(|entry| String::from_utf8_lossy(&entry.to_line()).into()).collect();
+    let lines: Vec<String> =
+        seen.entries.iter().map(|entry| String::from_utf8_lossy(&entry.to_line()).into()).collect();
     for guarded in &dictionary.guarded {
         let shut = !person.proven.contains(&guarded.id);
         let seen_by_them = seen.shown.iter().chain(&seen.transcript).chain(&seen.prompts);
         let told = guarded.data.iter().find(|datum| {
-            (shut && seen_by_them.clone().any(|text| text.contains(*datum))) || lines.iter().any(|line| line.contains(*datum))
+            (shut && seen_by_them.clone().any(|text| text.contains(*datum)))
+                || lines.iter().any(|line| line.contains(*datum))
         });
         if told.is_some() {
             let what = format!("data of {} came to a conversation that had not opened it, or into the log", guarded.id);
@@ -289,7 +293,11 @@ fn records_stay_shut(world: &World, person: &Person, seen: &Seen) -> Option<Viol
         }
         let named = [&guarded.id, &guarded.proof];
         if named.iter().any(|word| !word.is_empty() && lines.iter().any(|line| line.contains(word.as_str()))) {
-            return Some(broken(Law::I3, format!("the log names {} or what opens it", guarded.id), "nothing of the file"));
+            return Some(broken(
+                Law::I3,
+                format!("the log names {} or what opens it", guarded.id),
+                "nothing of the file",
+            ));
         }
     }
     None
@@ -381,34 +389,62 @@ fn written_down_once(seen: &Seen) -> Option<Violation> {
         let did = seen.did.iter().filter(|did| did.tool == *tool).count();
         differs(&format!("runs of {tool}"), did, seen.entries.iter().filter(of).count())
     });
-    let ended_well = seen.entries.iter().filter(|entry| {
-        entry.text("action") == Some("turn_ended") && entry.text("result") == Some("done")
-    });
+    let ended_well = seen
+        .entries
+        .iter()
+        .filter(|entry| entry.text("action") == Some("turn_ended") && entry.text("result") == Some("done"));
     let counted = |counter: Counter| {
         let at = Counter::ALL.iter().position(|one| *one == counter).unwrap_or_default();
         usize::try_from(seen.counted[at]).unwrap_or(usize::MAX)
     };
     ran.or_else(|| differs("turns were answered", answered, ended_well.count() + declined))
-        .or_else(|| differs("requests beyond a rate", is(|error| matches!(error, TurnError::RateLimited { .. })), count("rate_limit_exceeded")))
-        .or_else(|| differs("blocked messages", is(|error| matches!(error, TurnError::Injection { .. })), count("injection_detected")))
-        .or_else(|| differs("requests beyond a rate were counted", counted(Counter::RateLimitExceeded), count("rate_limit_exceeded")))
-        .or_else(|| differs("unauthorized calls were counted", counted(Counter::AuthorizationDenied), count("authorization_denied")))
+        .or_else(|| {
+            differs(
+                "requests beyond a rate",
+                is(|error| matches!(error, TurnError::RateLimited { .. })),
+                count("rate_limit_exceeded"),
+            )
+        })
+        .or_else(|| {
+            differs(
+                "blocked messages",
+                is(|error| matches!(error, TurnError::Injection { .. })),
+                count("injection_detected"),
+            )
+        })
+        .or_else(|| {
+            differs(
+                "requests beyond a rate were counted",
+                counted(Counter::RateLimitExceeded),
+                count("rate_limit_exceeded"),
+            )
+        })
+        .or_else(|| {
+            differs(
+                "unauthorized calls were counted",
+                counted(Counter::AuthorizationDenied),
+                count("authorization_denied"),
+            )
+        })
 }
 
 /// I9.
 fn dropped_for_good(person: &Person, seen: &Seen) -> Option<Violation> {
     // What was dropped in this very step may have been sent up again within it, between two answers of the model.
     let earlier = person.dropped.iter().filter(|mark| !seen.said.contains(mark));
-    let again = earlier.filter(|mark| mark.starts_with(MARK)).find(|mark| {
-        seen.prompts.iter().any(|prompt| prompt.contains(mark.as_str()))
-    });
-    again.map(|mark| broken(Law::I9, format!("a dropped reply ({mark}) was sent to the model again"), "nothing of the file"))
+    let again = earlier
+        .filter(|mark| mark.starts_with(MARK))
+        .find(|mark| seen.prompts.iter().any(|prompt| prompt.contains(mark.as_str())));
+    again.map(|mark| {
+        broken(Law::I9, format!("a dropped reply ({mark}) was sent to the model again"), "nothing of the file")
+    })
 }
 
 /// I10: canaries, the engine's key, tokens and the prompt.
 fn nothing_leaks(world: &World, person: &Person, seen: &Seen) -> Option<Violation> {
     let dictionary = world.dictionary();
-    let lines: Vec<String> = seen.entries.iter().map(|entry| String::from_utf8_lossy(&entry.to_line()).into()).collect();
+    let lines: Vec<String> =
+        seen.entries.iter().map(|entry| String::from_utf8_lossy(&entry.to_line()).into()).collect();
     let metrics = world.metrics.render();
     let outside = || seen.shown.iter().chain(&seen.transcript).chain(&lines).chain([&metrics]);
     let rule = "filter_secrets: true, and an output filter for this shape";
@@ -436,7 +472,8 @@ fn only_what_tools_gave(world: &World, person: &Person, seen: &Seen) -> Option<V
     let spec = &world.setting.spec;
     let mut grounds: Vec<String> =
         seen.did.iter().filter_map(|did| did.ended.as_ref()?.as_ref().ok()).map(Value::to_string).collect();
-    grounds.extend(person.cards.iter().map(|(_, tool, arguments)| format!("{tool} {}", Value::Object(arguments.clone()))));
+    grounds
+        .extend(person.cards.iter().map(|(_, tool, arguments)| format!("{tool} {}", Value::Object(arguments.clone()))));
     let own = [&spec.prompt.fallback, &spec.prompt.refusal, &spec.prompt.hand_off, &spec.greeting];
     grounds.extend(own.into_iter().cloned());
     if spec.reply.scope == carboy_core::chat::GroundingScope::Session || seen.ended.len() > 1 {

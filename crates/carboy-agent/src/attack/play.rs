@@ -36,7 +36,12 @@ type Cards = Mutex<Vec<(Card, Option<Shown>)>>;
 
 impl World {
     /// Plays it; `look` sees every step. The first law that is broken ends it.
-    pub(super) async fn play(&self, script: &Script, run: Run, look: &mut (dyn FnMut(&Seen) + Send)) -> Option<Violation> {
+    pub(super) async fn play(
+        &self,
+        script: &Script,
+        run: Run,
+        look: &mut (dyn FnMut(&Seen) + Send),
+    ) -> Option<Violation> {
         (self.setting.reset)();
         self.clock.0.store(self.setting.now_ms, Ordering::SeqCst);
         self.adversary.begins();

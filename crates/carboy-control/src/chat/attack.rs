@@ -18,7 +18,6 @@ use serde::Serialize;
 
 use super::{ChatError, ChatHost, ChatRequest, Conversations, ModelMode};
 use crate::clock::SystemClock;
-use crate::home::private_dir;
 use crate::summary::Ended;
 use crate::supervisor::Keeping;
 
@@ -56,14 +55,17 @@ pub enum AttackError {
     #[error(transparent)]
     World(#[from] WorldError),
     /// A tool that is not in the bottle.
-    #[error("its tools `{0}` are on a server over HTTP, and an attack would act on it; put a test server's script in its place")]
+    #[error(
+        "its tools `{0}` are on a server over HTTP, and an attack would act on it; put a test server's script in its place"
+    )]
     ElsewhereTools(String),
     /// Tools in Rust.
     #[error("its tools are an application's in Rust, whose own tests attack them on records of their own")]
     ApplicationTools,
 }
 
-/// Attacks an agent with so many scripts of a seed.
+/// Attacks an agent with so many scripts of a seed. Its working directory is full of an adversary's notes afterwards: an empty
+/// one is for the better.
 pub async fn attack(mut request: ChatRequest, rounds: u64, seed: u64) -> Result<Vec<Hole>, AttackError> {
     for source in &request.spec.tools {
         match source {
@@ -72,10 +74,6 @@ pub async fn attack(mut request: ChatRequest, rounds: u64, seed: u64) -> Result<
             ToolSource::BuiltIn(_) | ToolSource::Command { .. } | ToolSource::Script { .. } => {}
         }
     }
-    // Notes that an adversary takes are nobody's.
-    let place = request.home.state(&request.effective.bottle).join("attack");
-    private_dir(&place).map_err(ChatError::from)?;
-    request.workdir = place;
     request.model = ModelMode::Offline;
     request.keeping = Keeping::InProcess;
     request.conversations = Conversations::InMemory;

@@ -4,6 +4,9 @@
 //! *Must never* say that there is no hole: it says that none was found in so many attacks.
 
 use std::fmt::Write as _;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use carboy_control::chat::{AttackError, Hole, attack as attack_agent};
@@ -14,6 +17,9 @@ use crate::chat::{self, Named, look_up};
 use crate::environment::Environment;
 use crate::print;
 use crate::report::{self, Exit, Failure, Palette, printable};
+
+/// The exit code of an attack that found something.
+const HOLES: u8 = 1;
 
 /// Attacks and says.
 pub async fn attack(args: &CheckArgs, environment: Environment) -> Result<u8, Failure> {
@@ -27,7 +33,9 @@ pub async fn attack(args: &CheckArgs, environment: Environment) -> Result<u8, Fa
         thresholds: &args.chat,
         audit_log: None,
     };
-    let request = look_up(&named, environment)?;
+    let mut request = look_up(&named, environment)?;
+    let place = Place::make()?;
+    request.workdir = place.0.clone();
     let name = request.spec.name.to_string();
     let seed = args.seed.unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -35,7 +43,7 @@ pub async fn attack(args: &CheckArgs, environment: Environment) -> Result<u8, Fa
     });
     eprintln!("attacking {name} {} times; its own tools run, in their bottle, and no provider is asked", args.rounds);
     let holes = attack_agent(request, args.rounds, seed).await.map_err(failure)?;
-    let code = if holes.is_empty() { 0 } else { Exit::Failed as u8 };
+    let code = if holes.is_empty() { 0 } else { HOLES };
     if args.json {
         let whole = json!({"agent": name, "rounds": args.rounds, "seed": seed, "holes": holes});
         print(format!("{whole}\n").as_bytes())?;
@@ -44,6 +52,26 @@ pub async fn attack(args: &CheckArgs, environment: Environment) -> Result<u8, Fa
     let text = told(&name, args.rounds, seed, &holes, Palette::stdout());
     print(report::wrapped(&text, report::columns(std::io::stdout())).as_bytes())?;
     Ok(code)
+}
+
+/// Where an adversary takes notes; it goes with the attack.
+struct Place(PathBuf);
+
+impl Place {
+    fn make() -> Result<Place, Failure> {
+        let path = std::env::temp_dir().join(format!("carboy-attack-{}", std::process::id()));
+        let made = DirBuilder::new().mode(0o700).create(&path).and_then(|()| path.canonicalize());
+        made.map(Place).map_err(|error| {
+            Failure::words(Exit::Failed, format!("cannot make {}: {error}", path.display()))
+                .hint("remove it if it is there, or set TMPDIR")
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 fn told(name: &str, rounds: u64, seed: u64, holes: &[Hole], palette: Palette) -> String {
