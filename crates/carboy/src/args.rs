@@ -26,7 +26,7 @@ pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
 pub use budget::{BudgetCommand, ControllerCommand, ControllerRunArgs, SetArgs, ShowArgs, TopUpArgs, UnsetArgs};
-pub use chat::{ChatFlags, Resumed, TalkFlags};
+pub use chat::{ChatFlags, Resumed, ServeArgs, TalkFlags};
 pub use lit::{HookArgs, HookKind, LitCommand, MapArgs, SyncArgs, TakeSide, TangleArgs, VerifyArgs, WeaveArgs};
 pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
 pub use stopping::{ResumeArgs, StopArgs};
@@ -57,6 +57,8 @@ pub enum Command {
     /// Run an agent at this terminal: a program in a bottle, or a chat agent
     #[command(visible_alias = "chat")]
     Run(Box<RunArgs>),
+    /// Put a chat agent before people, over HTTP
+    Serve(ServeArgs),
     /// Look on a run that lives, and type to it; the detach key leaves it running
     Attach(AttachArgs),
     /// Run one more command in the bottle of a run that lives
@@ -117,7 +119,7 @@ pub enum Command {
 /// `(heading, commands)` in the order of `--help`.
 pub const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["tour", "init", "doctor"]),
-    ("Run", &["run", "attach", "exec"]),
+    ("Run", &["run", "serve", "attach", "exec"]),
     ("Watch", &["top", "ps", "logs", "explain", "wait"]),
     ("Decide", &["allow", "budget"]),
     ("Stop", &["stop", "resume"]),

@@ -27,6 +27,7 @@ mod report;
 mod resume;
 mod run;
 mod runs;
+mod serve;
 mod signals;
 mod summary_file;
 mod task;
@@ -81,6 +82,10 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Run(args) => {
             let environment = environment()?;
             runtime()?.block_on(run::run(*args, environment))
+        }
+        Command::Serve(args) => {
+            let environment = environment()?;
+            runtime()?.block_on(serve::serve(&args, environment))
         }
         Command::Resume(args) => {
             let environment = environment()?;
