@@ -111,6 +111,11 @@ impl Manifest {
         bottle_names(files, places)
     }
 
+    /// The text of an agent that comes along, by its name.
+    pub fn built_in_text(files: &dyn ManifestFiles, name: &str) -> Option<String> {
+        built_in::text(files, name)
+    }
+
     /// Names of the agents that come with the program, those of applications included; a file of the same name wins.
     pub fn built_in_names(files: &dyn ManifestFiles) -> Vec<String> {
         built_in::names(files)

@@ -33,7 +33,7 @@ pub mod verify;
 pub use document::{Block, Document, Kind};
 pub use fault::{Fault, Faults, Problem};
 pub use path::TreePath;
-pub use tangle::{Tangled, TangledFile, tangle};
+pub use tangle::{Tangled, TangledFile, Unused, tangle, tangle_where};
 
 /// Where the bytes of files come from: a directory, or a map in tests.
 pub trait Sources {

@@ -65,12 +65,29 @@ pub struct Instance {
     pub parent: Option<(usize, usize)>,
 }
 
+/// Who uses a chunk that has no file, and that no other chunk refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unused {
+    /// Nobody: that is an error.
+    Refused,
+    /// Somebody else, who has looked: the front matter of an agent's file does.
+    Elsewhere,
+}
+
 /// Tangles.
 pub fn tangle(document: &Document) -> Result<Tangled, Faults> {
+    tangle_where(document, Unused::Refused)
+}
+
+/// Tangles a document that chunks may be taken from by somebody else.
+pub fn tangle_where(document: &Document, rule: Unused) -> Result<Tangled, Faults> {
     let chunks = chunks(document)?;
     let mut problems = references(document, &chunks);
     problems.extend(ends(document, &chunks));
-    problems.extend(unused(document, &chunks));
+    match rule {
+        Unused::Refused => problems.extend(unused(document, &chunks)),
+        Unused::Elsewhere => {}
+    }
     problems.extend(directories(document, &chunks));
     Faults::none_or(problems, ())?;
     cycles(document, &chunks)?;

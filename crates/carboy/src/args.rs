@@ -26,7 +26,7 @@ pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
 };
 pub use budget::{BudgetCommand, ControllerCommand, ControllerRunArgs, SetArgs, ShowArgs, TopUpArgs, UnsetArgs};
-pub use chat::{ChatFlags, Resumed, TalkFlags};
+pub use chat::{ChatFlags, Resumed, ServeArgs, TalkFlags};
 pub use lit::{HookArgs, HookKind, LitCommand, MapArgs, SyncArgs, TakeSide, TangleArgs, VerifyArgs, WeaveArgs};
 pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
 pub use stopping::{ResumeArgs, StopArgs};
@@ -56,7 +56,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Run an agent at this terminal: a program in a bottle, or a chat agent
     #[command(visible_alias = "chat")]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
+    /// Put a chat agent before people, over HTTP
+    Serve(ServeArgs),
     /// Look on a run that lives, and type to it; the detach key leaves it running
     Attach(AttachArgs),
     /// Run one more command in the bottle of a run that lives
@@ -117,7 +119,7 @@ pub enum Command {
 /// `(heading, commands)` in the order of `--help`.
 pub const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["tour", "init", "doctor"]),
-    ("Run", &["run", "attach", "exec"]),
+    ("Run", &["run", "serve", "attach", "exec"]),
     ("Watch", &["top", "ps", "logs", "explain", "wait"]),
     ("Decide", &["allow", "budget"]),
     ("Stop", &["stop", "resume"]),
@@ -436,6 +438,15 @@ pub struct CheckArgs {
     pub bottles: Vec<String>,
     #[command(flatten)]
     pub chat: ChatFlags,
+    /// Attack this chat agent: a model that means harm, its real tools, and every law that has to hold all the same
+    #[arg(long, requires = "agent", conflicts_with = "bottles")]
+    pub attack: bool,
+    /// How many attacks are tried
+    #[arg(long, value_name = "N", requires = "attack", default_value_t = 300)]
+    pub rounds: u64,
+    /// The same seed tries the same attacks
+    #[arg(long, value_name = "N", requires = "attack")]
+    pub seed: Option<u64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -37,7 +37,7 @@ use crate::task;
 
 use input::{Input, Source};
 use page::Page;
-pub use request::WithDotenv;
+pub use request::{Named, WithDotenv, look_up};
 use talk::{Talk, Went};
 
 /// Exit code of a conversation that `carboy stop --kill` ended, as a shell has it for SIGKILL.
@@ -79,7 +79,7 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
     let (who, place) = (wanted.who.clone(), wanted.place.clone());
     let mut heard = Heard::from_now_on();
     let host = ChatHost::start(wanted.request).await.map_err(failure)?;
-    let page = Page::new(&source, host.is_offline());
+    let page = Page::new(&source, host.is_offline(), host.engine().spec());
     let said = session::begin(&place, &who, args.chat.session);
     let conversation = match said {
         Ok(conversation) => conversation,
@@ -124,7 +124,7 @@ async fn ended(host: ChatHost, how: Ended) -> Result<Summary, Failure> {
 }
 
 /// Why it did not start, with an exit code and the next step.
-fn failure(error: ChatError) -> Failure {
+pub fn failure(error: ChatError) -> Failure {
     match error {
         ChatError::Run(error) => crate::run::failure(error),
         ChatError::Vault(ref secret) => {

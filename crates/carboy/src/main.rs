@@ -27,6 +27,7 @@ mod report;
 mod resume;
 mod run;
 mod runs;
+mod serve;
 mod signals;
 mod summary_file;
 mod task;
@@ -80,7 +81,11 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Doctor(args) => doctor::doctor(&args, &environment()?),
         Command::Run(args) => {
             let environment = environment()?;
-            runtime()?.block_on(run::run(args, environment))
+            runtime()?.block_on(run::run(*args, environment))
+        }
+        Command::Serve(args) => {
+            let environment = environment()?;
+            runtime()?.block_on(serve::serve(&args, environment))
         }
         Command::Resume(args) => {
             let environment = environment()?;
@@ -106,6 +111,10 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Bottle(command) => bottle::bottle(command, &environment()?),
         Command::Budget(command) => budget::budget(command, &environment()?),
         Command::Controller(command) => controller::controller(command, &environment()?),
+        Command::Check(args) if args.attack => {
+            let environment = environment()?;
+            runtime()?.block_on(check::attack(&args, environment))
+        }
         Command::Check(args) => check::check(&args, &environment()?),
         Command::Lit(command) => lit::lit(command),
         Command::Help(args) => help(&args.command),

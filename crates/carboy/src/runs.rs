@@ -245,14 +245,20 @@ impl Asked {
 
 /// Ends runs, or stops them.
 pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
-    let fits = |run: &Answer| match &args.target {
-        Some(target) => *target == run.record.run || *target == run.record.bottle,
-        None => true,
+    let live = live(environment)?;
+    let mut runs: Vec<Answer> = match &args.target {
+        Some(target) => {
+            live.iter().filter(|run| *target == run.record.run || *target == run.record.bottle).cloned().collect()
+        }
+        None => live.clone(),
     };
-    let runs: Vec<Answer> = live(environment)?.into_iter().filter(fits).collect();
+    // A chat agent's bottle is its own, and its name is not what people know it by.
+    if let (true, Some(target)) = (runs.is_empty(), &args.target) {
+        runs = live.into_iter().filter(|run| run.record.agent.as_deref() == Some(target)).collect();
+    }
     if runs.is_empty() {
         return match &args.target {
-            Some(target) => Err(Failure::words(Exit::Found, format!("no run or bottle `{target}` lives"))
+            Some(target) => Err(Failure::words(Exit::Found, format!("no run, bottle or agent `{target}` lives"))
                 .hint("`carboy ps` lists those that do")),
             None => {
                 eprintln!("nothing runs");

@@ -78,7 +78,7 @@ fn pages(root: &Path) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
         entries.filter(|p| p.extension().is_some_and(|e| e == "md")).collect()
     };
-    [below(root), below(&root.join("docs"))].concat()
+    [below(root), below(&root.join("docs")), below(&root.join("docs/guides"))].concat()
 }
 
 #[test]
@@ -108,14 +108,20 @@ fn the_help_of_every_command_is_the_reference() {
     let commands = [
         "",
         "tour",
+        "init",
         "doctor",
         "run",
+        "serve",
+        "attach",
+        "exec",
         "top",
         "ps",
         "logs",
         "explain",
+        "wait",
         "allow",
         "stop",
+        "resume",
         "audit",
         "audit verify",
         "audit tail",
@@ -130,6 +136,15 @@ fn the_help_of_every_command_is_the_reference() {
         "controller status",
         "controller stop",
         "controller install",
+        "bottle",
+        "bottle ls",
+        "bottle show",
+        "bottle diff",
+        "bottle apply",
+        "bottle undo",
+        "bottle quarantine",
+        "bottle du",
+        "bottle rm",
         "check",
         "lit",
         "lit tangle",
@@ -138,6 +153,7 @@ fn the_help_of_every_command_is_the_reference() {
         "lit weave",
         "lit map",
         "lit hook",
+        "completions",
         "uninstall",
     ];
     for command in commands {

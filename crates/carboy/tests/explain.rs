@@ -81,6 +81,21 @@ fn the_page_says_what_the_agent_may_reach_and_spend_and_shows_its_code() {
 }
 
 #[test]
+fn g87_the_page_of_the_starter_of_a_chat_agent_is_written_with_its_words_and_its_tools() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut init = Command::new(env!("CARGO_BIN_EXE_carboy"));
+    init.args(["init", "chat", "shop", "--yes"]).env_clear().current_dir(dir.path()).env("HOME", dir.path());
+    let output = init.env("CARBOY_HOME", dir.path().join("home")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    good(dir.path(), &["shop", "--html", "shop.html"]);
+    let page = fs::read_to_string(dir.path().join("shop.html")).unwrap();
+    // The refusal is a chunk of the front matter's: no file is made of it.
+    for part in ["start_return", "with anything else I cannot", "HANDLERS"] {
+        assert!(page.contains(part), "{part}");
+    }
+}
+
+#[test]
 fn the_same_file_is_the_same_page_and_nothing_is_written_anew() {
     let dir = home();
     let written = |dir: &Path| {

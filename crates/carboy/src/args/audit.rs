@@ -38,10 +38,27 @@ pub enum AuditCommand {
     Keygen,
 }
 
+/// What the log's `event_type` can be.
+const KINDS: [&str; 13] = [
+    "run",
+    "egress",
+    "dns",
+    "security",
+    "policy",
+    "operator",
+    "port",
+    "budget",
+    "turn",
+    "tool",
+    "rate_limit",
+    "session",
+    "ask",
+];
+
 #[derive(Debug, Args)]
 pub struct QueryArgs {
     /// Kind of entry
-    #[arg(long = "type", value_name = "KIND", value_parser = ["run", "egress", "dns", "security", "policy", "operator"])]
+    #[arg(long = "type", value_name = "KIND", value_parser = KINDS)]
     pub event_type: Option<String>,
     /// Outcome
     #[arg(long, value_parser = ["allowed", "denied", "redacted", "warned", "blocked", "done", "failed"])]
@@ -77,5 +94,33 @@ fn reason_code(text: &str) -> Result<String, String> {
     match Reason::from_code(text) {
         Some(_) => Ok(text.to_owned()),
         None => Err("no such reason; docs/refusals.md lists them".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carboy_core::audit::EventType;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_of_entry_can_be_asked_for() {
+        for kind in KINDS {
+            serde_json::from_value::<EventType>(kind.into()).unwrap();
+        }
+        // The last of them has a place here, and so have those before it.
+        let all = [
+            EventType::Port,
+            EventType::Budget,
+            EventType::Turn,
+            EventType::Tool,
+            EventType::RateLimit,
+            EventType::Session,
+            EventType::Ask,
+        ];
+        for kind in all {
+            let name = serde_json::to_value(kind).unwrap();
+            assert!(KINDS.contains(&name.as_str().unwrap()), "{name}");
+        }
     }
 }

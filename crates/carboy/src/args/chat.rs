@@ -1,7 +1,9 @@
 //! Flags of chat agents, wherever one is named.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use carboy_control::serve::Network;
 use carboy_manifest::chat::{Flags, Preset};
 use clap::{Args, ValueEnum};
 
@@ -44,6 +46,45 @@ impl TalkFlags {
         ];
         given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
     }
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 it was asked to end (Ctrl-C, SIGTERM, `carboy stop`), 1 it could not be served, 2 usage, 78 its file is not \
+                  in order. docs/serving.md has routes, errors, nginx and embedding."
+)]
+pub struct ServeArgs {
+    /// The agent: a file of yours, or one that comes along (assistant, bookly)
+    pub agent: String,
+    /// Where to listen; another address than loopback's wants `--listen-anywhere` too
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Let other machines connect: put a proxy that speaks TLS in front
+    #[arg(long)]
+    pub listen_anywhere: bool,
+    /// Who answers: `offline` for a look without a key, or another model of the same provider
+    #[arg(long, value_name = "offline|NAME")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub thresholds: ChatFlags,
+    /// A proxy, or a network of them, whose word on a client's address, scheme and name is taken; may be repeated
+    #[arg(long = "trusted-proxy", value_name = "ADDR[/BITS]")]
+    pub trusted_proxies: Vec<Network>,
+    /// Answer GET /metrics, in Prometheus' text format, to whoever reaches the port
+    #[arg(long)]
+    pub metrics: bool,
+    /// Another log than this user's
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
+    /// What this service may spend on tokens: 500k or 2M for each meter by itself, claude=2M for one; lifts no ceiling
+    #[arg(long, value_name = "AMOUNT", value_parser = super::values::budget)]
+    pub budget: Vec<String>,
+    /// How long answers under way may take once it is asked to end, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u16).range(..=600))]
+    pub grace: u16,
+    /// Agree to an agent file of the working directory without being asked
+    #[arg(long)]
+    pub trust: bool,
 }
 
 /// Which conversation goes on.

@@ -12,7 +12,7 @@ use crate::client::DetachKey;
                   asked to end (SIGTERM), and what is left after 10 s is killed."
 )]
 pub struct StopArgs {
-    /// Run or bottle
+    /// Run, bottle or agent
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub target: Option<String>,
     /// Every run of this user

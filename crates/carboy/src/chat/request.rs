@@ -4,7 +4,7 @@
 //! secret of a `.env` before settings and environment.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use carboy_manifest::chat::{AUDIT_INTEGRITY_KEY, Dotenv, Preset};
 use carboy_manifest::{Effective, Request, RunBudget};
 
 use crate::applications::{self, ProgramFiles};
-use crate::args::RunArgs;
+use crate::args::{ChatFlags, RunArgs};
 use crate::chat_file::{self, Settled};
 use crate::environment::Environment;
 use crate::report::{Exit, Failure};
@@ -63,18 +63,58 @@ pub fn refuse_others(args: &RunArgs) -> Result<(), Failure> {
     }
 }
 
-/// Looks everything up.
+/// What a command line says of a chat agent, however it speaks with people.
+pub struct Named<'a> {
+    /// `run`, `serve`.
+    pub verb: &'static str,
+    /// The agent.
+    pub agent: Option<&'a str>,
+    /// `-b`
+    pub bottles: &'a [String],
+    /// `--trust`
+    pub trust: bool,
+    /// `--budget`
+    pub budget: &'a [String],
+    /// `--model`
+    pub model: Option<&'a str>,
+    /// `--preset`, `--set`
+    pub thresholds: &'a ChatFlags,
+    /// `--audit-log`
+    pub audit_log: Option<&'a Path>,
+}
+
+/// Looks everything up for a conversation at a terminal.
 pub fn of(args: &RunArgs, environment: Environment) -> Result<Wanted, Failure> {
+    let who = name("--user", args.user.as_deref().unwrap_or(CLI_USER))?;
+    let named = Named {
+        verb: "run",
+        agent: args.agent.as_deref(),
+        bottles: &args.bottles,
+        trust: args.trust,
+        budget: &args.budget,
+        model: args.chat.model.as_deref(),
+        thresholds: &args.chat.thresholds,
+        audit_log: args.chat.audit_log.as_deref(),
+    };
+    let request = look_up(&named, environment)?;
+    let state = request.home.state(&request.effective.bottle);
+    let place = state.join("chat").join(request.spec.name.as_str());
+    Ok(Wanted { request, who, place })
+}
+
+/// Looks everything up.
+pub fn look_up(args: &Named<'_>, environment: Environment) -> Result<ChatRequest, Failure> {
     let places = environment.places.clone();
-    let manifest = Request { agent: args.agent.clone(), bottles: args.bottles.clone(), places: places.clone() };
+    let agent = args.agent.map(str::to_owned);
+    let manifest = Request { agent, bottles: args.bottles.to_vec(), places: places.clone() };
     let answer = if args.trust { trust::Answer::Yes } else { trust::Answer::Ask };
     let mut effective = trust::load(&manifest, &environment.home, answer)?;
-    effective.run_budget.amounts = RunBudget::parse(&args.budget).map_err(|e| {
+    effective.run_budget.amounts = RunBudget::parse(args.budget).map_err(|e| {
         Failure::new(Exit::Usage, &e).hint("`--budget 2M` for each meter, `--budget claude=2M` for one")
     })?;
     chat::warn(&effective.warnings);
     let (mut spec, preset, dotenv) = settled(args, &environment, &effective)?;
-    let model = who_answers(args.chat.model.as_deref(), &mut spec)?;
+    let model = who_answers(args.model, &mut spec)?;
     let lookup = Arc::new(WithDotenv::new(environment.lookup.clone(), dotenv));
     let audit_key = audit_key(&environment, &lookup)?;
     let workdir = places
@@ -86,11 +126,9 @@ pub fn of(args: &RunArgs, environment: Environment) -> Result<Wanted, Failure> {
         true => applications::tools(spec.name.as_str(), &state)?,
         false => Vec::new(),
     };
-    let who = name("--user", args.user.as_deref().unwrap_or(CLI_USER))?;
-    let place = state.join("chat").join(spec.name.as_str());
-    let request = ChatRequest {
-        command: vec!["run".into(), spec.name.to_string()],
-        audit_log: args.chat.audit_log.as_ref().map(|log| places.cwd.join(log)),
+    Ok(ChatRequest {
+        command: vec![args.verb.into(), spec.name.to_string()],
+        audit_log: args.audit_log.map(|log| places.cwd.join(log)),
         home: environment.home,
         places,
         effective,
@@ -108,20 +146,19 @@ pub fn of(args: &RunArgs, environment: Environment) -> Result<Wanted, Failure> {
             // The terminal may be raw: a carriage return brings the cursor back.
             eprint!("\r\ncarboy: {}\r\n", text.replace('\n', "\r\n"));
         }),
-    };
-    Ok(Wanted { request, who, place })
+    })
 }
 
 /// The agent with every value settled; its warnings are said.
 fn settled(
-    args: &RunArgs,
+    args: &Named<'_>,
     environment: &Environment,
     effective: &Effective,
 ) -> Result<(ChatSpec, Option<Preset>, Option<Dotenv>), Failure> {
     let Some(file) = &effective.chat else {
         return Err(Failure::words(Exit::Usage, "this agent is no chat agent any more: its file has changed just now"));
     };
-    let (lookup, flags) = (environment.lookup.as_ref(), args.chat.thresholds.flags());
+    let (lookup, flags) = (environment.lookup.as_ref(), args.thresholds.flags());
     let Settled { dotenv, chat } = chat_file::settle(file, &environment.places, lookup, &flags);
     let resolved = chat.map_err(|errors| Failure::diagnostics(Exit::Config, &errors))?;
     chat::warn(&resolved.warnings);

@@ -10,14 +10,14 @@
 mod chat;
 mod sections;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use carboy_manifest::chat::Flags;
 use carboy_manifest::check::{CheckedFile, FileKind};
 use carboy_manifest::view::EffectiveView;
-use carboy_manifest::{CheckReport, Request, check};
+use carboy_manifest::{CheckReport, Manifest, Request, check};
 use carboy_weave::page::{Page, Site};
-use carboy_weave::{Document, TreePath, tangle};
+use carboy_weave::{Document, TreePath, Unused, tangle_where};
 
 use crate::applications::ProgramFiles;
 use crate::args::ExplainArgs;
@@ -45,11 +45,23 @@ pub fn explain(args: &ExplainArgs, environment: &Environment) -> Result<u8, Fail
         eprintln!("the same as a page, with its prose and its code: carboy explain {} --html FILE.html", args.what);
         return Ok(code);
     };
-    write(html, &site(view, &file.path, name_of(html)?)?)
+    write(html, &site(view, &file, name_of(html)?)?)
+}
+
+/// The page of a chat agent that is served.
+pub fn of(agent: &str, name: &str, environment: &Environment) -> Result<Site, Failure> {
+    let (report, file) = look_up(agent, environment)?;
+    match report.effective.as_ref().filter(|_| report.ok) {
+        Some(view) => site(view, &file, name),
+        None => {
+            let said: Vec<String> = report.diagnostics.iter().map(ToString::to_string).collect();
+            Err(Failure::diagnostics(Exit::Config, &said.join("\n")))
+        }
+    }
 }
 
 /// The check of an agent, else of a bottle, and its file.
-fn look_up(name: &str, environment: &Environment) -> Result<(CheckReport, CheckedFile), Failure> {
+fn look_up(name: &str, environment: &Environment) -> Result<(CheckReport, Source), Failure> {
     let asked = |agent: Option<String>, bottles: Vec<String>| {
         check(&ProgramFiles, &Request { agent, bottles, places: environment.places.clone() })
     };
@@ -57,7 +69,12 @@ fn look_up(name: &str, environment: &Environment) -> Result<(CheckReport, Checke
         move |file: &&CheckedFile| file.kind == kind && file.path.file_stem().is_some_and(|stem| stem == name)
     };
     let all = asked(None, Vec::new());
-    if let Some(agent) = all.files.iter().find(is(FileKind::Agent)).cloned() {
+    let agent = match all.files.iter().find(is(FileKind::Agent)) {
+        Some(file) => Some(Source::read(&file.path)?),
+        None => Manifest::built_in_text(&ProgramFiles, name)
+            .map(|text| Source { path: PathBuf::from(format!("{name}.md")), text }),
+    };
+    if let Some(agent) = agent {
         let mut report = asked(Some(name.to_owned()), Vec::new());
         if let Some(file) = report.chat.take() {
             let (places, lookup) = (&environment.places, environment.lookup.as_ref());
@@ -66,17 +83,13 @@ fn look_up(name: &str, environment: &Environment) -> Result<(CheckReport, Checke
         }
         return Ok((report, agent));
     }
-    if let Some(bottle) = all.files.iter().find(is(FileKind::Bottle)).cloned() {
-        return Ok((asked(None, vec![name.to_owned()]), bottle));
+    if let Some(bottle) = all.files.iter().find(is(FileKind::Bottle)) {
+        return Ok((asked(None, vec![name.to_owned()]), Source::read(&bottle.path)?));
     }
     let names = all.files.iter().filter(|file| file.kind != FileKind::Settings);
-    let names: Vec<String> =
-        names.filter_map(|file| file.path.file_stem()).map(|stem| stem.display().to_string()).collect();
-    let hint = if names.is_empty() {
-        "nothing is there yet: `carboy init` writes a first agent".to_owned()
-    } else {
-        format!("there are {}; a refusal's id looks like x-4k7m2q", names.join(", "))
-    };
+    let names = names.filter_map(|file| file.path.file_stem()).map(|stem| stem.display().to_string());
+    let names: Vec<String> = names.chain(Manifest::built_in_names(&ProgramFiles)).collect();
+    let hint = format!("there are {}; a refusal's id looks like x-4k7m2q", names.join(", "));
     Err(Failure::words(Exit::Usage, format!("no agent and no bottle is called `{}`", printable(name))).hint(hint))
 }
 
@@ -90,12 +103,25 @@ fn name_of(html: &Path) -> Result<&str, Failure> {
     })
 }
 
+/// An agent's or a bottle's file.
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    fn read(path: &Path) -> Result<Source, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::words(Exit::Config, format!("{} cannot be read: {error}", printable(&path.display().to_string())))
+        })?;
+        Ok(Source { path: path.to_owned(), text })
+    }
+}
+
 /// The page.
-pub fn site(view: &EffectiveView, file: &Path, name: &str) -> Result<Site, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Failure::words(Exit::Config, format!("{} cannot be read: {error}", printable(&file.display().to_string())))
-    })?;
-    let document = Document::parse(&text).map_err(|faults| invalid(file, &faults))?;
+fn site(view: &EffectiveView, source: &Source, name: &str) -> Result<Site, Failure> {
+    let Source { path: file, text } = source;
+    let document = Document::parse(text).map_err(|faults| invalid(file, &faults))?;
     let who = view.agent.as_ref().map_or(view.bottle.as_str(), |agent| agent.as_str());
     let title = document.title().unwrap_or_else(|| who.to_owned());
     let mut page = Page::new(name, &title);
@@ -106,7 +132,8 @@ pub fn site(view: &EffectiveView, file: &Path, name: &str) -> Result<Site, Failu
     if !document.markdown().0.trim().is_empty() {
         page.heading(2, "In its own words");
         page.paragraph("What stands in its file below the settings; for an agent, this is what its program is told.");
-        let tangled = tangle(&document).map_err(|faults| invalid(file, &faults))?;
+        // That every chunk is used was looked at when the file was checked.
+        let tangled = tangle_where(&document, Unused::Elsewhere).map_err(|faults| invalid(file, &faults))?;
         let beside = Tree::at(file.parent().unwrap_or(Path::new("")));
         page.document(&document, &tangled, &beside.repository()).map_err(|faults| invalid(file, &faults))?;
         page.files(&document, &tangled);

@@ -33,6 +33,7 @@ pub fn cases() -> Vec<Case> {
         case_with("the guide `tonight`, every command", vec!["bash", "git", "curl", claude].leak(), tonight),
         case_with("the guide `your-agent`, every command", vec!["bash", "node", "curl", python].leak(), your_agent),
         case_with("the guide `fleet`, every command", &["bash", "curl"], fleet),
+        case_with("G87 the guide `chat-agent`, every command", &["bash", "python3"], chat_agent),
     ]
 }
 
@@ -54,6 +55,10 @@ fn your_agent(person: Person) {
 
 fn fleet(person: Person) {
     guide(person, Script::default(), "fleet");
+}
+
+fn chat_agent(person: Person) {
+    guide(person, Script::default(), "chat-agent");
 }
 
 /// Runs all of `docs/guides/NAME.md`.

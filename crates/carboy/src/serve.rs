@@ -1,0 +1,126 @@
+//! `carboy serve`: a chat agent before people, until somebody asks it to end.
+//!
+//! ```text
+//!  args ─▶ request ─▶ ChatHost ─▶ serve_host(listener) ── standard error: the address, a line of JSON for each request
+//!              └─▶ portrait or woven page ─▶ /architecture
+//! ```
+//!
+//! *Must never* listen for other machines unless that was said, or say that it serves before the listener is bound.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use carboy_control::chat::{ChatHost, Ending};
+use carboy_control::serve::{Architecture, MetricsPage, OFFLINE, Opening, ServeError, serve_host};
+use carboy_control::summary::Ended;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::args::ServeArgs;
+use crate::chat::{Named, failure, look_up};
+use crate::environment::Environment;
+use crate::explain::portrait;
+use crate::report::{Exit, Failure, Palette, printable};
+use crate::signals::{Heard, next};
+
+/// The page's own name; its stylesheet and pictures are called like it.
+const PAGE: &str = "architecture";
+
+/// Serves.
+pub async fn serve(args: &ServeArgs, environment: Environment) -> Result<u8, Failure> {
+    if !args.listen.ip().is_loopback() && !args.listen_anywhere {
+        let said = format!("{} can be reached by other machines, and this speaks no TLS", args.listen);
+        return Err(Failure::words(Exit::Usage, said)
+            .hint("listen on 127.0.0.1 behind a proxy that does (docs/serving.md), or say `--listen-anywhere`"));
+    }
+    // The port first: nothing is started for a service that nobody could reach.
+    let listener = TcpListener::bind(args.listen).await.map_err(|error| {
+        Failure::words(Exit::Failed, format!("cannot listen on {}: {error}", args.listen))
+            .hint("`--listen 127.0.0.1:8081` takes another port")
+    })?;
+    let address = listener.local_addr().map_err(|e| Failure::new(Exit::Failed, &e))?;
+    let architecture = architecture(&args.agent, &environment)?;
+    let named = Named {
+        verb: "serve",
+        agent: Some(&args.agent),
+        bottles: &[],
+        trust: args.trust,
+        budget: &args.budget,
+        model: args.model.as_deref(),
+        thresholds: &args.thresholds,
+        audit_log: args.audit_log.as_deref(),
+    };
+    let host = ChatHost::start(look_up(&named, environment)?).await.map_err(failure)?;
+    said(&host, args, address);
+    let opening = Opening {
+        trusted_proxies: args.trusted_proxies.clone(),
+        architecture,
+        metrics: if args.metrics { MetricsPage::Shown } else { MetricsPage::Absent },
+        lines: Arc::new(|line| eprintln!("{line}")),
+        grace: Duration::from_secs(u64::from(args.grace)),
+    };
+    let (stop, stopped) = watch::channel(false);
+    let mut heard = Heard::from_now_on();
+    let listening = tokio::spawn(async move {
+        tokio::select! {
+            () = next(&mut heard.interrupt) => {}
+            () = next(&mut heard.terminate) => {}
+            () = next(&mut heard.hangup) => {}
+        }
+        stop.send_replace(true);
+        // Asked twice it does not wait for answers under way.
+        tokio::select! {
+            () = next(&mut heard.interrupt) => {}
+            () = next(&mut heard.terminate) => {}
+        }
+    });
+    let served = tokio::select! {
+        served = serve_host(&host, opening, listener, stopped) => served,
+        _ = listening => Ok(()),
+    };
+    let killed = *host.ending().borrow() == Some(Ending::Killed);
+    let how = match (&served, killed) {
+        (Err(_), _) => Ended::Code(Exit::Failed as u8),
+        (Ok(()), true) => Ended::Signal(9),
+        (Ok(()), false) => Ended::Code(0),
+    };
+    let summary = host.end(how).await.map_err(failure)?;
+    served.map_err(refused)?;
+    Ok(summary.ended.shell_code())
+}
+
+/// What a person who started it wants to know.
+fn said(host: &ChatHost, args: &ServeArgs, address: std::net::SocketAddr) {
+    let palette = Palette::stderr();
+    let title = printable(&host.engine().spec().title);
+    eprintln!("{} serves at {}", palette.strong(&title), palette.strong(&format!("http://{address}/")));
+    if host.is_offline() {
+        eprintln!("{}", palette.warn(&format!("{OFFLINE}: no provider is asked, and it knows no facts")));
+    }
+    let agent = printable(&args.agent);
+    eprintln!(
+        "how it is made: http://{address}/architecture   what it does: carboy top   to end it: Ctrl-C, carboy stop {agent}"
+    );
+}
+
+/// The page of who the agent is and what it may do.
+fn architecture(agent: &str, environment: &Environment) -> Result<Option<Architecture>, Failure> {
+    let site = portrait::of(agent, PAGE, environment)?;
+    let (mut page, mut files) = (Vec::new(), std::collections::BTreeMap::new());
+    for (name, text) in site.files {
+        if name == site.page {
+            page = text.into_bytes();
+        } else {
+            files.insert(name, text.into_bytes().into());
+        }
+    }
+    Ok(Some(Architecture { page: page.into(), files, policy: None }))
+}
+
+fn refused(error: ServeError) -> Failure {
+    let exit = match &error {
+        ServeError::SecretTooShort { .. } | ServeError::Identity(_) => Exit::Config,
+        ServeError::Listener(_) => Exit::Failed,
+    };
+    Failure::new(exit, &error)
+}
