@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::{complain, tree};
 use markdown::Rendered;
 use summary::{Chapter, Entry};
@@ -23,6 +26,8 @@ use summary::{Chapter, Entry};
 const SUMMARY: &str = "docs/SUMMARY.md";
 /// Where the documents are that must all be in the book.
 const DOCUMENTS: &str = "docs/";
+/// Octets of a picture.
+const PICTURE_BYTES_MAX: usize = 300 * 1024;
 
 /// Whether the book is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +127,11 @@ impl Book {
                     complaints.push(format!("{}: [{link}]: {why}", page.source));
                 }
             }
+            for picture in &page.rendered.pictures {
+                if let Err(why) = self.picture(&page.source, picture) {
+                    complaints.push(format!("{}: the picture {picture}: {why}", page.source));
+                }
+            }
         }
         complaints
     }
@@ -162,13 +172,25 @@ impl Book {
         }
     }
 
+    /// A picture as an address that holds it: a page asks for nothing but itself.
+    fn picture(&self, source: &str, picture: &str) -> Result<String, String> {
+        let bytes = fs::read(self.top.join(below(source, picture)?)).map_err(|error| error.to_string())?;
+        if bytes.len() > PICTURE_BYTES_MAX {
+            return Err(format!("it has {} octets, more than {PICTURE_BYTES_MAX}; show less", bytes.len()));
+        }
+        Ok(format!("data:image/png;base64,{}", STANDARD.encode(bytes)))
+    }
+
     fn write(&self, into: &Path) -> Result<(), String> {
         if into.exists() {
             fs::remove_dir_all(into).map_err(|e| format!("cannot clear {}: {e}", into.display()))?;
         }
         for (index, page) in self.pages.iter().enumerate() {
-            let links: BTreeMap<&str, String> =
+            let mut links: BTreeMap<&str, String> =
                 page.rendered.links.iter().map(|link| (link.as_str(), self.href(page, link))).collect();
+            for picture in &page.rendered.pictures {
+                links.insert(picture, self.picture(&page.source, picture)?);
+            }
             put(&into.join(&page.file), page::html(self, index, &links).as_bytes())?;
         }
         for file in &self.copied {

@@ -5,6 +5,7 @@ mod book;
 mod dist;
 mod files;
 mod layers;
+mod lit;
 mod needs;
 mod soak;
 mod table;
@@ -22,6 +23,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test             install what the tests need (asks first, unless CI=true), then check and test everything
   book             write the documents as a static book to target/book; a broken link or an orphan page fails
   book --check     the same without writing
+  lit              check that documents and the programs in them say the same; differences are shown
   dist             the release: a static archive, a Debian package and their sums, in target/dist
   dist --check     try the packaging with the program of the tests
   soak [ROUNDS] [--seed N] [--minutes N]
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["book"] => book::run(book::Mode::Write),
         ["book", "--check"] => book::run(book::Mode::Check),
+        ["lit"] => lit::run(),
         ["dist"] => dist::run(),
         ["dist", "--check"] => dist::check(),
         ["bench", ref rest @ ..] => bench::run(rest),

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{book, dist, files, layers, needs, table, tree};
+use crate::{book, dist, files, layers, lit, needs, table, tree};
 use tally::Tally;
 
 /// What a phase was, how long it took, and what was wrong.
@@ -32,6 +32,7 @@ pub fn run() -> Result<(), String> {
         phase("files", files::run),
         phase("table", || table::run(table::Mode::Check)),
         phase("book", || book::run(book::Mode::Check)),
+        phase("lit", lit::run),
         phase("tests", || tests(&top, &mut tally)),
         phase("dist", dist::check),
     ];
@@ -62,7 +63,8 @@ fn cargo_command(top: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn cargo(top: &Path, arguments: &[&str]) -> Result<(), String> {
+/// Runs cargo; its output is passed on.
+pub fn cargo(top: &Path, arguments: &[&str]) -> Result<(), String> {
     match cargo_command(top, arguments).status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("cargo {}: {status}", arguments.join(" "))),

@@ -4,6 +4,8 @@
 //!  data ─▶ config ─▶ tools ─▶ agent ─▶ server          each module knows those to its left, none to its right
 //! ```
 //!
+//! `Bookly.lit.md` beside this directory is where these files are written and explained.
+//!
 //! *Architecture invariants:* nothing of an order leaves [`data`] unless the session has shown the e-mail address of that
 //! order; a return is started only by a value that the eligibility check makes. The prompt asks the model to keep to this;
 //! nothing here depends on whether it does. No module opens a socket or reads the environment; the clock comes with the call.

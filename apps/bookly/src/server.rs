@@ -27,6 +27,19 @@ pub const GREETING: &str = "Hello, this is Bookly's support desk. I can look up 
 /// The agent's file, made once.
 static FILE: LazyLock<Result<String, SpecError>> = LazyLock::new(|| Ok(file(&spec(TITLE, GREETING, &RETURN_POLICY)?)));
 
+/// The document that this program is, as `/architecture` shows it: the page first, then its stylesheet and pictures by the names
+/// that it gives them. `carboy lit weave` made them.
+pub const ARCHITECTURE: &[(&str, &[u8])] = &[
+    ("Bookly.html", include_bytes!("../woven/Bookly.html")),
+    ("Bookly.css", include_bytes!("../woven/Bookly.css")),
+    ("Bookly-1.svg", include_bytes!("../woven/Bookly-1.svg")),
+    ("Bookly-1-dark.svg", include_bytes!("../woven/Bookly-1-dark.svg")),
+    ("Bookly-2.svg", include_bytes!("../woven/Bookly-2.svg")),
+    ("Bookly-2-dark.svg", include_bytes!("../woven/Bookly-2-dark.svg")),
+    ("Bookly-3.svg", include_bytes!("../woven/Bookly-3.svg")),
+    ("Bookly-3-dark.svg", include_bytes!("../woven/Bookly-3-dark.svg")),
+];
+
 /// Bookly cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

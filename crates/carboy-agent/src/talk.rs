@@ -291,13 +291,21 @@ impl<'e> Talk<'e> {
         }
         if let Some(name) = name {
             self.step(name, StepPhase::Failed);
-            if let (Some(field), "invalid_arguments") = (&no.field, no.code) {
-                let problem = no.message.strip_prefix(field).map_or(&*no.message, |rest| rest.trim_start_matches(": "));
-                let (tool, field, problem) = (name.to_owned(), field.clone(), problem.to_owned());
-                (self.watch)(TurnEvent::Invalid { tool, field, problem });
-            }
+            self.tell_invalid(name, &no);
         }
         Ok(Err(no))
+    }
+
+    /// What is wrong with a call's arguments, for the person. The name of an argument can be the model's own word, which nobody
+    /// has read yet: only one that the tool has is said.
+    fn tell_invalid(&self, name: &str, no: &No) {
+        let (Some(field), "invalid_arguments") = (&no.field, no.code) else { return };
+        let problem =
+            no.message.strip_prefix(field.as_str()).map_or(&*no.message, |rest| rest.trim_start_matches(": "));
+        let schema = self.engine.schemas.iter().find(|schema| schema.name == name);
+        let known = schema.is_some_and(|schema| schema.input_schema["properties"].get(field).is_some());
+        let field = if known { field.clone() } else { "arguments".to_owned() };
+        (self.watch)(TurnEvent::Invalid { tool: name.to_owned(), field, problem: problem.to_owned() });
     }
 
     fn step(&self, tool: &str, phase: StepPhase) {

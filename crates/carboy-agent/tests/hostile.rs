@@ -334,6 +334,11 @@ async fn play(stage: &Stage, case: usize, deeds: &[Deed]) -> Outcome {
             match event {
                 TurnEvent::Card(card) => out.cards.push(card),
                 TurnEvent::Sentence(text) | TurnEvent::Replace(text) => look_at(&text),
+                TurnEvent::Invalid { tool, field, problem } => {
+                    assert!(TOOLS[..4].contains(&tool.as_str()), "{tool}");
+                    look_at(&field);
+                    look_at(&problem);
+                }
                 TurnEvent::Step { tool, .. } => assert!(TOOLS[..4].contains(&tool.as_str()), "{tool}"),
             }
         }

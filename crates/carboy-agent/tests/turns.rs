@@ -44,7 +44,7 @@ async fn g35_all_requested_tools_run_and_their_results_go_back_in_one_message() 
         .iter()
         .filter_map(|event| match event {
             TurnEvent::Sentence(text) => Some(text.as_str()),
-            TurnEvent::Step { .. } | TurnEvent::Replace(_) | TurnEvent::Card(_) => None,
+            TurnEvent::Step { .. } | TurnEvent::Invalid { .. } | TurnEvent::Replace(_) | TurnEvent::Card(_) => None,
         })
         .collect();
     assert_eq!(shown.trim(), reply.text, "sentences are the reply's text, piece by piece");
@@ -129,8 +129,15 @@ async fn g16_g17_bad_arguments_are_a_structured_error_that_the_model_recovers_fr
         call("lookup_order", json!({"order_id": "BK-\u{0}1001\u{7}"})),
         text("It arrived on 2026-05-01."),
     ]);
-    let reply = world.turn(&asker, "where is it?").await.unwrap();
-    assert_eq!(reply.text, "It arrived on 2026-05-01.");
+    let (reply, events) = world.watched(&asker, "where is it?").await;
+    assert_eq!(reply.unwrap().text, "It arrived on 2026-05-01.");
+    let told = |event: &&TurnEvent| match event {
+        TurnEvent::Invalid { tool, field, problem } => {
+            (tool.as_str(), field.as_str()) == ("lookup_order", "order_id") && !problem.contains("ORDER")
+        }
+        TurnEvent::Step { .. } | TurnEvent::Sentence(_) | TurnEvent::Replace(_) | TurnEvent::Card(_) => false,
+    };
+    assert_eq!(events.iter().filter(told).count(), 1, "the person is told, without the value: {events:?}");
     let messages = world.model.last().json;
     let result = |message: usize| -> Value {
         let block = &messages[message]["blocks"][0];

@@ -193,7 +193,7 @@ reasons! {
     /// A client of a proxy that did not show its password.
     ProxyUnauthorized = "proxy_unauthorized", Protocol, 407, "the proxy's password was not shown",
         "use the proxy address as it was given, the password in it included",
-        "`carboy proxy` prints the address with this run's password; each run has another one";
+        "the password belongs to one run of the proxy; nothing to do unless the program is trusted";
     /// A limit on connections, headers or time.
     LimitReached = "limit_reached", Protocol, 503, "a limit of the gateway was reached",
         "retry later with fewer connections at once",

@@ -111,11 +111,13 @@ impl<'c> Scanner<'c> {
             return self.take(Class::Name, length);
         }
         if first.is_ascii_digit() {
-            let number = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
-            let length = run(rest, number);
-            // `0..9` is two numbers, and `5.` ends a sentence.
-            let length = rest[..length].find("..").unwrap_or(length);
-            return self.take(Class::Number, rest[..length].trim_end_matches('.').len().max(1));
+            // `0..9` is two numbers, `5.` ends a sentence, and `pair.0.name` goes on with a name.
+            let inside = |at: usize, c: char| match c {
+                '.' => rest[at + 1..].starts_with(|next: char| next.is_ascii_digit()),
+                c => c.is_ascii_alphanumeric() || c == '_',
+            };
+            let end = rest.char_indices().find(|(at, c)| !inside(*at, *c)).map_or(rest.len(), |(at, _)| at);
+            return self.take(Class::Number, end);
         }
         if first.is_alphabetic() || first == '_' {
             return self.word(rest);
@@ -282,6 +284,8 @@ mod tests {
             ("sh", "echo \"$a\" $b # c", "a", "$b"),
             ("sh", "x=${#a}", "k", ""),
             ("rust", "0..12", "n", "12"),
+            ("rust", "pair.0.name(1.5)", "n", "0"),
+            ("rust", "pair.0.name(1.5)", "n", "1.5"),
         ] {
             let found = found(language, code);
             assert!(text.is_empty() || found.contains(&(class, text.to_owned())), "{language}: {found:?}");

@@ -120,7 +120,7 @@ pub async fn supervise(args: SuperviseArgs) -> Result<u8, Failure> {
         resume::run_args(again, &environment)?
     } else {
         let Command::Run(args) = cli.command else { return Err(nobody()) };
-        args
+        *args
     };
     let mut closing_args = args.clone();
     // Standard error is the person's, who is told by the first process.

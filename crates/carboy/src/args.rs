@@ -56,7 +56,7 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Run an agent at this terminal: a program in a bottle, or a chat agent
     #[command(visible_alias = "chat")]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Put a chat agent before people, over HTTP
     Serve(ServeArgs),
     /// Look on a run that lives, and type to it; the detach key leaves it running

@@ -79,7 +79,7 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
     let (who, place) = (wanted.who.clone(), wanted.place.clone());
     let mut heard = Heard::from_now_on();
     let host = ChatHost::start(wanted.request).await.map_err(failure)?;
-    let page = Page::new(&source, host.is_offline());
+    let page = Page::new(&source, host.is_offline(), host.engine().spec());
     let said = session::begin(&place, &who, args.chat.session);
     let conversation = match said {
         Ok(conversation) => conversation,

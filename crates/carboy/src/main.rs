@@ -81,7 +81,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Doctor(args) => doctor::doctor(&args, &environment()?),
         Command::Run(args) => {
             let environment = environment()?;
-            runtime()?.block_on(run::run(args, environment))
+            runtime()?.block_on(run::run(*args, environment))
         }
         Command::Serve(args) => {
             let environment = environment()?;

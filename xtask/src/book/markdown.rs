@@ -18,6 +18,8 @@ pub struct Rendered {
     pub anchors: BTreeSet<String>,
     /// Every link, as written.
     pub links: BTreeSet<String>,
+    /// Every picture, as written: a file beside the document.
+    pub pictures: BTreeSet<String>,
     /// What does not belong into a document.
     pub complaints: Vec<String>,
     events: Vec<Event<'static>>,
@@ -52,7 +54,11 @@ pub fn render(text: &str) -> Rendered {
                 page.links.insert(dest_url.to_string());
             }
             Event::Start(Tag::Image { dest_url, .. }) => {
-                page.complaints.push(format!("the picture {dest_url}: a page asks for nothing but itself"));
+                if dest_url.contains(':') || !dest_url.ends_with(".png") {
+                    page.complaints
+                        .push(format!("the picture {dest_url}: only a .png of the repository is put into a page"));
+                }
+                page.pictures.insert(dest_url.to_string());
             }
             // A table's cell has no other way to end a line.
             Event::InlineHtml(raw) if &**raw == "<br>" => {
@@ -113,6 +119,11 @@ impl Rendered {
                     let to = links.get(&**dest_url).cloned().unwrap_or_else(|| dest_url.to_string());
                     let (dest_url, title, id) = (CowStr::from(to), title.clone(), id.clone());
                     events.push(Event::Start(Tag::Link { link_type: *link_type, dest_url, title, id }));
+                }
+                Event::Start(Tag::Image { link_type, dest_url, title, id }) => {
+                    let to = links.get(&**dest_url).cloned().unwrap_or_default();
+                    let (dest_url, title, id) = (CowStr::from(to), title.clone(), id.clone());
+                    events.push(Event::Start(Tag::Image { link_type: *link_type, dest_url, title, id }));
                 }
                 // Wide tables scroll by themselves, and not the page with them.
                 Event::Start(Tag::Table(_)) => events.extend([html("<div class=\"table\">"), event.clone()]),
@@ -192,6 +203,14 @@ mod tests {
     fn html_and_pictures_are_complained_about_and_code_is_not() {
         let page = render("a <script>x</script> ![p](https://a.example/p.png)\n\n`<b>`\n\n```text\n<i>\n```\n");
         assert_eq!(page.complaints.len(), 3, "{:?}", page.complaints);
+    }
+
+    #[test]
+    fn a_picture_is_put_into_the_page() {
+        let page = render("![p](images/p.png)\n");
+        assert_eq!(page.complaints, Vec::<String>::new());
+        let html = page.html(&BTreeMap::from([("images/p.png", "data:image/png;base64,AA==".to_owned())]));
+        assert_eq!(html, "<p><img src=\"data:image/png;base64,AA==\" alt=\"p\" /></p>\n");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Routes, walls and cookies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use carboy_control::serve::Architecture;
 use serde_json::json;
@@ -146,6 +146,30 @@ async fn g48_the_page_of_the_source_is_served_with_its_files_or_said_to_be_missi
     let world = World::made(Made { architecture: Some(own), ..Made::default() }).await;
     assert_eq!(get("/architecture").send(world.address).await.field("content-security-policy"), policy.as_deref());
     walled("another", &get("/").send(world.address).await);
+}
+
+#[tokio::test]
+async fn g59_the_page_of_booklys_source_is_served_with_all_that_it_asks_for() {
+    let [(_, page), files @ ..] = bookly::server::ARCHITECTURE else { panic!("no page") };
+    let files = files.iter().map(|&(name, bytes)| (name.to_owned(), bytes.into())).collect();
+    let page = Architecture { page: (*page).into(), files, policy: None };
+    let world = World::made(Made { architecture: Some(page), ..Made::default() }).await;
+    let woven = get("/architecture").send(world.address).await;
+    assert_eq!(woven.status, 200);
+    walled("/architecture", &woven);
+    let names = ["href=\"", "src=\"", "srcset=\""].map(|opening| woven.body.split(opening).skip(1));
+    let asked: BTreeSet<&str> = names
+        .into_iter()
+        .flatten()
+        .filter_map(|rest| rest.split('"').next())
+        .filter(|to| !to.starts_with('#'))
+        .collect();
+    assert_eq!(asked.len(), bookly::server::ARCHITECTURE.len() - 1);
+    for name in asked {
+        let file = get(&format!("/{name}")).send(world.address).await;
+        assert_eq!(file.status, 200, "{name}");
+        walled(name, &file);
+    }
 }
 
 #[tokio::test]

@@ -74,6 +74,8 @@ pub(super) enum Shape {
     Diamond,
     Store,
     Group,
+    /// A line around arrows, whose labels keep the page's ground behind them.
+    Frame,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -222,6 +224,7 @@ fn draw_shape(out: &mut String, shape: Shape, rect: &Rect, theme: &Theme) {
         Shape::Group => {
             round(6.0, &format!("fill=\"{}\" stroke=\"{}\" stroke-width=\"1\"", theme.group_fill, theme.box_line))
         }
+        Shape::Frame => round(6.0, &format!("fill=\"none\" stroke=\"{}\" stroke-width=\"1\"", theme.box_line)),
         Shape::Diamond => {
             let (cx, cy) = rect.center();
             format!(

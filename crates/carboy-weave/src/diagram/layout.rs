@@ -54,7 +54,7 @@ fn node_size(node: &Node) -> (f64, f64) {
         Shape::Diamond => (width * 1.35 + 10.0, height * 1.6),
         Shape::Store => (width, height + 12.0),
         Shape::Pill => (width + 14.0, height),
-        Shape::Box | Shape::Round | Shape::Group => (width, height),
+        Shape::Box | Shape::Round | Shape::Group | Shape::Frame => (width, height),
     }
 }
 

@@ -267,7 +267,7 @@ impl Sequence {
                 }
             }
         }
-        shapes.into_iter().for_each(|rect| lines.shape(Shape::Group, rect));
+        shapes.into_iter().for_each(|rect| lines.shape(Shape::Frame, rect));
         for (participant, x) in self.participants.iter().zip(&columns) {
             let width = text_width(&participant.label) + 28.0;
             lines.path(vec![(*x, top), (*x, y + GAP)], Stroke::Dotted, Tip::None, Route::Straight);

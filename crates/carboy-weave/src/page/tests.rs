@@ -67,14 +67,15 @@ fn nothing_of_somebody_elses_choice_gets_into_a_page() {
 
 #[test]
 fn copies_of_the_library_are_shown_and_checked() {
-    let text = "```rs {include=\"l.rs\" anchor=\"f\"}\nfn f() {}\n```\n";
+    let text = "See [f](#library:l.rs:f).\n\n```rs {include=\"l.rs\" anchor=\"f\"}\nfn f() {}\n```\n";
     let document = Document::parse(text).unwrap();
     let library = |code: &str| BTreeMap::from([(TreePath::parse("l.rs").unwrap(), code.as_bytes().to_vec())]);
     let site = weave(&document, "doc", "<p>mine</p>", &library("fn f() {}\nfn g() {}\n")).unwrap();
     assert!(site.files["doc.html"].contains("from the library, read-only"));
+    assert!(site.files["doc.html"].contains("<figure class=\"code library\" id=\"library:l.rs:f\">"));
     assert!(site.files["doc.html"].contains("<header>\n<p>mine</p>\n</header>"));
     let drift = weave(&document, "doc", "", &library("fn f() { x }\n")).unwrap_err();
-    assert!(drift.to_string().contains("line 1: the copy of"), "{drift}");
+    assert!(drift.to_string().contains("line 3: the copy of"), "{drift}");
 }
 
 #[test]
@@ -105,4 +106,12 @@ fn a_page_is_also_made_from_parts() {
 fn a_carriage_return_is_no_end_of_a_line_in_a_page() {
     let html = page("```{file=\"a\"}\nx\r\ny\n```\n");
     assert!(html.contains("x</span>\n") && !html.contains('\r'));
+}
+
+#[test]
+fn regions_of_one_page_have_names_of_their_own() {
+    let html = page("| a |\n|--|\n| b |\n\n| c |\n|--|\n| d |\n\n```\nx\n```\n\n- ```\n  y\n  ```\n");
+    let labels: Vec<&str> =
+        html.split(" role=\"region\" aria-label=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(labels, ["Table on line 1", "Table on line 5", "Code on line 9", "Code on line 13"]);
 }

@@ -33,18 +33,21 @@ pub(super) struct Woven<'p> {
 
 /// The anchor of a chunk's part.
 pub(super) fn chunk_anchor(name: &str, part: usize) -> String {
-    // Two names that differ in a sign only have two anchors.
-    let exact: String = name
-        .chars()
-        .map(|c| {
-            if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') {
-                c.to_string()
-            } else {
-                format!("~{:x}", u32::from(c))
-            }
-        })
-        .collect();
+    let exact = exact(name);
     if part == 0 { format!("chunk:{exact}") } else { format!("chunk:{exact}:{}", part + 1) }
+}
+
+/// The anchor of a copy of the library: its file's own name, and its part.
+fn library_anchor(path: &str, part: Option<&str>) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let part = part.map_or(String::new(), |part| format!(":{}", exact(part)));
+    format!("library:{}{part}", exact(file))
+}
+
+/// Two names that differ in a sign only have two anchors.
+fn exact(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    name.chars().map(|c| if plain(c) { c.to_string() } else { format!("~{:x}", u32::from(c)) }).collect()
 }
 
 impl<'p> Woven<'p> {
@@ -108,7 +111,7 @@ impl<'p> Woven<'p> {
                 };
                 return self.code_begins(language, range.start);
             }
-            Event::End(TagEnd::CodeBlock) => return self.code_ends(),
+            Event::End(TagEnd::CodeBlock) => return self.code_ends(range.start),
             Event::Text(text) if self.plain.is_some() => {
                 if let Some((_, code)) = &mut self.plain {
                     code.push_str(text);
@@ -124,7 +127,11 @@ impl<'p> Woven<'p> {
                 }
             }
             Event::Start(Tag::Table(_)) => {
-                self.html("<div class=\"table\" role=\"region\" aria-label=\"Table\" tabindex=\"0\">".to_owned());
+                // Regions of one page are told apart by their names.
+                let line = self.document.line_of(range.start);
+                self.html(format!(
+                    "<div class=\"table\" role=\"region\" aria-label=\"Table on line {line}\" tabindex=\"0\">"
+                ));
             }
             Event::Start(_) | Event::End(_) | Event::Html(_) | Event::InlineHtml(_) | Event::Rule => {}
             Event::InlineMath(_) | Event::DisplayMath(_) | Event::FootnoteReference(_) => {}
@@ -190,11 +197,12 @@ impl<'p> Woven<'p> {
         }
     }
 
-    fn code_ends(&mut self) {
+    fn code_ends(&mut self, at: usize) {
         self.skipping = false;
         if let Some((language, text)) = self.plain.take() {
             let lines = code::lines(&language, &text, None, &|_| None);
-            self.html(format!("<figure class=\"code\">{}</figure>\n", code::block("Code", &lines)));
+            let label = format!("Code on line {}", self.document.line_of(at));
+            self.html(format!("<figure class=\"code\">{}</figure>\n", code::block(&label, &lines)));
         }
     }
 
@@ -205,16 +213,25 @@ impl<'p> Woven<'p> {
             Kind::Plain if block.language == "mermaid" => return self.diagram(text, block),
             Kind::Plain => {
                 let lines = code::lines(&block.language, text, first, &|_| None);
-                format!("<figure class=\"code\">{}</figure>\n", code::block("Code", &lines))
+                format!(
+                    "<figure class=\"code\">{}</figure>\n",
+                    code::block(&format!("Code on line {}", block.line), &lines)
+                )
             }
             Kind::Include { path, anchor } => {
                 let lines = code::lines(&block.language, text, first, &|_| None);
-                let part = anchor.as_ref().map_or(String::new(), |anchor| format!(", {}", escape(anchor)));
+                let part = anchor.as_deref().unwrap_or_default();
+                let name = if part.is_empty() {
+                    String::new()
+                } else {
+                    format!("<span class=\"name\">{}</span> ", escape(part))
+                };
+                let id = self.page.anchor(&library_anchor(path.as_str(), anchor.as_deref()));
                 format!(
-                    "<figure class=\"code library\"><figcaption><span class=\"file\">{}</span>{part} <span class=\"note\">from the \
-                     library, read-only</span></figcaption>{}</figure>\n",
+                    "<figure class=\"code library\" id=\"{id}\"><figcaption>{name}<span class=\"file\">{}</span> <span \
+                     class=\"note\">from the library, read-only</span></figcaption>{}</figure>\n",
                     escape(path.as_str()),
-                    code::block(&format!("From {path}"), &lines)
+                    code::block(&format!("From {path} {part}"), &lines)
                 )
             }
             Kind::Chunk(part) => self.chunk(block, part, text),

@@ -251,11 +251,7 @@ fn yes_no(question: &str) -> Said {
                 answer.clear();
                 break;
             }
-            8 | 127 => {
-                if answer.pop().is_some() {
-                    show("\u{8} \u{8}");
-                }
-            }
+            8 | 127 if answer.pop().is_some() => show("\u{8} \u{8}"),
             key if (key.is_ascii_graphic() || key == b' ') && answer.len() < ANSWER_CHARS_MAX => {
                 answer.push(char::from(key));
                 show(&char::from(key).to_string());

@@ -40,6 +40,8 @@ enum Reader {
 pub struct Page {
     reader: Reader,
     offline: bool,
+    /// What code says in the place of a model, sentence or not.
+    codes: [String; 2],
     now: Mutex<Now>,
     gone: AtomicBool,
 }
@@ -70,12 +72,13 @@ pub fn shown(text: &str) -> String {
 
 impl Page {
     /// For whoever is at the other end.
-    pub fn new(source: &Source, offline: bool) -> Page {
+    pub fn new(source: &Source, offline: bool, spec: &ChatSpec) -> Page {
         let reader = match source {
             Source::Person => Reader::Person,
             Source::Lines | Source::One(_) => Reader::Pipe,
         };
-        Page { reader, offline, now: Mutex::default(), gone: AtomicBool::new(false) }
+        let codes = [spec.prompt.hand_off.clone(), spec.prompt.fallback.clone()];
+        Page { reader, offline, codes, now: Mutex::default(), gone: AtomicBool::new(false) }
     }
 
     /// Is somebody there who can be asked?
@@ -131,7 +134,7 @@ impl Page {
     fn sentence(&self, text: &str) {
         let mut now = self.now();
         let text = if now.begun { text } else { text.trim_start() };
-        let lead = match (now.begun, self.offline) {
+        let lead = match (now.begun, self.offline && !self.codes.iter().any(|code| code == text)) {
             (true, _) => String::new(),
             (false, true) => format!("{AGENT}{OFFLINE}"),
             (false, false) => AGENT.to_owned(),
@@ -160,10 +163,12 @@ impl Page {
     pub fn reply(&self, reply: &Reply) {
         match self.reader {
             Reader::Person => {
-                if !self.now().begun {
-                    self.sentence(&reply.text);
+                if self.now().begun {
+                    self.end_line();
+                } else {
+                    // No sentence came: these are words of code's.
+                    self.say(&reply.text);
                 }
-                self.end_line();
             }
             Reader::Pipe => {
                 let before = std::mem::take(&mut self.now().before);

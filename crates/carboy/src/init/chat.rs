@@ -123,6 +123,7 @@ fn commands(starter: &ChatStarter, environment: &Environment) -> Vec<(String, &'
         commands.push((format!("cp {env}.example {env} && chmod 600 {env}"), "then put the model's key into it"));
     }
     commands.push((format!("carboy check {name}"), "what it may reach, and every rule"));
+    commands.push((format!("carboy run {name} --model offline"), "a first look, without a key"));
     commands.push((format!("carboy run {name}"), "in this terminal"));
     commands.push((format!("carboy serve {name}"), "over HTTP"));
     commands

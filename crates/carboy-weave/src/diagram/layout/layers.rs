@@ -233,9 +233,10 @@ impl Level {
 
     fn rects(self, layers: &[Vec<usize>], xs: &[f64]) -> LaidOut {
         let (mut ys, mut y) = (vec![0.0; self.sizes.len()], 0.0);
+        let mut half = vec![0.0; self.sizes.len()];
         for layer in layers {
             let height = layer.iter().map(|item| self.sizes[*item].1).fold(0.0, f64::max);
-            layer.iter().for_each(|item| ys[*item] = y + height / 2.0);
+            layer.iter().for_each(|item| (ys[*item], half[*item]) = (y + height / 2.0, height / 2.0));
             y += height + LAYER_GAP;
         }
         let rect = |item: usize| {
@@ -244,7 +245,10 @@ impl Level {
         };
         let lane = |link: &Link| {
             let label = link.label_item.map(|item| (xs[item], ys[item]));
-            let mut between: Vec<(f64, f64)> = link.between.iter().map(|item| (xs[*item], ys[*item])).collect();
+            // Straight through a layer: a bend beside a box would cut its corner.
+            let through = |item: &usize| [-half[*item], half[*item]].map(|along| (xs[*item], ys[*item] + along));
+            let mut between: Vec<(f64, f64)> = link.between.iter().flat_map(through).collect();
+            between.dedup();
             if link.upwards {
                 between.reverse();
             }
