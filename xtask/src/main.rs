@@ -26,6 +26,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   lit              check that documents and the programs in them say the same; differences are shown
   dist             the release: a static archive, a Debian package and their sums, in target/dist
   dist --check     try the packaging with the program of the tests
+  soak attack [ROUNDS] [--seed N]
+                   attack Bookly with a model that means harm, a million times where nobody says how many
   soak [ROUNDS] [--seed N] [--minutes N]
                    kill the ledger's process again and again (10000 times, 40 minutes at most) and look for what is lost
   bench start|proxy|budget [--write]
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         ["dist"] => dist::run(),
         ["dist", "--check"] => dist::check(),
         ["bench", ref rest @ ..] => bench::run(rest),
+        ["soak", "attack", ref rest @ ..] => soak::attack(rest),
         ["soak", ref rest @ ..] => soak::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

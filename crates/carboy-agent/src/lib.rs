@@ -15,6 +15,7 @@
 mod answer;
 mod answers;
 pub mod application;
+pub mod attack;
 mod audit;
 pub mod builtin;
 mod calls;

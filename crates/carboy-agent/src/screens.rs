@@ -52,7 +52,7 @@ impl Screens {
 const PUBLIC_SECTIONS: &[&str] = &["return_policy", "policy", "policies", "examples"];
 
 /// What a person may read of the prompt, and what takes the place of a reply.
-fn public(spec: &ChatSpec) -> Vec<&str> {
+pub(crate) fn public(spec: &ChatSpec) -> Vec<&str> {
     let ChatPrompt { system, reminder: _, long_reminder: _, refusal, fallback, hand_off } = &spec.prompt;
     let mut public = prompt_sections(system, PUBLIC_SECTIONS);
     public.extend([spec.title.as_str(), &spec.greeting, refusal, fallback, hand_off]);

@@ -42,6 +42,11 @@ impl SessionId {
         Ok(SessionId(bytes))
     }
 
+    /// Of an attack's person: the same in each run of its script.
+    pub(crate) fn of_attack(bytes: [u8; ID_BYTES]) -> SessionId {
+        SessionId(bytes)
+    }
+
     /// What a store knows it by.
     pub fn key(&self) -> SessionKey {
         SessionKey(sha256(&self.0))

@@ -13,6 +13,7 @@
 //! *Must never* answer before the gateway, the log and the ledger are there, hand a key to the engine, or let a model be
 //! taken for a provider's that is the offline one.
 
+mod attack;
 mod bottles;
 mod ending;
 mod failing;
@@ -60,6 +61,7 @@ use offline::OfflineModel;
 use standing::{Standing, StandingParts, heed_pushes};
 use tools::Ways;
 
+pub use attack::{AttackError, Hole, attack};
 pub use carboy_agent::{
     Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TurnError, TurnEvent,
 };

@@ -438,6 +438,15 @@ pub struct CheckArgs {
     pub bottles: Vec<String>,
     #[command(flatten)]
     pub chat: ChatFlags,
+    /// Attack this chat agent: a model that means harm, its real tools, and every law that has to hold all the same
+    #[arg(long, requires = "agent", conflicts_with = "bottles")]
+    pub attack: bool,
+    /// How many attacks are tried
+    #[arg(long, value_name = "N", requires = "attack", default_value_t = 300)]
+    pub rounds: u64,
+    /// The same seed tries the same attacks
+    #[arg(long, value_name = "N", requires = "attack")]
+    pub seed: Option<u64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

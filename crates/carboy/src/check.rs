@@ -3,6 +3,7 @@
 //!
 //! *Must never* print a secret's value, or run a command to get one.
 
+mod attack;
 mod budgets;
 mod chat;
 mod page;
@@ -20,6 +21,7 @@ use crate::environment::Environment;
 use crate::print;
 use crate::report::{self, Exit, Failure, Palette};
 
+pub use attack::attack;
 pub use budgets::rows as budget_rows;
 pub use chat::{rule as rules_in_words, tool as tool_in_words};
 pub use page::{program, source as secret_source};

@@ -111,6 +111,10 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Bottle(command) => bottle::bottle(command, &environment()?),
         Command::Budget(command) => budget::budget(command, &environment()?),
         Command::Controller(command) => controller::controller(command, &environment()?),
+        Command::Check(args) if args.attack => {
+            let environment = environment()?;
+            runtime()?.block_on(check::attack(&args, environment))
+        }
         Command::Check(args) => check::check(&args, &environment()?),
         Command::Lit(command) => lit::lit(command),
         Command::Help(args) => help(&args.command),
