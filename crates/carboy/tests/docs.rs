@@ -97,6 +97,51 @@ fn every_promise_names_a_test_that_exists() {
     }
 }
 
+/// The source files below a directory, as one text.
+fn sources(dir: &Path) -> String {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| match path.is_dir() {
+            true => sources(&path),
+            false => std::fs::read_to_string(path).unwrap_or_default(),
+        })
+        .collect()
+}
+
+/// Rows of the table under a heading, cells apart.
+fn rows<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let section = page.split_once(&format!("\n## {heading}\n")).unwrap().1.split("\n## ").next().unwrap();
+    let lines = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    lines.skip(1).map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+#[test]
+fn g86_the_page_of_compliance_names_actions_kinds_and_boxes_that_there_are() {
+    // G86, G72b
+    let root = root();
+    let page = std::fs::read_to_string(root.join("docs/compliance.md")).unwrap();
+    let written: String = ["carboy-agent", "carboy-core", "carboy-egress"]
+        .iter()
+        .map(|name| sources(&root.join("crates").join(name).join("src")))
+        .collect();
+    let actions = rows(&page, "The log");
+    assert!(actions.len() > 12, "{actions:?}");
+    for row in actions {
+        for action in row[0].split(',').map(|action| action.trim().trim_matches('`')) {
+            assert!(written.contains(&format!("\"{action}\"")), "nothing writes {action}");
+        }
+        for kind in row[1].split(", ") {
+            serde_json::from_value::<carboy_core::audit::EventType>(kind.into()).unwrap();
+        }
+    }
+    let looked = std::fs::read_to_string(root.join("crates/carboy/src/doctor/production.rs")).unwrap();
+    let boxes = rows(&page, "Before customers come");
+    assert!(boxes.len() > 10);
+    for row in boxes {
+        assert!(looked.contains(&format!("\"{}\"", row[0])), "doctor --production has no box {}", row[0]);
+    }
+}
+
 #[test]
 fn the_help_of_every_command_is_the_reference() {
     let help = |arguments: &[&str]| {
