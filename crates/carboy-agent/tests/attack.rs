@@ -327,14 +327,17 @@ fn world_of(hole: Hole, orders: BTreeMap<&'static str, (&'static str, &'static s
         dictionary,
         records: Box::new(move || count.returns.lock().unwrap().iter().map(|(_, order)| order.clone()).collect()),
         reset: Box::new(move || clear.returns.lock().unwrap().clear()),
-        before_model: match hole {
-            Hole::Remembers => |model| Arc::new(Remembers { model, said: Mutex::default() }),
-            _ => |model| model,
+        before_model: if hole == Hole::Remembers {
+            |model| Arc::new(Remembers { model, said: Mutex::default() })
+        } else {
+            |model| model
         },
-        before_log: match hole {
-            Hole::Forgetful => |log| Arc::new(Forgetful(log)),
-            Hole::Twice => |log| Arc::new(Twice(log)),
-            _ => |log| log,
+        before_log: if hole == Hole::Forgetful {
+            |log| Arc::new(Forgetful(log))
+        } else if hole == Hole::Twice {
+            |log| Arc::new(Twice(log))
+        } else {
+            |log| log
         },
         now_ms: NOW,
     })

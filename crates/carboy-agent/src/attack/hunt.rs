@@ -2,7 +2,8 @@
 //!
 //! *Must never* go on for ever: rounds are counted, and so is every attempt at something shorter.
 
-use super::laws::{Law, Violation, observed};
+use super::law::{Law, Violation};
+use super::laws::observed;
 use super::play::Run;
 use super::script::{Move, Script, Step};
 use super::world::World;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use carboy_core::ports::Clock;
 
 use super::adversary::lock;
-use super::laws::{self, Violation};
+use super::law::Violation;
+use super::laws;
 use super::script::{Click, Move, PEOPLE, Script, Step, Words};
 use super::seen::{Ended, Person, Seen};
 use super::watched::Shown;

@@ -55,7 +55,9 @@ fn screen(events: &[TurnEvent]) -> String {
         match event {
             TurnEvent::Sentence(text) => shown.push_str(text),
             TurnEvent::Replace(text) => shown = text.clone(),
-            TurnEvent::Step { .. } | TurnEvent::Invalid { .. } | TurnEvent::Card(_) => unreachable!("a releaser shows text"),
+            TurnEvent::Step { .. } | TurnEvent::Invalid { .. } | TurnEvent::Card(_) => {
+                unreachable!("a releaser shows text")
+            }
         }
     }
     shown
