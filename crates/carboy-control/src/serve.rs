@@ -29,7 +29,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
+pub use axum::body::Bytes;
 use carboy_agent::{Engine, Metrics};
 use carboy_core::ports::Clock;
 use carboy_core::secret::SecretText;

@@ -62,3 +62,8 @@ pub fn tools(agent: &str, state: &Path) -> Result<Vec<Arc<dyn Tool>>, Failure> {
     let opened = open(state, SystemClock.now_ms()).map_err(|e| Failure::new(Exit::Failed, &e))?;
     Ok(opened.tools)
 }
+
+/// The woven page of a built-in agent's source, by file names, the page first; `None` for an agent that is no such document.
+pub fn architecture(agent: &str) -> Option<&'static [(&'static str, &'static [u8])]> {
+    (agent == bookly::agent::NAME).then_some(bookly::server::ARCHITECTURE)
+}

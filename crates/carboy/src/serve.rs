@@ -7,15 +7,17 @@
 //!
 //! *Must never* listen for other machines unless that was said, or say that it serves before the listener is bound.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_control::chat::{ChatHost, Ending};
-use carboy_control::serve::{Architecture, MetricsPage, OFFLINE, Opening, ServeError, serve_host};
+use carboy_control::serve::{Architecture, Bytes, MetricsPage, OFFLINE, Opening, ServeError, serve_host};
 use carboy_control::summary::Ended;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::applications;
 use crate::args::ServeArgs;
 use crate::chat::{Named, failure, look_up};
 use crate::environment::Environment;
@@ -103,18 +105,24 @@ fn said(host: &ChatHost, args: &ServeArgs, address: std::net::SocketAddr) {
     );
 }
 
-/// The page of who the agent is and what it may do.
+/// The page of the agent's source, where it is a document; else of who it is and what it may do.
 fn architecture(agent: &str, environment: &Environment) -> Result<Option<Architecture>, Failure> {
+    // A person's own file of that name is not that document.
+    let own = portrait::is_written(agent, environment);
+    if let Some([(_, page), files @ ..]) = applications::architecture(agent).filter(|_| !own) {
+        let files = files.iter().map(|(name, text)| ((*name).to_owned(), Bytes::from_static(text))).collect();
+        return Ok(Some(Architecture { page: Bytes::from_static(page), files, policy: None }));
+    }
     let site = portrait::of(agent, PAGE, environment)?;
-    let (mut page, mut files) = (Vec::new(), std::collections::BTreeMap::new());
+    let (mut page, mut files) = (Bytes::new(), BTreeMap::new());
     for (name, text) in site.files {
         if name == site.page {
-            page = text.into_bytes();
+            page = text.into();
         } else {
-            files.insert(name, text.into_bytes().into());
+            files.insert(name, text.into());
         }
     }
-    Ok(Some(Architecture { page: page.into(), files, policy: None }))
+    Ok(Some(Architecture { page, files, policy: None }))
 }
 
 fn refused(error: ServeError) -> Failure {

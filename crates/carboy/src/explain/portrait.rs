@@ -48,6 +48,13 @@ pub fn explain(args: &ExplainArgs, environment: &Environment) -> Result<u8, Fail
     write(html, &site(view, &file, name_of(html)?)?)
 }
 
+/// Is there a file of this name, of the user's or of the working directory's?
+pub fn is_written(agent: &str, environment: &Environment) -> bool {
+    let request = Request { agent: None, bottles: Vec::new(), places: environment.places.clone() };
+    let named = |file: &CheckedFile| file.path.file_stem().is_some_and(|stem| stem == agent);
+    check(&ProgramFiles, &request).files.iter().any(|file| file.kind == FileKind::Agent && named(file))
+}
+
 /// The page of a chat agent that is served.
 pub fn of(agent: &str, name: &str, environment: &Environment) -> Result<Site, Failure> {
     let (report, file) = look_up(agent, environment)?;
