@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use carboy_core::budget::{Binding, BudgetSet, CapKind, CapLine, LedgerSnapshot, Terms};
+use carboy_core::budget::{Binding, BudgetSet, CapKind, CapLine, LedgerSnapshot, Terms, read_shown, shown};
 use carboy_core::ids::{BottleName, RunId};
 use carboy_core::ports::Clock;
 use carboy_manifest::Provider;
@@ -268,9 +268,11 @@ fn is_near(cap: &Binding) -> bool {
 
 /// Is there more room than those words said? What was left then was too little for the request that was refused.
 fn has_moved(why: &str, now: &Binding) -> bool {
-    let mut numbers = why.split(": ").nth(1).unwrap_or_default().split(' ').filter_map(|word| word.parse::<u64>().ok());
+    let mut numbers = why.split(": ").nth(1).unwrap_or_default().split(' ').filter_map(read_shown);
     let (Some(spent), Some(cap)) = (numbers.next(), numbers.next()) else { return true };
-    now.standing.spent.tokens_up() < spent || now.standing.cap.tokens_down() > cap
+    // Compared as they are written: what those words leave out has not moved.
+    let written = |count: u64| read_shown(&shown(count)).unwrap_or(count);
+    written(now.standing.spent.tokens_up()) < spent || written(now.standing.cap.tokens_down()) > cap
 }
 
 /// What a run that is started again is known by.

@@ -22,5 +22,5 @@ pub use edits::{CapEdit, CapKey, Edits, TOP_UPS_MAX, TopUp};
 pub use law::{Caching, Decision, MARGIN_PART, MARGIN_TOKENS_MIN, NEAR_PART, Standing, Worst, count_first, decide};
 pub use snapshot::{CapLine, InFlight, LedgerSnapshot, MODEL_CHARS_MAX, MeterLine, Node};
 pub use terms::{Gate, Overrun, Shutdown, Terms};
-pub use usage::{Amount, Count, TOKENS_MAX, Usage, shown};
+pub use usage::{Amount, Count, TOKENS_MAX, Usage, read_shown, shown};
 pub use window::{ROLLING_MS, Unit, UnknownZone, Window, Zone};

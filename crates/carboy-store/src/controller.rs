@@ -9,6 +9,7 @@
 //! A request that the controller did not answer was not granted.
 
 mod client;
+mod dial;
 mod events;
 pub mod frame;
 mod line;

@@ -336,6 +336,7 @@ fn words_of_a_model_cannot_move_the_cursor_of_a_terminal() {
 
 #[test]
 fn g41b_without_a_key_the_error_names_the_variable_and_the_flag() {
+    // G41b
     let desk = Desk::new();
     let ran = desk.says(&["run", "assistant"], "hello\n");
     assert_eq!(ran.code, Some(78));

@@ -34,11 +34,12 @@ static LEFT_OUT: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn main() {
     carboy_control::bottle::run_init_if_asked();
-    let cases: [(&'static str, fn()); 5] = [
+    let cases: [(&'static str, fn()); 6] = [
         ("g87_a_script_of_the_agents_file_is_a_tool_that_runs_in_a_bottle", script),
         ("g87_what_a_tool_tries_to_reach_is_captured_and_refused_and_it_holds_no_key", contained),
         ("a_server_that_dies_is_started_once_more_and_then_its_tools_fail_closed", dying),
-        ("answers_that_are_late_too_large_or_none_harm_nobody", misbehaving),
+        ("answers_that_are_late_or_too_large_harm_nobody", misbehaving),
+        ("answers_that_are_none_or_have_no_end_harm_nobody", noisy),
         ("u3_a_frozen_agents_tools_end_and_are_started_again_after_resume", frozen),
     ];
     if let Some(case) = std::env::var_os(CASE) {
@@ -270,7 +271,12 @@ fn misbehaving() {
         // It still sleeps, and reads nothing: whoever asks is not kept.
         assert!(behave(&host, "anything", "").await.is_err());
         end(host).await;
+    });
+}
 
+fn noisy() {
+    run(|| async {
+        let shop = Shop::open("").await;
         let host = start(&shop).await;
         let noise = behave(&host, "noise", "").await.unwrap_err();
         assert!(noise.contains("logs belong to stderr"), "{noise}");

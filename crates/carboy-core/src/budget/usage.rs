@@ -130,6 +130,23 @@ pub fn shown(count: u64) -> String {
     format!("{text}{unit}")
 }
 
+/// What [`shown`] wrote, as far as it says it: the least count that is written so.
+pub fn read_shown(text: &str) -> Option<u64> {
+    let (digits, size) = match text.char_indices().last()? {
+        (end, 'k') => (&text[..end], 1_000),
+        (end, 'M') => (&text[..end], 1_000_000),
+        (end, 'G') => (&text[..end], 1_000_000_000),
+        _ => (text, 1_u64),
+    };
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || !plain(whole) || !plain(part) || part.len() > 2 {
+        return None;
+    }
+    let hundredths = format!("{part:0<2}").parse::<u64>().ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(size)?.checked_add(hundredths * (size / 100))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -151,6 +168,8 @@ mod tests {
             (u64::MAX, "18446744073G"),
         ] {
             assert_eq!(shown(count), text, "{count}");
+            let back = read_shown(text).unwrap();
+            assert!(back <= count && shown(back) == text, "{count}: {back}");
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::dial::dial;
 use super::frame::{self, FrameError};
 use super::protocol::{Answer, Call, Hello, Request, Role, Said, TEXT_BYTES_MAX, VERSION, Welcome, understands};
 
@@ -74,7 +75,7 @@ impl Line {
     /// The same in an older version, to ask an older controller to end.
     pub async fn speaking(socket: &Path, version: u16, program: &str, role: Role) -> Result<Line, LineError> {
         let nobody = |source| LineError::Nobody { socket: socket.to_owned(), source };
-        let mut stream = UnixStream::connect(socket).await.map_err(nobody)?;
+        let mut stream = dial(socket).await.map_err(nobody)?;
         let hello = frame::encode(&Hello { version, program: program.to_owned(), role })?;
         let greeting = async {
             stream.write_all(&hello).await.map_err(FrameError::Io)?;

@@ -241,7 +241,9 @@ fn whatever_is_killed(person: Person) {
     for run in runs {
         let output = wait(run, HAPPEN_WAIT_MAX * 2);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(said.contains("tally answered="), "seed {seed}: {output:?}");
+        // Clients that go on asking after final refusals are a storm, and that ends a run too: frozen (75) or killed (79).
+        let broken = matches!(output.status.code(), Some(75 | 79));
+        assert!(broken || said.contains("tally answered="), "seed {seed}: {output:?}");
     }
     until("nothing is held any more", || sums(&world).values().all(|sum| sum.held == 0));
     check(&world, &oracle, seed);

@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::super::dial::dial;
 use super::super::events::EventsIn;
 use super::super::frame::{self, FrameError};
 use super::super::protocol::{Call, Hello, Push, Request, Role, Said, VERSION, Welcome, understands};
@@ -120,7 +121,7 @@ fn greeted(calls: &Calls, events: &EventsIn, welcome: &Welcome) {
 }
 
 async fn connected(calls: &Calls, reach: &dyn Reach) -> Result<(UnixStream, Welcome), Away> {
-    let mut stream = UnixStream::connect(reach.socket()).await.map_err(Away::Connect)?;
+    let mut stream = dial(reach.socket()).await.map_err(Away::Connect)?;
     let role = Role::Supervisor(Box::new(calls.supervised()));
     let hello = frame::encode(&Hello { version: VERSION, program: reach.program().to_owned(), role })?;
     let greeting = async {
