@@ -91,7 +91,7 @@ pub fn layers(page: &mut Page, view: &ChatView) -> Result<(), Problem> {
         vec![Cell::text("Form"), Cell::text(yes("plain_text", "plain text, no Markdown", "any"))],
         vec![Cell::text("Only beside the refusal"), Cell::code(list("off_topic"))],
     ];
-    page.table("What a reply keeps to", &["", ""], &rows);
+    page.table("What a reply keeps to", &["What", "Which"], &rows);
     Ok(())
 }
 

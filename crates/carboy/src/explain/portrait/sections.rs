@@ -55,7 +55,7 @@ fn identity(page: &mut Page, view: &EffectiveView) {
     }
     if let Some(chat) = &view.chat {
         rows.extend(chat::identity(chat));
-        page.table("Who it is", &["", ""], &rows);
+        page.table("Who it is", &["What", "Which"], &rows);
         return;
     }
     rows.push(vec![Cell::text("Program"), Cell::code(program(view))]);
@@ -68,7 +68,7 @@ fn identity(page: &mut Page, view: &EffectiveView) {
         let email = view.git_user.email.value.as_deref().unwrap_or("no address");
         rows.push(vec![Cell::text("Commits as"), Cell::text(format!("{name} <{email}>"))]);
     }
-    page.table("Who it is", &["", ""], &rows);
+    page.table("Who it is", &["What", "Which"], &rows);
 }
 
 fn reach(page: &mut Page, view: &EffectiveView, who: &str) -> Result<(), Problem> {
