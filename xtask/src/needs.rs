@@ -27,6 +27,7 @@ const NEEDS: &[Need] = &[
     Need { check: &["java", "-version"], package: "default-jdk-headless" },
     Need { check: &["go", "version"], package: "golang-go" },
     Need { check: &["/usr/sbin/nginx", "-v"], package: "nginx-light" },
+    Need { check: &["jq", "--version"], package: "jq" },
     Need { check: &["tmux", "-V"], package: "tmux" },
     Need { check: &["wget", "--version"], package: "wget" },
     Need { check: &["vim", "--version"], package: "vim" },

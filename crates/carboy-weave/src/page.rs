@@ -247,10 +247,15 @@ impl Page {
         let own_title = self.headings.iter().any(|heading| heading.level == 1);
         let heading = if own_title { String::new() } else { format!("<h1>{title}</h1>\n") };
         let contents = self.contents();
+        // Without one a browser asks for /favicon.ico, which is not there.
+        let icon = match self.drawings.is_empty() {
+            true => String::new(),
+            false => format!("<link rel=\"icon\" type=\"image/svg+xml\" href=\"{name}-1.svg\">\n"),
+        };
         format!(
             "<!DOCTYPE html>\n<html lang=\"{}\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
              content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
-             <title>{title}</title>\n<link rel=\"stylesheet\" href=\"{name}.css\">\n</head>\n<body id=\"top\">\n\
+             <title>{title}</title>\n<link rel=\"stylesheet\" href=\"{name}.css\">\n{icon}</head>\n<body id=\"top\">\n\
              <a class=\"skip\" href=\"#main\">To the text</a>\n{}<div class=\"page\">\n{contents}<main id=\"main\">\n{heading}{}</main>\n\
              </div>\n</body>\n</html>\n",
             escape(&self.language),
