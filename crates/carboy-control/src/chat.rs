@@ -28,8 +28,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_agent::{Metrics, Model, Parts, ProviderModel, Terms, Tool};
-use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
-use carboy_core::chat::ChatSpec;
+use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject, hex, sha256};
+use carboy_core::chat::{ChatSpec, ToolSource};
 use carboy_core::ids::{RunId, SecretName};
 use carboy_core::ports::{AuditSink, Clock, Outbound, SecretSource, SessionStore};
 use carboy_core::secret::SecretText;
@@ -377,7 +377,8 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
         .with("program", record.command.first().cloned().unwrap_or_default())
         .with("model", request.spec.model.model.clone())
         .with("offline", offline.is_some())
-        .with("tools", tools.len() as u64);
+        .with("tools", tools.len() as u64)
+        .with("scripts", scripts(&request.spec));
     audit.append_durable(event).await.map_err(|e| ChatError::Audit(e.to_string()))?;
     tasks.extend(pushes.map(|pushes| tokio::spawn(heed_pushes(standing.clone(), pushes))));
     Ok(ChatHost {
@@ -445,4 +446,13 @@ async fn sweep(sessions: Arc<dyn SessionStore>) {
         // A store that does not answer is found out by the next turn, which is refused for it.
         let _ = sessions.sweep(SystemClock.now_ms()).await;
     }
+}
+
+/// What runs as a tool and stood in the agent's file: each path with the SHA-256 of its text.
+fn scripts(spec: &ChatSpec) -> Vec<String> {
+    let of = |tool: &ToolSource| match tool {
+        ToolSource::Script { path, text, .. } => Some(format!("{path} {}", hex(&sha256(text.as_bytes())))),
+        ToolSource::BuiltIn(_) | ToolSource::Command { .. } | ToolSource::Http { .. } | ToolSource::Application => None,
+    };
+    spec.tools.iter().filter_map(of).collect()
 }

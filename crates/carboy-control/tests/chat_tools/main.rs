@@ -186,6 +186,10 @@ fn script() {
         assert_eq!(found.value, json!({"order": "BK-1001", "state": "sent"}));
         let other = call(&host, "desk_calculator", json!({})).await.unwrap();
         assert_eq!(other.value, json!({"text": "the other calculator"}));
+        // The log says which text it is that runs.
+        let log = std::fs::read_to_string(shop.home().audit_log()).unwrap();
+        let sha256 = carboy_core::audit::hex(&carboy_core::audit::sha256(SERVER.as_bytes()));
+        assert!(log.contains(&format!("\"scripts\":[\"desk/server.py {sha256}\"]")), "{log}");
         // Checked before it leaves this process.
         for wrong in [json!({"order": "BK-1"}), json!({}), json!({"order": "BK-1001", "x": 1}), json!("BK-1001")] {
             assert!(named(&host, "look_up").check(&wrong).is_err(), "{wrong}");
