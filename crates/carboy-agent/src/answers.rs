@@ -25,6 +25,9 @@ pub(crate) async fn confirm(engine: &Engine, asker: &Asker, token: &str, watch: 
     let (mut waiting, by) = find(engine, asker, &opened, token).await?;
     waiting.ask.approve(by, engine.now_ms()).map_err(|error| not_now(&error))?;
     tell(&opened, &waiting, Step::Approved).await?;
+    // A click is a turn of its own: what was released for another question, asked since the card was made, is not for the
+    // words about this one.
+    opened.state.guard.kept.grounds.begin_turn();
     let step = |phase| watch(TurnEvent::Step { tool: waiting.tool.clone(), phase });
     step(StepPhase::Started);
     let ended = match possible(engine, &opened, &waiting) {
@@ -168,6 +171,8 @@ async fn written(
     let permit = spent.ask.spend(engine.now_ms()).map_err(|error| not_now(&error))?;
     tell(opened, &spent, Step::Spent).await?;
     let cleared = possible.confirmed(permit);
+    // Decided on twice, shown on the card and confirmed: the words about the write may name what it was asked for.
+    opened.state.guard.kept.grounds.release_arguments(&waiting.arguments);
     Ok(match opened.write(&spent, &cleared).await? {
         Ran::Done(output) => Ok(output.value),
         Ran::Refused(no) | Ran::Failed { no, .. } | Ran::TooLate(no) => Err(no),

@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, VecDeque};
 use carboy_core::chat::GroundingScope;
 use carboy_guard::{grounding, plain};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::tool::Output;
 
@@ -73,6 +73,11 @@ impl Grounds {
     pub fn release_output(&mut self, output: &Output) {
         output.released.iter().for_each(|value| self.release(value));
         self.release_json(&output.value);
+    }
+
+    /// What a write was asked for that a person confirmed.
+    pub fn release_arguments(&mut self, arguments: &Map<String, Value>) {
+        arguments.values().for_each(|value| self.release_json(value));
     }
 
     fn release_json(&mut self, value: &Value) {
