@@ -92,7 +92,7 @@ pub enum Command {
     Budget(BudgetCommand),
     /// Validate every bottle, every agent and the settings
     Check(CheckArgs),
-    /// A bottle's way out for programs in none: routes, keys, budgets and log, but no sandbox
+    /// Routes, keys and budgets of a bottle for programs that are in none; no sandbox
     Proxy(ProxyArgs),
     /// The process that keeps the ledger: runs start it, and it ends by itself
     #[command(subcommand)]

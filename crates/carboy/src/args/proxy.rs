@@ -8,9 +8,9 @@ use clap::Args;
 #[command(
     after_help = "A proxy is no sandbox: a program that ignores the variables is not captured, and reaches the network as it always \
                   did. `carboy run` captures. Standard output has the variables as a shell reads them; with a command it is the \
-                  command's own.\n\nExit codes: the command's, 127 and 126 where it cannot be started, 128 + N for a signal; without \
-                  one 0 when it was asked to end (Ctrl-C, SIGTERM, `carboy stop`), 2 usage, 70 it could not listen, 78 a file is \
-                  not in order. docs/proxy.md has clients and what holds."
+                  command's own.\n\nExit codes: the command's, 127 and 126 where it cannot be started, 128 + N for a signal, 79 where it was cut \
+                  off; without one 0 when it was asked to end (Ctrl-C, SIGTERM, `carboy stop`), 2 usage, 70 it could not listen, \
+                  78 a file is not in order. docs/proxy.md has clients and what holds."
 )]
 pub struct ProxyArgs {
     /// Whose routes, keys and budgets; several are merged as in `run`
@@ -28,7 +28,7 @@ pub struct ProxyArgs {
     /// Print the variables, the address and the files as one line of JSON
     #[arg(long, conflicts_with = "command")]
     pub json: bool,
-    /// Say nothing but errors
+    /// Say nothing on standard error but errors
     #[arg(long, short)]
     pub quiet: bool,
     /// A command that runs with these variables set, not sandboxed; the proxy ends with it
