@@ -167,7 +167,7 @@ fcntl.ioctl(outer, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
 top = subprocess.Popen(sys.argv[1:], stdin=inner, stdout=inner, stderr=inner)
 os.close(inner)
 shown = b""
-while b"Nothing runs" not in shown:
+while b"carboy top" not in shown:
     part = os.read(outer, 4096)
     if b"\x1b[6n" in part:
         os.write(outer, b"\x1b[1;1R")  # where the cursor is
@@ -187,7 +187,7 @@ fn hung_up(person: Person) {
         hangs_up.env(name, value.unwrap());
     });
     let ended = hangs_up.output().unwrap();
-    assert_eq!(stdout(&ended), "1\n", "{ended:?}");
+    assert_eq!(stdout(&ended), "70\n", "{ended:?}");
 }
 
 fn printed(person: Person) {
