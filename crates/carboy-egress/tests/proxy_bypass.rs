@@ -692,7 +692,7 @@ async fn b22_what_comes_behind_a_request_or_a_connect_is_decided_on_by_itself() 
     let mut refused = way.refused();
     for (behind, wanted) in [
         ("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", "name_mismatch"),
-        ("CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\n\r\n", "protocol_refused"),
+        ("CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", "protocol_refused"),
         ("TRACE / HTTP/1.1\r\nHost: api.example\r\nConnection: close\r\n\r\n", "protocol_refused"),
     ] {
         let head = format!("CONNECT {HOST}:80 HTTP/1.1\r\nHost: {HOST}\r\n{RIGHT}\r\n");
@@ -718,7 +718,7 @@ async fn b24_an_upgrade_to_another_protocol_is_refused_through_a_proxy() {
         ("websocket", "Sec-WebSocket-Key: x\r\n"),
         ("WebSocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"),
     ] {
-        let fields = format!("Host: {HOST}\r\nUpgrade: {upgrade}\r\nConnection: upgrade\r\n{more}");
+        let fields = format!("Host: {HOST}\r\nUpgrade: {upgrade}\r\nConnection: upgrade, close\r\n{more}");
         let absolute = format!("GET http://{HOST}/ HTTP/1.1\r\n{fields}{RIGHT}\r\n");
         refused.expect(upgrade, &way.said(absolute.as_bytes()).await, &["protocol_refused"]).await;
         let inside = format!("GET / HTTP/1.1\r\n{fields}\r\n");
