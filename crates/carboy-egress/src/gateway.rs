@@ -70,6 +70,8 @@ pub struct Gateway {
     pub(crate) dialer: Dialer,
     pub(crate) leaves: Leaves,
     pub(crate) connections: Arc<Semaphore>,
+    /// Of a proxy, before they have shown that they may use it.
+    pub(crate) strangers: Arc<Semaphore>,
     pub(crate) requests_now: Arc<Semaphore>,
     /// A permit is a byte.
     pub(crate) whole_bytes: Arc<Semaphore>,
@@ -135,6 +137,7 @@ impl Gateway {
             dialer: Dialer::new(config.upstreams, limits.clone()),
             leaves: Leaves::new(config.ca, limits.leaves_max)?,
             connections: Arc::new(Semaphore::new(limits.connections_max)),
+            strangers: Arc::new(Semaphore::new(limits.strangers_max)),
             requests_now: Arc::new(Semaphore::new(limits.requests_max)),
             whole_bytes: Arc::new(Semaphore::new(limits.whole_bytes_max as usize)),
             dns_pending: Arc::new(Semaphore::new(limits.dns_pending_max)),

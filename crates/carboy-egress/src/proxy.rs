@@ -87,9 +87,10 @@ impl Gateway {
     {
         self.count(|stats| stats.connections += 1);
         let mut stream = Lingering::new(stream);
-        let Ok(_one) = self.connections.clone().try_acquire_owned() else {
-            let denial =
-                Denial::new(Reason::LimitReached, format!("{} connections at once", self.limits.connections_max));
+        let crowded =
+            |most: usize, which: &str| Denial::new(Reason::LimitReached, format!("{most} connections at once{which}"));
+        let Ok(stranger) = self.strangers.clone().try_acquire_owned() else {
+            let denial = crowded(self.limits.strangers_max, " that have not shown that they may use the proxy");
             return self.turn_away(&mut stream, &nobody(), 0, denial).await;
         };
         if let Err(denial) = auth.knows(caller) {
@@ -101,6 +102,11 @@ impl Gateway {
             Ok(None) => return,
             Err(denial) => return self.turn_away(&mut stream, &nobody(), 0, denial).await,
         };
+        let Ok(_one) = self.connections.clone().try_acquire_owned() else {
+            let denial = crowded(self.limits.connections_max, "");
+            return self.turn_away(&mut stream, &nobody(), 0, denial).await;
+        };
+        drop(stranger);
         match head {
             Head::Tunnel { host, port } => self.tunnel(stream, read, host, port).await,
             Head::Request { host, port } => {

@@ -66,6 +66,21 @@ impl Way {
     }
 
     async fn answering(kind: Kind, routes: Vec<Route>, origin: Arc<Origin>, answer: support::Handler) -> Way {
+        Way::governed(kind, routes, (origin, answer), GatewayLimits::default()).await
+    }
+
+    async fn limited(limits: GatewayLimits) -> Way {
+        let origin = Arc::new(Origin::default());
+        let answer = recording(origin.clone(), |_| Response::new(full("hello")));
+        Way::governed(Kind::Plain, routes(), (origin, answer), limits).await
+    }
+
+    async fn governed(
+        kind: Kind,
+        routes: Vec<Route>,
+        (origin, answer): (Arc<Origin>, support::Handler),
+        limits: GatewayLimits,
+    ) -> Way {
         let mut upstreams = Upstreams::default();
         // Whatever is wrongly allowed would arrive there too, on loopback.
         if let Kind::Plain = kind {
@@ -75,7 +90,6 @@ impl Way {
                 upstreams.insert(Host::parse(host).unwrap(), None, upstream());
             }
         }
-        let limits = GatewayLimits { refusal_burst: 1000, ..GatewayLimits::default() };
         let bench = Bench::reaching(upstreams, kind, routes, origin, answer, limits).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (proxy, gateway) = (listener.local_addr().unwrap(), bench.gateway.clone());
@@ -170,6 +184,37 @@ impl Way {
     fn count(&self) -> u64 {
         self.bench.gateway.stats().refused()
     }
+}
+
+#[tokio::test]
+async fn strangers_that_hold_connections_open_take_none_of_those_who_have_shown_the_password() {
+    let limits = GatewayLimits { strangers_max: 3, handshake: Duration::from_millis(600), ..GatewayLimits::default() };
+    let way = Way::limited(limits).await;
+    let tunnel = way.tunnel("api.example:80").await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut stranger = TcpStream::connect(way.proxy).await.unwrap();
+        stranger.write_all(b"G").await.unwrap();
+        held.push(stranger);
+    }
+    let mut refused = way.refused();
+    // They are accepted one after the other: the next one is one too many when the three are.
+    let answer = loop {
+        let answer = way.absolute(OTHER).await;
+        if !answer.starts_with("HTTP/1.1 200 OK") {
+            break answer;
+        }
+        way.bench.origin.received.lock().unwrap().clear();
+    };
+    refused.expect("a fourth", &answer, &["limit_reached"]).await;
+    // Who has shown it is served as ever, and so is everybody when the strangers' time is over.
+    assert!(said(tunnel, ask(HOST).as_bytes()).await.starts_with("HTTP/1.1 200 OK"));
+    let served = tokio::time::timeout(ANSWER_WAIT_MAX, async {
+        while !way.absolute(HOST).await.starts_with("HTTP/1.1 200 OK") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    served.await.expect("the strangers' time is over");
 }
 
 /// Checks one variant after the other.
@@ -774,7 +819,7 @@ async fn b32_the_metadata_services_of_clouds_are_refused_in_every_form() {
 }
 
 #[tokio::test]
-async fn b36_b37_b38_a_secret_in_pieces_in_places_or_in_disguise_does_not_leave_through_a_proxy() {
+async fn b36_a_secret_in_pieces_in_places_or_in_disguise_does_not_leave_through_a_proxy() {
     use base64::Engine as _;
     let way = Way::plain().await;
     let mut refused = way.refused();

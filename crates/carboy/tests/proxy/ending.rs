@@ -9,7 +9,7 @@ use carboy_sim::{Reply, Script};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::desk::Desk;
+use crate::desk::{Desk, KEY, Screen};
 use crate::world::{Proxy, beside, desk, done, greeting, keyed, text, within};
 
 /// A listener is closed within this time of a word.
@@ -72,6 +72,31 @@ fn ctrl_c_and_sigterm_and_a_hangup_end_it_and_its_files_are_gone() {
         assert_eq!(proxy.ended(), 0, "{signal:?}");
         proxy.assert_gone();
     }
+}
+
+#[test]
+fn ctrl_c_at_a_terminal_ends_the_command_as_it_would_alone_and_the_proxy_with_it() {
+    let desk = greeting();
+    let key = [("ANTHROPIC_API_KEY", KEY)];
+    let screen =
+        Screen::open(&desk, &["proxy", "--bottle", "test", "--", "sh", "-c", "echo 'it is' up; sleep 300"], &key);
+    screen.see("it is up");
+    screen.key("C-c");
+    // 130: by SIGINT, as a shell says it.
+    let shown = screen.see("over with 130");
+    assert!(shown.contains("a proxy is no sandbox") && shown.contains("ended by signal 2"), "{shown}");
+    drop(screen);
+    let screen = Screen::open(&desk, &["proxy", "--bottle", "test"], &key);
+    screen.see("what it does");
+    screen.see("export HTTPS_PROXY='http://carboy:");
+    // Whoever waits for it hears of its end.
+    let waiting = keyed(&desk, &["wait", "test"]).spawn().unwrap();
+    screen.key("C-c");
+    screen.see("over with 0");
+    let waited = waiting.wait_with_output().unwrap();
+    assert_eq!(waited.status.code(), Some(0), "{waited:?}");
+    let left = crate::desk::files_below(&desk.path("home/run"));
+    assert!(!left.iter().any(|name| name.contains("proxy")), "{left:?}");
 }
 
 #[test]
