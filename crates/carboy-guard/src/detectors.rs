@@ -74,6 +74,11 @@ impl Detectors {
         &self.known
     }
 
+    /// Has the run placeholders at all?
+    pub fn has_placeholders(&self) -> bool {
+        !self.placeholders.is_empty()
+    }
+
     /// What stands inside in this secret's place, where it has a placeholder of this run.
     pub fn placeholder(&self, name: &SecretName) -> Option<&str> {
         self.placeholders.get(name).map(String::as_str)

@@ -110,8 +110,7 @@ fn b41_what_comes_back_shows_the_placeholder_in_the_same_writing_at_every_split(
             }
             let each: Vec<usize> = vec![1; real.len()];
             assert_eq!(inbound(&detectors, real.as_bytes(), &each), wanted.as_bytes());
-            let (field, found) =
-                detectors.redact(real.as_bytes(), &[Detector::KnownSecrets], Location::ResponseHeader);
+            let (field, found) = detectors.redact(real.as_bytes(), &[Detector::KnownSecrets], Location::ResponseHeader);
             assert_eq!((String::from_utf8(field).unwrap(), found.is_empty()), (wanted, false));
         }
     }
