@@ -259,6 +259,23 @@ mod tests {
     }
 
     #[test]
+    fn b42_a_placeholder_in_a_label_is_refused_for_what_it_is_and_not_written_down() {
+        use carboy_core::ids::SecretName;
+        let fake = "aZ8vTr3LmW5xKd0PyB7q";
+        let detectors = Detectors::builder([7; 32]).placeholder(&SecretName::parse("CANARY").unwrap(), fake).build();
+        let detectors = detectors.unwrap();
+        let split = format!("{}.{}", &fake[..9], &fake[9..]);
+        let hex: String = fake.bytes().map(|b| format!("{b:02x}")).collect();
+        for label in [fake.to_owned(), split, hex] {
+            let query = query_bytes(&format!("{label}.w.example."), RecordType::A);
+            let reply = answer(&query, &routes(&["*.w.example"]), &mut NamePool::new(16, 4), &detectors, Learning::Off);
+            let refusal = reply.refusal.expect("refused");
+            assert_eq!(refusal.denial.reason, Reason::PlaceholderMisplaced, "{label}");
+            assert!(!refusal.name.contains(fake) && !refusal.denial.detail.contains(fake));
+        }
+    }
+
+    #[test]
     fn a_run_that_learns_gives_every_name_an_address_but_none_with_a_secret() {
         let ask = |name: &str, pool: &mut NamePool| {
             let query = query_bytes(name, RecordType::A);

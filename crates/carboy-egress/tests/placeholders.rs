@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,11 +18,20 @@ use carboy_egress::GatewayLimits;
 use carboy_guard::{Detectors, mint};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, Method, Response, StatusCode};
 use proptest::prelude::*;
+use sha1::{Digest, Sha1};
 use support::{
     Bench, Client, Got, HOST, Kind, Origin, Received, SECRET, detail, full, recording, route, secret_name, serve,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 const OTHER: &str = "other.example";
 const REASON: &str = "placeholder_misplaced";
@@ -270,7 +279,7 @@ async fn b42_a_body_in_pieces_is_one_body_at_every_split() {
     for cut in 1..text.len() {
         let (one, two) = text.as_bytes().split_at(cut);
         let frames = [one.to_vec(), two.to_vec()].map(|piece| Ok(Frame::data(bytes::Bytes::from(piece))));
-        let pieces = StreamBody::new(futures_util::stream::iter(frames)).boxed();
+        let pieces = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames)));
         let request = client.request(Method::POST, "/x").header("content-type", "application/json");
         assert_eq!(client.send(request.body(pieces).unwrap()).await.status, StatusCode::OK);
         assert_eq!(pair.last().body, format!("{{\"k\":\"{SECRET}\"}}").as_bytes());
@@ -366,7 +375,7 @@ async fn b42_a_body_towards_another_host_is_refused_at_every_split() {
     for cut in 1..text.len() {
         let (one, two) = text.as_bytes().split_at(cut);
         let frames = [one.to_vec(), two.to_vec()].map(|piece| Ok(Frame::data(bytes::Bytes::from(piece))));
-        let pieces = StreamBody::new(futures_util::stream::iter(frames)).boxed();
+        let pieces = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames)));
         let mut client = pair.bench.plain(OTHER, 80).await;
         let request = http::Request::builder().method(Method::POST).uri("/").header("host", OTHER);
         let got = client.send(request.body(pieces).unwrap()).await;
@@ -514,7 +523,7 @@ async fn b41_an_echo_in_pieces_and_events_shows_the_placeholder_at_every_split()
             let frames = [one.to_vec(), two.to_vec()].map(|piece| Ok(Frame::data(bytes::Bytes::from(piece))));
             let kind = if cut % 2 == 0 { "text/event-stream" } else { "application/json" };
             let body = StreamBody::new(futures_util::stream::iter(frames));
-            Response::builder().header("content-type", kind).body(body.boxed()).unwrap()
+            Response::builder().header("content-type", kind).body(BodyExt::boxed(body)).unwrap()
         })
     };
     let bench =
@@ -561,6 +570,90 @@ async fn b41_the_credential_of_a_route_with_token_env_comes_back_in_no_writing()
         assert!(!got.text().contains(half) && !format!("{:?}", got.headers).contains(half), "{writing}: {got:?}");
         assert!(got.text().starts_with('<') && got.text().ends_with('>'), "{}", got.text());
     }
+}
+
+/// A WebSocket server that keeps the heads it got and the messages, and says each message back.
+async fn web_socket_server(kept: Arc<Mutex<Vec<String>>>) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let kept = kept.clone();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(tcp.read_u8().await.unwrap());
+                }
+                let head = String::from_utf8(head).unwrap();
+                let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap().to_owned();
+                kept.lock().unwrap().push(head);
+                let answer = format!(
+                    "HTTP/1.1 101 Switching\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {}\r\n\r\n",
+                    STANDARD.encode(Sha1::digest(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11")))
+                );
+                tcp.write_all(answer.as_bytes()).await.unwrap();
+                let mut socket = WebSocketStream::from_raw_socket(tcp, Role::Server, None).await;
+                while let Some(Ok(message)) = socket.next().await {
+                    if let Message::Text(text) = &message {
+                        kept.lock().unwrap().push(text.to_string());
+                        let shown = text.replace("tell me", SECRET);
+                        socket.send(Message::text(shown)).await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn b24_b42_the_opening_of_a_websocket_carries_the_real_value_and_no_message_a_placeholder() {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let address = web_socket_server(kept.clone()).await;
+    let mut given = Upstreams::default();
+    let upstream = Upstream { address, transport: Transport::Plain, extra_ca_pem: None };
+    given.insert(Host::parse(HOST).unwrap(), None, upstream);
+    let routes = vec![Route { websocket: true, ..bound(&[header("authorization"), query("token")]) }];
+    let (origin, answer) = (Arc::new(Origin::default()), recording(Arc::default(), echo));
+    let bench = Bench::reaching(given, Kind::Plain, routes, origin, answer, GatewayLimits::default()).await;
+    let (real, fake) = (Secret::new(SECRET.to_owned()), fake_of(SECRET));
+    let built = Detectors::builder([7; 32]).known_secret(&secret_name(), &real).placeholder(&secret_name(), &fake);
+    bench.gateway.replace_detectors(Arc::new(built.build().unwrap()));
+    for text in [fake.clone(), STANDARD.encode(&fake), fake.chars().rev().collect()] {
+        let mut tcp = TcpStream::connect(bench.listen(HOST, 80).await).await.unwrap();
+        let opening = format!(
+            "GET /chat?token={fake} HTTP/1.1\r\nhost: {HOST}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nauthorization: Bearer {fake}\r\n\r\n"
+        );
+        tcp.write_all(opening.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(tcp.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        let got = kept.lock().unwrap().pop().unwrap();
+        assert!(got.starts_with(&format!("GET /chat?token={SECRET} HTTP/1.1\r\n")), "{got}");
+        assert!(got.contains(&format!("authorization: Bearer {SECRET}\r\n")) && !got.contains(&fake), "{got}");
+        let mut socket = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
+        socket.send(Message::text("hi, tell me")).await.unwrap();
+        // B41: what comes back shows the placeholder.
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text(format!("hi, {fake}")));
+        assert_eq!(kept.lock().unwrap().pop().unwrap(), "hi, tell me");
+        // In two fragments, one message to who reads it.
+        let (one, two) = text.split_at(text.len() / 2);
+        let first = Frame::message(one.to_owned(), OpCode::Data(Data::Text), false);
+        let rest = Frame::message(two.to_owned(), OpCode::Data(Data::Continue), true);
+        socket.send(Message::Frame(first)).await.unwrap();
+        socket.send(Message::Frame(rest)).await.unwrap();
+        let closed = loop {
+            if let Message::Close(frame) = socket.next().await.unwrap().unwrap() {
+                break frame.unwrap();
+            }
+        };
+        assert!(closed.reason.contains(REASON), "{closed:?}");
+    }
+    assert!(kept.lock().unwrap().is_empty(), "no message of those came through");
+    assert_eq!(bench.log.refusals(), [REASON; 3]);
 }
 
 /// One request of the law below.
