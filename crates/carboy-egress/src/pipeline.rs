@@ -101,8 +101,8 @@ async fn refuse(exchange: &Exchange, denial: Denial, upgrade: WebSocket) -> Resp
 /// The upstream did not take the credential: it may have been renewed. The request is not sent again (its client
 /// decides that); the source limits how often it reads.
 fn refresh(secrets: &Arc<dyn SecretSource>, carried: &[SecretName]) {
-    for name in carried.iter().cloned() {
-        let secrets = secrets.clone();
+    for name in carried {
+        let (secrets, name) = (secrets.clone(), name.clone());
         tokio::spawn(async move {
             let _ = secrets.refresh(&name).await;
         });

@@ -112,7 +112,7 @@ impl Lifted {
     }
 
     /// Takes them out of a decoded body.
-    pub(crate) fn from_body(&mut self, headers: &HeaderMap, mut body: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn lift_body(&mut self, headers: &HeaderMap, mut body: Vec<u8>) -> Vec<u8> {
         self.writing = Writing::of(headers);
         let mut room = LIFTED_MAX;
         for slot in &mut self.slots {
@@ -249,9 +249,9 @@ impl Filling {
     pub(crate) fn head(&self, headers: &mut HeaderMap, uri: &mut Uri) -> Result<(), Denial> {
         for one in &self.filled {
             match &one.place {
-                PlaceholderIn::Header(_) => one.into_fields(headers, |value| one.in_text(value))?,
-                PlaceholderIn::Basic(_) => one.into_fields(headers, |value| one.in_basic(value))?,
-                PlaceholderIn::Query(_) => one.into_query(uri)?,
+                PlaceholderIn::Header(_) => one.fill_fields(headers, |value| one.in_text(value))?,
+                PlaceholderIn::Basic(_) => one.fill_fields(headers, |value| one.in_basic(value))?,
+                PlaceholderIn::Query(_) => one.fill_query(uri)?,
                 PlaceholderIn::Body(_) => {}
             }
         }
@@ -273,7 +273,7 @@ impl Filling {
 }
 
 impl Filled {
-    fn into_fields(&self, headers: &mut HeaderMap, write: impl Fn(&[u8]) -> Option<SecretBytes>) -> Result<(), Denial> {
+    fn fill_fields(&self, headers: &mut HeaderMap, write: impl Fn(&[u8]) -> Option<SecretBytes>) -> Result<(), Denial> {
         for value in headers.values_mut() {
             let Some(written) = write(value.as_bytes()) else { continue };
             // The error is dropped on purpose: it must not carry the value.
@@ -298,7 +298,7 @@ impl Filled {
         Some(Secret::new([scheme.as_bytes(), encoded.as_bytes()].concat()))
     }
 
-    fn into_query(&self, uri: &mut Uri) -> Result<(), Denial> {
+    fn fill_query(&self, uri: &mut Uri) -> Result<(), Denial> {
         let Some(query) = uri.query() else { return Ok(()) };
         let found = spans(plain(query.as_bytes()), self.mark.as_bytes());
         if found.is_empty() {

@@ -105,9 +105,14 @@ fn alphabet_of(body: &[u8]) -> String {
     if plain().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(b)) && has(u8::is_ascii_uppercase) {
         return format!("{DIGITS}{}", &UPPER[..6]);
     }
-    let kinds: [(fn(&u8) -> bool, &str); 3] =
-        [(u8::is_ascii_lowercase, LOWER), (u8::is_ascii_uppercase, UPPER), (u8::is_ascii_digit, DIGITS)];
-    let found: String = kinds.into_iter().filter(|(is, _)| has(*is)).map(|(_, text)| text).collect();
+    let mut found = String::new();
+    for (is_there, letters) in
+        [(has(u8::is_ascii_lowercase), LOWER), (has(u8::is_ascii_uppercase), UPPER), (has(u8::is_ascii_digit), DIGITS)]
+    {
+        if is_there {
+            found.push_str(letters);
+        }
+    }
     if found.is_empty() { LOWER.to_owned() } else { found }
 }
 

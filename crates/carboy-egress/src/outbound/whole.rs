@@ -68,7 +68,7 @@ impl Whole<'_> {
         // What no decoder yields (names, comments, skipped frames) stays behind with the coding.
         let decoded = if self.codings.is_empty() { sent.to_vec() } else { self.decode(&sent)? };
         share.grow(self.scan.exchange.gateway(), decoded.len()).map_err(|denial| denial.by(&self.route.id))?;
-        let marked = lifted.from_body(headers, decoded);
+        let marked = lifted.lift_body(headers, decoded);
         let out = self.scan.message(&marked)?;
         headers.remove(header::CONTENT_ENCODING);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(out.len()));
