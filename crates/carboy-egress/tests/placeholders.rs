@@ -463,7 +463,7 @@ async fn b42_the_placeholder_of_one_secret_is_not_that_of_another() {
     );
     let fields = [("authorization", pair.fake.as_str())];
     assert_eq!(send(&mut client, Method::GET, "/", &fields, "").await.reason(), REASON);
-    let crowd = vec![pair.fake.as_str(); 33].join(" ");
+    let crowd = [pair.fake.as_str(); 33].join(" ");
     assert_eq!(send(&mut client, Method::GET, "/", &[("x-api-key", &crowd)], "").await.reason(), REASON);
 }
 

@@ -304,7 +304,7 @@ fn b42_what_a_placeholder_s_place_leaves_open_is_an_error_at_its_place() {
         let error = error(&route(&format!("host: a.example\ncredential: {lines}")));
         assert!(error.starts_with(want), "{lines}: {error}");
     }
-    let nine = vec!["{in: basic, from: KEY}"; 9].join(", ");
+    let nine = ["{in: basic, from: KEY}"; 9].join(", ");
     assert!(error(&route(&format!("host: a.example\ncredential: [{nine}]"))).starts_with("too-complex 5:19"));
 }
 
