@@ -235,13 +235,20 @@ impl AuditSink for Log {
 }
 
 pub struct Secrets {
-    pub values: BTreeMap<SecretName, Arc<SecretText>>,
+    pub values: Mutex<BTreeMap<SecretName, Arc<SecretText>>>,
     pub refreshed: AtomicUsize,
+}
+
+impl Secrets {
+    /// Gives a secret another value.
+    pub fn set(&self, name: &SecretName, value: &str) {
+        self.values.lock().unwrap().insert(name.clone(), Arc::new(Secret::new(value.to_owned())));
+    }
 }
 
 impl SecretSource for Secrets {
     fn current(&self, name: &SecretName) -> Option<Arc<SecretText>> {
-        self.values.get(name).cloned()
+        self.values.lock().unwrap().get(name).cloned()
     }
 
     fn refresh(&self, name: &SecretName) -> Later<'_, Option<Arc<SecretText>>> {
@@ -351,7 +358,8 @@ impl Bench {
         let log = Arc::new(Log::default());
         let value = Arc::new(Secret::new(SECRET.to_owned()));
         let detectors = Detectors::builder([7; 32]).known_secret(&secret_name(), &value).build().unwrap();
-        let secrets = Arc::new(Secrets { values: [(secret_name(), value)].into(), refreshed: AtomicUsize::new(0) });
+        let secrets =
+            Arc::new(Secrets { values: Mutex::new([(secret_name(), value)].into()), refreshed: AtomicUsize::new(0) });
         let ca_pem = ca.ca_pem().to_owned();
         let gateway = Gateway::new(GatewayConfig {
             learning: carboy_egress::Learning::Off,
