@@ -56,6 +56,23 @@ async fn b15_b16_a_host_other_than_the_server_name_never_gets_the_credential() {
 }
 
 #[tokio::test]
+async fn b5_b13_a_handshake_without_a_request_is_in_the_log_where_it_was_not_allowed() {
+    let bench = Bench::start(Kind::Tls(&["h2", "http/1.1"]), vec![route(HOST)]).await;
+    for alpn in [&["h2"][..], &["http/1.1"]] {
+        // One that leaves before it asks is nobody's concern, where it may ask.
+        drop(bench.client_of(HOST, 443, HOST, alpn).await);
+        drop(bench.client_of("evil.example", 443, "evil.example", alpn).await);
+        drop(bench.client_of("203.0.113.7", 993, "imap.example", alpn).await);
+        drop(bench.client_of(HOST, 443, "other.example", alpn).await);
+    }
+    for reason in ["host_not_allowed", "address_not_allowed", "name_mismatch"] {
+        let event = bench.log.wait(|event| detail(event, "reason").as_deref() == Some(reason)).await;
+        assert_eq!(event.action, "connect");
+    }
+    assert_eq!(bench.log.refusals().len(), 3);
+}
+
+#[tokio::test]
 async fn b19_one_request_has_one_target() {
     let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
     let answer = raw(
