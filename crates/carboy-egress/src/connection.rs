@@ -217,14 +217,15 @@ impl Flow {
         loop {
             tokio::select! {
                 done = connection.as_mut() => {
-                    let written = match done {
-                        Err(error) => self.broke(&error).await,
-                        Ok(()) => Written::Nothing,
+                    let (written, odd) = match done {
+                        Err(error) => (self.broke(&error).await, faults.is_unanswered()),
+                        Ok(()) => (Written::Nothing, false),
                     };
                     if written == Written::Nothing && self.seen.load(Ordering::Relaxed) == 0 {
                         // A handshake, a few bytes perhaps, and no request: of a protocol whose server speaks first, or of a
                         // client that saw what it wanted to see. What was not allowed is in the log all the same.
-                        self.gateway.silent(&self.host, self.port, self.flaw.clone()).await;
+                        let odd = odd.then(|| Denial::new(Reason::ProtocolRefused, "what was sent is no HTTP/2"));
+                        self.gateway.silent(&self.host, self.port, self.flaw.clone().or(odd)).await;
                     }
                     return;
                 }

@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,6 +25,8 @@ const FAULTS: [u32; 5] = [1, 3, 6, 9, 11];
 #[derive(Default)]
 pub(crate) struct Faults {
     pending: AtomicU32,
+    any: AtomicBool,
+    spoke: AtomicBool,
     told: Notify,
 }
 
@@ -39,7 +41,13 @@ impl Faults {
         self.pending.swap(0, Ordering::Relaxed)
     }
 
+    /// Did its client say something, and was no fault of that answered?
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.spoke.load(Ordering::Relaxed) && !self.any.load(Ordering::Relaxed)
+    }
+
     fn add(&self) {
+        self.any.store(true, Ordering::Relaxed);
         self.pending.fetch_add(1, Ordering::Relaxed);
         self.told.notify_one();
     }
@@ -115,7 +123,12 @@ impl Frames {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.faults.spoke.store(true, Ordering::Relaxed);
+        }
+        read
     }
 }
 

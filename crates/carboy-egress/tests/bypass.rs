@@ -350,13 +350,20 @@ async fn no_other_credential_reaches_the_host_of_a_route_that_has_one() {
         "api_key",
         "private-token",
         "job-token",
+        "x-access-token",
+        "x_functions_key",
+        "ocp-apim-subscription-key",
         "x-note",
     ];
     let request = names.iter().fold(client.request(http::Method::GET, "/"), |r, name| r.header(*name, "another"));
+    // B40: a browser's WebSocket has no other field to put a key in.
+    let protocols = "chat, openai-insecure-api-key.another,base64url.bearer.authorization.k8s.io.another, v2";
+    let request = request.header("sec-websocket-protocol", protocols);
     assert_eq!(client.send(request.body(full("")).unwrap()).await.status, StatusCode::OK);
     let received = bench.origin.received();
     let others: Vec<_> = received[0].headers.iter().filter(|(_, value)| *value == "another").collect();
     assert_eq!(others.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["x-note"]);
+    assert_eq!(received[0].headers["sec-websocket-protocol"], "chat, v2");
     assert!(received[0].headers["authorization"].to_str().unwrap().ends_with(support::SECRET));
 }
 

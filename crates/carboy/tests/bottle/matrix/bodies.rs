@@ -15,8 +15,11 @@ pub fn run(person: Person) {
     world.settings(CANARY_IS_KNOWN);
     let outside = Outside::new(&world);
     let lan = super::split(outside.v4());
-    let rows = vec![packed(), split_up(), echoes(), signatures(), other_paths(&lan)];
+    let rows = vec![packed(), split_up(), echoes(), other_accounts(), signatures(), other_paths(&lan)];
     Round::new(&world, &outside, "bodies", person).judge(&rows);
+    for request in world.provider.received() {
+        assert!(!request.contains(MINE.as_bytes()) || request.authority == "notes.example", "{}", request.path);
+    }
     // Not even a beginning of a secret that was in pieces arrived.
     for request in world.provider.received() {
         for part in CANARY.as_bytes().windows(12) {
@@ -208,6 +211,43 @@ fn echoes() -> Row {
             ),
         ],
     )
+}
+
+/// A key of the attacker's own, for an account of the attacker's own on a host that many share.
+const MINE: &str = "key-of-another-account-0042";
+
+fn other_accounts() -> Row {
+    let model = "api.anthropic.com";
+    let with = |query: &str, fields: &str| {
+        tls(
+            model,
+            model,
+            json!([format!(
+                "GET /v1/models?{{mark}}{query} HTTP/1.1\r\nHost: {model}\r\n{fields}Connection: close\r\n\r\n"
+            )]),
+        )
+    };
+    let mut variants: Vec<Variant> = [
+        "Authorization: Bearer",
+        "X-Api-Key:",
+        "x_api_key:",
+        "Api-Key:",
+        "X-Goog-Api-Key:",
+        "Cookie: session=",
+        "Private-Token:",
+        "X-Access-Token:",
+        "Ocp-Apim-Subscription-Key:",
+        "Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.",
+    ]
+    .iter()
+    .map(|field| variant(format!("in {field}"), with("", &format!("{field} {MINE}\r\n").replace(". ", ".")), Works))
+    .collect();
+    for query in ["&key=", "&api_key=", "&access_token=", "&k%65y=", "&key[]=", "&$httpHeaders=x-api-key:", ";token="] {
+        variants.push(variant(format!("in the query: {query}"), with(&format!("{query}{MINE}"), ""), Works));
+    }
+    let fields = fields(model, "/v1/models?{mark}", &[("authorization", MINE), ("x-api-key", MINE)]);
+    variants.push(variant("in two fields over HTTP/2", h2(model, json!([["headers", 1, 5, fields]])), Works));
+    row("B40 a key of another account does not go along to a host that many share", variants)
 }
 
 fn signatures() -> Row {

@@ -419,6 +419,15 @@ fn prior_knowledge() -> Row {
                 Logged("protocol_refused", "notes.example".into()),
             ),
             variant(
+                "HTTP/1.1 after agreeing on HTTP/2",
+                tls_with(
+                    "notes.example",
+                    json!({"sni": "notes.example", "alpn": ["h2"]}),
+                    get("/sink/{mark}", &["notes.example"]),
+                ),
+                Logged("protocol_refused", "notes.example".into()),
+            ),
+            variant(
                 "by an upgrade, for another host",
                 plain("plain.example", 80, upgrade("collector.example", "/{mark}")),
                 Told("name_mismatch"),

@@ -277,6 +277,14 @@ fn literals(at: &At) -> Row {
         plain("203.0.113.20", 443, json!([{"hex": "160301000461626364"}])),
         Logged("address_not_allowed", host("203.0.113.20")),
     ));
+    variants.push(variant(
+        "bytes in the first segment (TCP Fast Open)",
+        json!({"do": "py", "run": format!(
+            "s = socket.socket(); s.sendto(b'GET /{{mark}} HTTP/1.1\\r\\nHost: notes.example\\r\\nConnection: close\\r\\n\\r\\n', 0x20000000, ('{}', {}))\nprint(s.recv(65536).decode())",
+            at.lan, at.port
+        )}),
+        Told("address_not_allowed"),
+    ));
     row("B5 an address without a name is refused, whatever names are said on it", variants)
 }
 
