@@ -75,6 +75,7 @@ pub fn cargo(top: &Path, arguments: &[&str]) -> Result<(), String> {
 
 /// All tests; their output is passed on as it comes and counted on the way.
 fn tests(top: &Path, tally: &mut Tally) -> Result<(), String> {
+    matrix::forget();
     let mut command = cargo_command(top, &["test", "--workspace", "--no-fail-fast"]);
     command.env("CARBOY_CLIENTS", needs::clients_place()).env("CARBOY_TEST_USER", needs::ORDINARY_USER);
     let mut child =
