@@ -12,7 +12,7 @@ use carboy_core::ids::RefusalId;
 use carboy_core::ports::{AuditSink, Clock, Ledger, SecretSource};
 use carboy_core::route::RouteSet;
 use carboy_core::upstream::Upstreams;
-use carboy_core::verdict::Denial;
+use carboy_core::verdict::{Denial, Reason};
 use carboy_guard::Detectors;
 use carboy_wire::estimate::Calibration;
 use tokio::sync::{Semaphore, watch};
@@ -22,7 +22,7 @@ use crate::ca::{CaError, CertificateAuthority, Leaves};
 use crate::cut::Taps;
 use crate::learn::{Learned, LearnedRequest};
 use crate::limits::GatewayLimits;
-use crate::names::NamePool;
+use crate::names::{NamePool, NoAddress};
 use crate::pace::Pace;
 use crate::pipeline::stopping;
 use crate::placeholder::Marks;
@@ -145,7 +145,7 @@ impl Gateway {
             whole_bytes: Arc::new(Semaphore::new(limits.whole_bytes_max as usize)),
             dns_pending: Arc::new(Semaphore::new(limits.dns_pending_max)),
             law: watch::Sender::new(law),
-            names: Mutex::new(NamePool::new(limits.names_max, limits.wildcard_names_max)),
+            names: Mutex::new(NamePool::new(&limits)),
             stats: Mutex::default(),
             repeats: Mutex::new(Repeats::new(limits.repeats_max, limits.repeats_window)),
             pace: Mutex::new(Pace::new(limits.refusal_every, limits.refusal_burst)),
@@ -325,6 +325,18 @@ impl Gateway {
         };
         self.write_repeats(overdue);
         note
+    }
+
+    /// Counts the host among the names that this run asked for, if it is new and of a wildcard: a client of a proxy names it
+    /// without asking DNS (B30). Whether a route allows it is not asked here.
+    pub(crate) fn name_counted(&self, host: &Host, routes: &RouteSet) -> Result<(), Denial> {
+        let Some(name) = host.as_name() else { return Ok(()) };
+        let mut names = self.names.lock().expect("no panic under this lock");
+        match names.address(name, routes, Learning::Off) {
+            Ok(_) | Err(NoAddress::NotAllowed) => Ok(()),
+            Err(NoAddress::PoolFull) => Err(Denial::new(Reason::LimitReached, "no room for another name")),
+            Err(NoAddress::ZoneSpent(why)) => Err(Denial::new(Reason::NameBudget, why)),
+        }
     }
 
     /// What a connection to `ip` was meant for.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::zones::ZoneLimits;
+
 /// What one bottle's gateway holds and waits for at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayLimits {
@@ -32,6 +34,8 @@ pub struct GatewayLimits {
     pub names_max: usize,
     /// Of those, names that only a wildcard route allows: each is chosen by the bottle (B30).
     pub wildcard_names_max: usize,
+    /// What names below one wildcard may say in a run (B30).
+    pub zones: ZoneLimits,
     /// Bytes of one DNS query over TCP.
     pub dns_query_bytes_max: usize,
     /// DNS queries in work at once.
@@ -111,6 +115,7 @@ impl Default for GatewayLimits {
             gate_bytes_max: 64 * 1024,
             names_max: 4096,
             wildcard_names_max: 1024,
+            zones: ZoneLimits::default(),
             dns_query_bytes_max: 4096,
             dns_pending_max: 256,
             repeats_max: 256,

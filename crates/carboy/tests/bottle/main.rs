@@ -23,6 +23,7 @@ mod hostile;
 mod http2;
 mod image;
 mod init;
+mod matrix;
 mod metered;
 mod overspend;
 mod placeholders;
@@ -109,6 +110,7 @@ fn main() {
         host_programs::cases(),
         escape_kernel::cases(),
         escape_leaks::cases(),
+        matrix::cases(),
     ]
     .into_iter()
     .flatten()
