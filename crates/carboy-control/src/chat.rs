@@ -33,7 +33,7 @@ use carboy_core::chat::{ChatSpec, ToolSource};
 use carboy_core::ids::{RunId, SecretName};
 use carboy_core::ports::{AuditSink, Clock, Outbound, SecretSource, SessionStore};
 use carboy_core::secret::SecretText;
-use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, Learning};
+use carboy_egress::{Gateway, GatewayConfig, Learning};
 use carboy_manifest::{Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
 use carboy_store::controller::ClientEvents;
@@ -43,6 +43,7 @@ use tokio::sync::watch;
 use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
 use crate::controller::Starter;
+use crate::descriptors;
 use crate::grants::Grants;
 use crate::home::{Home, private_dir};
 use crate::notify::{DESKTOP_PROGRAM, Notifier, Notifying};
@@ -290,7 +291,7 @@ impl Plane {
             ledger: kept.ledger(),
             clock: Arc::new(SystemClock),
             learning: Learning::Off,
-            limits: GatewayLimits::default(),
+            limits: descriptors::gateway_limits(),
         })
         .map_err(AuthorityError::from)?;
         look_for_renewed(&vault, &gateway, fingerprint_key);

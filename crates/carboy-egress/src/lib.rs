@@ -37,6 +37,7 @@ pub mod learn;
 mod limits;
 mod linger;
 mod listener;
+mod messages;
 mod metering;
 mod name_server;
 mod names;
@@ -50,6 +51,7 @@ mod repeats;
 mod request;
 mod reserve;
 mod signed;
+mod speaks;
 pub mod standing;
 pub mod stats;
 #[cfg(test)]

@@ -371,7 +371,7 @@ fn pip_install(person: Person) {
 }
 
 /// The toolchain of these tests, and the home that it lives in.
-fn toolchain() -> Option<(PathBuf, PathBuf)> {
+pub fn toolchain() -> Option<(PathBuf, PathBuf)> {
     let cargo = Path::new(env!("CARGO"));
     let home = cargo.ancestors().find(|dir| dir.file_name().is_some_and(|name| name == ".rustup"))?.parent()?;
     Some((cargo.parent()?.to_owned(), home.to_owned()))

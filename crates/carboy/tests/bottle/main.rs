@@ -27,7 +27,9 @@ mod metered;
 mod overspend;
 mod plane;
 mod ports;
+mod programs;
 mod providers;
+mod registries;
 mod run;
 mod runs;
 mod seeing;
@@ -93,7 +95,9 @@ fn main() {
         overspend::cases(),
         plane::cases(),
         ports::cases(),
+        programs::cases(),
         providers::cases(),
+        registries::cases(),
         uninstall::cases(),
         guides::cases(),
         cli::cases(),
