@@ -216,11 +216,7 @@ fn codings_of(headers: &HeaderMap) -> Result<Vec<Coding>, Denial> {
 }
 
 /// A refusal as the client gets it.
-pub(crate) fn denied(
-    denial: &Denial,
-    id: &carboy_core::ids::RefusalId,
-    speaks: Speaks<'_>,
-) -> Response<Screened> {
+pub(crate) fn denied(denial: &Denial, id: &carboy_core::ids::RefusalId, speaks: Speaks<'_>) -> Response<Screened> {
     let (rendered, body) = match speaks {
         Speaks::Http(format, accept) => {
             let mut rendered = carboy_wire::denial::render(denial, id, format, accept);

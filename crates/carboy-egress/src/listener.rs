@@ -133,3 +133,17 @@ fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
     let found = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
     found.ok()?.as_socket()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_given_up_for_its_own_end_and_for_nothing_that_passes() {
+        use rustix::io::Errno;
+        let is_closed = |errno: Errno| is_closed(&errno.into());
+        assert!([Errno::BADF, Errno::INVAL, Errno::NOTSOCK].into_iter().all(is_closed));
+        let passing = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::CONNABORTED, Errno::PERM];
+        assert!(!passing.into_iter().any(is_closed));
+    }
+}

@@ -79,7 +79,8 @@ fn message(text: &[u8]) -> Bytes {
 #[tokio::test]
 async fn b36_each_message_of_a_dialogue_is_passed_on_before_the_next_one_comes() {
     // Ends of messages in which a scanner may see the beginning of something: a prefix, a part of one, octets of nothing.
-    let texts: [&[u8]; 9] = [b"0", b"s", b"hello from", b"sk-", b"risk-averse", b"\0\0\0", b"eyJ", b"ghp_", &SECRET.as_bytes()[..4]];
+    let texts: [&[u8]; 9] =
+        [b"0", b"s", b"hello from", b"sk-", b"risk-averse", b"\0\0\0", b"eyJ", b"ghp_", &SECRET.as_bytes()[..4]];
     let bench = bench(vec![route(HOST)]).await;
     let mut client = bench.client(&["h2"]).await;
     for in_parts in [false, true] {
@@ -151,7 +152,10 @@ async fn a_call_that_is_refused_is_answered_with_a_status_of_grpcs_and_the_words
     {
         let got = client.send(call(&client, path, full(message(body)))).await;
         assert_eq!((got.status, got.body.len(), got.trailers), (StatusCode::OK, 0, None));
-        assert_eq!((&got.headers["grpc-status"], got.headers["x-carboy-reason"].to_str().unwrap()), (&status.parse().unwrap(), reason));
+        assert_eq!(
+            (&got.headers["grpc-status"], got.headers["x-carboy-reason"].to_str().unwrap()),
+            (&status.parse().unwrap(), reason)
+        );
         let words = got.headers["grpc-message"].to_str().unwrap();
         assert!(words.contains(reason) && words.contains("carboy explain x-"), "{words}");
     }
@@ -171,11 +175,17 @@ async fn b35_messages_that_are_packed_within_the_body_do_not_pass_in_either_dire
     });
     let bench = Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
     let mut client = bench.client(&["h2"]).await;
-    for (field, coding) in [("grpc-encoding", "gzip"), ("grpc-encoding", "snappy"), ("connect-content-encoding", "zstd")] {
+    for (field, coding) in
+        [("grpc-encoding", "gzip"), ("grpc-encoding", "snappy"), ("connect-content-encoding", "zstd")]
+    {
         let mut request = call(&client, "/Echo", full(message(b"x")));
         request.headers_mut().insert(field, coding.parse().unwrap());
         let got = client.send(request).await;
-        assert_eq!((got.reason(), &got.headers["grpc-status"]), ("body_undecodable", &"12".parse().unwrap()), "{coding}");
+        assert_eq!(
+            (got.reason(), &got.headers["grpc-status"]),
+            ("body_undecodable", &"12".parse().unwrap()),
+            "{coding}"
+        );
     }
     assert!(bench.origin.received().is_empty());
     // Nobody is asked for packed ones, and whoever sends them all the same has answered nonsense.

@@ -42,8 +42,8 @@ const OF_GATEWAY: &[(&str, &str)] = &[
     ("whole_bytes_max", "`limit_reached` (503); a WebSocket is closed with 1008"),
     ("whole_body_time", "`limit_reached` (503)"),
     ("gate_bytes_max", "the head goes out with what was scanned; the rest is scanned as it flows"),
-    ("names_max", "the oldest name loses its address"),
-    ("wildcard_names_max", "the oldest of these loses its address"),
+    ("names_max", "the name gets no address, `limit_reached`"),
+    ("wildcard_names_max", "the name gets no address, `limit_reached`"),
     ("dns_query_bytes_max", "the connection is closed"),
     ("dns_pending_max", "the query is dropped; resolvers ask again"),
     ("repeats_max", "one count for all of them"),
@@ -85,15 +85,15 @@ const OF_MODULES: &[(&str, &str, &str)] = &[
     ("connection.rs", "CLOSING_WAIT_MAX", "closed"),
     ("dns.rs", "SHOWN_CHARS_MAX", "cut in the log"),
     ("gateway.rs", "SHOWN_CHARS_MAX", "cut in the log"),
-    ("inject.rs", "DECODE_ROUNDS_MAX", "refused"),
+    ("inject.rs", "DECODE_ROUNDS_MAX", "not decoded any more"),
     ("inside.rs", "HOSTS_MAX", "all begin anew"),
     ("inside.rs", "PIPE_BYTES", "nothing more is taken"),
     ("learn.rs", "LEAKY_HOSTS_MAX", "not in the proposal"),
     ("learn.rs", "LEARNED_MAX", "not in the proposal"),
     ("learn.rs", "LEARNED_PER_HOST_MAX", "not in the proposal"),
     ("learn.rs", "PATH_BYTES_MAX", "cut in the proposal"),
-    ("learn.rs", "REHEARSAL_TIME_MAX", "refused as it is"),
-    ("learn.rs", "SHAPE_SEGMENTS_MAX", "not looked at"),
+    ("learn.rs", "REHEARSAL_TIME_MAX", "`limit_reached` in the proposal"),
+    ("learn.rs", "SHAPE_SEGMENTS_MAX", "left out of the shape"),
     ("linger.rs", "LINGER_BYTES_MAX", "closed"),
     ("linger.rs", "LINGER_TIME", "closed"),
     ("listener.rs", "ACCEPT_PAUSE", "tried again"),
@@ -107,8 +107,8 @@ const OF_MODULES: &[(&str, &str, &str)] = &[
     ("port/carry.rs", "CHUNK_BYTES", "the next one"),
     ("proxy.rs", "STEP_BYTES", "the next one"),
     ("record.rs", "FINDINGS_MAX", "counted"),
-    ("standing.rs", "ADDRESSES_MAX", "the oldest is forgotten"),
-    ("stats.rs", "RULES_MAX", "counted together"),
+    ("standing.rs", "ADDRESSES_MAX", "not looked at"),
+    ("stats.rs", "RULES_MAX", "in the log alone"),
     ("stats.rs", "SAMPLES_MAX", "counted"),
     ("upstream/client_tls.rs", "SESSIONS_MAX", "the oldest session is not resumed"),
     ("upstream/pool.rs", "IDLE_MAX", "closed"),
@@ -123,10 +123,35 @@ const OF_MODULES: &[(&str, &str, &str)] = &[
 
 /// Numbers that bound nothing: ports, formats, shares of a price, dates of certificates.
 const NO_LIMITS: &[&str] = &[
-    "AHEAD", "BACKDATED", "BUSY_RETRY_S", "CA_AHEAD", "CREATED_MS", "CUT_SLACK_TOKENS", "DNS_PORT", "EARLIER_MARGIN_PART",
-    "EXTENDED_ERROR_BLOCKED", "EXTENDED_ERROR_OPTION", "EXTEND_PART", "HEADER_BYTES", "HTTPS_PORT", "HTTP_PORT", "KEY_BYTES",
-    "LOOKS", "MAGIC", "OVERSTEP_PART", "OVERSTEP_TOKENS_MIN", "POOL_SIZE", "RESPONSES_OUTPUT_MIN", "TAIL_PART", "TAIL_TOKENS_MIN",
-    "TRUSTED_CERTIFICATE", "TTL_SECONDS", "UDP_PAYLOAD", "VERSION",
+    "AHEAD",
+    "BACKDATED",
+    "BUSY_RETRY_S",
+    "CA_AHEAD",
+    "CA_SINCE_MS",
+    "CREATED_MS",
+    "CUT_SLACK_TOKENS",
+    "DNS_PORT",
+    "EARLIER_MARGIN_PART",
+    "EXTENDED_ERROR_BLOCKED",
+    "EXTENDED_ERROR_OPTION",
+    "EXTEND_PART",
+    "HEADER_BYTES",
+    "HTTPS_PORT",
+    "HTTP_PORT",
+    "KEY_BYTES",
+    "LOOKS",
+    "MAGIC",
+    "OVERSTEP_PART",
+    "OVERSTEP_TOKENS_MIN",
+    "POOL_SIZE",
+    "RESPONSES_OUTPUT_MIN",
+    "TAIL_PART",
+    "TAIL_TOKENS_MIN",
+    "TRUSTED_CERTIFICATE",
+    "TTL_SECONDS",
+    "UDP_PAYLOAD",
+    "V4_BASE",
+    "VERSION",
 ];
 
 fn source() -> PathBuf {
@@ -156,14 +181,14 @@ fn commented(text: &str, named: impl Fn(&str) -> Option<(String, String)>) -> Ve
 }
 
 /// `64 * 1024 * 1024` as people write it; a duration by its unit.
-fn shown(value: &str) -> String {
+fn shown(name: &str, value: &str) -> String {
     for (unit, short) in [("from_secs", "s"), ("from_millis", "ms")] {
         if let Some(inner) = value.strip_prefix(&format!("Duration::{unit}(")) {
             let inner = inner.trim_end_matches(')');
             return format!("{} {short}", product(inner).unwrap_or_else(|| panic!("{value}")));
         }
     }
-    product(value).map_or_else(|| panic!("{value}"), |n| octets(n, value))
+    product(value).map_or_else(|| panic!("{value}"), |n| number(name, n))
 }
 
 fn product(value: &str) -> Option<u64> {
@@ -173,12 +198,11 @@ fn product(value: &str) -> Option<u64> {
     value.split('*').map(|factor| factor.trim().replace('_', "").parse::<u64>().ok()).product()
 }
 
-/// In KiB and up where it was written so.
-fn octets(n: u64, written: &str) -> String {
+/// Octets in KiB and up.
+fn number(name: &str, n: u64) -> String {
     let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let unit = units.iter().find(|(size, _)| n % size == 0 && n > 0);
-    match unit {
-        Some((size, unit)) if written.contains("1024") || written.contains("<<") => format!("{} {unit}", n / size),
+    match units.iter().find(|(size, _)| n > 0 && n % size == 0) {
+        Some((size, unit)) if name.to_lowercase().contains("bytes") => format!("{} {unit}", n / size),
         Some(_) | None => n.to_string(),
     }
 }
@@ -213,9 +237,10 @@ fn of_gateway() -> String {
         real.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": ")).map(|(name, _)| name).collect();
     assert_eq!(real, fields.iter().map(|(name, ..)| name.as_str()).collect());
     assert_eq!(real, beyond.keys().copied().collect());
-    let mut page = String::from("## Of a gateway\n\n| name | value | what it bounds | beyond it |\n|---|---|---|---|\n");
+    let mut page =
+        String::from("## Of a gateway\n\n| name | value | what it bounds | beyond it |\n|---|---|---|---|\n");
     for (name, words, _) in fields {
-        let (value, beyond) = (shown(&defaults[&name]), beyond[name.as_str()]);
+        let (value, beyond) = (shown(&name, &defaults[&name]), beyond[name.as_str()]);
         page += &format!("| `{name}` | {value} | {} | {beyond} |\n", plain(&words));
     }
     page
@@ -225,9 +250,10 @@ fn of_modules() -> String {
     let mut all = Vec::new();
     files(&source(), &mut all);
     all.sort();
-    let mut left: BTreeMap<(&str, &str), &str> =
-        OF_MODULES.iter().map(|(file, name, beyond)| ((*file, *name), *beyond)).collect();
-    let mut page = String::from("\n## Of its parts\n\n| part | name | value | what it is | beyond it |\n|---|---|---|---|---|\n");
+    let mut left: BTreeMap<(String, String), &str> =
+        OF_MODULES.iter().map(|(file, name, beyond)| (((*file).into(), (*name).into()), *beyond)).collect();
+    let mut page =
+        String::from("\n## Of its parts\n\n| part | name | value | what it is | beyond it |\n|---|---|---|---|---|\n");
     let mut unknown = Vec::new();
     for path in all {
         let text = std::fs::read_to_string(&path).unwrap();
@@ -240,10 +266,10 @@ fn of_modules() -> String {
             ["usize", "u64", "u32", "u16", "Duration"].contains(&kind).then(|| (name.to_owned(), value.to_owned()))
         });
         for (name, words, value) in constants {
-            match left.remove(&(file.as_str(), name.as_str())) {
+            match left.remove(&(file.clone(), name.clone())) {
                 Some(beyond) => {
                     let part = file.trim_end_matches(".rs");
-                    page += &format!("| {part} | `{name}` | {} | {} | {beyond} |\n", shown(&value), plain(&words));
+                    page += &format!("| {part} | `{name}` | {} | {} | {beyond} |\n", shown(&name, &value), plain(&words));
                 }
                 None if NO_LIMITS.contains(&name.as_str()) => {}
                 None => unknown.push(format!("{file}: {name}")),

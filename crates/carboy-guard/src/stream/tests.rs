@@ -468,12 +468,17 @@ fn b36_a_stream_that_leaves_and_pauses_gives_out_no_more_than_a_few_characters_o
         assert!(pause > begins + 6 || out.len() == pause, "{pause}");
     }
     // Octet by octet, with a pause behind each.
-    for text in [&body[..], &format!("x {SECRET} y"), "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg"] {
+    for text in [
+        &body[..],
+        &format!("x {SECRET} y"),
+        "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg",
+    ] {
         let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
         let mut out = Vec::new();
-        let stopped = text.as_bytes().iter().find_map(|byte| {
-            scanner.push(&[*byte], &mut out).and_then(|()| scanner.pause_strictly(&mut out)).err()
-        });
+        let stopped = text
+            .as_bytes()
+            .iter()
+            .find_map(|byte| scanner.push(&[*byte], &mut out).and_then(|()| scanner.pause_strictly(&mut out)).err());
         assert!(stopped.is_some(), "{text}");
         assert!(out.len() <= begins + 6, "{:?}", String::from_utf8_lossy(&out));
     }
@@ -482,8 +487,26 @@ fn b36_a_stream_that_leaves_and_pauses_gives_out_no_more_than_a_few_characters_o
 #[test]
 fn what_is_no_token_is_given_out_at_a_pause_whatever_it_ends_with() {
     for text in [
-        "0", "\0\0\0\0\x010", "s", "sk", "sk-", "risk-averse", "the ASKER", "TASK0", "SKELETON", "SK hi", "eyJ", "hf_",
-        "npm_x y", "a-----", "--", "ghp_ ", "AKIA is a prefix", "hello from grpc-go stream", "gh", "xox",
+        "0",
+        "\0\0\0\0\x010",
+        "s",
+        "sk",
+        "sk-",
+        "risk-averse",
+        "the ASKER",
+        "TASK0",
+        "SKELETON",
+        "SK hi",
+        "eyJ",
+        "hf_",
+        "npm_x y",
+        "a-----",
+        "--",
+        "ghp_ ",
+        "AKIA is a prefix",
+        "hello from grpc-go stream",
+        "gh",
+        "xox",
     ] {
         let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
         let mut out = Vec::new();

@@ -185,7 +185,8 @@ fn a_client_of_grpc_reads_a_status_and_the_words_of_every_reason() {
         assert!(field("grpc-message").bytes().all(|byte| matches!(byte, b' '..=b'~')), "{reason}");
         assert_eq!(field("x-carboy-reason"), reason.code());
     }
-    let status = |reason| grpc(&sample(reason), &id()).headers.iter().find(|(n, _)| *n == "grpc-status").unwrap().1.clone();
+    let status =
+        |reason| grpc(&sample(reason), &id()).headers.iter().find(|(n, _)| *n == "grpc-status").unwrap().1.clone();
     assert_eq!(status(Reason::SecretKnown), "7");
     assert_eq!(status(Reason::BudgetExhausted), "8");
     assert_eq!(status(Reason::BodyUndecodable), "12");

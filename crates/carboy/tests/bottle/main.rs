@@ -15,6 +15,7 @@ mod escape_leaks;
 mod escape_names;
 mod escape_network;
 mod escape_scan;
+mod faults;
 mod git;
 mod guides;
 mod host;
@@ -79,6 +80,7 @@ fn main() {
         clients::cases(),
         bodies::cases(),
         git::cases(),
+        faults::cases(),
         workspace::cases(),
         streams::cases(),
         terminal::cases(),

@@ -89,8 +89,15 @@ impl Told {
 }
 
 /// How resolvers say that there is no such name.
-const NO_NAME: [&str; 7] =
-    ["not known", "resolve host", "unable to resolve", "ENOTFOUND", "no such host", "UnresolvedAddress", "DNS resolution failed"];
+const NO_NAME: [&str; 7] = [
+    "not known",
+    "resolve host",
+    "unable to resolve",
+    "ENOTFOUND",
+    "no such host",
+    "UnresolvedAddress",
+    "DNS resolution failed",
+];
 
 /// The three things that all clients try, as origin, log and clients have them.
 #[track_caller]
@@ -158,7 +165,11 @@ fn python(person: Person) {
     // Trailers of HTTP/2 come through, and messages one by one.
     told.says("grpc unary", "allowed", &["OK", "'x-messages': '1'"]);
     told.says("grpc server stream", "allowed", &["OK", "'x-messages': '3'"]);
-    told.says("grpc both stream", "allowed", &["OK", "['0', '1', 'hello from grpc both stream'] []", "'x-messages': '3'"]);
+    told.says(
+        "grpc both stream",
+        "allowed",
+        &["OK", "['0', '1', 'hello from grpc both stream'] []", "'x-messages': '3'"],
+    );
     // Packed within the body, a secret is seen by nobody; so it is not sent.
     told.says("grpc unary", "packed", &["UNIMPLEMENTED", "body_undecodable", "grpc-encoding"]);
     told.says("grpc unary", "failing", &["FAILED_PRECONDITION", "the call fails, as it was asked to"]);
