@@ -110,7 +110,8 @@ pub(crate) struct Gated {
     scan: Scan,
     ready: VecDeque<Frame<Bytes>>,
     ended: bool,
-    /// What the scanner had held back when the body ended: the beginning of a match may go on in the trailers.
+    /// What was not decided when the body ended, given out at a pause or not: the beginning of a match may go on in the
+    /// trailers.
     tail: Bytes,
     /// As `Content-Length` promised, less what was yielded.
     remaining: Option<u64>,
@@ -224,9 +225,10 @@ impl Gated {
         }
         self.ended = true;
         let mut out = Vec::new();
+        let given = self.scanner.given().to_vec();
         let step = self.scanner.finish(&mut out);
+        self.tail = [&given[..], &out].concat().into();
         let out = Bytes::from(out);
-        self.tail = out.clone();
         self.passed(step.map_err(|stopped| stopped.finding), out)
     }
 

@@ -17,12 +17,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use carboy_core::ids::RefusalId;
 use carboy_core::verdict::Denial;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, refusal_id};
+use crate::record::Exchange;
 use crate::upstream::Lease;
 
 /// All open taps of a gateway, by the number of their request; no more than requests may be in work at once.
@@ -153,6 +155,17 @@ impl Tap {
 impl Drop for Tap {
     fn drop(&mut self) {
         self.gateway.taps.0.lock().expect(UNPOISONED).remove(&self.number);
+    }
+}
+
+impl Exchange {
+    /// The end of an exchange whose head is out already: written down as [`refuse`](Self::refuse) does, under this id.
+    pub(crate) fn cut_off(self: &Arc<Self>, denial: Denial) -> RefusalId {
+        self.tell(denial.reason); // before its body breaks off
+        let id = refusal_id();
+        let (exchange, under) = (self.clone(), id.clone());
+        tokio::spawn(async move { exchange.refuse(denial, &under).await });
+        id
     }
 }
 

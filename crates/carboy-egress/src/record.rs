@@ -22,7 +22,7 @@ use carboy_wire::format::WireFormat;
 use http::{Method, Request, Version};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::gateway::{Gateway, refusal_id};
+use crate::gateway::Gateway;
 use crate::hold::Charged;
 use crate::inside::Told;
 use crate::learn::{Asked, LearnedRequest};
@@ -234,7 +234,7 @@ impl Exchange {
         if self.is_ours() { self.gateway.even_wait() } else { self.gateway.refusal_wait(denial) }
     }
 
-    fn tell(&self, reason: Reason) {
+    pub(crate) fn tell(&self, reason: Reason) {
         if let Some(told) = &self.state.lock().expect("no panic under this lock").told {
             let _ = told.set(reason); // the first one is what ended it
         }
@@ -376,13 +376,6 @@ impl Exchange {
         };
         self.tell(denial.reason);
         denial
-    }
-
-    /// The end of an exchange whose head is out already: written down as [`refuse`](Self::refuse) does.
-    pub(crate) fn cut_off(self: &Arc<Self>, denial: Denial) {
-        self.tell(denial.reason); // before its body breaks off
-        let (exchange, id) = (self.clone(), refusal_id());
-        tokio::spawn(async move { exchange.refuse(denial, &id).await });
     }
 
     fn settle(&self) {

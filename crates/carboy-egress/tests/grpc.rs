@@ -131,11 +131,43 @@ async fn b36_a_message_that_ends_in_a_secret_ends_the_dialogue_and_nothing_of_it
         // Without an end of the body: the scanner does not wait for what may stand behind it.
         sender.send(Frame::data(message(secret.as_bytes()))).await.unwrap();
         let rest = tokio::time::timeout(ANSWER_WAIT_MAX, read(answer)).await.expect("it hangs");
-        assert!(!rest.complete && rest.body.len() <= 5 + 6, "{rest:?}");
+        assert!(rest.body.len() <= 5 + 6, "{rest:?}");
+        // Messages had gone before: the reason stands behind them.
+        let trailers = rest.trailers.unwrap();
+        assert_eq!(
+            (&trailers["grpc-status"], &trailers["x-carboy-reason"]),
+            (&"7".parse().unwrap(), &reason.parse().unwrap())
+        );
+        assert!(trailers["grpc-message"].to_str().unwrap().contains(reason));
         let told = bench.log.wait(|event| support::detail(event, "reason").as_deref() == Some(reason)).await;
         assert_eq!(told.action, "request");
         drop(sender);
     }
+}
+
+#[tokio::test]
+async fn b37_a_secret_that_begins_before_a_pause_and_goes_on_in_the_trailers_does_not_leave() {
+    let bench = bench(vec![route(HOST)]).await;
+    let mut client = bench.client(&["h2"]).await;
+    let (sender, receiver) = mpsc::channel(16);
+    let request = call(&client, "/Echo", fed(receiver));
+    let (begin, rest) = SECRET.split_at(5);
+    let first = message(format!("it is {begin}").as_bytes());
+    sender.send(Frame::data(first.clone())).await.unwrap();
+    let mut answer = client.start(request).await.unwrap();
+    let mut got = Vec::new();
+    // All of it has left by now: the server may be waiting for that.
+    while got.len() < first.len() {
+        got.extend(answer.frame().await.unwrap().unwrap().into_data().unwrap());
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-more", rest.parse().unwrap());
+    sender.send(Frame::trailers(trailers)).await.unwrap();
+    let trailers = tokio::time::timeout(ANSWER_WAIT_MAX, read(answer)).await.expect("it hangs").trailers.unwrap();
+    assert_eq!(
+        (&trailers["grpc-status"], &trailers["x-carboy-reason"]),
+        (&"7".parse().unwrap(), &"secret_known".parse().unwrap())
+    );
 }
 
 #[tokio::test]

@@ -269,7 +269,8 @@ fn of_modules() -> String {
             match left.remove(&(file.clone(), name.clone())) {
                 Some(beyond) => {
                     let part = file.trim_end_matches(".rs");
-                    page += &format!("| {part} | `{name}` | {} | {} | {beyond} |\n", shown(&name, &value), plain(&words));
+                    page +=
+                        &format!("| {part} | `{name}` | {} | {} | {beyond} |\n", shown(&name, &value), plain(&words));
                 }
                 None if NO_LIMITS.contains(&name.as_str()) => {}
                 None => unknown.push(format!("{file}: {name}")),

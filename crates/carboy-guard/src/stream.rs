@@ -249,6 +249,11 @@ impl StreamScanner {
         (self.base + self.buffer.len() as u64).saturating_sub(self.given) as usize
     }
 
+    /// What was given out at a pause and may still be the beginning of a match.
+    pub fn given(&self) -> &[u8] {
+        &self.buffer[..self.given.saturating_sub(self.base) as usize]
+    }
+
     /// Bytes of the stream that are cleared.
     pub(crate) fn cleared(&self) -> u64 {
         self.base

@@ -26,11 +26,7 @@ pub fn cases() -> Vec<Case> {
             &["prlimit", "/usr/bin/python3"],
             few_descriptors,
         ),
-        case_with(
-            "a bottle that floods what it can slows no other one down",
-            needs(&["venv/bin/python"]),
-            neighbour,
-        ),
+        case_with("a bottle that floods what it can slows no other one down", needs(&["venv/bin/python"]), neighbour),
     ]
 }
 
@@ -159,7 +155,12 @@ print('closed' if closed > 50 else closed)
     let both = format!("ulimit -n; /usr/bin/python3 -c \"{script}\"; curl -sS https://notes.example/page/clean");
     let inner = world.carboy(&["run", "--bottle", "test", "--", "sh", "-c", &both]);
     let mut command = Command::new("prlimit");
-    command.arg(FEW_DESCRIPTORS).arg(inner.get_program()).args(inner.get_args()).current_dir(&world.project).env_clear();
+    command
+        .arg(FEW_DESCRIPTORS)
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .current_dir(&world.project)
+        .env_clear();
     command.envs(inner.get_envs().map(|(name, value)| (name, value.unwrap())));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = wait(command.spawn().unwrap(), RUN_WAIT_MAX);
@@ -206,7 +207,10 @@ fn neighbour(person: Person) {
     rustix::process::kill_process(rustix::process::Pid::from_child(&flood), rustix::process::Signal::TERM).unwrap();
     wait(flood, RUN_WAIT_MAX);
     let (p50, p99) = (REQUESTS / 2, REQUESTS * 99 / 100);
-    println!("alone p50 {:?}, p99 {:?}; beside a flood p50 {:?}, p99 {:?}", alone[p50], alone[p99], beside[p50], beside[p99]);
+    println!(
+        "alone p50 {:?}, p99 {:?}; beside a flood p50 {:?}, p99 {:?}",
+        alone[p50], alone[p99], beside[p50], beside[p99]
+    );
     // Far from any figure of speed, and as far from waiting for the other's end.
     assert!(beside[p99] < Duration::from_secs(5), "{beside:?}");
 }

@@ -189,7 +189,7 @@ fn pip(person: Person) {
     let script = format!(
         "set -e; pip() {{ {python} -m pip --isolated --disable-pip-version-check --retries 0 download --no-deps -d got \"$@\" >&2; }}
          pip --index-url https://pypi.example/simple hello; ls got
-         pip https://pypi.example/files/{CANARY}/hello-1.0-py3-none-any.whl || echo refused
+         pip https://pypi.example/files/{CANARY}/hello-2.0-py3-none-any.whl || echo refused
          pip --index-url https://denied.example/simple hello || echo denied"
     );
     let ran = world.sh(&script).expect_code(0);
