@@ -31,7 +31,7 @@ pub fn load(request: &Request, home: &Home, answer: Answer) -> Result<Effective,
         Ok(effective) => return Ok(effective),
         Err(error) => needed(error)?,
     };
-    eprint!("{}", shown(&asked));
+    say_part!("{}", shown(&asked));
     if answer == Answer::Ask && !agreed(&asked)? {
         return Err(Failure::words(Exit::Refused, format!("agent `{}` was not started", asked.agent)));
     }
