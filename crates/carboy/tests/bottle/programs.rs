@@ -89,7 +89,7 @@ impl Told {
 }
 
 /// How resolvers say that there is no such name.
-const NO_NAME: [&str; 7] = [
+const NO_NAME: [&str; 8] = [
     "not known",
     "resolve host",
     "unable to resolve",
@@ -97,6 +97,7 @@ const NO_NAME: [&str; 7] = [
     "no such host",
     "UnresolvedAddress",
     "DNS resolution failed",
+    "address lookup failed",
 ];
 
 /// The three things that all clients try, as origin, log and clients have them.

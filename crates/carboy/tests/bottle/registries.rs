@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 
 use crate::attack::CANARY_IS_KNOWN;
 use crate::clients::{client, needs};
-use crate::init::toolchain;
-use crate::world::{CANARY, Person, Ran, World};
+use crate::init::{not_skipped, skip, toolchain};
+use crate::world::{CANARY, ORDINARY_USER, Person, Ran, World};
 use crate::{Case, case_with};
 
 const BOTTLE: &str = "\
@@ -198,7 +198,14 @@ fn pip(person: Person) {
 }
 
 fn cargo(person: Person) {
-    let Some((bin, home)) = toolchain().filter(|_| person == Person::Me) else { return };
+    let Some((bin, home)) = toolchain() else {
+        return skip("cargo-policed", person, "cargo is none of a home's toolchains here");
+    };
+    if person == Person::Ordinary {
+        let why = format!("the toolchain is in a home that `{ORDINARY_USER}` may not read");
+        return skip("cargo-policed", person, &why);
+    }
+    not_skipped("cargo-policed", person);
     let (world, registries) = Registries::start(person);
     let source = |host: &str| {
         format!(
