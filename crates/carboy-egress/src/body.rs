@@ -206,9 +206,10 @@ impl Gated {
         }
     }
 
-    /// Is something held back that was not looked at since it came?
+    /// Is something held back that was not looked at since it came? Not in a body whose length was promised: that comes
+    /// whatever is answered.
     fn waits(&self) -> bool {
-        !self.paused && self.scanner.held() > 0
+        !self.paused && self.remaining.is_none() && self.scanner.held() > 0
     }
 
     /// In a dialogue the next piece comes when this one was answered: what may leave of what is held back, leaves.
