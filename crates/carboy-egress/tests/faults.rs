@@ -89,11 +89,29 @@ fn way(what: &'static str, says: impl Into<Vec<u8>>, then: Then, ends: Ends) -> 
     Way { what, says: says.into(), then, ends }
 }
 
-/// Reads a little of the request and answers in its way.
-async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, way: &Way) {
-    let mut head = [0; 4096];
-    if stream.read(&mut head).await.unwrap_or(0) == 0 {
-        return;
+/// Has a request begun? Connections are opened before there is one, and an answer to none is nonsense.
+fn is_asked(read: &[u8], alpn: Option<&[u8]>) -> bool {
+    if alpn != Some(b"h2") {
+        return !read.is_empty();
+    }
+    let mut rest = read.get(24..).unwrap_or_default();
+    while let [a, b, c, kind, ..] = *rest {
+        if kind == HEADERS {
+            return true;
+        }
+        rest = rest.get(9 + u32::from_be_bytes([0, a, b, c]) as usize..).unwrap_or_default();
+    }
+    false
+}
+
+/// Reads the beginning of the request and answers in its way.
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, way: &Way, alpn: Option<&[u8]>) {
+    let (mut head, mut read) = ([0; 4096], Vec::new());
+    while !is_asked(&read, alpn) {
+        match stream.read(&mut head).await {
+            Ok(count @ 1..) => read.extend_from_slice(&head[..count]),
+            Ok(0) | Err(_) => return,
+        }
     }
     let _ = stream.write_all(&way.says).await;
     let _ = stream.flush().await;
@@ -133,10 +151,10 @@ async fn upstream(way: Way, alpn: Option<&'static [u8]>) -> Upstream {
                     socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO)).unwrap();
                 }
                 match acceptor {
-                    None => answer(tcp, &way).await,
+                    None => answer(tcp, &way, None).await,
                     Some(acceptor) => {
                         if let Ok(tls) = acceptor.accept(tcp).await {
-                            answer(tls, &way).await;
+                            answer(tls, &way, alpn).await;
                         }
                     }
                 }
