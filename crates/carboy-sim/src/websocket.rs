@@ -88,7 +88,7 @@ pub(crate) fn accept(request: &mut Request<Incoming>, open: Open, shared: Arc<Sh
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
         match echoes {
             true => echo(socket, &open).await,
-            false => converse(socket, &headers, &shared).await,
+            false => converse(socket, &headers, &open, &shared).await,
         }
     });
     response
@@ -114,12 +114,16 @@ enum Then {
     Over,
 }
 
-async fn converse(mut socket: Socket, headers: &HeaderMap, shared: &Shared) {
+/// Answers message after message; what they say is kept as the body of their opening.
+async fn converse(mut socket: Socket, headers: &HeaderMap, open: &Open, shared: &Shared) {
     loop {
         let message = match tokio::time::timeout(IDLE_MAX, socket.next()).await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(_)) | None) | Err(_) => return,
         };
+        if let Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Pong(_) = &message {
+            open.push(&message.clone().into_data());
+        }
         let text = match message {
             Message::Text(text) => text,
             Message::Close(_) => return,

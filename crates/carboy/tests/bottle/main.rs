@@ -24,8 +24,10 @@ mod hostile;
 mod http2;
 mod image;
 mod init;
+mod matrix;
 mod metered;
 mod overspend;
+mod placeholders;
 mod plane;
 mod ports;
 mod programs;
@@ -95,6 +97,7 @@ fn main() {
         seeing::cases(),
         stopping::cases(),
         overspend::cases(),
+        placeholders::cases(),
         plane::cases(),
         ports::cases(),
         programs::cases(),
@@ -113,6 +116,7 @@ fn main() {
         host_programs::cases(),
         escape_kernel::cases(),
         escape_leaks::cases(),
+        matrix::cases(),
     ]
     .into_iter()
     .flatten()
