@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use carboy_core::audit::Subject;
 use carboy_core::chat::ChatSpec;
-use carboy_core::ports::{AuditSink, Clock, SessionStore};
+use carboy_core::ports::{AuditSink, Clock, Conversation, SessionStore};
 use carboy_core::secret::SecretText;
 use carboy_wire::chat::ToolSchema;
 
@@ -25,6 +25,7 @@ use crate::layers::input::InvalidInput;
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::model::{Model, ModelError};
+use crate::notice::{About, Notice, Notices};
 use crate::outcome::{Card, Reply, TurnError, TurnEvent};
 use crate::principal::Principal;
 use crate::screens::Screens;
@@ -153,6 +154,7 @@ pub struct Engine {
     pub(crate) locks: Arc<Locks>,
     pub(crate) screens: Screens,
     remarks: Option<Remarks>,
+    notices: Option<Notices>,
     /// What no other engine is called: an attempt at a write says whose it is.
     pub(crate) name: String,
 }
@@ -184,6 +186,7 @@ impl Engine {
             metrics,
             locks: Arc::default(),
             remarks: None,
+            notices: None,
             name,
         })
     }
@@ -191,6 +194,11 @@ impl Engine {
     /// Tells why tools fail to whoever keeps the operator's log.
     pub fn telling(self, remarks: Remarks) -> Engine {
         Engine { remarks: Some(remarks), ..self }
+    }
+
+    /// Tells hand-offs and feedback, each when the log has it.
+    pub fn notifying(self, notices: Notices) -> Engine {
+        Engine { notices: Some(notices), ..self }
     }
 
     /// What it was made from.
@@ -276,6 +284,15 @@ impl Engine {
         if let Some(remarks) = &self.remarks {
             let correlation = format!("{}/{}", record.session, record.turn);
             remarks(Remark { correlation, tool: tool.to_owned(), particulars });
+        }
+    }
+
+    /// Tells what the log has just been told.
+    pub(crate) fn notify(&self, record: &Record, id: String, about: About, at_ms: u64) {
+        if let Some(notices) = &self.notices {
+            let conversation = Conversation { session: record.session.clone(), turn: record.turn };
+            let user_id = record.subject.user_id.clone().unwrap_or_default();
+            notices(Notice { id, about, conversation, user_id, at_ms });
         }
     }
 

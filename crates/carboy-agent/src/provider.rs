@@ -87,6 +87,7 @@ impl ProviderModel {
             path: self.choice.path.clone(),
             headers,
             body,
+            conversation: prompt.conversation.cloned(),
         }
     }
 

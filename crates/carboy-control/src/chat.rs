@@ -22,6 +22,7 @@ mod secret;
 mod shelf;
 mod standing;
 mod tools;
+mod webhooks;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use carboy_agent::{Metrics, Model, Parts, ProviderModel, Terms, Tool};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject, hex, sha256};
 use carboy_core::chat::{ChatSpec, ToolSource};
 use carboy_core::ids::{RunId, SecretName};
-use carboy_core::ports::{AuditSink, Clock, Outbound, SecretSource, SessionStore};
+use carboy_core::ports::{AuditSink, Clock, SecretSource, SessionStore};
 use carboy_core::secret::SecretText;
 use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, Learning};
 use carboy_manifest::{Effective, ManifestFiles, Places};
@@ -60,6 +61,7 @@ use bottles::{ToolBottle, another};
 use offline::OfflineModel;
 use standing::{Standing, StandingParts, heed_pushes};
 use tools::Ways;
+use webhooks::Postman;
 
 pub use attack::{AttackError, Hole, attack};
 pub use carboy_agent::{
@@ -140,6 +142,7 @@ pub struct ChatHost {
     standing: Arc<Standing>,
     session: Arc<Session>,
     notifier: Arc<Notifier>,
+    webhooks: Option<Postman>,
     kept: Kept,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     registration: Registration,
@@ -190,9 +193,10 @@ impl ChatHost {
         let outbound = plane.gateway.outbound();
         let tools = tools::all(&request, &Ways { outbound: outbound.clone(), bottle: bottle.clone() }).await?;
         let sessions = sessions(&request)?;
+        let webhooks = postman(&request, &plane)?;
         let terms = Terms::of(&request.spec.limits);
         let model: Arc<dyn Model> = Arc::new(ProviderModel::new(outbound, request.spec.model.clone(), terms));
-        let engine = Arc::new(Engine::new(Parts {
+        let engine = Engine::new(Parts {
             spec: request.spec.clone(),
             tools: tools.clone(),
             model,
@@ -202,8 +206,12 @@ impl ChatHost {
             secret: plane.vault.current(&secret::session_secret()).expect("the vault was opened with it"),
             subject: plane.subject.clone(),
             metrics: metrics.clone(),
-        })?);
-        let enters = Enters { engine, tools, metrics, sessions, bottle };
+        })?;
+        let engine = match &webhooks {
+            Some(postman) => engine.notifying(postman.notices()),
+            None => engine,
+        };
+        let enters = Enters { engine: Arc::new(engine), tools, metrics, sessions, webhooks, bottle };
         enter(request, plane, enters).await
     }
 
@@ -220,11 +228,6 @@ impl ChatHost {
     /// What is counted.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
-    }
-
-    /// The way out through its gateway, for webhooks.
-    pub fn outbound(&self) -> Arc<dyn Outbound> {
-        self.gateway.outbound()
     }
 
     /// The log.
@@ -312,18 +315,32 @@ fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
     })
 }
 
+/// Who tells the servers that the agent's file names; nobody where it names none.
+fn postman(request: &ChatRequest, plane: &Plane) -> Result<Option<Postman>, ChatError> {
+    let Some(webhooks) = &request.spec.webhooks else { return Ok(None) };
+    let secret = plane.vault.current(&webhooks.secret).expect("the vault was opened with it");
+    let ways = webhooks::Ways {
+        outbound: plane.gateway.outbound(),
+        audit: plane.audit.clone(),
+        subject: plane.subject.clone(),
+        key: webhooks::Key::read(&webhooks.secret, &secret)?,
+    };
+    Ok(Some(Postman::open(webhooks, ways)))
+}
+
 /// What stands on a plane.
 struct Enters {
     engine: Arc<Engine>,
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     sessions: Arc<dyn SessionStore>,
+    webhooks: Option<Postman>,
     bottle: Arc<ToolBottle>,
 }
 
 /// Among the runs: a record, a socket, a start in the log, and what watches over it.
 async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<ChatHost, ChatError> {
-    let Enters { engine, tools, metrics, sessions, bottle } = enters;
+    let Enters { engine, tools, metrics, sessions, webhooks, bottle } = enters;
     let Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline } = plane;
     let record = RunRecord {
         run: run.to_string(),
@@ -391,6 +408,7 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
         standing,
         session,
         notifier,
+        webhooks,
         kept,
         tasks,
         registration,

@@ -4,6 +4,8 @@
 
 #[path = "support/shop.rs"]
 mod shop;
+#[path = "chat/webhooks.rs"]
+mod webhooks;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

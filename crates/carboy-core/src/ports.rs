@@ -97,6 +97,17 @@ pub struct OutboundRequest {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
+    /// For whom it is made, where it is for somebody: the log names it.
+    pub conversation: Option<Conversation>,
+}
+
+/// A turn of a conversation, as the log calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// The session, as a short keyed hash.
+    pub session: String,
+    /// The turn, from 1; 0 before there is one.
+    pub turn: u32,
 }
 
 /// The head of what came back, and its body as it arrives.

@@ -236,7 +236,7 @@ impl Exchange {
 
     fn tell(&self, reason: Reason) {
         if let Some(told) = &self.state.lock().expect("no panic under this lock").told {
-            let _ = told.set(reason); // the first one is what ended it
+            told.set(reason);
         }
     }
 
@@ -403,6 +403,9 @@ impl Exchange {
             .with("http", self.http);
         if self.path_altered || state.sent_path.is_some() {
             event = event.with("path_altered", true);
+        }
+        if let Some(conversation) = state.told.as_ref().and_then(|told| told.conversation.as_ref()) {
+            event = event.with("session", conversation.session.as_str()).with("turn", u64::from(conversation.turn));
         }
         if let Some(number) = self.carried_by {
             event = event.with("websocket", number);

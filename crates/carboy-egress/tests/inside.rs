@@ -11,7 +11,7 @@ use std::time::Duration;
 use carboy_core::audit::{Event, Outcome};
 use carboy_core::finding::Detector;
 use carboy_core::host::Host;
-use carboy_core::ports::{Outbound, OutboundAnswer, OutboundError, OutboundRequest};
+use carboy_core::ports::{Conversation, Outbound, OutboundAnswer, OutboundError, OutboundRequest};
 use carboy_core::route::{OnMatch, PathMatch, RequestMatch, Route, RouteSet};
 use carboy_core::verdict::{Denial, Reason};
 use carboy_egress::GatewayLimits;
@@ -29,6 +29,7 @@ fn to(host: &str, path: &str, body: impl Into<Vec<u8>>) -> OutboundRequest {
         path: path.into(),
         headers: vec![("content-type".into(), "application/json".into())],
         body: body.into(),
+        conversation: None,
     }
 }
 
@@ -125,7 +126,9 @@ async fn u1_a_chat_agents_http_tool_call_passes_the_same_steps_and_is_scanned_bo
     };
     let bench = Bench::with(Kind::Tls(&["h2", "http/1.1"]), vec![tools], origin, echo, GatewayLimits::default()).await;
     let outbound = bench.gateway.outbound();
-    let call = to(HOST, "/mcp", r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#);
+    let conversation = Some(Conversation { session: "c4a10b".into(), turn: 3 });
+    let call =
+        OutboundRequest { conversation, ..to(HOST, "/mcp", r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#) };
     let text = read(sent(&outbound, call.clone()).await).await.unwrap();
     // The upstream had the key; the agent did not get to see it.
     assert!(text.starts_with(r#"{"you":"Bearer"#) && !text.contains(SECRET), "{text}");
@@ -147,6 +150,16 @@ async fn u1_a_chat_agents_http_tool_call_passes_the_same_steps_and_is_scanned_bo
     assert_eq!(bench.origin.received().len(), 1, "nothing that was refused left");
     let allowed = bench.log.wait(|event| event.action == "request" && event.result == Outcome::Allowed).await;
     assert_eq!(detail(&allowed, "path").as_deref(), Some("/mcp"));
+    // Whoever reads the log can follow one conversation through it (U3); what is asked for nobody names none.
+    let answer = bench.log.wait(|event| event.action == "answer").await;
+    let port = bench.log.wait(|event| event.details.get("reason") == Some(&"port_not_allowed".into())).await;
+    for event in [&allowed, &answer, &port] {
+        let whose = (detail(event, "session"), detail(event, "turn"));
+        assert_eq!(whose, (Some("c4a10b".into()), Some("3".into())), "{event:?}");
+    }
+    let nobodys = bench.log.wait(|event| event.details.get("reason") == Some(&"host_not_allowed".into())).await;
+    assert_eq!(detail(&nobodys, "session"), None);
+    assert_eq!(bench.origin.received()[0].headers.get("session"), None, "no field of the request says it");
 }
 
 #[tokio::test]

@@ -158,8 +158,9 @@ pub fn spec() -> ChatSpec {
         limits: ChatLimits::default(),
         screening: Screening::default(),
         reply: ReplySpec::default(),
-        webhooks: Vec::new(),
+        webhooks: None,
         frame_ancestors: Vec::new(),
+        architecture: Default::default(),
     }
 }
 
