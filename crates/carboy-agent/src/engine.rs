@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use carboy_core::audit::Subject;
 use carboy_core::chat::ChatSpec;
-use carboy_core::ports::{AuditSink, Clock, Conversation, SessionStore};
+use carboy_core::ports::{AuditSink, Clock, Conversation, SessionKey, SessionStore};
 use carboy_core::secret::SecretText;
 use carboy_wire::chat::ToolSchema;
 
@@ -128,8 +128,8 @@ impl Judgement {
 /// Why a tool failed, for the operator's own log: what neither the model, nor the person, nor the audit log is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// The session as the audit log calls it, and the turn: what brings the two logs together.
-    pub correlation: String,
+    /// The session and turn as the audit log calls them: what brings the two logs together.
+    pub conversation: Conversation,
     /// The tool.
     pub tool: String,
     /// In the tool's words.
@@ -204,6 +204,11 @@ impl Engine {
     /// What it was made from.
     pub fn spec(&self) -> &ChatSpec {
         &self.spec
+    }
+
+    /// How the log calls a session.
+    pub fn name_of(&self, session: SessionKey) -> String {
+        self.keys.session(session)
     }
 
     /// Answers a message. `watch` hears how it comes about; dropped before it is ready, the turn was none, except for what it
@@ -282,8 +287,8 @@ impl Engine {
             Ran::Done(_) | Ran::Refused(_) => return,
         };
         if let Some(remarks) = &self.remarks {
-            let correlation = format!("{}/{}", record.session, record.turn);
-            remarks(Remark { correlation, tool: tool.to_owned(), particulars });
+            let conversation = Conversation { session: record.session.clone(), turn: record.turn };
+            remarks(Remark { conversation, tool: tool.to_owned(), particulars });
         }
     }
 

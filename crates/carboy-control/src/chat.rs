@@ -18,6 +18,7 @@ mod bottles;
 mod ending;
 mod failing;
 mod offline;
+mod remarks;
 mod secret;
 mod shelf;
 mod standing;
@@ -50,6 +51,7 @@ use crate::notify::{DESKTOP_PROGRAM, Notifier, Notifying};
 use crate::registry::{Registration, RunRecord};
 use crate::reload;
 use crate::runs;
+use crate::serve::Lines;
 use crate::session::{First, Session};
 use crate::supervisor::enforce::shutdown_of_bottle;
 use crate::supervisor::keeping::Kept;
@@ -129,6 +131,8 @@ pub struct ChatRequest {
     pub command: Vec<String>,
     /// Tells the operator something while it goes on.
     pub tell: Tell,
+    /// Where lines of JSON for the operator go that are no part of the audit log: why a tool failed.
+    pub lines: Lines,
 }
 
 /// A chat agent at work.
@@ -207,6 +211,9 @@ impl ChatHost {
             subject: plane.subject.clone(),
             metrics: metrics.clone(),
         })?;
+        let (known, fingerprint_key) = (plane.vault.clone(), plane.fingerprint_key);
+        let looked_for = Box::new(move || detectors(fingerprint_key, &known).ok());
+        let engine = engine.telling(remarks::remarks(request.lines.clone(), looked_for));
         let engine = match &webhooks {
             Some(postman) => engine.notifying(postman.notices()),
             None => engine,

@@ -294,15 +294,15 @@ fn sending(parts: &Notifying, message: &Message, findings: Vec<String>) -> Event
 }
 
 /// A text as it may leave this machine.
-struct Cleaned {
-    text: String,
+pub(crate) struct Cleaned {
+    pub(crate) text: String,
     /// What was taken out of it: rules and fingerprints.
     findings: Vec<String>,
 }
 
 /// Takes secrets out, then makes it short: half a secret would not be recognised. A program that may reach nobody could
 /// otherwise ring with a key in its words, and the webhook would carry it out.
-fn clean(looked_for: Option<&Detectors>, text: &str) -> Cleaned {
+pub(crate) fn clean(looked_for: Option<&Detectors>, text: &str) -> Cleaned {
     let Some(detectors) = looked_for else {
         return Cleaned { text: "[words withheld: they cannot be searched for secrets]".into(), findings: Vec::new() };
     };

@@ -13,6 +13,7 @@ mod banner;
 mod card;
 mod history;
 mod input;
+mod operator_log;
 mod page;
 mod request;
 mod session;

@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use axum::{Router, response::Response};
 use carboy_agent::engine::FEEDBACK_REASONS;
 use carboy_agent::{Judgement, Line, Who};
+use carboy_core::ports::Conversation;
 use carboy_store::audit::rfc3339;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request, StatusCode};
@@ -209,10 +210,14 @@ impl App {
         };
         let request = said.optional("request").filter(plain).unwrap_or(&visitor.correlation).to_owned();
         let (key, correlation) = (visitor.asker.session.key(), visitor.correlation.clone());
-        let journal = self.journal.clone();
-        self.turns.start(key, request, work, run, move |ended| match ended {
-            Ok(_) => journal.turn(&correlation, key, "done", None),
-            Err(refusal) => journal.turn(&correlation, key, refusal.code, refusal.particulars.as_deref()),
+        let (journal, session) = (self.journal.clone(), self.engine.name_of(key));
+        self.turns.start(key, request, work, run, move |ended| {
+            let turn = ended.as_ref().map_or(0, |reply| reply.turn);
+            let whose = Conversation { session, turn };
+            match ended {
+                Ok(_) => journal.turn(&correlation, &whose, "done", None),
+                Err(refusal) => journal.turn(&correlation, &whose, refusal.code, refusal.particulars.as_deref()),
+            }
         })
     }
 }
