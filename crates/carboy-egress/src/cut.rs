@@ -21,6 +21,7 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use crate::gateway::Gateway;
+use crate::record::Exchange;
 use crate::upstream::Lease;
 
 /// All open taps of a gateway, by the number of their request; no more than requests may be in work at once.
@@ -79,11 +80,12 @@ impl Source {
 
 impl Tap {
     /// Opens one; it is shut at once where the gateway is.
-    pub(crate) fn open(gateway: &Arc<Gateway>, number: u64, body: Incoming, lease: Option<Lease>) -> Tap {
+    pub(crate) fn open(exchange: &Exchange, body: Incoming, lease: Option<Lease>) -> Tap {
+        let (gateway, number) = (exchange.gateway(), exchange.number());
         let source = Arc::new(Mutex::new(Source { body: Some(body), lease, ..Source::default() }));
         let tap = Tap { number, gateway: gateway.clone(), source };
         gateway.taps.0.lock().expect(UNPOISONED).insert(number, tap.source.clone());
-        if let Some(denial) = gateway.closed_by() {
+        if let Some(denial) = gateway.closed_to(exchange.errand()) {
             tap.source().shut(&denial);
         }
         tap

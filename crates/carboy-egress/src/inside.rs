@@ -13,7 +13,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use carboy_core::host::Host;
-use carboy_core::ports::{Conversation, Later, Outbound, OutboundAnswer, OutboundBody, OutboundError, OutboundRequest};
+use carboy_core::ports::{
+    Conversation, Errand, Later, Outbound, OutboundAnswer, OutboundBody, OutboundError, OutboundRequest,
+};
 use carboy_core::verdict::{Denial, Reason};
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
@@ -41,12 +43,18 @@ pub(crate) struct Told {
     reason: OnceLock<Reason>,
     /// For whom it was made.
     pub(crate) conversation: Option<Conversation>,
+    /// What it is for.
+    errand: Errand,
 }
 
 impl Told {
     /// The first reason is what ended it.
     pub(crate) fn set(&self, reason: Reason) {
         let _ = self.reason.set(reason);
+    }
+
+    pub(crate) fn errand(&self) -> Errand {
+        self.errand
     }
 
     fn get(&self) -> Option<&Reason> {
@@ -83,7 +91,7 @@ impl Outbound for Inside {
 impl Inside {
     async fn exchange(&self, request: OutboundRequest) -> Result<OutboundAnswer, OutboundError> {
         let (host, port) = (request.host.clone(), request.port);
-        let conversation = request.conversation.clone();
+        let (conversation, errand) = (request.conversation.clone(), request.errand);
         let request = written(request)?;
         let Ok(place) = self.gateway.connections.clone().try_acquire_owned() else {
             let detail = format!("{} connections at once", self.gateway.limits.connections_max);
@@ -91,7 +99,7 @@ impl Inside {
             return Err(OutboundError::Refused(Reason::LimitReached));
         };
         self.gateway.count(|stats| stats.connections += 1);
-        let told = Arc::new(Told { conversation, ..Told::default() });
+        let told = Arc::new(Told { conversation, errand, ..Told::default() });
         let pool = self.pool(&host, port);
         let flow = Flow::of_ours(self.gateway.clone(), host, port, pool, told.clone());
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
@@ -138,7 +146,7 @@ impl Inside {
 
 /// As it goes down the pipe.
 fn written(request: OutboundRequest) -> Result<Request<Full<Bytes>>, OutboundError> {
-    let OutboundRequest { method, host, port, path, headers, body, conversation: _ } = request;
+    let OutboundRequest { method, host, port, path, headers, body, conversation: _, errand: _ } = request;
     let name = match &host {
         Host::V6(v6) => format!("[{v6}]"),
         Host::Name(_) | Host::V4(_) => host.to_string(),

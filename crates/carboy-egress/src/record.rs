@@ -16,6 +16,7 @@ use carboy_core::budget::Usage;
 use carboy_core::finding::Finding;
 use carboy_core::host::Host;
 use carboy_core::ids::{MeterName, RefusalId, RouteId};
+use carboy_core::ports::Errand;
 use carboy_core::route::{GitUse, Misfit, RequestFacts, RoutePermit, RouteSet, git_use};
 use carboy_core::verdict::{Denial, Layer, Reason};
 use carboy_wire::format::WireFormat;
@@ -227,6 +228,11 @@ impl Exchange {
     /// Is it a request of ours, and not of a bottle?
     pub(crate) fn is_ours(&self) -> bool {
         self.state.lock().expect("no panic under this lock").told.is_some()
+    }
+
+    /// What it is for.
+    pub(crate) fn errand(&self) -> Errand {
+        self.state.lock().expect("no panic under this lock").told.as_ref().map_or(Errand::Work, |told| told.errand())
     }
 
     /// How long its refusal waits. The breaker counts what one program asks; behind requests of ours are many people.

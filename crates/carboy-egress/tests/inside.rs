@@ -11,7 +11,7 @@ use std::time::Duration;
 use carboy_core::audit::{Event, Outcome};
 use carboy_core::finding::Detector;
 use carboy_core::host::Host;
-use carboy_core::ports::{Conversation, Outbound, OutboundAnswer, OutboundError, OutboundRequest};
+use carboy_core::ports::{Conversation, Errand, Outbound, OutboundAnswer, OutboundError, OutboundRequest};
 use carboy_core::route::{OnMatch, PathMatch, RequestMatch, Route, RouteSet};
 use carboy_core::verdict::{Denial, Reason};
 use carboy_egress::GatewayLimits;
@@ -30,6 +30,7 @@ fn to(host: &str, path: &str, body: impl Into<Vec<u8>>) -> OutboundRequest {
         headers: vec![("content-type".into(), "application/json".into())],
         body: body.into(),
         conversation: None,
+        errand: Errand::Work,
     }
 }
 
@@ -314,4 +315,29 @@ async fn a_gateway_that_ends_refuses_and_a_request_that_is_none_is_not_sent() {
         Err(error) => assert_eq!(error, OutboundError::Refused(Reason::Stopping)),
     }
     assert_eq!(bench.origin.received().len(), 1);
+}
+
+#[tokio::test]
+async fn g92_u2_a_spent_budget_closes_the_routes_to_work_and_not_to_a_notice_and_an_operator_closes_both() {
+    let origin = Arc::<Origin>::default();
+    let answer = recording(origin.clone(), |_| Response::new(full("{}")));
+    let bench =
+        Bench::with(Kind::Tls(&["http/1.1"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
+    let outbound = bench.gateway.outbound();
+    let work = to(HOST, "/hook", "{}");
+    let notice = OutboundRequest { errand: Errand::Notice, ..work.clone() };
+    for (closed, to_notice) in [(Reason::BudgetExhausted, None), (Reason::CutOff, Some(Reason::CutOff))] {
+        bench.gateway.cut_off(Denial::new(closed, "by the test"));
+        assert_eq!(sent(&outbound, work.clone()).await.refused, Some(closed));
+        let answer = sent(&outbound, notice.clone()).await;
+        assert_eq!(answer.refused, to_notice, "{closed:?}");
+        if to_notice.is_none() {
+            assert_eq!((answer.status, read(answer).await.unwrap().as_str()), (200, "{}"));
+        }
+        bench.gateway.restore();
+    }
+    assert_eq!(bench.origin.received().len(), 1, "nothing that was refused left");
+    bench.gateway.shutdown();
+    let answer = outbound.send(notice).await;
+    assert!(answer.map_or(true, |answer| answer.refused == Some(Reason::Stopping)), "the end is the end");
 }

@@ -38,7 +38,6 @@ const BOTTLE_KEYS: &[&str] = &[
     "shutdown",
     "supervise",
     "warn",
-    "window",
     "workspace",
 ];
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use carboy_agent::{Notice, Notices};
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::chat::{Webhook, WebhookEvent, Webhooks};
-use carboy_core::ports::{AuditSink, Clock, Outbound, OutboundAnswer, OutboundError, OutboundRequest};
+use carboy_core::ports::{AuditSink, Clock, Errand, Outbound, OutboundAnswer, OutboundError, OutboundRequest};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
@@ -220,6 +220,7 @@ impl Lane {
             headers: message::headers(&self.ways.key, &notice.id, now_s, body),
             body: body.to_vec(),
             conversation: Some(notice.conversation.clone()),
+            errand: Errand::Notice,
         };
         let answered = timeout(ANSWER_WAIT_MAX, self.exchange(request)).await;
         answered.unwrap_or(Err(Failure::Unsent("no_answer")))

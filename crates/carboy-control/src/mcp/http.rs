@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use carboy_core::host::Host;
-use carboy_core::ports::{Conversation, Later, Outbound, OutboundAnswer, OutboundError, OutboundRequest};
+use carboy_core::ports::{Conversation, Errand, Later, Outbound, OutboundAnswer, OutboundError, OutboundRequest};
 use carboy_wire::sse::Parser;
 use serde_json::{Value, json};
 
@@ -78,6 +78,7 @@ impl HttpSession {
             headers,
             body,
             conversation,
+            errand: Errand::Work,
         };
         let answer = outbound.send(request).await.map_err(broken)?;
         if let Some(reason) = answer.refused {
