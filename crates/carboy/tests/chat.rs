@@ -512,3 +512,19 @@ fn g42b_bookly_has_a_budget_for_each_day_that_the_command_line_replaces() {
     let ran = ran(command, "What is your shipping policy?\n");
     assert!(ran.out.contains("Our support team will take over from here"), "{ran:?}");
 }
+
+#[test]
+fn g18_the_build_that_is_named_keeps_its_guards_and_a_release_names_its_own_before_it_is_packed() {
+    let desk = Desk::new();
+    let attacked = desk.says(&["check", "--attack", "bookly", "--rounds", "25", "--seed", "18"], "");
+    assert_eq!(attacked.code, Some(0), "{attacked:?}");
+    assert_eq!(desk.asks(ATTACK).out, REFUSED);
+    let dist = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../xtask/src/dist.rs")).unwrap();
+    let [tried, packed] = ["guards(&top, &binary)?", "release.pack()?"].map(|step| dist.find(step).unwrap());
+    assert!(tried < packed && dist.contains(r#"env("CARBOY_PROGRAM", binary)"#));
+    // And no crate has a check that only some builds have.
+    for place in ["", "crates/carboy-core/", "crates/carboy-guard/", "crates/carboy-wire/", "crates/carboy-manifest/"] {
+        let file = format!("{}/../../{place}clippy.toml", env!("CARGO_MANIFEST_DIR"));
+        assert!(fs::read_to_string(&file).unwrap().contains("std::debug_assert\""), "{file}");
+    }
+}

@@ -135,11 +135,11 @@ fn g86_the_page_of_compliance_names_actions_kinds_and_boxes_that_there_are() {
         }
     }
     // The mappings that were asked for, and the three errors in the words that the program has for them.
-    let gdpr: Vec<_> = rows(&page, "GDPR").into_iter().map(|row| row[0].clone()).collect();
+    let gdpr: Vec<_> = rows(&page, "GDPR").into_iter().map(|row| row[0]).collect();
     for asked in ["Access log", "Redaction of personal data", "Consent events", "Breach events"] {
         assert!(gdpr.iter().any(|row| row.contains(asked)), "{asked}");
     }
-    let soc2: Vec<_> = rows(&page, "SOC 2").into_iter().map(|row| row[0].clone()).collect();
+    let soc2: Vec<_> = rows(&page, "SOC 2").into_iter().map(|row| row[0]).collect();
     for asked in ["Access", "Audit", "Secrets", "Monitoring"] {
         assert!(soc2.iter().any(|row| row.contains(asked)), "{asked}");
     }
