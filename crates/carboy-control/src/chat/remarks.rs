@@ -12,18 +12,14 @@ use std::sync::Arc;
 use carboy_agent::Remark;
 use carboy_agent::engine::Remarks;
 use carboy_core::ports::Clock;
-use carboy_guard::Detectors;
 use carboy_store::audit::rfc3339;
 use serde_json::json;
 
 use crate::clock::SystemClock;
-use crate::notify::clean;
+use crate::notify::{LookedFor, clean};
 use crate::serve::Lines;
 
-/// What secrets are looked for now; `None` where nobody can tell, and then no words are passed on.
-pub(super) type LookedFor = Box<dyn Fn() -> Option<Detectors> + Send + Sync>;
-
-/// Writes each as a line.
+/// Writes each as a line. Where nobody can tell what is secret, no words are passed on.
 pub(super) fn remarks(lines: Lines, looked_for: LookedFor) -> Remarks {
     Arc::new(move |remark: Remark| {
         let line = json!({
