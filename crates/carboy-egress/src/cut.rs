@@ -91,7 +91,8 @@ impl Source {
 
 impl Tap {
     /// Opens one; it is shut at once where the gateway is.
-    pub(crate) fn open(gateway: &Arc<Gateway>, number: u64, body: Incoming, lease: Option<Lease>) -> Tap {
+    pub(crate) fn open(exchange: &Exchange, body: Incoming, lease: Option<Lease>) -> Tap {
+        let (gateway, number) = (exchange.gateway(), exchange.number());
         let source = Arc::new(Mutex::new(Source {
             body: Some(body),
             lease,
@@ -101,7 +102,7 @@ impl Tap {
         }));
         let tap = Tap { number, gateway: gateway.clone(), source };
         gateway.taps.0.lock().expect(UNPOISONED).insert(number, tap.source.clone());
-        if let Some(denial) = gateway.closed_by() {
+        if let Some(denial) = gateway.closed_to(exchange.errand()) {
             tap.source().shut(&denial);
         }
         tap

@@ -16,6 +16,7 @@ use carboy_core::budget::Usage;
 use carboy_core::finding::Finding;
 use carboy_core::host::Host;
 use carboy_core::ids::{MeterName, RefusalId, RouteId};
+use carboy_core::ports::Errand;
 use carboy_core::route::{GitUse, Misfit, RequestFacts, RoutePermit, RouteSet, git_use};
 use carboy_core::verdict::{Denial, Layer, Reason};
 use carboy_wire::format::WireFormat;
@@ -230,6 +231,11 @@ impl Exchange {
         self.state.lock().expect("no panic under this lock").told.is_some()
     }
 
+    /// What it is for.
+    pub(crate) fn errand(&self) -> Errand {
+        self.state.lock().expect("no panic under this lock").told.as_ref().map_or(Errand::Work, |told| told.errand())
+    }
+
     /// How long its refusal waits. The breaker counts what one program asks; behind requests of ours are many people.
     pub(crate) fn refusal_wait(&self, denial: &Denial) -> Duration {
         if self.is_ours() { self.gateway.even_wait() } else { self.gateway.refusal_wait(denial) }
@@ -237,7 +243,7 @@ impl Exchange {
 
     pub(crate) fn tell(&self, reason: Reason) {
         if let Some(told) = &self.state.lock().expect("no panic under this lock").told {
-            let _ = told.set(reason); // the first one is what ended it
+            told.set(reason);
         }
     }
 
@@ -400,6 +406,9 @@ impl Exchange {
             .with("http", self.http);
         if self.path_altered || state.sent_path.is_some() {
             event = event.with("path_altered", true);
+        }
+        if let Some(conversation) = state.told.as_ref().and_then(|told| told.conversation.as_ref()) {
+            event = event.with("session", conversation.session.as_str()).with("turn", u64::from(conversation.turn));
         }
         if let Some(number) = self.carried_by {
             event = event.with("websocket", number);

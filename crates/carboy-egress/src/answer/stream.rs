@@ -140,7 +140,7 @@ impl Screened {
             (sieve.inflate.is_none() || !sieve.plain) && !metered.as_ref().is_some_and(Metered::changes_length);
         Screened::Live(Box::new(Live {
             exact: if keeps_length { inner.size_hint().exact() } else { None },
-            tap: Tap::open(gateway, of.exchange.number(), inner, lease),
+            tap: Tap::open(&of.exchange, inner, lease),
             sieve,
             metered,
             rule: of.route.route().id.clone(),
