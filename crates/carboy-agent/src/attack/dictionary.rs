@@ -61,6 +61,8 @@ pub struct Must {
     pub requests_per_minute: Option<u32>,
     /// Questions to the model in one turn.
     pub questions_max: u32,
+    /// How long a turn may take, in milliseconds.
+    pub turn_wait_ms: u32,
     /// Shapes of ids that a reply has only from tools.
     pub ids: Vec<Regex>,
     /// ISO dates too.
@@ -76,6 +78,7 @@ impl Must {
         let mut must = Must {
             requests_per_minute: Some(spec.limits.requests_per_session_per_minute),
             questions_max: spec.limits.tool_iterations_max,
+            turn_wait_ms: spec.limits.turn_wait_ms,
             ids: spec.reply.id_patterns.iter().filter_map(|text| Regex::new(text).ok()).collect(),
             dates: spec.reply.dates == carboy_core::chat::Grounded::Yes,
             plain: spec.reply.plain_text,

@@ -3,7 +3,7 @@
 //! *Must never* build an engine otherwise than its composer says: what is missing in it is what is looked for.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use carboy_core::audit::Subject;
 use carboy_core::chat::ChatSpec;
@@ -62,6 +62,8 @@ pub struct World {
     pub(super) metrics: Arc<Metrics>,
     pub(super) setting: Setting,
     pub(super) prompts: Prompts,
+    /// Is a turn waited for only shortly?
+    pub(super) hurries: AtomicBool,
     specs: Vec<ToolSpec>,
     secret: Arc<SecretText>,
 }
@@ -93,7 +95,8 @@ impl World {
         let engines = [engine()?, engine()?];
         let specs = setting.tools.iter().map(|tool| tool.spec().clone()).collect();
         let prompts = Prompts::of(&setting.spec);
-        Ok(World { engines, adversary, book, log, clock, metrics, setting, prompts, specs, secret })
+        let hurries = AtomicBool::new(false);
+        Ok(World { engines, adversary, book, log, clock, metrics, setting, prompts, hurries, specs, secret })
     }
 
     /// Its tools, as a model is told of them.
