@@ -61,7 +61,8 @@ use offline::OfflineModel;
 use standing::{Standing, StandingParts, heed_pushes};
 use tools::Ways;
 
-pub use attack::{AttackError, Hole, attack};
+pub use attack::{AttackError, Attacked, Hole, Plan, attack};
+pub use carboy_agent::attack::Stage;
 pub use carboy_agent::{
     Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TurnError, TurnEvent,
 };

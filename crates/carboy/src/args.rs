@@ -445,8 +445,8 @@ pub struct CheckArgs {
     #[arg(long, value_name = "N", requires = "attack", default_value_t = 300)]
     pub rounds: u64,
     /// The same seed tries the same attacks
-    #[arg(long, value_name = "N", requires = "attack")]
-    pub seed: Option<u64>,
+    #[arg(long, value_name = "N", requires = "attack", default_value_t = 1)]
+    pub seed: u64,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::applications;
 use crate::args::ServeArgs;
-use crate::chat::{Named, failure, look_up};
+use crate::chat::{Desk, Named, failure, look_up};
 use crate::environment::Environment;
 use crate::explain::portrait;
 use crate::report::{Exit, Failure, Palette, printable};
@@ -51,6 +51,7 @@ pub async fn serve(args: &ServeArgs, environment: Environment) -> Result<u8, Fai
         model: args.model.as_deref(),
         thresholds: &args.thresholds,
         audit_log: args.audit_log.as_deref(),
+        desk: Desk::Open,
     };
     let host = ChatHost::start(look_up(&named, environment)?).await.map_err(failure)?;
     said(&host, args, address);

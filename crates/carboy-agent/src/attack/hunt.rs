@@ -35,9 +35,18 @@ pub struct Found {
     pub number: u64,
 }
 
+/// How far a hunt is.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// The script of this number was played.
+    Played(u64),
+    /// A hole was found.
+    Found(&'a Found),
+}
+
 /// Plays scripts until one breaks a law.
 pub async fn hunt(world: &World, hunt: Hunt) -> Option<Found> {
-    hunt_but(world, hunt, &mut |_| true).await
+    hunt_but(world, hunt, &mut |_| true, &mut |_| {}).await
 }
 
 /// The same for those violations that are `wanted`.
@@ -45,11 +54,14 @@ pub(super) async fn hunt_but(
     world: &World,
     hunt: Hunt,
     wanted: &mut (dyn FnMut(&Violation) -> bool + Send),
+    played: &mut (dyn FnMut(u64) + Send),
 ) -> Option<Found> {
     for number in hunt.from..hunt.from.saturating_add(hunt.rounds) {
         let script = Script::of(hunt.seed, number, world.dictionary(), world.tools());
         let run = Run { seed: hunt.seed, number, patience: Patience::Full };
-        if let Some(violation) = world.play(&script, run, &mut |_| {}).await
+        let violation = world.play(&script, run, &mut |_| {}).await;
+        played(number);
+        if let Some(violation) = violation
             && wanted(&violation)
         {
             let (violation, script) = shrunk(world, hunt.seed, violation, script).await;
@@ -59,8 +71,9 @@ pub(super) async fn hunt_but(
     None
 }
 
-/// All holes of a world, one for each law and tool.
-pub async fn holes(world: &World, hunt: Hunt) -> Vec<Found> {
+/// All holes of a world, one for each law and tool. `told` hears of each script and of each hole, so that whoever does not wait
+/// for the end has what was found until then.
+pub async fn holes(world: &World, hunt: Hunt, told: &mut (dyn FnMut(Progress<'_>) + Send)) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     let mut from = hunt.from;
     let end = hunt.from.saturating_add(hunt.rounds);
@@ -69,7 +82,9 @@ pub async fn holes(world: &World, hunt: Hunt) -> Vec<Found> {
             found.iter().map(|hole| (hole.violation.law, hole.violation.tool.clone())).collect();
         let rest = Hunt { from, rounds: end - from, seed: hunt.seed };
         let mut new = |violation: &Violation| !known.contains(&(violation.law, violation.tool.clone()));
-        let Some(hole) = hunt_but(world, rest, &mut new).await else { break };
+        let mut played = |number| told(Progress::Played(number));
+        let Some(hole) = hunt_but(world, rest, &mut new, &mut played).await else { break };
+        told(Progress::Found(&hole));
         from = hole.number + 1;
         found.push(hole);
     }
