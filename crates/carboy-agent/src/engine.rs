@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use carboy_core::ask::{Answered, Posted, State as AskState};
 use carboy_core::audit::Subject;
 use carboy_core::chat::ChatSpec;
-use carboy_core::ports::{AuditSink, Clock, SessionStore};
+use carboy_core::ports::{AskBoard, AuditSink, Clock, SessionKey, SessionStore};
 use carboy_core::secret::SecretText;
 use carboy_wire::chat::ToolSchema;
 
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::model::{Model, ModelError};
 use crate::outcome::{Card, Reply, TurnError, TurnEvent};
 use crate::principal::Principal;
+use crate::requests;
 use crate::screens::Screens;
 use crate::session::{Line, NoRandomness, SessionId};
 use crate::tool::Tool;
@@ -153,6 +155,8 @@ pub struct Engine {
     pub(crate) locks: Arc<Locks>,
     pub(crate) screens: Screens,
     remarks: Option<Remarks>,
+    /// Where operators are asked.
+    pub(crate) board: Option<Arc<dyn AskBoard>>,
     /// What no other engine is called: an attempt at a write says whose it is.
     pub(crate) name: String,
 }
@@ -184,6 +188,7 @@ impl Engine {
             metrics,
             locks: Arc::default(),
             remarks: None,
+            board: None,
             name,
         })
     }
@@ -191,6 +196,27 @@ impl Engine {
     /// Tells why tools fail to whoever keeps the operator's log.
     pub fn telling(self, remarks: Remarks) -> Engine {
         Engine { remarks: Some(remarks), ..self }
+    }
+
+    /// Asks operators by this board. Without one, what only they may approve is refused.
+    pub fn asking(self, board: Arc<dyn AskBoard>) -> Engine {
+        Engine { board: Some(board), ..self }
+    }
+
+    /// Does what an operator's answer says, or what is to be done when nobody answers in time (`None`): the tool runs or not,
+    /// and the person reads in the conversation how it ended. What came of it, for the operator.
+    pub async fn answered(&self, posted: &Posted, answer: Option<&Answered>) -> Result<String, TurnError> {
+        requests::answered(self, posted, answer).await
+    }
+
+    /// How many questions of this conversation wait for an operator.
+    pub async fn waits(&self, asker: &Asker) -> Result<usize, TurnError> {
+        let now = self.now_ms();
+        let open = |state: State| {
+            let requests = state.requests.iter().filter(|request| request.ask.state(now) == AskState::Pending).count();
+            requests + usize::from(state.hand_off.is_some_and(|ask| ask.state(now) == AskState::Pending))
+        };
+        Ok(self.kept(asker).await?.map_or(0, open))
     }
 
     /// What it was made from.
@@ -256,7 +282,12 @@ impl Engine {
     /// The log as this request sees it.
     pub(crate) fn record(&self, asker: &Asker) -> Record {
         let key = asker.session.key();
-        let user_id = Some(self.keys.person(&asker.principal, key));
+        self.record_of(key, self.keys.person(&asker.principal, key))
+    }
+
+    /// The same for a session that is known by its key, and a person as the log calls them.
+    pub(crate) fn record_of(&self, key: SessionKey, user: String) -> Record {
+        let user_id = Some(user);
         Record {
             sink: self.audit.clone(),
             metrics: self.metrics.clone(),

@@ -40,6 +40,7 @@ use carboy_store::controller::ClientEvents;
 use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
 use tokio::sync::watch;
 
+use crate::approvals::{self, FileBoard};
 use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
 use crate::controller::Starter;
@@ -133,6 +134,8 @@ pub struct ChatRequest {
 /// A chat agent at work.
 pub struct ChatHost {
     engine: Arc<Engine>,
+    /// Raised when an operator's answer reached its conversation.
+    news: watch::Sender<u64>,
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     vault: Arc<Vault>,
@@ -193,7 +196,7 @@ impl ChatHost {
         let sessions = sessions(&request)?;
         let terms = Terms::of(&request.spec.limits);
         let model: Arc<dyn Model> = Arc::new(ProviderModel::new(outbound, request.spec.model.clone(), terms));
-        let engine = Arc::new(Engine::new(Parts {
+        let engine = Engine::new(Parts {
             spec: request.spec.clone(),
             tools: tools.clone(),
             model,
@@ -203,8 +206,10 @@ impl ChatHost {
             secret: plane.vault.current(&secret::session_secret()).expect("the vault was opened with it"),
             subject: plane.subject.clone(),
             metrics: metrics.clone(),
-        })?);
-        let enters = Enters { engine, tools, metrics, sessions, bottle };
+        })?;
+        let board = FileBoard::of(&request.home, &request.effective.bottle, &request.spec.name);
+        let engine = Arc::new(engine.asking(Arc::new(board.clone())));
+        let enters = Enters { engine, board, tools, metrics, sessions, bottle };
         enter(request, plane, enters).await
     }
 
@@ -251,6 +256,11 @@ impl ChatHost {
     /// What it is known by.
     pub fn record(&self) -> &RunRecord {
         &self.standing.record
+    }
+
+    /// Changes when an operator's answer, or the end of a wait for one, reached a conversation.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
     }
 
     /// Becomes something when somebody wants it to end: `stop`, `stop --kill`.
@@ -316,6 +326,7 @@ fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
 /// What stands on a plane.
 struct Enters {
     engine: Arc<Engine>,
+    board: FileBoard,
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     sessions: Arc<dyn SessionStore>,
@@ -324,7 +335,8 @@ struct Enters {
 
 /// Among the runs: a record, a socket, a start in the log, and what watches over it.
 async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<ChatHost, ChatError> {
-    let Enters { engine, tools, metrics, sessions, bottle } = enters;
+    let Enters { engine, board, tools, metrics, sessions, bottle } = enters;
+    let news = watch::Sender::new(0);
     let Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline } = plane;
     let record = RunRecord {
         run: run.to_string(),
@@ -360,6 +372,7 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
     let _ = standing.notifier.set(notifier.clone());
     let budgets = watch::Sender::new(request.effective.budgets_of(&run));
     let mut tasks = vec![tokio::spawn(grants.clone().watch()), tokio::spawn(sweep(sessions))];
+    tasks.push(tokio::spawn(approvals::carry(engine.clone(), board, news.clone())));
     tasks.extend(kept.follow(budgets.subscribe(), &request.effective, &run));
     tasks.push(tokio::spawn(notifier.clone().watch(gateway.clone(), session.clone())));
     tasks.push(tokio::spawn(reload::watch(reload::Watched {
@@ -384,6 +397,7 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
     tasks.extend(pushes.map(|pushes| tokio::spawn(heed_pushes(standing.clone(), pushes))));
     Ok(ChatHost {
         engine,
+        news,
         tools,
         metrics,
         vault,

@@ -3,6 +3,7 @@
 //! *Architecture invariants:* no policy is decided here, no byte of a bottle is parsed here, and no text is printed
 //! here; this crate connects what decides, what carries and what is shown.
 
+pub mod approvals;
 pub mod authority;
 pub mod bottles;
 pub mod chat;

@@ -91,7 +91,8 @@ impl Must {
         for tool in tools {
             let name = &tool.schema.name;
             let rules = spec.rules.get(name);
-            if tool.effect == Effect::Write || rules.is_some_and(|rules| rules.confirm == Confirm::Always) {
+            let asked = rules.is_some_and(|rules| matches!(rules.confirm, Confirm::Always | Confirm::Operator));
+            if tool.effect == Effect::Write || asked {
                 must.confirmed.insert(name.clone());
             }
             let mut requires = rules.map(|rules| rules.requires.clone()).unwrap_or_default();
