@@ -42,7 +42,7 @@ pub mod workspace;
 
 /// What a chat agent is made of, as whoever talks to one needs it.
 pub mod agent {
-    pub use carboy_agent::{Application, Tool, Who};
+    pub use carboy_agent::{Application, Line, Tool, Who};
 }
 
 /// Reading and verifying the audit log.

@@ -1,5 +1,6 @@
 //! The command line: one definition for parsing, `--help`, completions and the man page.
 
+mod approve;
 mod audit;
 mod bottle;
 mod budget;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::DetachKey;
 
+pub use approve::ApproveArgs;
 pub use audit::{AuditCommand, QueryArgs};
 pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
@@ -73,6 +75,8 @@ pub enum Command {
     Logs(LogsArgs),
     /// What an agent is and may do; or why something was refused, and what would allow it
     Explain(ExplainArgs),
+    /// Questions that wait for you: list them, look at one, say yes or no
+    Approve(ApproveArgs),
     /// Open a route, for good or for a while
     Allow(AllowArgs),
     /// End a run, or stop it so that it can go on later
@@ -121,7 +125,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["tour", "init", "doctor"]),
     ("Run", &["run", "serve", "attach", "exec"]),
     ("Watch", &["top", "ps", "logs", "explain", "wait"]),
-    ("Decide", &["allow", "budget"]),
+    ("Decide", &["approve", "allow", "budget"]),
     ("Stop", &["stop", "resume"]),
     ("Prove", &["audit"]),
     ("Keep", &["bottle"]),

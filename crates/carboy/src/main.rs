@@ -6,6 +6,7 @@
 mod allow;
 mod apart;
 mod applications;
+mod approve;
 mod args;
 mod audit;
 mod bottle;
@@ -106,6 +107,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Logs(args) => logs::logs(&args, &environment()?),
         Command::Stop(args) => runs::stop(&args, &environment()?),
         Command::Explain(args) => explain::explain(&args, &environment()?),
+        Command::Approve(args) => approve::approve(&args, &environment()?),
         Command::Allow(args) => allow::allow(&args, &environment()?),
         Command::Audit(args) => audit::audit(args, &environment()?),
         Command::Bottle(command) => bottle::bottle(command, &environment()?),

@@ -141,7 +141,9 @@ async fn transcript(State(app): Shared, Extension(visitor): Who_, RawQuery(query
     if wanted.split('&').any(|pair| pair.split('=').next() == Some("download")) {
         return Ok(download(&app.engine.spec().title, app.offline.as_deref(), &lines));
     }
-    Ok(json_answer(&json!({"lines": lines, "under_way": under_way})))
+    // Somebody of the shop's answers at some time: the page looks again while this is not 0.
+    let waits = app.engine.waits(&visitor.asker).await?;
+    Ok(json_answer(&json!({"lines": lines, "under_way": under_way, "waits": waits})))
 }
 
 async fn forget(State(app): Shared, Extension(visitor): Who_) -> Answer {

@@ -5,6 +5,8 @@ import { View, disable, disabled } from "./view.js";
 
 // Pauses before a dropped connection is tried again, in milliseconds; then a person is asked.
 const RETRY_PAUSES_MS = [300, 1000, 2000, 4000];
+// How often it is looked whether somebody of the shop's has answered, while something waits for them, in milliseconds.
+const WAITS_LOOK_MS = 3000;
 
 const $ = (id) => document.getElementById(id);
 const view = new View();
@@ -50,10 +52,20 @@ const lastTime = () => Math.max(0, ...state.known.map((line) => line.at_ms ?? 0)
 
 // What the server has of this conversation; drawn anew only where it differs.
 const refresh = async () => {
-  const { lines } = await get("transcript");
+  const { lines, waits } = await get("transcript");
   const same = alike(state.known, lines);
   state.known = lines;
-  if (!same && !state.busy) draw();
+  look(waits);
+  if (same || state.busy) return;
+  draw();
+  // It came without a question: whoever does not see it hears it.
+  if (lines.at(-1)?.who === "agent") say(lines.at(-1).text);
+};
+
+// Something waits for somebody who is not in this conversation: their answer is looked for, and a page that nobody sees waits.
+const look = (waits) => {
+  clearTimeout(state.looking);
+  if (waits > 0) state.looking = setTimeout(() => (document.hidden ? look(waits) : refresh().catch(() => look(waits))), WAITS_LOOK_MS);
 };
 
 const draw = () => {
@@ -84,6 +96,7 @@ const run = async (job) => {
     const kept = await get("transcript").catch(() => null);
     const same = !kept || alike(state.known, kept.lines);
     if (kept) state.known = kept.lines;
+    if (kept) look(kept.waits);
     if (!same && $("notice").hidden) draw();
     busy(false);
     tabs?.postMessage("changed");
@@ -263,6 +276,7 @@ const handOff = async () => {
   try {
     const { reply } = await post("handoff", {});
     view.line("agent", reply);
+    look(1);
   } catch (error) {
     notice(error instanceof Refused ? error.message : "The connection was lost.", "Try again", handOff);
   } finally {
@@ -288,7 +302,9 @@ const begin = async () => {
     view.agent = told.offline ? `${told.title} (${told.offline})` : told.title;
     $("offline").textContent = told.offline ?? "";
     $("offline").hidden = !told.offline;
-    state.known = (await get("transcript")).lines;
+    const { lines, waits } = await get("transcript");
+    state.known = lines;
+    look(waits);
     draw();
     notice("");
   } catch (error) {
