@@ -170,6 +170,10 @@ reasons! {
     SecretKnown = "secret_known", Guard, 403, "the request carries a secret that belongs to this run",
         "do not send credentials: the gateway adds them by itself where they belong",
         "find out why the program had it; if it is a false alarm, change the secret";
+    /// A placeholder on its way to where its credential does not belong.
+    PlaceholderMisplaced = "placeholder_misplaced", Guard, 403, "the request carries the placeholder of a credential where that does not belong",
+        "send it only to the host of its route, and there only in the place that the route names; nothing is gained elsewhere",
+        "find out why the program sends it there; if it should, add that host or place to a route's `credential`";
     /// Something in the shape of a credential.
     SecretPattern = "secret_pattern", Guard, 403, "the request carries what looks like a credential",
         "remove the credential from what is sent, or send a placeholder",
@@ -331,6 +335,7 @@ impl Reason {
             | Reason::HostInvalid
             | Reason::GitPushNotAllowed
             | Reason::SecretKnown
+            | Reason::PlaceholderMisplaced
             | Reason::SecretPattern
             | Reason::Injection
             | Reason::BodyTooLarge

@@ -16,6 +16,7 @@ use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 
 use crate::gateway::Learning;
 use crate::names::{NamePool, NoAddress};
+use crate::outbound::unruled;
 
 /// Seconds; short, so that a reload of the routes is felt soon.
 const TTL_SECONDS: u32 = 30;
@@ -137,9 +138,10 @@ fn decide(
     names: Names<'_>,
     detectors: &Detectors,
 ) -> Result<crate::names::PoolAddress, Box<Refusal>> {
-    let findings = detectors.scan_text(name.as_bytes(), &[Detector::KnownSecrets], Location::DnsName);
-    if !findings.is_empty() {
-        let denial = Denial::new(Reason::SecretKnown, format!("in a name asked of DNS, type {kind}"));
+    let sought = [Detector::Placeholders, Detector::KnownSecrets];
+    let findings = detectors.scan_text(name.as_bytes(), &sought, Location::DnsName);
+    if let Some(worst) = findings.first() {
+        let denial = Denial { detail: format!("in a name asked of DNS, type {kind}"), ..unruled(worst) };
         let name = shown(name, detectors);
         return Err(Box::new(Refusal { denial, name, kind: kind.to_owned(), findings }));
     }
@@ -160,7 +162,7 @@ fn refused(name: &str, kind: &str, reason: Reason) -> Refusal {
 /// A name for the log: secrets out, short.
 fn shown(name: &str, detectors: &Detectors) -> String {
     const SHOWN_CHARS_MAX: usize = 128;
-    let all = [Detector::KnownSecrets, Detector::TokenPatterns];
+    let all = [Detector::Placeholders, Detector::KnownSecrets, Detector::TokenPatterns];
     let name = name.strip_suffix('.').unwrap_or(name);
     let (clean, _) = detectors.redact(name.as_bytes(), &all, Location::DnsName);
     let clean = String::from_utf8_lossy(&clean);
@@ -254,6 +256,23 @@ mod tests {
         assert_eq!(reply.unwrap().metadata.response_code, ResponseCode::NXDomain);
         assert_eq!(refusal.denial.reason, Reason::SecretKnown);
         assert!(!refusal.name.contains(SECRET) && !refusal.denial.detail.contains(SECRET));
+    }
+
+    #[test]
+    fn b42_a_placeholder_in_a_label_is_refused_for_what_it_is_and_not_written_down() {
+        use carboy_core::ids::SecretName;
+        let fake = "aZ8vTr3LmW5xKd0PyB7q";
+        let detectors = Detectors::builder([7; 32]).placeholder(&SecretName::parse("CANARY").unwrap(), fake).build();
+        let detectors = detectors.unwrap();
+        let split = format!("{}.{}", &fake[..9], &fake[9..]);
+        let hex: String = fake.bytes().map(|b| format!("{b:02x}")).collect();
+        for label in [fake.to_owned(), split, hex] {
+            let query = query_bytes(&format!("{label}.w.example."), RecordType::A);
+            let reply = answer(&query, &routes(&["*.w.example"]), &mut NamePool::new(16, 4), &detectors, Learning::Off);
+            let refusal = reply.refusal.expect("refused");
+            assert_eq!(refusal.denial.reason, Reason::PlaceholderMisplaced, "{label}");
+            assert!(!refusal.name.contains(fake) && !refusal.denial.detail.contains(fake));
+        }
     }
 
     #[test]

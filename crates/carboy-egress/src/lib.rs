@@ -19,6 +19,7 @@
 //! held durably, and no answer of one ends without the ledger's being told what it cost. A limit in [`GatewayLimits`]
 //! bounds every table, buffer and wait.
 
+mod alert;
 mod alpn;
 mod answer;
 mod body;
@@ -43,6 +44,7 @@ mod names;
 mod outbound;
 mod pace;
 mod pipeline;
+mod placeholder;
 pub mod port;
 mod proxy;
 mod record;

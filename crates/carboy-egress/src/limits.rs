@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct GatewayLimits {
     /// Connections from the bottle at once; one more is closed at once.
     pub connections_max: usize,
+    /// Connections of a proxy at once that have not shown yet that they may use it: strangers take none of the others.
+    pub strangers_max: usize,
     /// Requests in work at once, on all connections together: each holds a head, a gate's bytes and more.
     pub requests_max: usize,
     /// Concurrent streams of one HTTP/2 connection.
@@ -97,6 +99,7 @@ impl Default for GatewayLimits {
     fn default() -> Self {
         GatewayLimits {
             connections_max: 1024,
+            strangers_max: 128,
             requests_max: 512,
             streams_max: 128,
             stream_window_bytes: 1024 * 1024,

@@ -12,9 +12,9 @@ use tokio::time::{sleep, timeout};
 
 use carboy_core::ids::RefusalId;
 
+use crate::alert::finding_words;
 use crate::dns::Refusal;
 use crate::gateway::{Gateway, refusal_id};
-use crate::record::finding_words;
 use crate::repeats::Note;
 
 /// Largest datagram that is read; RFC 1035 names and EDNS options need far less.
@@ -73,6 +73,7 @@ impl Gateway {
             stats.found(&findings);
         });
         let (Some(id), Some(repeats)) = (id.clone(), repeats) else { return Ok(id) };
+        self.alert(&denial, &name, None, &id);
         let mut event = Event::new(EventType::Dns, self.subject.clone(), "dns_query", Outcome::Denied)
             .with("name", name)
             .with("type", kind)

@@ -52,7 +52,7 @@ pub fn approve(args: &ApproveArgs, environment: &Environment) -> Result<u8, Fail
         return print(format!("{}\n", as_json(one)).as_bytes());
     }
     if !args.json {
-        eprint!("{}", shown(one, Palette::stderr()));
+        say_part!("{}", shown(one, Palette::stderr()));
     }
     let asked = || match terminal::confirm("  Approve it? [y/N, Ctrl-C leaves it] ") {
         Ok(true) => Some(Word::Approved),
@@ -62,7 +62,7 @@ pub fn approve(args: &ApproveArgs, environment: &Environment) -> Result<u8, Fail
     let open = one.answer.is_none();
     let Some(word) = word.or_else(|| if open { asked() } else { None }) else {
         if open {
-            eprintln!("answer it with `carboy approve {id} --yes`, or `--no`");
+            say!("answer it with `carboy approve {id} --yes`, or `--no`");
         }
         return Ok(0);
     };
@@ -88,10 +88,7 @@ fn answer(one: &Waits, word: Word, args: &ApproveArgs, environment: &Environment
     match came {
         Some(came) => print(format!("{}\n", printable(&came)).as_bytes()),
         None => {
-            eprintln!(
-                "kept: it is carried out when agent {} runs, and while its conversation is there",
-                one.posted.agent
-            );
+            say!("kept: it is carried out when agent {} runs, and while its conversation is there", one.posted.agent);
             Ok(0)
         }
     }
@@ -121,7 +118,7 @@ fn list(waits: &[Waits], json: bool) -> Result<u8, Failure> {
         return print(format!("{}\n", Value::from(all)).as_bytes());
     }
     if waits.is_empty() {
-        eprintln!("nothing waits for you");
+        say!("nothing waits for you");
         return Ok(0);
     }
     let now = SystemClock.now_ms();
@@ -148,7 +145,7 @@ fn list(waits: &[Waits], json: bool) -> Result<u8, Failure> {
     out.extend(lines.next().map(|head| format!("{}\n", palette.faint(&head))));
     out.extend(lines.map(|line| format!("{line}\n")));
     print(out.as_bytes())?;
-    eprintln!("`carboy approve ID` shows one and asks");
+    say!("`carboy approve ID` shows one and asks");
     Ok(0)
 }
 

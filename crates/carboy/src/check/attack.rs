@@ -57,7 +57,7 @@ pub async fn attack(args: &CheckArgs, environment: Environment) -> Result<u8, Fa
         false => None,
     };
     let plan = Plan { rounds: args.rounds, seed: args.seed, stage };
-    eprintln!("attacking {name} {} times (seed {}); {}", args.rounds, args.seed, who_is_asked(&request));
+    say!("attacking {name} {} times (seed {}); {}", args.rounds, args.seed, who_is_asked(&request));
     let (file, text) = place::file_of(&request);
     let mut far = Far::new(args.rounds);
     let mut interrupted = false;

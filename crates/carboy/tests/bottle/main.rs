@@ -25,6 +25,7 @@ mod image;
 mod init;
 mod metered;
 mod overspend;
+mod placeholders;
 mod plane;
 mod ports;
 mod providers;
@@ -91,6 +92,7 @@ fn main() {
         seeing::cases(),
         stopping::cases(),
         overspend::cases(),
+        placeholders::cases(),
         plane::cases(),
         ports::cases(),
         providers::cases(),

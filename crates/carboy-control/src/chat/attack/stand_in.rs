@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::super::{ChatError, ChatRequest, Plane};
+use super::super::{ChatError, ChatRequest, lay};
 use super::AttackError;
 use super::answers::{self, Answer};
 use crate::mcp::{HttpServer, MESSAGE_BYTES_MAX, Named, Server};
@@ -132,7 +132,7 @@ async fn listed(request: &ChatRequest) -> Result<Vec<((Host, u16), Vec<Value>)>,
     if servers.is_empty() {
         return Ok(Vec::new());
     }
-    let plane = Plane::lay(request, None).await?;
+    let plane = lay(request).await?;
     let mut all = Vec::new();
     for (name, host, port, path) in servers {
         let (outbound, at) = (plane.gateway.outbound(), (host.clone(), port));
