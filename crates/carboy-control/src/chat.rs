@@ -18,49 +18,51 @@ mod bottles;
 mod ending;
 mod failing;
 mod offline;
+mod remarks;
 mod secret;
 mod shelf;
-mod standing;
 mod tools;
+mod webhooks;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_agent::{Metrics, Model, Parts, ProviderModel, Terms, Tool};
-use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject, hex, sha256};
+use carboy_core::audit::{ChainKey, Event, EventType, Outcome, hex, sha256};
 use carboy_core::chat::{ChatSpec, ToolSource};
-use carboy_core::ids::{RunId, SecretName};
-use carboy_core::ports::{AuditSink, Clock, Outbound, SecretSource, SessionStore};
+use carboy_core::ids::SecretName;
+use carboy_core::ports::{AuditSink, Clock, SecretSource, SessionStore};
 use carboy_core::secret::SecretText;
-use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, Learning};
+use carboy_egress::Gateway;
 use carboy_manifest::{Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
-use carboy_store::controller::ClientEvents;
 use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
 use tokio::sync::watch;
 
-use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
 use crate::controller::Starter;
 use crate::grants::Grants;
 use crate::home::{Home, private_dir};
-use crate::notify::{DESKTOP_PROGRAM, Notifier, Notifying};
+use crate::notify::Notifier;
+use crate::plane::{self, Laying, Plane};
 use crate::registry::{Registration, RunRecord};
 use crate::reload;
 use crate::runs;
-use crate::session::{First, Session};
+use crate::serve::Lines;
+use crate::session::Session;
+use crate::standing::{Standing, StandingParts, heed_pushes};
 use crate::supervisor::enforce::shutdown_of_bottle;
 use crate::supervisor::keeping::Kept;
-use crate::supervisor::secrets::{detectors, look_for_renewed, undumpable};
-use crate::supervisor::{Keeping, RunError, Tell, new_run_id};
+use crate::supervisor::{Keeping, Tell};
 use crate::vault::{Lookup, Vault};
 
 use bottles::{ToolBottle, another};
 use offline::OfflineModel;
-use standing::{Standing, StandingParts, heed_pushes};
 use tools::Ways;
+use webhooks::Postman;
 
+pub use crate::standing::Ending;
 pub use attack::{AttackError, Hole, attack};
 pub use carboy_agent::{
     Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TurnError, TurnEvent,
@@ -68,7 +70,6 @@ pub use carboy_agent::{
 pub use failing::ChatError;
 pub use secret::{Deployment, SESSION_SECRET};
 pub use shelf::{DirShelf, NOTES_DIR};
-pub use standing::Ending;
 
 /// How often sessions are looked through for those that were idle too long.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -127,6 +128,8 @@ pub struct ChatRequest {
     pub command: Vec<String>,
     /// Tells the operator something while it goes on.
     pub tell: Tell,
+    /// Where lines of JSON for the operator go that are no part of the audit log: why a tool failed.
+    pub lines: Lines,
 }
 
 /// A chat agent at work.
@@ -138,28 +141,16 @@ pub struct ChatHost {
     gateway: Arc<Gateway>,
     audit: Arc<AuditLog>,
     standing: Arc<Standing>,
+    bottle: Arc<ToolBottle>,
     session: Arc<Session>,
     notifier: Arc<Notifier>,
+    webhooks: Option<Postman>,
     kept: Kept,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     registration: Registration,
     offline: Option<OfflineModel>,
     started_ms: u64,
     run_dir: PathBuf,
-}
-
-/// The plane under an agent: what every call of it goes through.
-struct Plane {
-    run: RunId,
-    started_ms: u64,
-    subject: Subject,
-    audit: Arc<AuditLog>,
-    vault: Arc<Vault>,
-    fingerprint_key: [u8; 32],
-    gateway: Arc<Gateway>,
-    kept: Kept,
-    pushes: Option<ClientEvents>,
-    offline: Option<OfflineModel>,
 }
 
 impl ChatHost {
@@ -185,14 +176,24 @@ impl ChatHost {
         bottle: Arc<ToolBottle>,
         offline: Option<OfflineModel>,
     ) -> Result<ChatHost, ChatError> {
-        let plane = Plane::lay(&request, offline).await?;
+        let laying = Laying {
+            home: &request.home,
+            effective: &request.effective,
+            lookup: &request.lookup,
+            keeping: request.keeping,
+            agent: Some(request.spec.name.to_string()),
+            audit_key: another(&request.audit_key),
+            audit_log: request.audit_log.clone().unwrap_or_else(|| request.home.audit_log()),
+        };
+        let plane = Plane::lay(laying, || secret::vault(&request)).await?;
         let metrics = Arc::new(Metrics::default());
         let outbound = plane.gateway.outbound();
         let tools = tools::all(&request, &Ways { outbound: outbound.clone(), bottle: bottle.clone() }).await?;
         let sessions = sessions(&request)?;
+        let webhooks = postman(&request, &plane)?;
         let terms = Terms::of(&request.spec.limits);
         let model: Arc<dyn Model> = Arc::new(ProviderModel::new(outbound, request.spec.model.clone(), terms));
-        let engine = Arc::new(Engine::new(Parts {
+        let engine = Engine::new(Parts {
             spec: request.spec.clone(),
             tools: tools.clone(),
             model,
@@ -202,9 +203,14 @@ impl ChatHost {
             secret: plane.vault.current(&secret::session_secret()).expect("the vault was opened with it"),
             subject: plane.subject.clone(),
             metrics: metrics.clone(),
-        })?);
-        let enters = Enters { engine, tools, metrics, sessions, bottle };
-        enter(request, plane, enters).await
+        })?;
+        let engine = engine.telling(remarks::remarks(request.lines.clone(), plane.looked_for()));
+        let engine = match &webhooks {
+            Some(postman) => engine.notifying(postman.notices()),
+            None => engine,
+        };
+        let enters = Enters { engine: Arc::new(engine), tools, metrics, sessions, webhooks, bottle };
+        enter(request, plane, enters, offline).await
     }
 
     /// What terminals and servers ask.
@@ -220,11 +226,6 @@ impl ChatHost {
     /// What is counted.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
-    }
-
-    /// The way out through its gateway, for webhooks.
-    pub fn outbound(&self) -> Arc<dyn Outbound> {
-        self.gateway.outbound()
     }
 
     /// The log.
@@ -258,46 +259,6 @@ impl ChatHost {
     }
 }
 
-impl Plane {
-    /// Opens the log, reads the secrets, and makes the gateway with its ledger.
-    async fn lay(request: &ChatRequest, offline: Option<OfflineModel>) -> Result<Plane, ChatError> {
-        let started_ms = SystemClock.now_ms();
-        let run = new_run_id()?;
-        let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
-        undumpable()?;
-        let subject = Subject {
-            user_id: None,
-            agent: Some(request.spec.name.to_string()),
-            bottle: Some(request.effective.bottle.to_string()),
-            run: Some(run.to_string()),
-        };
-        let log = request.audit_log.clone().unwrap_or_else(|| request.home.audit_log());
-        let audit = AuditLog::open(&log, another(&request.audit_key), Arc::new(SystemClock));
-        let audit = Arc::new(audit.map_err(|e| ChatError::Audit(e.to_string()))?);
-        let vault = Arc::new(secret::vault(request)?);
-        let fingerprint_key = authority::fingerprint_key(&request.home)?;
-        let looked_for = Arc::new(detectors(fingerprint_key, &vault)?);
-        let around = (&request.home, &request.lookup);
-        let (kept, pushes) = Kept::open(request.keeping, around, &request.effective, &run).await?;
-        let gateway = Gateway::new(GatewayConfig {
-            subject: subject.clone(),
-            routes: request.effective.routes.clone(),
-            upstreams: request.effective.settings.upstreams.clone(),
-            ca: authority,
-            detectors: looked_for,
-            secrets: vault.clone() as Arc<dyn SecretSource>,
-            audit: audit.clone(),
-            ledger: kept.ledger(),
-            clock: Arc::new(SystemClock),
-            learning: Learning::Off,
-            limits: GatewayLimits::default(),
-        })
-        .map_err(AuthorityError::from)?;
-        look_for_renewed(&vault, &gateway, fingerprint_key);
-        Ok(Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline })
-    }
-}
-
 fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
     let limits = &request.spec.limits;
     let limits =
@@ -312,34 +273,54 @@ fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
     })
 }
 
+/// Who tells the servers that the agent's file names; nobody where it names none.
+fn postman(request: &ChatRequest, plane: &Plane) -> Result<Option<Postman>, ChatError> {
+    let Some(webhooks) = &request.spec.webhooks else { return Ok(None) };
+    let secret = plane.vault.current(&webhooks.secret).expect("the vault was opened with it");
+    let ways = webhooks::Ways {
+        outbound: plane.gateway.outbound(),
+        audit: plane.audit.clone(),
+        subject: plane.subject.clone(),
+        key: webhooks::Key::read(&webhooks.secret, &secret)?,
+    };
+    Ok(Some(Postman::open(webhooks, ways)))
+}
+
 /// What stands on a plane.
 struct Enters {
     engine: Arc<Engine>,
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     sessions: Arc<dyn SessionStore>,
+    webhooks: Option<Postman>,
     bottle: Arc<ToolBottle>,
 }
 
 /// Among the runs: a record, a socket, a start in the log, and what watches over it.
-async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<ChatHost, ChatError> {
-    let Enters { engine, tools, metrics, sessions, bottle } = enters;
-    let Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline } = plane;
+async fn enter(
+    request: ChatRequest,
+    plane: Plane,
+    enters: Enters,
+    offline: Option<OfflineModel>,
+) -> Result<ChatHost, ChatError> {
+    let Enters { engine, tools, metrics, sessions, webhooks, bottle } = enters;
     let record = RunRecord {
-        run: run.to_string(),
+        run: plane.run.to_string(),
         bottle: request.effective.bottle.to_string(),
-        agent: subject.agent.clone(),
+        agent: plane.subject.agent.clone(),
         command: request.command.clone(),
         task: None,
         supervisor_pid: std::process::id(),
-        started_ms,
-        socket: request.home.run_socket(&run)?,
+        started_ms: plane.started_ms,
+        socket: request.home.run_socket(&plane.run)?,
         workdir: request.workdir.clone(),
         terminal: false,
     };
     private_dir(&request.home.state(&request.effective.bottle))?;
-    let run_dir = runs::begin(&request.home, &request.effective.bottle, &run, &record)?;
-    let session = nobodys_session()?;
+    let run_dir = runs::begin(&request.home, &request.effective.bottle, &plane.run, &record)?;
+    let session = plane::nobodys_session()?;
+    let notifier = plane.notifier(&request.effective, &request.lookup, &record);
+    let Plane { run, started_ms, subject, audit, vault, gateway, kept, pushes, .. } = plane;
     let grants = Grants::new(gateway.clone(), audit.clone(), subject.clone(), &request.effective.routes);
     let standing = Standing::new(StandingParts {
         record: record.clone(),
@@ -347,7 +328,7 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
         subject: subject.clone(),
         audit: audit.clone(),
         grants: grants.clone(),
-        bottle,
+        hangs: bottle.clone(),
         session: session.clone(),
         shutdown: shutdown_of_bottle(&request.effective, &request.places),
         controller: match request.keeping {
@@ -355,7 +336,6 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
             Keeping::InProcess => None,
         },
     });
-    let notifier = notifier(&request, &record, (&vault, fingerprint_key), &audit, &subject);
     let _ = standing.notifier.set(notifier.clone());
     let budgets = watch::Sender::new(request.effective.budgets_of(&run));
     let mut tasks = vec![tokio::spawn(grants.clone().watch()), tokio::spawn(sweep(sessions))];
@@ -389,53 +369,16 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
         gateway,
         audit,
         standing,
+        bottle,
         session,
         notifier,
+        webhooks,
         kept,
         tasks,
         registration,
         offline,
         started_ms,
         run_dir,
-    })
-}
-
-/// Those who wait for the end wait here; there is no program and no terminal.
-fn nobodys_session() -> Result<Arc<Session>, RunError> {
-    let parts = crate::session::Parts {
-        stdio: None,
-        first: First::Nobody,
-        keep_in: None,
-        resize: Box::new(|_, _| {}),
-        signal: Box::new(|_| {}),
-        hear: Box::new(|_| {}),
-        size: (0, 0),
-    };
-    Session::open(parts).map_err(|source| RunError::System { what: "hold those who wait", source })
-}
-
-/// What calls the operator when nobody is there.
-fn notifier(
-    request: &ChatRequest,
-    record: &RunRecord,
-    (vault, fingerprint_key): (&Arc<Vault>, [u8; 32]),
-    audit: &Arc<AuditLog>,
-    subject: &Subject,
-) -> Arc<Notifier> {
-    let settings = request.effective.settings.notify.value.clone();
-    let token = settings.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
-    let known = vault.clone();
-    Notifier::open(Notifying {
-        looked_for: Box::new(move || detectors(fingerprint_key, &known).ok()),
-        token: token.and_then(|name| vault.current(name)),
-        settings,
-        upstreams: request.effective.settings.upstreams.clone(),
-        record: record.clone(),
-        started_at: None,
-        lookup: request.lookup.clone(),
-        desktop: request.lookup.find(DESKTOP_PROGRAM),
-        audit: audit.clone(),
-        subject: subject.clone(),
     })
 }
 

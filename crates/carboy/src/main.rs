@@ -28,6 +28,7 @@ mod init;
 mod lit;
 mod logs;
 mod ports;
+mod proxy;
 mod report;
 mod resume;
 mod run;
@@ -91,6 +92,10 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Serve(args) => {
             let environment = environment()?;
             runtime()?.block_on(serve::serve(&args, environment))
+        }
+        Command::Proxy(args) => {
+            let environment = environment()?;
+            runtime()?.block_on(proxy::proxy(&args, environment))
         }
         Command::Resume(args) => {
             let environment = environment()?;

@@ -494,6 +494,27 @@ impl Client {
     }
 }
 
+/// The same in HTTP/1.1 over a connection that hands every byte on by itself.
+pub async fn tls_client_slow(tcp: TcpStream, ca_pem: &str, server_name: &str) -> Client {
+    let (near, far) = tokio::io::duplex(1);
+    let (mut far_read, mut far_write) = tokio::io::split(far);
+    let (mut tcp_read, mut tcp_write) = tcp.into_split();
+    tokio::spawn(async move {
+        let mut byte = [0];
+        while let Ok(1) = tokio::io::AsyncReadExt::read(&mut far_read, &mut byte).await {
+            if tokio::io::AsyncWriteExt::write_all(&mut tcp_write, &byte).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move { tokio::io::copy(&mut tcp_read, &mut far_write).await });
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config(ca_pem, &["http/1.1"])));
+    let tls = connector.connect(ServerName::try_from(server_name.to_owned()).unwrap(), near).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.unwrap();
+    tokio::spawn(connection);
+    Client::H1(sender)
+}
+
 pub async fn read(response: Response<Incoming>) -> Got {
     let (head, mut body) = response.into_parts();
     let mut got = Got {
