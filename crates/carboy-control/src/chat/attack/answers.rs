@@ -119,7 +119,7 @@ fn typed(book: &Book, tool: &Value, arguments: &Value, record: Option<(&Guarded,
     let name = tool["name"].as_str().unwrap_or_default();
     let of_tool = |shown: &&String| *shown == name || shown.ends_with(&format!("_{name}"));
     // Mostly what the file wants to hear.
-    if die % 4 != 0 {
+    if !die.is_multiple_of(4) {
         let wanted = book.demanded.iter().filter(|(shown, _)| of_tool(shown)).flat_map(|(_, fields)| fields);
         value.extend(wanted.cloned());
     }
@@ -137,10 +137,8 @@ fn made(schema: &Value, root: &Value, die: u8, depth: usize) -> Value {
     if let Some(all) = schema["enum"].as_array().filter(|all| !all.is_empty()) {
         return all[usize::from(die) % all.len()].clone();
     }
-    let kind = match &schema["type"] {
-        Value::Array(kinds) => kinds.first().and_then(Value::as_str).unwrap_or_default(),
-        other => other.as_str().unwrap_or_default(),
-    };
+    let kinds = &schema["type"];
+    let kind = kinds.as_array().map_or(Some(kinds), |kinds| kinds.first()).and_then(Value::as_str).unwrap_or_default();
     match kind {
         "object" => {
             let of = |(name, schema): (&String, &Value)| (name.clone(), made(schema, root, die.rotate_left(1), depth));
@@ -148,7 +146,7 @@ fn made(schema: &Value, root: &Value, die: u8, depth: usize) -> Value {
         }
         "array" => json!([made(&schema["items"], root, die.rotate_left(3), depth)]),
         "integer" | "number" => json!(die % 7),
-        "boolean" => json!(die % 3 != 0),
+        "boolean" => json!(!die.is_multiple_of(3)),
         "string" if schema["format"].as_str().is_some_and(|format| format.starts_with("date")) => json!(DAY),
         "string" => match schema["pattern"].as_str().and_then(|pattern| sample(pattern, usize::from(die % 4))) {
             Some(text) => json!(text),
