@@ -49,7 +49,7 @@ fn line_of(text: &str, rule: &str, tool: Option<&str>) -> Option<usize> {
     let end = 1 + lines.iter().skip(1).position(|line| line.trim_end() == "---")?;
     let at = |key: &str| {
         let is = |line: &&str| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'));
-        lines.iter().take(end).position(|line| is(line)).map(|at| at + 1)
+        lines.iter().take(end).position(is).map(|at| at + 1)
     };
     let key = rule.split(':').next().unwrap_or_default();
     if !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
@@ -59,7 +59,7 @@ fn line_of(text: &str, rule: &str, tool: Option<&str>) -> Option<usize> {
         return None;
     }
     let named = |line: &&str| tool.is_some_and(|tool| line.contains(tool));
-    let below = lines.iter().skip(end + 1).position(|line| named(line)).map(|at| end + 2 + at);
+    let below = lines.iter().skip(end + 1).position(named).map(|at| end + 2 + at);
     below.or_else(|| at("tools"))
 }
 
