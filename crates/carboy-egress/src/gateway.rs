@@ -9,10 +9,10 @@ use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::finding::{Detector, Location};
 use carboy_core::host::Host;
 use carboy_core::ids::RefusalId;
-use carboy_core::ports::{AuditSink, Clock, Ledger, SecretSource};
+use carboy_core::ports::{AuditSink, Clock, Errand, Ledger, SecretSource};
 use carboy_core::route::RouteSet;
 use carboy_core::upstream::Upstreams;
-use carboy_core::verdict::Denial;
+use carboy_core::verdict::{Denial, Reason};
 use carboy_guard::Detectors;
 use carboy_wire::estimate::Calibration;
 use tokio::sync::{Semaphore, watch};
@@ -22,10 +22,9 @@ use crate::ca::{CaError, CertificateAuthority, Leaves};
 use crate::cut::Taps;
 use crate::learn::{Learned, LearnedRequest};
 use crate::limits::GatewayLimits;
-use crate::names::NamePool;
+use crate::names::{NamePool, NoAddress};
 use crate::pace::Pace;
 use crate::pipeline::stopping;
-use crate::placeholder::Marks;
 use crate::repeats::{Counted, Note, Repeats};
 use crate::stats::GatewayStats;
 use crate::upstream::Dialer;
@@ -85,8 +84,6 @@ pub struct Gateway {
     breaker: Mutex<Breaker>,
     storms: watch::Sender<u32>,
     pub(crate) taps: Taps,
-    /// What stands in a request for a placeholder until the real value does.
-    pub(crate) marks: Marks,
     /// What an octet that a model writes costs, learned from its whole answers.
     pub(crate) calibration: Mutex<Calibration>,
     requests: AtomicU64,
@@ -114,6 +111,15 @@ pub(crate) struct Law {
     /// Every route is closed for this reason until they are opened again.
     closed: Option<Denial>,
     pub(crate) cut: bool,
+}
+
+impl Law {
+    /// A spent budget closes nothing to a notice: it costs no token, and a route that does is refused by its budget all the
+    /// same.
+    fn closed_to(&self, errand: Errand) -> Option<&Denial> {
+        let notice = |denial: &&Denial| errand == Errand::Notice && denial.reason == Reason::BudgetExhausted;
+        self.closed.as_ref().filter(|denial| !notice(denial))
+    }
 }
 
 /// See [`Gateway::unsettled`].
@@ -145,14 +151,13 @@ impl Gateway {
             whole_bytes: Arc::new(Semaphore::new(limits.whole_bytes_max as usize)),
             dns_pending: Arc::new(Semaphore::new(limits.dns_pending_max)),
             law: watch::Sender::new(law),
-            names: Mutex::new(NamePool::new(limits.names_max, limits.wildcard_names_max)),
+            names: Mutex::new(NamePool::new(&limits)),
             stats: Mutex::default(),
             repeats: Mutex::new(Repeats::new(limits.repeats_max, limits.repeats_window)),
             pace: Mutex::new(Pace::new(limits.refusal_every, limits.refusal_burst)),
             breaker: Mutex::new(Breaker::new(limits.storm_denials_max, limits.storm_window, limits.storm_every)),
             storms: watch::Sender::new(0),
             taps: Taps::default(),
-            marks: Marks::new().ok_or(CaError::NoRandom)?,
             calibration: Mutex::default(),
             requests: AtomicU64::new(0),
             open: watch::Sender::new(0),
@@ -250,11 +255,16 @@ impl Gateway {
 
     /// The routes in force, unless the run is ending or they are closed.
     pub(crate) fn routes_now(&self) -> Result<Arc<RouteSet>, Denial> {
+        self.routes_for(Errand::Work)
+    }
+
+    /// The same for a request that is for this.
+    pub(crate) fn routes_for(&self, errand: Errand) -> Result<Arc<RouteSet>, Denial> {
         let law = self.law.borrow();
         if law.cut {
             return Err(stopping());
         }
-        law.closed.clone().map_or_else(|| Ok(law.routes.clone()), Err)
+        law.closed_to(errand).map_or_else(|| Ok(law.routes.clone()), |denial| Err(denial.clone()))
     }
 
     /// The routes, whether they are open or not: what has a name, and what speaks which format.
@@ -265,13 +275,24 @@ impl Gateway {
 
     /// Why every route is closed, if they are.
     pub(crate) fn closed_by(&self) -> Option<Denial> {
-        self.law.borrow().closed.clone()
+        self.closed_to(Errand::Work)
+    }
+
+    /// Why every route is closed to what is for this, if they are.
+    pub(crate) fn closed_to(&self, errand: Errand) -> Option<Denial> {
+        self.law.borrow().closed_to(errand).cloned()
     }
 
     /// Waits until every route is closed.
     pub(crate) async fn closing(&self) -> Denial {
+        self.closing_to(Errand::Work).await
+    }
+
+    /// Waits until every route is closed to what is for this.
+    pub(crate) async fn closing_to(&self, errand: Errand) -> Denial {
         let mut law = self.watch_law();
-        match law.wait_for(|law| law.closed.is_some()).await.map(|law| law.closed.clone()) {
+        let closed = law.wait_for(|law| law.closed_to(errand).is_some()).await;
+        match closed.map(|law| law.closed_to(errand).cloned()) {
             Ok(Some(denial)) => denial,
             // The sender is this gateway's own.
             Ok(None) | Err(_) => std::future::pending().await,
@@ -325,6 +346,18 @@ impl Gateway {
         };
         self.write_repeats(overdue);
         note
+    }
+
+    /// Counts the host among the names that this run asked for, if it is new and of a wildcard: a client of a proxy names it
+    /// without asking DNS (B30). Whether a route allows it is not asked here.
+    pub(crate) fn name_counted(&self, host: &Host, routes: &RouteSet) -> Result<(), Denial> {
+        let Some(name) = host.as_name() else { return Ok(()) };
+        let mut names = self.names.lock().expect("no panic under this lock");
+        match names.address(name, routes, Learning::Off) {
+            Ok(_) | Err(NoAddress::NotAllowed) => Ok(()),
+            Err(NoAddress::PoolFull) => Err(Denial::new(Reason::LimitReached, "no room for another name")),
+            Err(NoAddress::ZoneSpent(why)) => Err(Denial::new(Reason::NameBudget, why)),
+        }
     }
 
     /// What a connection to `ip` was meant for.

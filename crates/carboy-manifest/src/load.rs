@@ -16,13 +16,12 @@ use carboy_core::route::RouteSet;
 pub use reread::{Reread, reread};
 
 use crate::agent::{self, Agent, RepositoryAgent};
-use crate::budget::{AgentBudget, Amounts, Budgets, RunBudget, together, too_many};
+use crate::budget::{AgentBudget, Budgets, RunBudget, Spending, together, too_many};
 use crate::built_in;
 use crate::chain::Chains;
 use crate::chat::ChatFile;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, listed};
 use crate::effective::Effective;
-use crate::egress::check_plain;
 use crate::files::{ManifestFiles, Places};
 use crate::git::{GitUser, UserPart};
 use crate::implied::{chat_of, implied, through};
@@ -33,7 +32,7 @@ use crate::merge::{Way, fold};
 use crate::origin::{Origin, Place, Said};
 use crate::settings::{self, Settings};
 use crate::trust::{LoadError, NeedsTrust, Trust, TrustNothing, Trusted};
-use crate::whole::{Bottle, whole};
+use crate::whole::{Bottle, check_plain, whole};
 
 /// Most bottles of one run.
 pub const BOTTLES_MAX: usize = 8;
@@ -202,16 +201,16 @@ fn wanted_of(bottles: &[BottleName]) -> Vec<Wanted> {
 
 /// M39: a repository's agent is another scope than one of the user's of the same name, and its budget binds beside the
 /// others instead of replacing them.
-fn agent_budget(name: &AgentName, file: &Path, amounts: Amounts, whose: Whose) -> AgentBudget {
+fn agent_budget(name: &AgentName, file: &Path, spending: Spending, whose: Whose) -> AgentBudget {
     match whose {
         Whose::User | Whose::BuiltIn => {
-            AgentBudget { scope: Scope::Agent(name.to_string()), kind: CapKind::Budget, amounts }
+            AgentBudget { scope: Scope::Agent(name.to_string()), kind: CapKind::Budget, spending }
         }
         Whose::Repository => {
             let path = hex(&sha256(file.as_os_str().as_encoded_bytes()));
             // `@` stands in no agent's name.
             let scope = Scope::Agent(format!("{name}@{}", &path[..PATH_HASH_DIGITS]));
-            AgentBudget { scope, kind: CapKind::Ceiling, amounts }
+            AgentBudget { scope, kind: CapKind::Ceiling, spending }
         }
     }
 }
