@@ -75,6 +75,7 @@ fn help_of_every_other_command() {
         &["budget", "set"],
         &["budget", "unset"],
         &["budget", "top-up"],
+        &["approve"],
         &["proxy"],
         &["controller"],
         &["controller", "run"],
@@ -161,7 +162,8 @@ fn bash_completes_names_where_names_belong_and_files_where_files_do() {
     }
     for (words, offered) in [
         ("run cl", "claude"),
-        ("run ''", "claude codex"),
+        ("run ''", "assistant bookly claude codex"),
+        ("serve b", "bookly"),
         ("run -b cl", "claude"),
         ("check c", "claude codex"),
         ("bottle rm cl", "claude"),
