@@ -42,7 +42,7 @@ fn help_of_run_has_every_flag_and_exit_code() {
 
 #[test]
 fn help_of_every_other_command() {
-    let commands: [&[&str]; 49] = [
+    let commands: [&[&str]; 50] = [
         &["tour"],
         &["doctor"],
         &["attach"],
