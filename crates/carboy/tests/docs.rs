@@ -196,6 +196,7 @@ fn the_help_of_every_command_is_the_reference() {
         "logs",
         "explain",
         "wait",
+        "approve",
         "allow",
         "stop",
         "resume",

@@ -42,7 +42,7 @@ fn help_of_run_has_every_flag_and_exit_code() {
 
 #[test]
 fn help_of_every_other_command() {
-    let commands: [&[&str]; 49] = [
+    let commands: [&[&str]; 50] = [
         &["tour"],
         &["doctor"],
         &["attach"],
@@ -75,6 +75,7 @@ fn help_of_every_other_command() {
         &["budget", "set"],
         &["budget", "unset"],
         &["budget", "top-up"],
+        &["approve"],
         &["proxy"],
         &["controller"],
         &["controller", "run"],
@@ -161,7 +162,8 @@ fn bash_completes_names_where_names_belong_and_files_where_files_do() {
     }
     for (words, offered) in [
         ("run cl", "claude"),
-        ("run ''", "claude codex"),
+        ("run ''", "assistant bookly claude codex"),
+        ("serve b", "bookly"),
         ("run -b cl", "claude"),
         ("check c", "claude codex"),
         ("bottle rm cl", "claude"),
