@@ -68,7 +68,7 @@ pub(crate) async fn decline(engine: &Engine, asker: &Asker, token: &str) -> Resu
     opened.state.line(Who::Note, format!("Declined: {}", waiting.title()), engine.now_ms());
     opened.state.line(Who::Agent, text.clone(), engine.now_ms());
     opened.save().await?;
-    Ok(Reply { text, card: None, withheld: Vec::new(), handed_off: None })
+    Ok(Reply { text, card: None, withheld: Vec::new(), handed_off: None, turn: opened.state.turns })
 }
 
 /// Asks for a person.
@@ -78,7 +78,8 @@ pub(crate) async fn hand_off(engine: &Engine, asker: &Asker) -> Result<Reply, Tu
     let text = engine.spec.prompt.hand_off.clone();
     opened.state.line(Who::Note, text.clone(), engine.now_ms());
     opened.save().await?;
-    Ok(Reply { text, card: None, withheld: Vec::new(), handed_off: Some(HandOff::Asked) })
+    let handed_off = Some(HandOff::Asked);
+    Ok(Reply { text, card: None, withheld: Vec::new(), handed_off, turn: opened.state.turns })
 }
 
 /// Takes down what a person thinks of a reply.

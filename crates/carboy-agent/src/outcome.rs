@@ -73,6 +73,8 @@ pub struct Reply {
     pub withheld: Vec<String>,
     /// The conversation was handed to a person, and why.
     pub handed_off: Option<HandOff>,
+    /// Which turn of the conversation it was, from 1, as feedback names it; 0 where there was none yet.
+    pub turn: u32,
 }
 
 /// Why a conversation was handed to a person.

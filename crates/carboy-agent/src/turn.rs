@@ -231,6 +231,7 @@ impl<'e> Talk<'e> {
             card: self.card.clone(),
             withheld: Vec::new(),
             handed_off: None,
+            turn: self.opened.state.turns,
         };
         Released { talk: self, reply, ended: "replied" }
     }
@@ -249,7 +250,8 @@ impl<'e> Talk<'e> {
         }
         self.remember(&instead);
         self.show_instead(&instead);
-        let reply = Reply { text: instead, card: self.card.clone(), withheld: violations, handed_off: None };
+        let turn = self.opened.state.turns;
+        let reply = Reply { text: instead, card: self.card.clone(), withheld: violations, handed_off: None, turn };
         Ok(Released { talk: self, reply, ended: "withheld" })
     }
 
@@ -272,7 +274,8 @@ impl<'e> Talk<'e> {
     fn handed_over(mut self, reason: Reason, text: String) -> Released<'e> {
         self.show_instead(&text);
         let handed_off = Some(HandOff::Refused(reason));
-        let reply = Reply { text, card: self.card.clone(), withheld: Vec::new(), handed_off };
+        let turn = self.opened.state.turns;
+        let reply = Reply { text, card: self.card.clone(), withheld: Vec::new(), handed_off, turn };
         Released { talk: self, reply, ended: "handed_off" }
     }
 

@@ -361,7 +361,7 @@ mod tests {
     const SESSION: SessionKey = SessionKey([7; 32]);
 
     fn reply(text: &str) -> Reply {
-        Reply { text: text.into(), card: None, withheld: Vec::new(), handed_off: None }
+        Reply { text: text.into(), card: None, withheld: Vec::new(), handed_off: None, turn: 1 }
     }
 
     fn start(turns: &Arc<Turns>, request: &str, work: Work) -> (Result<Arc<Turn>, Refusal>, oneshot::Sender<Reply>) {
