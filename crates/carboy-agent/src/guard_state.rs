@@ -261,6 +261,13 @@ pub(crate) struct Facts {
     pub(crate) grounds: Grounds,
 }
 
+impl Facts {
+    /// Does code decide the same by both? What a reply may mention and what was counted are looked at elsewhere.
+    pub(crate) fn decides_as(&self, other: &Facts) -> bool {
+        self.proofs == other.proofs && self.successes == other.successes
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Kept {
     name: String,

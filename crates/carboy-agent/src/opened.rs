@@ -95,6 +95,11 @@ impl<'e> Opened<'e> {
         Ok(())
     }
 
+    /// Is something proven, or no longer, that the store does not know of yet?
+    pub(crate) fn decides_otherwise(&self) -> bool {
+        !self.state.guard.kept.decides_as(&self.kept.guard.kept)
+    }
+
     /// What was said in this turn is forgotten; what it did is not.
     pub(crate) fn drop_words(&mut self) {
         self.state.history = self.kept.history.clone();

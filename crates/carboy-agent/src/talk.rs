@@ -235,6 +235,9 @@ impl<'e> Talk<'e> {
             opened.keep_facts().await?;
         } else {
             opened.record.ran(name, code, outcome)?;
+            if opened.decides_otherwise() {
+                opened.keep_facts().await?; // a check that says no takes a yes back, however this turn ends
+            }
         }
         let result = match ran {
             Ran::Done(output) => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use carboy_agent::*;
-use carboy_core::chat::{AuthorizationEffect, AuthorizationRule, Confirm, ToolRules};
+use carboy_core::chat::{AuthorizationEffect, AuthorizationRule, Confirm, Requirement, ToolRules};
 use carboy_core::verdict::Reason;
 use serde_json::{Value, json};
 use support::*;
@@ -149,6 +149,45 @@ async fn i1_i5_all_is_decided_again_when_the_click_comes() {
     let actions = world.actions();
     assert!(actions.contains(&"tool_refused denied".into()) && actions.contains(&"ask_withdrawn denied".into()));
     assert!(!actions.contains(&"write_intent allowed".into()));
+}
+
+#[tokio::test]
+async fn i1_g39_a_yes_that_is_taken_back_in_a_turn_that_fails_is_taken_back() {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let stock = Odd::new("stock", Effect::Read, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 => Ok(Output { value: json!("there"), released: vec![] }),
+        _ => Err(ToolError::Refused { code: "sold_out", message: "it is sold out".into() }),
+    });
+    let rules = |spec: &mut carboy_core::chat::ChatSpec| {
+        let stock = Requirement { tool: "stock".into(), same: vec!["order_id".into()], within_s: 900, result: None };
+        let rules = ToolRules { requires: vec![stock], ..ToolRules::default() };
+        spec.rules.insert("return_order".into(), rules);
+    };
+    let (world, asker) = (World::with(rules, vec![Arc::new(stock)]), person());
+    world.model.says([call("stock", json!({"order_id": "BK-1001"}))]);
+    let card = world.card(&asker).await;
+    let fails = Says::Fails(ModelError::Status { status: 500 });
+    world.model.says([call("stock", json!({"order_id": "BK-1001"})), fails]);
+    world.turn(&asker, "is it there still?").await.unwrap_err();
+    world.model.says([text("It is sold out.")]);
+    world.engine.confirm(&asker, &card.token, &|_| {}).await.unwrap();
+    assert_eq!(world.writes(), 0);
+}
+
+#[tokio::test]
+async fn g21_i10_the_words_about_a_click_name_what_its_card_and_its_write_gave_and_nothing_else() {
+    let (world, asker) = (World::new(), person());
+    for (order, shown) in [("BK-1001", true), ("BK-1002", false)] {
+        let card = world.card(&asker).await;
+        world.model.says([call("lookup_order", json!({"order_id": "BK-1002"})), text("BK-1002 is on its way.")]);
+        world.turn(&asker, "where is BK-1002?").await.unwrap();
+        let words = format!("{order} is looked after.");
+        world.model.says([text(&words)]);
+        let reply = world.engine.confirm(&asker, &card.token, &|_| {}).await.unwrap();
+        assert_eq!(reply.withheld.is_empty(), shown, "{reply:?}");
+        assert_eq!(reply.text == words, shown);
+    }
+    assert_eq!(world.writes(), 2);
 }
 
 #[tokio::test]

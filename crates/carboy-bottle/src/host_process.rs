@@ -4,6 +4,7 @@
 //! *Must never* go through a shell: arguments are passed as they are. *Must never* start a program by its name alone, or in
 //! the directory that somebody is in: see [`program`].
 
+pub mod beside;
 pub mod program;
 
 use std::collections::BTreeMap;

@@ -238,9 +238,11 @@ impl Inside {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the first program.
-    pub(crate) fn start(&self) -> io::Result<()> {
-        self.send(&ToInit::Start)?;
+    /// Starts the first program, with these variables over its own; programs beside it have them too.
+    pub(crate) fn start(&self, env: &BTreeMap<String, String>) -> io::Result<()> {
+        let document = (!env.is_empty()).then(|| in_memory(&[], env, None)).transpose()?;
+        let descriptors: Vec<_> = document.iter().map(|d| d.as_fd()).collect();
+        wire::send(self.control.as_fd(), &ToInit::Start, &descriptors)?;
         let mut state = self.state();
         if state.stage == Stage::Made {
             state.stage = Stage::Started;
@@ -398,19 +400,22 @@ fn silent() -> io::Error {
 
 /// The request as a memory file; whatever cannot stand in an environment is refused here.
 fn document(request: &ExecRequest) -> io::Result<OwnedFd> {
-    use std::io::Write;
-    let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text.to_owned());
     if request.command.is_empty() {
         return Err(invalid("no command to run in the bottle"));
     }
-    if request.env.keys().any(|name| name.is_empty() || name.contains('=')) {
+    in_memory(&request.command, &request.env, request.workdir.clone())
+}
+
+fn invalid(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text.to_owned())
+}
+
+fn in_memory(command: &[String], env: &BTreeMap<String, String>, workdir: Option<PathBuf>) -> io::Result<OwnedFd> {
+    use std::io::Write;
+    if env.keys().any(|name| name.is_empty() || name.contains('=')) {
         return Err(invalid("a variable's name must not be empty or contain `=`"));
     }
-    let document = ExecDocument {
-        command: request.command.clone(),
-        env: request.env.clone().into_iter().collect(),
-        workdir: request.workdir.clone(),
-    };
+    let document = ExecDocument { command: command.to_vec(), env: env.clone().into_iter().collect(), workdir };
     let json = serde_json::to_vec(&document)?;
     if json.len() > EXEC_BYTES_MAX {
         let text = format!("command and environment are {} octets long, {EXEC_BYTES_MAX} at most", json.len());

@@ -9,6 +9,7 @@
 //! *Architecture invariant:* the program starts only at [`Bottle::start`], after the captured sockets have been handed
 //! out, so that no connection is made that nobody answers.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -200,7 +201,12 @@ impl Bottle {
 
     /// Starts the program. Call it when the captured sockets are being served.
     pub fn start(&self) -> io::Result<()> {
-        self.inside.start()
+        self.start_with(&BTreeMap::new())
+    }
+
+    /// The same with variables over those of the spec: what was not known yet when the bottle was made.
+    pub fn start_with(&self, env: &BTreeMap<String, String>) -> io::Result<()> {
+        self.inside.start(env)
     }
 
     /// Sends a signal, by its number, to the program's process group.

@@ -206,10 +206,11 @@ pub enum SocketRole {
     Inside(u16),
 }
 
-/// A program to run beside the first one. It travels in a memory file: a prompt on a command line may be long.
+/// A program to run beside the first one, or what the first one's environment has besides. It travels in a memory file: a
+/// prompt on a command line may be long, and so may a placeholder.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExecDocument {
-    /// Program and arguments.
+    /// Program and arguments; none for the first one, which has its own.
     pub command: Vec<String>,
     /// What the environment has besides, or instead of, the first program's.
     pub env: Vec<(String, String)>,
@@ -301,7 +302,7 @@ pub enum FromInit {
 /// From the supervisor to init.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
-    /// Start the program.
+    /// Start the program. An [`ExecDocument`] comes with it where its environment was not known before.
     Start,
     /// Send this signal to the program's process group.
     Signal(i32),

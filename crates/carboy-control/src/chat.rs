@@ -20,7 +20,6 @@ mod failing;
 mod offline;
 mod secret;
 mod shelf;
-mod standing;
 mod tools;
 
 use std::path::PathBuf;
@@ -28,39 +27,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_agent::{Metrics, Model, Parts, ProviderModel, Terms, Tool};
-use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject, hex, sha256};
+use carboy_core::audit::{ChainKey, Event, EventType, Outcome, hex, sha256};
 use carboy_core::chat::{ChatSpec, ToolSource};
-use carboy_core::ids::{RunId, SecretName};
+use carboy_core::ids::SecretName;
 use carboy_core::ports::{AuditSink, Clock, Outbound, SecretSource, SessionStore};
 use carboy_core::secret::SecretText;
-use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, Learning};
+use carboy_egress::Gateway;
 use carboy_manifest::{Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
-use carboy_store::controller::ClientEvents;
 use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
 use tokio::sync::watch;
 
-use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
 use crate::controller::Starter;
 use crate::grants::Grants;
 use crate::home::{Home, private_dir};
-use crate::notify::{DESKTOP_PROGRAM, Notifier, Notifying};
+use crate::notify::Notifier;
+use crate::plane::{self, Laying, Plane};
 use crate::registry::{Registration, RunRecord};
 use crate::reload;
 use crate::runs;
-use crate::session::{First, Session};
+use crate::session::Session;
+use crate::standing::{Standing, StandingParts, heed_pushes};
 use crate::supervisor::enforce::shutdown_of_bottle;
 use crate::supervisor::keeping::Kept;
-use crate::supervisor::secrets::{detectors, look_for_renewed, undumpable};
-use crate::supervisor::{Keeping, RunError, Tell, new_run_id};
+use crate::supervisor::{Keeping, Tell};
 use crate::vault::{Lookup, Vault};
 
 use bottles::{ToolBottle, another};
 use offline::OfflineModel;
-use standing::{Standing, StandingParts, heed_pushes};
 use tools::Ways;
 
+pub use crate::standing::Ending;
 pub use attack::{AttackError, Hole, attack};
 pub use carboy_agent::{
     Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TurnError, TurnEvent,
@@ -68,7 +66,6 @@ pub use carboy_agent::{
 pub use failing::ChatError;
 pub use secret::{Deployment, SESSION_SECRET};
 pub use shelf::{DirShelf, NOTES_DIR};
-pub use standing::Ending;
 
 /// How often sessions are looked through for those that were idle too long.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -138,6 +135,7 @@ pub struct ChatHost {
     gateway: Arc<Gateway>,
     audit: Arc<AuditLog>,
     standing: Arc<Standing>,
+    bottle: Arc<ToolBottle>,
     session: Arc<Session>,
     notifier: Arc<Notifier>,
     kept: Kept,
@@ -146,20 +144,6 @@ pub struct ChatHost {
     offline: Option<OfflineModel>,
     started_ms: u64,
     run_dir: PathBuf,
-}
-
-/// The plane under an agent: what every call of it goes through.
-struct Plane {
-    run: RunId,
-    started_ms: u64,
-    subject: Subject,
-    audit: Arc<AuditLog>,
-    vault: Arc<Vault>,
-    fingerprint_key: [u8; 32],
-    gateway: Arc<Gateway>,
-    kept: Kept,
-    pushes: Option<ClientEvents>,
-    offline: Option<OfflineModel>,
 }
 
 impl ChatHost {
@@ -185,7 +169,16 @@ impl ChatHost {
         bottle: Arc<ToolBottle>,
         offline: Option<OfflineModel>,
     ) -> Result<ChatHost, ChatError> {
-        let plane = Plane::lay(&request, offline).await?;
+        let laying = Laying {
+            home: &request.home,
+            effective: &request.effective,
+            lookup: &request.lookup,
+            keeping: request.keeping,
+            agent: Some(request.spec.name.to_string()),
+            audit_key: another(&request.audit_key),
+            audit_log: request.audit_log.clone().unwrap_or_else(|| request.home.audit_log()),
+        };
+        let plane = Plane::lay(laying, || secret::vault(&request)).await?;
         let metrics = Arc::new(Metrics::default());
         let outbound = plane.gateway.outbound();
         let tools = tools::all(&request, &Ways { outbound: outbound.clone(), bottle: bottle.clone() }).await?;
@@ -204,7 +197,7 @@ impl ChatHost {
             metrics: metrics.clone(),
         })?);
         let enters = Enters { engine, tools, metrics, sessions, bottle };
-        enter(request, plane, enters).await
+        enter(request, plane, enters, offline).await
     }
 
     /// What terminals and servers ask.
@@ -258,46 +251,6 @@ impl ChatHost {
     }
 }
 
-impl Plane {
-    /// Opens the log, reads the secrets, and makes the gateway with its ledger.
-    async fn lay(request: &ChatRequest, offline: Option<OfflineModel>) -> Result<Plane, ChatError> {
-        let started_ms = SystemClock.now_ms();
-        let run = new_run_id()?;
-        let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
-        undumpable()?;
-        let subject = Subject {
-            user_id: None,
-            agent: Some(request.spec.name.to_string()),
-            bottle: Some(request.effective.bottle.to_string()),
-            run: Some(run.to_string()),
-        };
-        let log = request.audit_log.clone().unwrap_or_else(|| request.home.audit_log());
-        let audit = AuditLog::open(&log, another(&request.audit_key), Arc::new(SystemClock));
-        let audit = Arc::new(audit.map_err(|e| ChatError::Audit(e.to_string()))?);
-        let vault = Arc::new(secret::vault(request)?);
-        let fingerprint_key = authority::fingerprint_key(&request.home)?;
-        let looked_for = Arc::new(detectors(fingerprint_key, &vault)?);
-        let around = (&request.home, &request.lookup);
-        let (kept, pushes) = Kept::open(request.keeping, around, &request.effective, &run).await?;
-        let gateway = Gateway::new(GatewayConfig {
-            subject: subject.clone(),
-            routes: request.effective.routes.clone(),
-            upstreams: request.effective.settings.upstreams.clone(),
-            ca: authority,
-            detectors: looked_for,
-            secrets: vault.clone() as Arc<dyn SecretSource>,
-            audit: audit.clone(),
-            ledger: kept.ledger(),
-            clock: Arc::new(SystemClock),
-            learning: Learning::Off,
-            limits: GatewayLimits::default(),
-        })
-        .map_err(AuthorityError::from)?;
-        look_for_renewed(&vault, &gateway, fingerprint_key);
-        Ok(Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline })
-    }
-}
-
 fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
     let limits = &request.spec.limits;
     let limits =
@@ -322,24 +275,30 @@ struct Enters {
 }
 
 /// Among the runs: a record, a socket, a start in the log, and what watches over it.
-async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<ChatHost, ChatError> {
+async fn enter(
+    request: ChatRequest,
+    plane: Plane,
+    enters: Enters,
+    offline: Option<OfflineModel>,
+) -> Result<ChatHost, ChatError> {
     let Enters { engine, tools, metrics, sessions, bottle } = enters;
-    let Plane { run, started_ms, subject, audit, vault, fingerprint_key, gateway, kept, pushes, offline } = plane;
     let record = RunRecord {
-        run: run.to_string(),
+        run: plane.run.to_string(),
         bottle: request.effective.bottle.to_string(),
-        agent: subject.agent.clone(),
+        agent: plane.subject.agent.clone(),
         command: request.command.clone(),
         task: None,
         supervisor_pid: std::process::id(),
-        started_ms,
-        socket: request.home.run_socket(&run)?,
+        started_ms: plane.started_ms,
+        socket: request.home.run_socket(&plane.run)?,
         workdir: request.workdir.clone(),
         terminal: false,
     };
     private_dir(&request.home.state(&request.effective.bottle))?;
-    let run_dir = runs::begin(&request.home, &request.effective.bottle, &run, &record)?;
-    let session = nobodys_session()?;
+    let run_dir = runs::begin(&request.home, &request.effective.bottle, &plane.run, &record)?;
+    let session = plane::nobodys_session()?;
+    let notifier = plane.notifier(&request.effective, &request.lookup, &record);
+    let Plane { run, started_ms, subject, audit, vault, gateway, kept, pushes, .. } = plane;
     let grants = Grants::new(gateway.clone(), audit.clone(), subject.clone(), &request.effective.routes);
     let standing = Standing::new(StandingParts {
         record: record.clone(),
@@ -347,7 +306,7 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
         subject: subject.clone(),
         audit: audit.clone(),
         grants: grants.clone(),
-        bottle,
+        hangs: bottle.clone(),
         session: session.clone(),
         shutdown: shutdown_of_bottle(&request.effective, &request.places),
         controller: match request.keeping {
@@ -355,7 +314,6 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
             Keeping::InProcess => None,
         },
     });
-    let notifier = notifier(&request, &record, (&vault, fingerprint_key), &audit, &subject);
     let _ = standing.notifier.set(notifier.clone());
     let budgets = watch::Sender::new(request.effective.budgets_of(&run));
     let mut tasks = vec![tokio::spawn(grants.clone().watch()), tokio::spawn(sweep(sessions))];
@@ -389,6 +347,7 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
         gateway,
         audit,
         standing,
+        bottle,
         session,
         notifier,
         kept,
@@ -397,45 +356,6 @@ async fn enter(request: ChatRequest, plane: Plane, enters: Enters) -> Result<Cha
         offline,
         started_ms,
         run_dir,
-    })
-}
-
-/// Those who wait for the end wait here; there is no program and no terminal.
-fn nobodys_session() -> Result<Arc<Session>, RunError> {
-    let parts = crate::session::Parts {
-        stdio: None,
-        first: First::Nobody,
-        keep_in: None,
-        resize: Box::new(|_, _| {}),
-        signal: Box::new(|_| {}),
-        hear: Box::new(|_| {}),
-        size: (0, 0),
-    };
-    Session::open(parts).map_err(|source| RunError::System { what: "hold those who wait", source })
-}
-
-/// What calls the operator when nobody is there.
-fn notifier(
-    request: &ChatRequest,
-    record: &RunRecord,
-    (vault, fingerprint_key): (&Arc<Vault>, [u8; 32]),
-    audit: &Arc<AuditLog>,
-    subject: &Subject,
-) -> Arc<Notifier> {
-    let settings = request.effective.settings.notify.value.clone();
-    let token = settings.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
-    let known = vault.clone();
-    Notifier::open(Notifying {
-        looked_for: Box::new(move || detectors(fingerprint_key, &known).ok()),
-        token: token.and_then(|name| vault.current(name)),
-        settings,
-        upstreams: request.effective.settings.upstreams.clone(),
-        record: record.clone(),
-        started_at: None,
-        lookup: request.lookup.clone(),
-        desktop: request.lookup.find(DESKTOP_PROGRAM),
-        audit: audit.clone(),
-        subject: subject.clone(),
     })
 }
 

@@ -9,6 +9,7 @@
 //!   state/<bottle>/quarantine/        what a run changed and was not allowed to keep
 //!   state/<bottle>/runs/<run>/        record, summary and output of a run, also when it has ended
 //!   run/<run>.json, run/<run>.sock    runs that live
+//!   run/proxy-<run>/                  socket, certificate and variables of a proxy that lives
 //!   carboy.db                         what was spent, and the operator's caps; the controller's alone
 //!   controller.log                    what the controller says, bounded
 //!   run/controller.lock               held by the one controller; beside it the lock of those who start it
@@ -164,6 +165,11 @@ impl Home {
     /// The socket on which a run is asked and stopped.
     pub fn run_socket(&self, run: &RunId) -> Result<PathBuf, HomeError> {
         self.socket(&format!("{run}.sock"))
+    }
+
+    /// The files of a proxy that lives: its socket, its certificate, its variables.
+    pub fn proxy_dir(&self, run: &RunId) -> PathBuf {
+        self.sockets.join(format!("proxy-{run}"))
     }
 
     fn socket(&self, name: &str) -> Result<PathBuf, HomeError> {

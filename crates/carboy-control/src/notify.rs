@@ -22,6 +22,8 @@ use carboy_core::finding::{Detector, Finding, Location};
 use carboy_core::ports::{AuditSink, Clock};
 use carboy_core::secret::SecretText;
 use carboy_core::upstream::Upstreams;
+use carboy_core::verdict::Reason;
+use carboy_egress::stats::RefusalStats;
 use carboy_egress::{Gateway, post_webhook};
 use carboy_guard::Detectors;
 use carboy_manifest::settings::Notify;
@@ -43,6 +45,8 @@ pub const STORM_REFUSALS_MIN: u64 = 20;
 pub const STORM_WINDOW: Duration = Duration::from_secs(60);
 /// A storm is told at most this often.
 pub const STORM_EVERY: Duration = Duration::from_secs(600);
+/// Placeholders that were sent astray are told of at most this often.
+pub const ASTRAY_EVERY: Duration = Duration::from_secs(60);
 /// A program that waits is told of at most this often.
 pub const WAITING_EVERY: Duration = Duration::from_secs(60);
 /// Messages that wait to be sent; what comes above it is dropped.
@@ -61,6 +65,7 @@ pub const END_WAIT_MAX: Duration = Duration::from_secs(5);
 enum What {
     Waiting,
     Storm,
+    Placeholder,
     Stopped,
     End,
 }
@@ -70,6 +75,7 @@ impl What {
         match self {
             What::Waiting => "waiting",
             What::Storm => "storm",
+            What::Placeholder => "placeholder",
             What::Stopped => "stopped",
             What::End => "end",
         }
@@ -111,6 +117,7 @@ pub struct Notifier {
     queue: mpsc::Sender<Message>,
     sender: Mutex<Option<tokio::task::JoinHandle<()>>>,
     waited: Mutex<Option<Instant>>,
+    astray: Mutex<Astray>,
     bell: bool,
     started_at: Option<PathBuf>,
 }
@@ -121,7 +128,14 @@ impl Notifier {
         let (queue, messages) = mpsc::channel(MESSAGES_MAX);
         let (bell, started_at) = (parts.settings.bell, parts.started_at.clone());
         let sender = tokio::spawn(send_all(parts, messages));
-        Arc::new(Notifier { queue, sender: Mutex::new(Some(sender)), waited: Mutex::new(None), bell, started_at })
+        Arc::new(Notifier {
+            queue,
+            sender: Mutex::new(Some(sender)),
+            waited: Mutex::new(None),
+            astray: Mutex::default(),
+            bell,
+            started_at,
+        })
     }
 
     /// The program called its person. Who looks on has heard it already.
@@ -144,22 +158,38 @@ impl Notifier {
         self.say(What::Waiting, text);
     }
 
-    /// Counts refusals and tells of storms, until it is aborted.
+    /// Counts refusals and tells of storms and of placeholders that were sent astray, until it is aborted.
     pub async fn watch(self: Arc<Self>, gateway: Arc<Gateway>, session: Arc<Session>) {
         let mut storms = Storms::default();
         loop {
             tokio::time::sleep(COUNT_EVERY).await;
-            let total = gateway.stats().refused();
-            if let Some(count) = storms.counted(total, Instant::now()) {
-                let text = format!("{count} requests were refused within a minute");
-                if session.viewers() > 0 {
-                    session.tell(&text);
-                } else {
-                    self.ring();
-                }
-                self.say(What::Storm, text);
+            let stats = gateway.stats();
+            if let Some(count) = storms.counted(stats.refused(), Instant::now()) {
+                self.warned(What::Storm, format!("{count} requests were refused within a minute"), &session);
             }
+            self.astray(&gateway, &session);
         }
+    }
+
+    /// Tells of placeholders that were sent astray since somebody heard of any; at the end of a run once more, which may have
+    /// been shorter than the time between two looks.
+    pub fn astray(&self, gateway: &Gateway, session: &Session) {
+        let stats = gateway.stats();
+        let Some(misplaced) = stats.refusals.get(&Reason::PlaceholderMisplaced) else { return };
+        let text = self.astray.lock().unwrap_or_else(PoisonError::into_inner).counted(misplaced, Instant::now());
+        if let Some(text) = text {
+            self.warned(What::Placeholder, text, session);
+        }
+    }
+
+    /// Tells who looks on, or the person who does not.
+    fn warned(&self, what: What, text: String, session: &Session) {
+        if session.viewers() > 0 {
+            session.tell(&text);
+        } else {
+            self.ring();
+        }
+        self.say(what, text);
     }
 
     /// It was stopped, let go on, or is near a cap: told to who looks on, and to the person who does not.
@@ -240,6 +270,32 @@ impl Storms {
     }
 }
 
+/// Which placeholders that were sent astray have been told of.
+#[derive(Default)]
+struct Astray {
+    told: u64,
+    at: Option<Instant>,
+}
+
+impl Astray {
+    /// Takes all of them so far; gives the words, when there are new ones and nobody heard of any just now.
+    fn counted(&mut self, refusals: &RefusalStats, now: Instant) -> Option<String> {
+        let quiet = self.at.is_some_and(|at| now.duration_since(at) < ASTRAY_EVERY);
+        if refusals.count <= self.told || quiet {
+            return None;
+        }
+        let fresh = refusals.count - self.told;
+        (self.told, self.at) = (refusals.count, Some(now));
+        let times = if fresh == 1 { "once".to_owned() } else { format!("{fresh} times") };
+        // The last one that differs from those before.
+        let last = refusals.samples.last();
+        let (host, id) = last.map(|last| (last.host.as_str(), last.id.as_str())).unwrap_or_default();
+        Some(format!(
+            "a placeholder went to {host}, where its credential does not belong: refused, {times}; carboy explain {id}"
+        ))
+    }
+}
+
 async fn send_all(parts: Notifying, mut messages: mpsc::Receiver<Message>) {
     let mut complained = false;
     while let Some(message) = messages.recv().await {
@@ -306,7 +362,7 @@ fn clean(looked_for: Option<&Detectors>, text: &str) -> Cleaned {
     let Some(detectors) = looked_for else {
         return Cleaned { text: "[words withheld: they cannot be searched for secrets]".into(), findings: Vec::new() };
     };
-    let all = [Detector::KnownSecrets, Detector::TokenPatterns];
+    let all = [Detector::Placeholders, Detector::KnownSecrets, Detector::TokenPatterns];
     let (clean, findings) = detectors.redact(text.as_bytes(), &all, Location::RequestBody);
     let words = |found: &Finding| match &found.fingerprint {
         Some(fingerprint) => format!("{} #{}", found.rule, fingerprint.as_str()),
@@ -332,6 +388,8 @@ async fn on_the_desktop(parts: &Notifying, message: &Message) -> Result<(), Stri
 
 #[cfg(test)]
 mod tests {
+    use carboy_egress::stats::RefusalSample;
+
     use super::*;
 
     #[test]
@@ -345,6 +403,24 @@ mod tests {
         assert_eq!(storms.counted(base + 500, at(3700)), None, "told already");
         assert!(storms.counted(base + 1000, at(4300)).is_some());
         assert!(storms.counts.len() <= 62, "it remembers a minute");
+    }
+
+    #[test]
+    fn b42_a_placeholder_that_was_sent_astray_is_told_at_once_and_then_once_a_minute() {
+        let (mut astray, start) = (Astray::default(), Instant::now());
+        let sample = RefusalSample {
+            host: "evil.example".into(),
+            port: Some(443),
+            detail: String::new(),
+            id: carboy_core::ids::RefusalId::from_bits(1),
+        };
+        let stats = |count| RefusalStats { count, samples: vec![sample.clone()] };
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let words = astray.counted(&stats(1), at(0)).unwrap();
+        assert!(words.contains("once") && words.contains("evil.example") && words.contains("x-000001"), "{words}");
+        assert_eq!(astray.counted(&stats(4), at(30)), None, "somebody has just heard");
+        assert!(astray.counted(&stats(4), at(61)).unwrap().contains("3 times"));
+        assert_eq!(astray.counted(&stats(4), at(200)), None, "nothing new");
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Refusal {
         }
         if self.reason.is_of_routes() {
             self.asked.route(opening)
-        } else if self.reason == Reason::SecretKnown {
+        } else if matches!(self.reason, Reason::SecretKnown | Reason::PlaceholderMisplaced) {
             Err(NoRoute::Leak)
         } else {
             Err(NoRoute::NotARoutes(self.reason))

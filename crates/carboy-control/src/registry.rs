@@ -189,6 +189,9 @@ pub fn live_runs(home: &Home) -> Result<Vec<Answer>, HomeError> {
                 // Left behind by a supervisor that was killed: a record is written after its socket was opened.
                 let _ = std::fs::remove_file(&path);
                 let _ = std::fs::remove_file(&record.socket);
+                if let Ok(run) = RunId::parse(&record.run) {
+                    let _ = std::fs::remove_dir_all(home.proxy_dir(&run));
+                }
             }
             // It is there and does not answer: the person has to see that.
             Err(_) => answers.push(Answer::silent(record)),

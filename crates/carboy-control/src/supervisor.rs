@@ -62,7 +62,7 @@ use enforce::{Enforcing, break_storms, heed_pushes};
 use keeping::Kept;
 use noticing::Noticing;
 use seal::{bottle_spec, injected_secrets};
-use secrets::{detectors, look_for_renewed, no_secret_inside, undumpable};
+use secrets::{detectors, look_for_renewed, no_secret_inside, placeholders, undumpable};
 
 pub use carboy_egress::Learning;
 use streams::{notifier, session, teller};
@@ -154,7 +154,6 @@ struct Stands {
     run: RunId,
     started_ms: u64,
     authority: Arc<CertificateAuthority>,
-    injected: Vec<SecretName>,
     spec: BottleSpec,
     bottle: Bottle,
 }
@@ -175,14 +174,13 @@ pub async fn start(mut request: RunRequest) -> Result<Running, RunError> {
         None => (new_run_id()?, None),
     };
     let authority = Arc::new(authority::load_or_make(&request.home, started_ms)?);
-    let injected = injected_secrets(&request.effective.routes);
     let root = image::root_of(request.effective.image.clone(), |image| image_job(&request, image)).await?;
     let held = hold(&request, &run, started_ms).await?;
-    let spec = bottle_spec(&request, &run, authority.ca_pem(), &injected, &held, root)?;
+    let spec = bottle_spec(&request, &run, authority.ca_pem(), &held, root)?;
     let (spec, bottle) = make(&request.home, spec).await?;
     let watcher = bottle.watcher();
     let run_dir = request.home.run_dir(&spec.name, &run);
-    let equipped = equip(request, Stands { run, started_ms, authority, injected, spec, bottle }).await;
+    let equipped = equip(request, Stands { run, started_ms, authority, spec, bottle }).await;
     if equipped.is_err() {
         // The bottle died with the attempt. What it put into the workspace is taken away before the person is told.
         let _ = tokio::task::spawn_blocking(move || watcher.wait()).await;
@@ -208,7 +206,7 @@ async fn hold(request: &RunRequest, run: &RunId, started_ms: u64) -> Result<Held
 
 /// Reads the secrets, opens the way out and starts the program. An error drops the bottle, and that ends it.
 async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunError> {
-    let Stands { run, started_ms, authority, injected, spec, mut bottle } = stands;
+    let Stands { run, started_ms, authority, spec, mut bottle } = stands;
     let clock = SystemClock;
     undumpable()?;
 
@@ -220,9 +218,10 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     let origins = settings.map(|(name, from)| (name.clone(), from.value.clone())).collect();
     // Never injected into a bottle: read, and looked for by the scanners, like every other one.
     let webhook = request.effective.settings.notify.value.webhook.as_ref().and_then(|webhook| webhook.token.clone());
-    let needed: Vec<SecretName> = injected.iter().cloned().chain(webhook).collect();
+    let needed: Vec<SecretName> = injected_secrets(&request.effective.routes).into_iter().chain(webhook).collect();
     let vault = Arc::new(Vault::open(&needed, origins, request.lookup.clone(), &request.places.settings())?);
     no_secret_inside(&spec.env, &vault)?;
+    let placeholders = placeholders(&request.effective.routes, &vault, &request.env, &request.places.settings())?;
     if seed::is_wanted(&request.effective.provider, &spec.command) {
         seed::write(&spec.home, &request.effective, &spec.workdir, &*vault, &*request.progress)?;
     }
@@ -313,7 +312,10 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     let registration = Registration::open(&request.home, &record, shared.clone())?;
     // The last thing before the program: no run that did not come about is in the log as one that never ended.
     let started = match audit_start(&audit, &subject, &spec, &shared.bottle, tier, request.learning).await {
-        Ok(()) => shared.bottle.start().map_err(|source| RunError::System { what: "start the program", source }),
+        Ok(()) => shared
+            .bottle
+            .start_with(&placeholders)
+            .map_err(|source| RunError::System { what: "start the program", source }),
         Err(error) => Err(error),
     };
     if let Err(error) = started {

@@ -84,6 +84,14 @@ pub enum VaultError {
         /// What is wrong.
         what: String,
     },
+    /// No placeholder can be made for it.
+    #[error("the system gives no random bytes for the placeholder of {name}: {source}")]
+    Random {
+        /// Its name.
+        name: SecretName,
+        /// What the system said.
+        source: getrandom::Error,
+    },
     /// Empty, too large, or with bytes that no header takes.
     #[error("secret {name} is empty, larger than {SECRET_BYTES_MAX} bytes, or has control characters in it")]
     Unusable {
@@ -96,7 +104,7 @@ impl VaultError {
     /// What to do next, where the error itself does not say it.
     pub fn next_step(&self) -> Option<String> {
         match self {
-            VaultError::Missing { .. } => None,
+            VaultError::Missing { .. } | VaultError::Random { .. } => None,
             VaultError::Unset { variable, .. } => Some(format!(
                 "`export {variable}=…` in the shell that starts the run, or say another place under `secrets:` in settings.yml"
             )),
@@ -158,6 +166,8 @@ pub struct Vault {
     origins: BTreeMap<SecretName, SecretFrom>,
     lookup: Arc<dyn Lookup>,
     held: Mutex<BTreeMap<SecretName, Held>>,
+    /// What stands inside in the place of a secret: made once, and the same for the whole run.
+    placeholders: Mutex<BTreeMap<SecretName, String>>,
     renewed: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -187,13 +197,34 @@ impl Vault {
             let value = read(name, &origins[name], lookup.as_ref())?;
             held.insert(name.clone(), Held { value: Arc::new(value), retired: Vec::new(), read_at: Instant::now() });
         }
-        Ok(Vault { origins, lookup, held: Mutex::new(held), renewed: OnceLock::new() })
+        Ok(Vault { origins, lookup, held: Mutex::new(held), placeholders: Mutex::default(), renewed: OnceLock::new() })
     }
 
     /// Hears of each secret that was read anew and is another one; asked once.
     pub fn on_renewal(&self, hear: impl Fn() + Send + Sync + 'static) {
         // A second listener is a mistake of the composer's and is not heard.
         let _ = self.renewed.set(Box::new(hear));
+    }
+
+    /// Makes a placeholder for each of these, which have been read; one that is there stays as it is.
+    ///
+    /// # Errors
+    /// When the system gives no random bytes, or the secret was not among those that were read.
+    pub fn mint(&self, names: &[SecretName], settings: &Path) -> Result<(), VaultError> {
+        for name in names {
+            let missing = || VaultError::Missing { name: name.clone(), settings: settings.to_owned() };
+            let real = self.current(name).ok_or_else(missing)?;
+            let mut seed = Zeroizing::new([0_u8; 32]);
+            getrandom::fill(&mut *seed).map_err(|source| VaultError::Random { name: name.clone(), source })?;
+            let mut made = self.placeholders.lock().unwrap_or_else(PoisonError::into_inner);
+            made.entry(name.clone()).or_insert_with(|| carboy_guard::mint(&real, &seed));
+        }
+        Ok(())
+    }
+
+    /// The placeholders of this run.
+    pub fn placeholders(&self) -> BTreeMap<SecretName, String> {
+        self.placeholders.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Every value that is known without running a command: what the scanners look for. Values that cannot be read

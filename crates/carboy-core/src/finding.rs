@@ -30,6 +30,8 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Detector {
+    /// Outbound: placeholders of this run's credentials, where they do not belong. Always on, and no manifest's to name.
+    Placeholders,
     /// Outbound: shapes of well-known credentials.
     TokenPatterns,
     /// Outbound, and inbound as redaction: the values that this run holds, in every disguise of D2.
@@ -42,6 +44,7 @@ impl Detector {
     /// The manifest's and the log's name.
     pub fn as_str(self) -> &'static str {
         match self {
+            Detector::Placeholders => "placeholders",
             Detector::TokenPatterns => "token_patterns",
             Detector::KnownSecrets => "known_secrets",
             Detector::NaiveInjectionDetection => "naive_injection_detection",

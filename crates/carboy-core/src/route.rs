@@ -36,6 +36,8 @@ pub struct Route {
     pub ports: Vec<u16>,
     /// Which credential is set on the way out.
     pub auth: Option<RouteAuth>,
+    /// Which placeholders are replaced by their real values, and where; empty on a route with `auth`.
+    pub credentials: Vec<PlaceholderAuth>,
     /// Which requests; empty means all of them (git aside).
     pub matches: Vec<RequestMatch>,
     /// Whether `git clone` and `git fetch` may use it.
@@ -60,6 +62,7 @@ impl Route {
             host,
             ports: PORTS_DEFAULT.to_vec(),
             auth: None,
+            credentials: Vec::new(),
             matches: Vec::new(),
             git: GitAccess::default(),
             dlp: DlpPolicy::default(),
@@ -68,6 +71,11 @@ impl Route {
             body_bytes_max: None,
             websocket: false,
         }
+    }
+
+    /// The secrets that its requests may carry.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
+        self.auth.iter().map(|auth| &auth.secret).chain(self.credentials.iter().map(|one| &one.secret))
     }
 }
 
@@ -469,10 +477,12 @@ pub fn is_private_unicast(ip: std::net::IpAddr) -> bool {
 }
 
 mod path;
+mod placeholder;
 mod why;
 
 pub use path::normal_path;
 use path::{Readings, percent_decoded};
+pub use placeholder::{BasicPart, CREDENTIALS_MAX, PlaceholderAuth, PlaceholderIn};
 pub use why::{GitUse, Misfit, Nearest, git_use};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -254,18 +254,19 @@ impl Gated {
 }
 
 impl OutBody {
-    /// The bytes of a body that was read whole.
+    /// The bytes of a body that is there as a whole.
     pub(crate) fn whole(&self) -> Option<Bytes> {
         match self {
-            OutBody::Whole(_, bytes, _) => bytes.clone(),
-            OutBody::Empty | OutBody::Aside(_) | OutBody::Gated(_) => None,
+            OutBody::Whole(_, bytes, _) | OutBody::Aside(bytes) => bytes.clone(),
+            OutBody::Empty | OutBody::Gated(_) => None,
         }
     }
 
-    /// Puts other bytes in the place of those of a body that was read whole.
+    /// Puts other bytes in the place of those of a body that is there as a whole.
     pub(crate) fn replace(&mut self, bytes: Bytes) {
-        if let OutBody::Whole(_, own, _) = self {
-            *own = Some(bytes);
+        match self {
+            OutBody::Whole(_, own, _) | OutBody::Aside(own) => *own = Some(bytes),
+            OutBody::Empty | OutBody::Gated(_) => {}
         }
     }
 }

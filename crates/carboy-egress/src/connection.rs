@@ -18,6 +18,7 @@ use crate::gateway::Gateway;
 use crate::inside::Told;
 use crate::pipeline;
 use crate::record::Exchange;
+use crate::resets::{Faults, Watched};
 use crate::upstream::Pool;
 
 /// How long a client may take to read the end of a stream that was ended for it.
@@ -48,6 +49,13 @@ pub(crate) enum Kept {
     ForMore,
     /// One: the next may be for another host.
     ForOne,
+}
+
+/// Whether the end of a connection is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    Refusal,
+    Nothing,
 }
 
 /// A WebSocket, to its end.
@@ -144,7 +152,7 @@ impl Flow {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let io = TokioIo::new(stream);
+        let faults = Arc::new(Faults::default());
         let limits = self.gateway.limits.clone();
         let flow = self.clone();
         let service = service_fn(move |request| {
@@ -169,8 +177,10 @@ impl Flow {
                     // RFC 8441: a WebSocket that no route allows is refused in words, and not by a reset that nobody reads.
                     .enable_connect_protocol()
                     .auto_date_header(false);
+                let io = TokioIo::new(Watched::new(stream, faults.clone()));
                 let connection = std::pin::pin!(builder.serve_connection(io, service));
-                self.steer(connection, |connection| connection.graceful_shutdown()).await;
+                self.steer(connection, &faults, |connection| connection.graceful_shutdown()).await;
+                self.tell_faults(&faults).await;
             }
             Some(Alpn::H1) | None => {
                 let mut builder = hyper::server::conn::http1::Builder::new();
@@ -181,8 +191,9 @@ impl Flow {
                     .max_headers(limits.headers_max)
                     .max_header_size(limits.head_bytes_max)
                     .auto_date_header(false);
+                let io = TokioIo::new(stream);
                 let connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
-                self.steer(connection, |connection| connection.graceful_shutdown()).await;
+                self.steer(connection, &faults, |connection| connection.graceful_shutdown()).await;
                 let relay = self.goes_on.lock().expect("no panic under this lock").take();
                 if let Some(relay) = relay {
                     relay.await;
@@ -192,8 +203,12 @@ impl Flow {
     }
 
     /// Drives a connection and watches what may end it.
-    async fn steer<C>(&self, mut connection: std::pin::Pin<&mut C>, end: impl Fn(std::pin::Pin<&mut C>))
-    where
+    async fn steer<C>(
+        &self,
+        mut connection: std::pin::Pin<&mut C>,
+        faults: &Faults,
+        end: impl Fn(std::pin::Pin<&mut C>),
+    ) where
         C: Future<Output = Result<(), hyper::Error>>,
     {
         let mut law = self.gateway.watch_law();
@@ -202,11 +217,19 @@ impl Flow {
         loop {
             tokio::select! {
                 done = connection.as_mut() => {
-                    if let Err(error) = done {
-                        self.broke(&error).await;
+                    let (written, odd) = match done {
+                        Err(error) => (self.broke(&error).await, faults.is_unanswered()),
+                        Ok(()) => (Written::Nothing, false),
+                    };
+                    if written == Written::Nothing && self.seen.load(Ordering::Relaxed) == 0 {
+                        // A handshake, a few bytes perhaps, and no request: of a protocol whose server speaks first, or of a
+                        // client that saw what it wanted to see. What was not allowed is in the log all the same.
+                        let odd = odd.then(|| Denial::new(Reason::ProtocolRefused, "what was sent is no HTTP/2"));
+                        self.gateway.silent(&self.host, self.port, self.flaw.clone().or(odd)).await;
                     }
                     return;
                 }
+                () = faults.next() => self.tell_faults(faults).await,
                 changed = law.changed() => {
                     let now = law.borrow_and_update().clone();
                     if changed.is_err() || now.cut {
@@ -238,8 +261,25 @@ impl Flow {
         }
     }
 
+    /// Writes down what the HTTP/2 library refused by itself. Whoever was not allowed to connect is refused for that.
+    async fn tell_faults(&self, faults: &Faults) {
+        for _ in 0..faults.take() {
+            let why = "HTTP/2 that is none: a stream or the connection was reset";
+            let denial = self.not_permitted().unwrap_or_else(|| Denial::new(Reason::ProtocolRefused, why));
+            self.gateway.refuse_connection(&self.host, self.port, denial).await;
+        }
+    }
+
+    /// Why the connection should not be there at all, if so.
+    fn not_permitted(&self) -> Option<Denial> {
+        match self.gateway.routes_now() {
+            Ok(routes) => routes.host_permit(&self.host, self.port).into_result().err(),
+            Err(denial) => Some(denial),
+        }
+    }
+
     /// A connection that ended because what came was no HTTP that the gateway reads.
-    async fn broke(&self, error: &hyper::Error) {
+    async fn broke(&self, error: &hyper::Error) -> Written {
         if error.is_parse_too_large() {
             let denial = Denial::new(Reason::LimitReached, "a request head is too large");
             self.gateway.refuse_connection(&self.host, self.port, denial).await;
@@ -247,15 +287,14 @@ impl Flow {
             let denial = Denial::new(Reason::ProtocolRefused, "the client sent no request");
             self.gateway.refuse_connection(&self.host, self.port, denial).await;
         } else if error.is_parse() {
-            let denial = match self.gateway.routes_now() {
-                Ok(routes) => routes.host_permit(&self.host, self.port).into_result().err(),
-                Err(denial) => Some(denial),
-            };
             // Whoever was not allowed to connect is told that; the bytes do not matter then.
-            let denial = denial.unwrap_or_else(|| {
+            let denial = self.not_permitted().unwrap_or_else(|| {
                 Denial::new(Reason::ProtocolRefused, format!("what was sent is no HTTP/1 request: {error}"))
             });
             self.gateway.refuse_connection(&self.host, self.port, denial).await;
+        } else {
+            return Written::Nothing;
         }
+        Written::Refusal
     }
 }

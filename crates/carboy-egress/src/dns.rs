@@ -16,6 +16,7 @@ use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 
 use crate::gateway::Learning;
 use crate::names::{NamePool, NoAddress};
+use crate::outbound::unruled;
 
 /// Seconds; short, so that a reload of the routes is felt soon.
 const TTL_SECONDS: u32 = 30;
@@ -137,9 +138,10 @@ fn decide(
     names: Names<'_>,
     detectors: &Detectors,
 ) -> Result<crate::names::PoolAddress, Box<Refusal>> {
-    let findings = detectors.scan_text(name.as_bytes(), &[Detector::KnownSecrets], Location::DnsName);
-    if !findings.is_empty() {
-        let denial = Denial::new(Reason::SecretKnown, format!("in a name asked of DNS, type {kind}"));
+    let sought = [Detector::Placeholders, Detector::KnownSecrets];
+    let findings = detectors.scan_text(name.as_bytes(), &sought, Location::DnsName);
+    if let Some(worst) = findings.first() {
+        let denial = Denial { detail: format!("in a name asked of DNS, type {kind}"), ..unruled(worst) };
         let name = shown(name, detectors);
         return Err(Box::new(Refusal { denial, name, kind: kind.to_owned(), findings }));
     }
@@ -149,6 +151,11 @@ fn decide(
     names.pool.address(&parsed, names.routes, names.learning).map_err(|why| match why {
         NoAddress::NotAllowed => refusal(Reason::NameNotAllowed),
         NoAddress::PoolFull => refusal(Reason::LimitReached),
+        NoAddress::ZoneSpent(why) => {
+            let mut refusal = refusal(Reason::NameBudget);
+            refusal.denial.detail = why;
+            refusal
+        }
     })
 }
 
@@ -160,7 +167,7 @@ fn refused(name: &str, kind: &str, reason: Reason) -> Refusal {
 /// A name for the log: secrets out, short.
 fn shown(name: &str, detectors: &Detectors) -> String {
     const SHOWN_CHARS_MAX: usize = 128;
-    let all = [Detector::KnownSecrets, Detector::TokenPatterns];
+    let all = [Detector::Placeholders, Detector::KnownSecrets, Detector::TokenPatterns];
     let name = name.strip_suffix('.').unwrap_or(name);
     let (clean, _) = detectors.redact(name.as_bytes(), &all, Location::DnsName);
     let clean = String::from_utf8_lossy(&clean);
@@ -192,7 +199,12 @@ mod tests {
     use hickory_proto::rr::Name;
 
     use super::*;
+    use crate::limits::GatewayLimits;
     use crate::testing::{SECRET, detectors, routes};
+
+    fn pool(wildcard_names_max: usize) -> NamePool {
+        NamePool::new(&GatewayLimits { names_max: 16, wildcard_names_max, ..GatewayLimits::default() })
+    }
 
     /// A query as a stub resolver sends it.
     fn query_bytes(name: &str, kind: RecordType) -> Vec<u8> {
@@ -205,7 +217,7 @@ mod tests {
 
     fn ask(bytes: &[u8]) -> (Option<Message>, Option<Refusal>) {
         let routes = routes(&["api.example", "*.w.example"]);
-        let reply = answer(bytes, &routes, &mut NamePool::new(16, 4), &detectors(), Learning::Off);
+        let reply = answer(bytes, &routes, &mut pool(4), &detectors(), Learning::Off);
         let id = RefusalId::from_bits(1);
         (reply.bytes(Some(&id)).map(|bytes| Message::from_vec(&bytes).unwrap()), reply.refusal)
     }
@@ -257,12 +269,29 @@ mod tests {
     }
 
     #[test]
+    fn b42_a_placeholder_in_a_label_is_refused_for_what_it_is_and_not_written_down() {
+        use carboy_core::ids::SecretName;
+        let fake = "aZ8vTr3LmW5xKd0PyB7q";
+        let detectors = Detectors::builder([7; 32]).placeholder(&SecretName::parse("CANARY").unwrap(), fake).build();
+        let detectors = detectors.unwrap();
+        let split = format!("{}.{}", &fake[..9], &fake[9..]);
+        let hex: String = fake.bytes().map(|b| format!("{b:02x}")).collect();
+        for label in [fake.to_owned(), split, hex] {
+            let query = query_bytes(&format!("{label}.w.example."), RecordType::A);
+            let reply = answer(&query, &routes(&["*.w.example"]), &mut NamePool::new(16, 4), &detectors, Learning::Off);
+            let refusal = reply.refusal.expect("refused");
+            assert_eq!(refusal.denial.reason, Reason::PlaceholderMisplaced, "{label}");
+            assert!(!refusal.name.contains(fake) && !refusal.denial.detail.contains(fake));
+        }
+    }
+
+    #[test]
     fn a_run_that_learns_gives_every_name_an_address_but_none_with_a_secret() {
         let ask = |name: &str, pool: &mut NamePool| {
             let query = query_bytes(name, RecordType::A);
             answer(&query, &routes(&["api.example"]), pool, &detectors(), Learning::On).refusal.map(|r| r.denial.reason)
         };
-        let mut pool = NamePool::new(16, 1);
+        let mut pool = pool(1);
         assert_eq!(ask("new.example.", &mut pool), None);
         assert_eq!(ask(&format!("{SECRET}.example."), &mut pool), Some(Reason::SecretKnown));
         // The bottle chooses these names: they are bounded as those of a wildcard are, and the routes' own keep their place.

@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
+use carboy_core::ids::SecretName;
 use carboy_core::ports::SecretSource;
-use carboy_core::route::{HostPermit, Route, RouteAuth, RoutePermit};
+use carboy_core::route::{HostPermit, PlaceholderIn, Route, RouteAuth, RoutePermit};
 use carboy_core::secret::Secret;
 use carboy_core::verdict::{Denial, Reason};
+use carboy_guard::Detectors;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Uri, Version};
 
@@ -16,6 +18,7 @@ use crate::answer::Wanted;
 use crate::body::{Gate, OutBody};
 use crate::hold::Hold;
 use crate::outbound::Scanned;
+use crate::placeholder::{Filling, Lifted, strays};
 use crate::record::Exchange;
 use crate::request::{authority, dashed, target};
 use crate::reserve::{Metering, Reserved};
@@ -32,6 +35,14 @@ const CREDENTIAL_FIELDS: &[&str] = &[
     "private-token",
     "job-token",
     "x-auth-token",
+    "x-auth-key",
+    "x-access-token",
+    "x-api-token",
+    "x-functions-key",
+    "x-subscription-token",
+    "x-vault-token",
+    "ocp-apim-subscription-key",
+    "deploy-token",
 ];
 
 /// Parameters by which they take one in the query, as written with `_` and in lower case; `$httpHeaders` is any field.
@@ -46,46 +57,112 @@ const CREDENTIAL_PARAMETERS: &[&str] = &[
     "auth_token",
     "private_token",
     "job_token",
+    "token",
+    "subscription_key",
     "authorization",
     "$httpheaders",
 ];
+/// Words in a WebSocket's subprotocol that is none, but a credential: in a browser no other field of an opening can be set, so
+/// upstreams take `openai-insecure-api-key.KEY` and `base64url.bearer.authorization.k8s.io.TOKEN` there.
+const CREDENTIAL_PROTOCOLS: &[&str] = &["api-key", "apikey", "api_key", "bearer", "authorization", "token"];
 /// Rounds of percent-decoding that a careless chain of servers may do to a parameter's name.
 const DECODE_ROUNDS_MAX: usize = 4;
 
+/// Whose credentials a request may carry.
+pub(crate) struct Own<'a> {
+    pub(crate) route: &'a Route,
+    pub(crate) lifted: &'a Lifted,
+    pub(crate) detectors: &'a Detectors,
+}
+
+impl Own<'_> {
+    /// Is it to stay where a credential goes? What holds a mark is the credential, and a placeholder that does not belong here
+    /// is for the scanners to refuse.
+    fn stays(&self, value: &[u8]) -> bool {
+        self.lifted.marks(value) || strays(self.detectors, value, self.route.auth.as_ref().map(|auth| &auth.secret))
+    }
+
+    /// Fields by which a credential of the route goes, beside those by which credentials go as a rule. `None` where the route
+    /// has none in a field.
+    fn fields(&self) -> Option<Vec<&str>> {
+        let of_auth = self.route.auth.iter().flat_map(RouteAuth::replaced_headers);
+        let of_placeholders = self.route.credentials.iter().filter_map(|one| match &one.place {
+            PlaceholderIn::Header(name) => Some(name.as_str()),
+            PlaceholderIn::Basic(_) => Some("authorization"),
+            PlaceholderIn::Query(_) | PlaceholderIn::Body(_) => None,
+        });
+        let fields: Vec<&str> = of_auth.chain(of_placeholders).collect();
+        (!fields.is_empty()).then_some(fields)
+    }
+
+    /// Parameters of the query by which one goes. `None` where the route has none that replaces any.
+    fn parameters(&self) -> Option<Vec<&str>> {
+        let named = self.route.credentials.iter().filter_map(|one| match &one.place {
+            PlaceholderIn::Query(name) => Some(name.as_str()),
+            PlaceholderIn::Header(_) | PlaceholderIn::Basic(_) | PlaceholderIn::Body(_) => None,
+        });
+        let named: Vec<&str> = named.collect();
+        (self.route.auth.is_some() || !named.is_empty()).then_some(named)
+    }
+}
+
 /// Takes out what the bottle sent in place of the credential that will be set.
-pub(crate) fn drop_replaced(headers: &mut HeaderMap, route: &Route) {
-    if let Some(auth) = &route.auth {
-        for name in auth.replaced_headers() {
-            headers.remove(name);
+pub(crate) fn drop_replaced(headers: &mut HeaderMap, own: &Own<'_>) {
+    let Some(fields) = own.fields() else { return };
+    let replaced = |name: &str| CREDENTIAL_FIELDS.contains(&name) || fields.contains(&name);
+    // `x_api_key` is `x-api-key` to servers that hand fields on as variables.
+    let is_one = |name: &HeaderName| replaced(name.as_str()) || name.as_str().contains('_') && replaced(&dashed(name));
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_one(name)).cloned().collect();
+    for name in names {
+        let kept: Vec<HeaderValue> =
+            headers.get_all(&name).iter().filter(|v| own.stays(v.as_bytes())).cloned().collect();
+        headers.remove(&name);
+        for value in kept {
+            headers.append(name.clone(), value);
         }
-        for name in CREDENTIAL_FIELDS {
-            headers.remove(*name);
-        }
-        let replaced = |name: &str| CREDENTIAL_FIELDS.contains(&name) || auth.replaced_headers().contains(&name);
-        let disguised: Vec<HeaderName> =
-            headers.keys().filter(|name| name.as_str().contains('_') && replaced(&dashed(name))).cloned().collect();
-        for name in disguised {
-            headers.remove(name);
+        drop_replaced_protocols(headers);
+    }
+}
+
+fn drop_replaced_protocols(headers: &mut HeaderMap) {
+    let takes = |protocol: &str| {
+        let protocol = protocol.to_ascii_lowercase();
+        CREDENTIAL_PROTOCOLS.iter().any(|word| protocol.contains(word))
+    };
+    let asked: Vec<HeaderValue> = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().cloned().collect();
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    for value in asked {
+        // What is no text names no protocol.
+        let Ok(list) = value.to_str() else { continue };
+        let left: Vec<&str> = list.split(',').map(str::trim).filter(|one| !one.is_empty() && !takes(one)).collect();
+        if let Some(value) = Some(left.join(", ")).filter(|left| !left.is_empty()).and_then(|left| left.parse().ok()) {
+            headers.append(header::SEC_WEBSOCKET_PROTOCOL, value);
         }
     }
 }
 
 /// Takes out of the query what a credential replaces, as [`drop_replaced`] does with fields. All else stays as it came.
-pub(crate) fn drop_replaced_query(uri: &mut Uri, route: &Route) -> Result<(), Denial> {
-    let Some(query) = uri.query().filter(|_| route.auth.is_some()) else { return Ok(()) };
-    if !query.split(['&', ';']).any(takes_credential) {
+pub(crate) fn drop_replaced_query(uri: &mut Uri, own: &Own<'_>) -> Result<(), Denial> {
+    let (Some(query), Some(named)) = (uri.query(), own.parameters()) else { return Ok(()) };
+    let goes = |pair: &str| (takes_credential(pair) || is_named(pair, &named)) && !own.stays(pair.as_bytes());
+    if !query.split(['&', ';']).any(goes) {
         return Ok(());
     }
     let left: Vec<String> = query
         .split('&')
         .filter_map(|pair| {
-            let left: Vec<&str> = pair.split(';').filter(|part| !takes_credential(part)).collect();
+            let left: Vec<&str> = pair.split(';').filter(|part| !goes(part)).collect();
             (!left.is_empty()).then(|| left.join(";"))
         })
         .collect();
     *uri = target(uri.path(), Some(left.join("&").as_str()).filter(|left| !left.is_empty()))
-        .map_err(|denial| denial.by(&route.id))?;
+        .map_err(|denial| denial.by(&own.route.id))?;
     Ok(())
+}
+
+fn is_named(pair: &str, names: &[&str]) -> bool {
+    let name = percent_decoded(pair.split('=').next().unwrap_or_default().as_bytes());
+    names.iter().any(|named| named.as_bytes() == name)
 }
 
 /// Is this `name=value` of a query one that an upstream takes for a credential?
@@ -134,6 +211,7 @@ pub struct Credentialed {
     request: Request<OutBody>,
     rest: Rest,
     metering: Metering,
+    filling: Filling,
 }
 
 /// What the answer's side needs to know of the request.
@@ -143,6 +221,8 @@ pub(crate) struct Rest {
     pub(crate) route: RoutePermit,
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) wanted: Wanted,
+    /// The secrets that it carries.
+    pub(crate) carried: Vec<SecretName>,
     /// What is held for it, once it may have been sent; nothing for a request that costs nothing.
     pub(crate) hold: Option<Hold>,
 }
@@ -156,13 +236,21 @@ impl Reserved {
         inside: Security,
     ) -> Result<Credentialed, Denial> {
         let (scanned, metering) = self.into_parts();
-        let Scanned { mut head, body, gate, permit, route, exchange, used: _, socket: _ } = scanned;
-        if let Some(auth) = &route.route().auth {
-            if !dialer.may_carry_credential(permit.host(), permit.port(), inside) {
-                let detail = format!("{} port {}", permit.host(), permit.port());
-                return Err(Denial::new(Reason::PlainTextCredential, detail).by(&route.route().id));
-            }
-            set(&mut head.headers, auth, secrets).map_err(|denial| denial.by(&route.route().id))?;
+        let Scanned { mut head, mut body, gate, permit, route, exchange, used: _, lifted, socket: _ } = scanned;
+        let by_rule = |denial: Denial| denial.by(&route.route().id);
+        let (auth, filling) = (&route.route().auth, lifted.filling(secrets).map_err(by_rule)?);
+        let carries = auth.is_some() || !filling.is_empty();
+        if carries && !dialer.may_carry_credential(permit.host(), permit.port(), inside) {
+            let detail = format!("{} port {}", permit.host(), permit.port());
+            return Err(by_rule(Denial::new(Reason::PlainTextCredential, detail)));
+        }
+        if let Some(auth) = auth {
+            set(&mut head.headers, auth, secrets).map_err(by_rule)?;
+        }
+        filling.head(&mut head.headers, &mut head.uri).map_err(by_rule)?;
+        if let Some(filled) = body.whole().filter(|_| !filling.is_empty()).map(|bytes| filling.body(bytes)) {
+            head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(filled.len()));
+            body.replace(filled);
         }
         let scheme =
             if dialer.security(permit.host(), permit.port(), inside) == Security::Tls { "https" } else { "http" };
@@ -179,8 +267,9 @@ impl Reserved {
         }
         head.version = Version::HTTP_11;
         head.extensions.clear();
-        let rest = Rest { gate, permit, route, exchange, wanted, hold: None };
-        Ok(Credentialed { request: Request::from_parts(head, body), rest, metering })
+        let carried = auth.iter().map(|auth| auth.secret.clone()).chain(lifted.secrets()).collect();
+        let rest = Rest { gate, permit, route, exchange, wanted, carried, hold: None };
+        Ok(Credentialed { request: Request::from_parts(head, body), rest, metering, filling })
     }
 }
 
@@ -202,7 +291,7 @@ fn set(headers: &mut HeaderMap, auth: &RouteAuth, secrets: &dyn SecretSource) ->
 
 impl Credentialed {
     /// Apart for the last step before the writing: only `reserve` calls this.
-    pub(crate) fn into_parts(self) -> (Request<OutBody>, Rest, Metering) {
-        (self.request, self.rest, self.metering)
+    pub(crate) fn into_parts(self) -> (Request<OutBody>, Rest, Metering, Filling) {
+        (self.request, self.rest, self.metering, self.filling)
     }
 }

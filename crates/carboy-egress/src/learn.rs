@@ -173,7 +173,7 @@ impl Leaky {
 
 /// A secret, or what looks like one, was on its way out.
 fn is_leak(reason: Reason) -> bool {
-    matches!(reason, Reason::SecretKnown | Reason::SecretPattern)
+    matches!(reason, Reason::SecretKnown | Reason::SecretPattern | Reason::PlaceholderMisplaced)
 }
 
 /// The path with [`VARIABLE`] for each segment that looks like a number, a hash, a version or a file of one.

@@ -19,6 +19,7 @@
 //! held durably, and no answer of one ends without the ledger's being told what it cost. A limit in [`GatewayLimits`]
 //! bounds every table, buffer and wait.
 
+mod alert;
 mod alpn;
 mod answer;
 mod body;
@@ -43,12 +44,14 @@ mod names;
 mod outbound;
 mod pace;
 mod pipeline;
+mod placeholder;
 pub mod port;
 mod proxy;
 mod record;
 mod repeats;
 mod request;
 mod reserve;
+mod resets;
 mod signed;
 pub mod standing;
 pub mod stats;
@@ -58,6 +61,7 @@ mod tls;
 pub mod trust;
 mod upstream;
 mod websocket;
+mod zones;
 
 pub use ca::{CaError, CaFiles, CertificateAuthority};
 pub use gateway::{Gateway, GatewayConfig, Learning};
@@ -70,3 +74,4 @@ pub use proxy::ProxyAuth;
 pub use stats::GatewayStats;
 pub use trust::{trust_env, trust_files};
 pub use upstream::webhook::{WEBHOOK_WAIT_MAX, WebhookError, post_webhook};
+pub use zones::ZoneLimits;

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use crate::zones::ZoneLimits;
+
 /// What one bottle's gateway holds and waits for at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayLimits {
     /// Connections from the bottle at once; one more is closed at once.
     pub connections_max: usize,
+    /// Connections of a proxy at once that have not shown yet that they may use it: strangers take none of the others.
+    pub strangers_max: usize,
     /// Requests in work at once, on all connections together: each holds a head, a gate's bytes and more.
     pub requests_max: usize,
     /// Concurrent streams of one HTTP/2 connection.
@@ -30,6 +34,8 @@ pub struct GatewayLimits {
     pub names_max: usize,
     /// Of those, names that only a wildcard route allows: each is chosen by the bottle (B30).
     pub wildcard_names_max: usize,
+    /// What names below one wildcard may say in a run (B30).
+    pub zones: ZoneLimits,
     /// Bytes of one DNS query over TCP.
     pub dns_query_bytes_max: usize,
     /// DNS queries in work at once.
@@ -97,6 +103,7 @@ impl Default for GatewayLimits {
     fn default() -> Self {
         GatewayLimits {
             connections_max: 1024,
+            strangers_max: 128,
             requests_max: 512,
             streams_max: 128,
             stream_window_bytes: 1024 * 1024,
@@ -108,6 +115,7 @@ impl Default for GatewayLimits {
             gate_bytes_max: 64 * 1024,
             names_max: 4096,
             wildcard_names_max: 1024,
+            zones: ZoneLimits::default(),
             dns_query_bytes_max: 4096,
             dns_pending_max: 256,
             repeats_max: 256,

@@ -11,10 +11,11 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use carboy_core::ids::RefusalId;
+use carboy_core::verdict::{Denial, Reason};
 
+use crate::alert::finding_words;
 use crate::dns::Refusal;
 use crate::gateway::{Gateway, refusal_id};
-use crate::record::finding_words;
 use crate::repeats::Note;
 
 /// Largest datagram that is read; RFC 1035 names and EDNS options need far less.
@@ -73,6 +74,7 @@ impl Gateway {
             stats.found(&findings);
         });
         let (Some(id), Some(repeats)) = (id.clone(), repeats) else { return Ok(id) };
+        self.alert(&denial, &name, None, &id);
         let mut event = Event::new(EventType::Dns, self.subject.clone(), "dns_query", Outcome::Denied)
             .with("name", name)
             .with("type", kind)
@@ -88,6 +90,16 @@ impl Gateway {
     }
 }
 
+/// A question that nobody reads is refused like any other that is not answered.
+async fn too_long(gateway: &Gateway, length: u16) {
+    let most = gateway.limits.dns_query_bytes_max;
+    let denial = Denial::new(Reason::DnsQueryRefused, format!("a query of {length} bytes over TCP; at most {most}"));
+    let name = "(too long)".to_owned();
+    let refusal = Refusal { denial, name, kind: String::new(), findings: Vec::new() };
+    // The connection is closed without a byte either way.
+    let _ = gateway.write_dns_refusal(refusal).await;
+}
+
 async fn respond(port: &dyn DatagramPort, bytes: Option<Vec<u8>>, peer: SocketAddr, local: IpAddr) {
     if let Some(bytes) = bytes {
         // A lost datagram is asked for again.
@@ -101,7 +113,7 @@ pub(crate) async fn serve_stream(gateway: &Arc<Gateway>, mut stream: TcpStream) 
     let mut query = vec![0_u8; limits.dns_query_bytes_max];
     loop {
         let Ok(Ok(length)) = timeout(limits.first_byte, stream.read_u16()).await else { return };
-        let Some(query) = query.get_mut(..usize::from(length)) else { return };
+        let Some(query) = query.get_mut(..usize::from(length)) else { return too_long(gateway, length).await };
         let Ok(Ok(_)) = timeout(limits.first_byte, stream.read_exact(query)).await else { return };
         let reply = gateway.answer_dns(query);
         let id = match reply.refusal.clone() {

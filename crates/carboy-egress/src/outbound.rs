@@ -6,34 +6,33 @@
 //! has seen. A metered request is read whole as well, and goes out decoded: what it may cost has to be known first.
 //! *Must never* let a body pass that it could not decode.
 
+mod whole;
+
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use carboy_core::finding::{Detector, Finding, Location, Severity};
 use carboy_core::ids::RouteId;
 use carboy_core::route::{HostPermit, OnMatch, Route, RoutePermit};
 use carboy_core::verdict::{Denial, Reason};
-use carboy_guard::{Coding, DecodedMax, Detectors, Inflate, InflateError, Mode, ScanPlan, StreamScanner};
+use carboy_guard::{Coding, Detectors, Mode, ScanPlan, StreamScanner};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request;
 use http_body::Body;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::timeout;
 
-use crate::body::{Gate, Gated, OutBody, Share, no_trailers};
-use crate::inject;
-use crate::limits::GatewayLimits;
+use crate::body::{Gate, Gated, OutBody};
+use crate::inject::{self, Own};
+use crate::placeholder::Lifted;
 use crate::record::Exchange;
 use crate::request::{Routed, target};
 use crate::reserve::{self, Use};
 use crate::websocket::Asked;
 
+use whole::{Keep, Whole};
+
 /// Most bytes of a body's end that trailers are judged together with: more than any token or key spans.
 const TAIL_BYTES_MAX: usize = 20 * 1024;
-
-/// Most room that is made for a body because its head says how long it is; nobody has to send what it announced.
-const ROOM_BYTES_MAX: usize = 256 * 1024;
 
 /// Step 3. Made by [`Routed::scan`] alone.
 pub(crate) struct Scanned {
@@ -45,6 +44,8 @@ pub(crate) struct Scanned {
     pub(crate) exchange: Arc<Exchange>,
     /// Whether its tokens are counted.
     pub(crate) used: Use,
+    /// The placeholders that were taken out of it.
+    pub(crate) lifted: Lifted,
     /// It is to go on as a WebSocket.
     pub(crate) socket: Option<Asked>,
 }
@@ -66,8 +67,10 @@ impl Routed {
         let Routed { mut head, body, permit, route, exchange, asked, socket } = self;
         let gateway = exchange.gateway().clone();
         // What will be replaced does not leave, so it is not judged: bottles hold fakes that look like the real thing.
-        inject::drop_replaced(&mut head.headers, route.route());
-        inject::drop_replaced_query(&mut head.uri, route.route())?;
+        let mut lifted = Lifted::from_head(&mut head, route.route(), &gateway)?;
+        let own = Own { route: route.route(), lifted: &lifted, detectors: &gateway.detectors() };
+        inject::drop_replaced(&mut head.headers, &own);
+        inject::drop_replaced_query(&mut head.uri, &own)?;
         head.headers.remove(header::EXPECT);
         let scan = Scan::of(&route, &exchange);
         scan.spelling(&head, &permit, asked.as_deref())?;
@@ -82,13 +85,17 @@ impl Routed {
         };
         let (body, gate) = if body.is_end_stream() {
             (OutBody::Empty, Arc::default())
+        } else if lifted.wants_body() {
+            let whole =
+                Whole { codings, keep: Keep::Decoded, route: route.route(), scan: &scan, limits: &gateway.limits };
+            (whole.read_lifting(body, &mut head.headers, &mut lifted).await?, Arc::default())
         } else if codings.is_empty() && keep == Keep::AsSent {
             gated(body, route.route(), scan).await?
         } else {
             let whole = Whole { codings, keep, route: route.route(), scan: &scan, limits: &gateway.limits };
             (whole.read(body, &mut head.headers).await?, Arc::default())
         };
-        Ok(Scanned { head, body, gate, permit, route, exchange, used, socket })
+        Ok(Scanned { head, body, gate, permit, route, exchange, used, lifted, socket })
     }
 }
 
@@ -117,159 +124,6 @@ async fn gated(body: Incoming, route: &Route, scan: Scan) -> Result<(OutBody, Ar
     Ok((OutBody::Gated(Box::new(gated)), gate))
 }
 
-/// In what form a body goes out that was read as a whole.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Keep {
-    /// As it came, unless something in it was overwritten.
-    AsSent,
-    /// Without its content codings.
-    Decoded,
-}
-
-/// A body with a content coding, or of a metered request, read as a whole.
-struct Whole<'a> {
-    codings: Vec<Coding>,
-    keep: Keep,
-    route: &'a Route,
-    scan: &'a Scan,
-    limits: &'a GatewayLimits,
-}
-
-impl Whole<'_> {
-    async fn read(self, body: Incoming, headers: &mut HeaderMap) -> Result<OutBody, Denial> {
-        let mut share = Share::default();
-        let out = if self.codings.is_empty() {
-            self.read_plain(body, &mut share).await?
-        } else {
-            self.read_encoded(body, &mut share, headers).await?
-        };
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(out.len()));
-        Ok(OutBody::Whole(self.scan.exchange.clone(), Some(out), share))
-    }
-
-    /// Scans as it reads; what comes out is what goes on, redacted where that was asked for.
-    async fn read_plain(&self, body: Incoming, share: &mut Share) -> Result<Bytes, Denial> {
-        let mut scanner = self.scan.body_scanner();
-        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        let mut cleared = Vec::with_capacity(announced.min(ROOM_BYTES_MAX));
-        self.collect(body, share, |data| {
-            scanner.push(&data, &mut cleared).map_err(|stopped| self.scan.refusal(*stopped.finding))
-        })
-        .await?;
-        scanner.finish(&mut cleared).map_err(|stopped| self.scan.refusal(*stopped.finding))?;
-        self.scan.passed(scanner.take_findings());
-        Ok(Bytes::from(cleared))
-    }
-
-    async fn read_encoded(&self, body: Incoming, share: &mut Share, headers: &mut HeaderMap) -> Result<Bytes, Denial> {
-        let mut encoded = BytesMut::new();
-        self.collect(body, share, |data| {
-            encoded.extend_from_slice(&data);
-            Ok(())
-        })
-        .await?;
-        let encoded = encoded.freeze();
-        let in_wrapping = self.scan_wrapping(&encoded)?;
-        let (plain, mut findings) = self.decode_and_scan(&encoded)?;
-        findings.extend(in_wrapping);
-        let redacted = self.scan.passed(findings);
-        match plain {
-            Some(plain) if redacted || self.keep == Keep::Decoded => {
-                headers.remove(header::CONTENT_ENCODING);
-                share.grow(self.scan.exchange.gateway(), plain.len())?;
-                Ok(Bytes::from(plain))
-            }
-            Some(_) | None => Ok(encoded),
-        }
-    }
-
-    async fn collect(
-        &self,
-        mut body: Incoming,
-        share: &mut Share,
-        mut take: impl FnMut(Bytes) -> Result<(), Denial>,
-    ) -> Result<(), Denial> {
-        let max = self.limits.whole_body_bytes_max.min(self.route.body_bytes_max.unwrap_or(u64::MAX));
-        let mut taken = 0;
-        loop {
-            let frame = match timeout(self.limits.body_idle, body.frame()).await {
-                Ok(Some(Ok(frame))) => frame,
-                Ok(Some(Err(_))) => return Err(Denial::new(Reason::ProtocolRefused, "the request body broke off")),
-                Ok(None) => return Ok(()),
-                Err(_) => return Err(Denial::new(Reason::LimitReached, "the request body paused for too long")),
-            };
-            no_trailers(frame.trailers_ref())?;
-            if let Ok(data) = frame.into_data() {
-                taken += data.len() as u64;
-                if taken > max {
-                    let detail = format!("limit {max} bytes for a body that is read whole");
-                    return Err(Denial::new(Reason::BodyTooLarge, detail).by(&self.route.id));
-                }
-                share.grow(self.scan.exchange.gateway(), data.len()).map_err(|denial| denial.by(&self.route.id))?;
-                take(data)?;
-            }
-        }
-    }
-
-    /// Scans the encoded bytes as they are: formats have places (names, comments, skipped frames) that no decoder
-    /// yields. Where matches are redacted, the decoded text goes out in place of such a wrapping.
-    fn scan_wrapping(&self, encoded: &[u8]) -> Result<Option<Finding>, Denial> {
-        let plan = ScanPlan { detectors: self.scan.list.clone(), mode: Mode::Block, location: Location::RequestBody };
-        let mut scanner = StreamScanner::shallow(self.scan.detectors.clone(), plan);
-        let mut sink = Vec::new();
-        for piece in encoded.chunks(carboy_guard::inflate::OUT_PER_CALL_MAX) {
-            sink.clear();
-            if let Err(stopped) = scanner.push(piece, &mut sink) {
-                return self.in_wrapping(*stopped.finding);
-            }
-        }
-        match scanner.finish(&mut sink) {
-            Ok(()) => Ok(None),
-            Err(stopped) => self.in_wrapping(*stopped.finding),
-        }
-    }
-
-    fn in_wrapping(&self, finding: Finding) -> Result<Option<Finding>, Denial> {
-        match self.scan.mode {
-            Mode::Block => Err(self.scan.refusal(finding)),
-            Mode::Redact => Ok(Some(finding)),
-        }
-    }
-
-    /// Scans the decoded text. Gives it back where it may have to replace the original.
-    fn decode_and_scan(&self, encoded: &[u8]) -> Result<(Option<Vec<u8>>, Vec<Finding>), Denial> {
-        let keep = self.scan.mode == Mode::Redact || self.keep == Keep::Decoded;
-        let mut scanner = self.scan.scanner(self.scan.list.clone(), self.scan.mode);
-        let mut inflate = Inflate::new(&self.codings, DecodedMax(self.limits.whole_body_bytes_max));
-        let (mut rest, mut decoded, mut cleared) = (encoded, Vec::new(), Vec::new());
-        loop {
-            decoded.clear();
-            let step = inflate.push(rest, &mut decoded).map_err(|error| self.undecodable(error))?;
-            rest = &rest[step.consumed..];
-            if !keep {
-                cleared.clear();
-            }
-            scanner.push(&decoded, &mut cleared).map_err(|stopped| self.scan.refusal(*stopped.finding))?;
-            if !step.more {
-                break;
-            }
-        }
-        inflate.finish().map_err(|error| self.undecodable(error))?;
-        scanner.finish(&mut cleared).map_err(|stopped| self.scan.refusal(*stopped.finding))?;
-        Ok((keep.then_some(cleared), scanner.take_findings()))
-    }
-
-    fn undecodable(&self, error: InflateError) -> Denial {
-        let reason = match error {
-            InflateError::TooLarge { .. } => Reason::BodyTooLarge,
-            InflateError::Corrupt { .. } | InflateError::TrailingData { .. } | InflateError::Truncated { .. } => {
-                Reason::BodyUndecodable
-            }
-        };
-        Denial::new(reason, error.to_string()).by(&self.route.id)
-    }
-}
-
 /// The request's content codings in the order of application; several fields count as one list.
 fn codings_of(headers: &HeaderMap) -> Result<Vec<Coding>, Denial> {
     let mut list = Vec::new();
@@ -290,7 +144,7 @@ impl Scan {
         let rule = route.route();
         Scan {
             detectors: exchange.gateway().detectors(),
-            list: rule.dlp.outbound.clone(),
+            list: rule.dlp.outbound.iter().copied().chain([Detector::Placeholders]).collect(),
             mode: mode_of(rule.dlp.outbound_on_match),
             rule: rule.id.clone(),
             route: route.clone(),
@@ -377,7 +231,7 @@ impl Scan {
         let (clean, _) = self.detectors.redact(query.as_bytes(), &self.list, Location::RequestLine);
         let clean = query_safe(&clean);
         let left = self.look(format!("{before}?{clean}").as_bytes(), Location::RequestLine);
-        if self.mode == Mode::Block || blocking(&left).is_some() {
+        if self.refuses(worst) || blocking(&left).is_some() {
             self.exchange.found(findings, false);
             return Err(denial);
         }
@@ -386,9 +240,15 @@ impl Scan {
         Ok(())
     }
 
-    /// Takes out what a credential replaces, trailers included.
-    pub(crate) fn drop_replaced(&self, headers: &mut HeaderMap) {
-        inject::drop_replaced(headers, self.route.route());
+    /// Is it refused, whatever the route says of matches? A placeholder is never overwritten: that it was sent is the matter.
+    fn refuses(&self, finding: &Finding) -> bool {
+        self.mode == Mode::Block || finding.detector == Detector::Placeholders
+    }
+
+    /// Takes out of trailers what a credential replaces.
+    pub(crate) fn drop_replaced(&self, trailers: &mut HeaderMap) {
+        let own = Own { route: self.route.route(), lifted: &Lifted::default(), detectors: &self.detectors };
+        inject::drop_replaced(trailers, &own);
     }
 
     /// Scans trailers as [`fields`](Self::fields) does, and each as what goes on where the body ended: `tail` is what of
@@ -421,7 +281,7 @@ impl Scan {
             return Ok(());
         };
         let denial = denial_of(worst, &self.rule);
-        if self.mode == Mode::Block {
+        if self.refuses(worst) {
             self.exchange.found(findings, false);
             return Err(denial);
         }
@@ -477,10 +337,16 @@ fn query_safe(text: &[u8]) -> String {
 
 /// The refusal that a finding asks for.
 pub(crate) fn denial_of(finding: &Finding, rule: &RouteId) -> Denial {
+    unruled(finding).by(rule)
+}
+
+/// The same where no rule has anything to do with it.
+pub(crate) fn unruled(finding: &Finding) -> Denial {
     let reason = match finding.detector {
+        Detector::Placeholders => Reason::PlaceholderMisplaced,
         Detector::KnownSecrets => Reason::SecretKnown,
         Detector::TokenPatterns => Reason::SecretPattern,
         Detector::NaiveInjectionDetection => Reason::Injection,
     };
-    Denial::new(reason, format!("{} in the {}", finding.rule, finding.location)).by(rule)
+    Denial::new(reason, format!("{} in the {}", finding.rule, finding.location))
 }

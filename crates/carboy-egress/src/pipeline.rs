@@ -17,8 +17,8 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use carboy_core::ids::SecretName;
 use carboy_core::ports::SecretSource;
-use carboy_core::route::RouteAuth;
 use carboy_core::verdict::{Denial, Reason};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -27,6 +27,7 @@ use crate::answer::{Screened, denied};
 use crate::connection::Flow;
 use crate::gateway::refusal_id;
 use crate::learn;
+use crate::placeholder::astray;
 use crate::record::Exchange;
 use crate::request::{Intercepted, WebSocket, wants_web_socket};
 use crate::upstream;
@@ -38,6 +39,7 @@ pub(crate) async fn handle(flow: Arc<Flow>, request: Request<Incoming>) -> Resul
     flow.holds(&exchange);
     let upgrade = wants_web_socket(&request);
     let gateway = flow.gateway().clone();
+    let astray = gateway.routes_known().ok().and_then(|routes| astray(&request, flow.host(), &routes, &gateway));
     let passed = tokio::select! {
         biased;
         denial = gateway.closing() => Err(denial), // what is under way ends here, and its hold with it
@@ -45,7 +47,11 @@ pub(crate) async fn handle(flow: Arc<Flow>, request: Request<Incoming>) -> Resul
     };
     match passed {
         Ok(response) => Ok(response),
-        Err(denial) => Ok(refuse(&exchange, denial, upgrade).await),
+        // A request that no route takes is not scanned; a placeholder in its head is told all the same.
+        Err(denial) => {
+            let denial = astray.filter(|_| denial.reason.is_of_routes()).unwrap_or(denial);
+            Ok(refuse(&exchange, denial, upgrade).await)
+        }
     }
 }
 
@@ -73,7 +79,7 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
     let answer = upstream::send(&gateway.dialer, flow.pool(), dispatched).await?;
 
     if answer.response.status() == StatusCode::UNAUTHORIZED {
-        refresh(&gateway.secrets, answer.rest.route.route().auth.as_ref());
+        refresh(&gateway.secrets, &answer.rest.carried);
     }
     answer.screen().await
 }
@@ -94,9 +100,9 @@ async fn refuse(exchange: &Exchange, denial: Denial, upgrade: WebSocket) -> Resp
 
 /// The upstream did not take the credential: it may have been renewed. The request is not sent again (its client
 /// decides that); the source limits how often it reads.
-fn refresh(secrets: &Arc<dyn SecretSource>, auth: Option<&RouteAuth>) {
-    if let Some(auth) = auth {
-        let (secrets, name) = (secrets.clone(), auth.secret.clone());
+fn refresh(secrets: &Arc<dyn SecretSource>, carried: &[SecretName]) {
+    for name in carried {
+        let (secrets, name) = (secrets.clone(), name.clone());
         tokio::spawn(async move {
             let _ = secrets.refresh(&name).await;
         });

@@ -33,8 +33,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::alert::finding_words;
 use crate::gateway::{Gateway, Law, refusal_id};
-use crate::record::finding_words;
 use crate::repeats::Note;
 use carry::Ending;
 

@@ -9,7 +9,7 @@
 //! The client says whom it means in the place of DNS and of the captured address; from there on everything is as for a
 //! bottle: TLS is ended here, the names have to agree, a route has to allow the request. What differs is capture: a program
 //! that does not use its proxy is not stopped. *Must never* pass a tunnel's bytes on unread, serve a client that did not
-//! show the password, or take a second proxy's request inside a tunnel.
+//! show the password or is another user's, or take a second proxy's request inside a tunnel.
 
 use std::io;
 use std::pin::Pin;
@@ -42,7 +42,7 @@ const STEP_BYTES: usize = 4096;
 /// Who may use a proxy.
 #[derive(Clone)]
 pub enum ProxyAuth {
-    /// Whoever may open its socket: the file system decides.
+    /// This process's own user and root, by the kernel's word (`SO_PEERCRED`): a socket's mode is changed by mistake.
     Socket,
     /// Whoever shows this password in `Proxy-Authorization: Basic` (RFC 7617); the user name is not looked at.
     Password(Arc<SecretText>),
@@ -69,9 +69,9 @@ impl Gateway {
                 accepted = listener.one() => accepted,
             };
             match accepted {
-                Ok(stream) => {
+                Ok((stream, caller)) => {
                     errors = 0;
-                    tokio::spawn(self.clone().proxied(stream, auth.clone()));
+                    tokio::spawn(self.clone().proxied(stream, caller, auth.clone()));
                 }
                 Err(_) => {
                     errors += 1;
@@ -81,23 +81,32 @@ impl Gateway {
         }
     }
 
-    async fn proxied<S>(self: Arc<Self>, stream: S, auth: ProxyAuth)
+    async fn proxied<S>(self: Arc<Self>, stream: S, caller: Caller, auth: ProxyAuth)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         self.count(|stats| stats.connections += 1);
         let mut stream = Lingering::new(stream);
-        let Ok(_one) = self.connections.clone().try_acquire_owned() else {
-            let denial =
-                Denial::new(Reason::LimitReached, format!("{} connections at once", self.limits.connections_max));
+        let crowded =
+            |most: usize, which: &str| Denial::new(Reason::LimitReached, format!("{most} connections at once{which}"));
+        let Ok(stranger) = self.strangers.clone().try_acquire_owned() else {
+            let denial = crowded(self.limits.strangers_max, " that have not shown that they may use the proxy");
             return self.turn_away(&mut stream, &nobody(), 0, denial).await;
         };
+        if let Err(denial) = auth.knows(caller) {
+            return self.turn_away(&mut stream, &nobody(), 0, denial).await;
+        }
         let (head, read) = match Head::read(&mut stream, &self, &auth).await {
             Ok(Some(read)) => read,
             // It went away, or never said anything: nothing was asked for.
             Ok(None) => return,
             Err(denial) => return self.turn_away(&mut stream, &nobody(), 0, denial).await,
         };
+        let Ok(_one) = self.connections.clone().try_acquire_owned() else {
+            let denial = crowded(self.limits.connections_max, "");
+            return self.turn_away(&mut stream, &nobody(), 0, denial).await;
+        };
+        drop(stranger);
         match head {
             Head::Tunnel { host, port } => self.tunnel(stream, read, host, port).await,
             Head::Request { host, port } => {
@@ -160,29 +169,40 @@ impl Gateway {
     }
 }
 
+/// Who connected, by the kernel's word.
+#[derive(Clone, Copy)]
+enum Caller {
+    /// A process of this user.
+    User(u32),
+    /// It cannot be known.
+    Unknown,
+}
+
 /// A socket that is connected to.
 trait Accepts: Sync {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    fn one(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn one(&self) -> impl Future<Output = io::Result<(Self::Stream, Caller)>> + Send;
 }
 
 impl Accepts for UnixListener {
     type Stream = UnixStream;
 
-    async fn one(&self) -> io::Result<UnixStream> {
-        Ok(self.accept().await?.0)
+    async fn one(&self) -> io::Result<(UnixStream, Caller)> {
+        let (stream, _) = self.accept().await?;
+        let caller = stream.peer_cred().map_or(Caller::Unknown, |peer| Caller::User(peer.uid()));
+        Ok((stream, caller))
     }
 }
 
 impl Accepts for TcpListener {
     type Stream = TcpStream;
 
-    async fn one(&self) -> io::Result<TcpStream> {
+    async fn one(&self) -> io::Result<(TcpStream, Caller)> {
         let (stream, _) = self.accept().await?;
         // Slower without; no reason to refuse it.
         let _ = stream.set_nodelay(true);
-        Ok(stream)
+        Ok((stream, Caller::Unknown))
     }
 }
 
@@ -261,6 +281,22 @@ impl Head {
 }
 
 impl ProxyAuth {
+    /// Is a socket's caller one of those who may use it? A password is looked for in what the caller says.
+    fn knows(&self, caller: Caller) -> Result<(), Denial> {
+        let own = rustix::process::getuid().as_raw();
+        match (self, caller) {
+            (ProxyAuth::Password(_), Caller::User(_) | Caller::Unknown) => Ok(()),
+            (ProxyAuth::Socket, Caller::User(uid)) if uid == own || uid == 0 => Ok(()),
+            (ProxyAuth::Socket, Caller::User(uid)) => Err(Denial::new(
+                Reason::ProxyUnauthorized,
+                format!("a process of uid {uid}, which is not this proxy's"),
+            )),
+            (ProxyAuth::Socket, Caller::Unknown) => {
+                Err(Denial::new(Reason::ProxyUnauthorized, "the system does not say whose process it is"))
+            }
+        }
+    }
+
     fn admits(&self, fields: &[httparse::Header<'_>]) -> Result<(), Denial> {
         let ProxyAuth::Password(password) = self else { return Ok(()) };
         let shown = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("proxy-authorization"));

@@ -22,6 +22,7 @@ use carboy_wire::format::WireFormat;
 use http::{Method, Request, Version};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::alert::finding_words;
 use crate::gateway::{Gateway, refusal_id};
 use crate::hold::Charged;
 use crate::inside::Told;
@@ -371,7 +372,10 @@ impl Exchange {
                 .with("refusal", id.as_str())
         };
         let denial = match self.gateway.audit.append_durable(event).await {
-            Ok(()) => denial,
+            Ok(()) => {
+                self.gateway.alert(&denial, &host, Some(self.port), id);
+                denial
+            }
             Err(error) => Denial::new(Reason::AuditUnavailable, error.to_string()),
         };
         self.tell(denial.reason);
@@ -467,19 +471,6 @@ impl Drop for Exchange {
         }
         self.gateway.closed();
     }
-}
-
-/// `github_token in request body (base64) #0123456789abcdef`: rule, place, disguise and fingerprint, never the text.
-pub(crate) fn finding_words(finding: &Finding) -> String {
-    let mut words = format!("{} in {}", finding.rule, finding.location);
-    if !finding.form.is_empty() {
-        words.push_str(&format!(" ({})", finding.form));
-    }
-    if let Some(fingerprint) = &finding.fingerprint {
-        words.push_str(" #");
-        words.push_str(fingerprint.as_str());
-    }
-    words
 }
 
 /// Any token is a method, a secret as well.

@@ -368,7 +368,7 @@ impl Dispatched {
 impl Credentialed {
     /// Makes the hold durable, once there is a connection to send on: one that cannot be had costs nothing.
     pub(crate) async fn dispatch(self, dialer: &Dialer, pool: &Arc<Pool>) -> Result<Dispatched, Denial> {
-        let (mut request, mut rest, metering) = self.into_parts();
+        let (mut request, mut rest, metering, filling) = self.into_parts();
         let mut held = match metering {
             Metering::Unmetered(_) => return Ok(Dispatched { request, line: None, rest }),
             Metering::Held(held) => held,
@@ -376,7 +376,7 @@ impl Credentialed {
         let line = pool.line(dialer, &rest.permit).await?;
         let Held { hold, demand, .. } = &mut *held;
         hold.dispatch(|hold| fits(hold, demand)).await?;
-        let body = held.body_to_send();
+        let body = filling.body(held.body_to_send());
         request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         // Read as JSON in UTF-8, it is not to be read in another way: a charset makes other keys of the same octets.
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -387,7 +387,7 @@ impl Credentialed {
 
     /// A request of the gateway's own that costs nothing: it has nothing to make durable.
     fn aside(self) -> Dispatched {
-        let (request, rest, _) = self.into_parts();
+        let (request, rest, _, _) = self.into_parts();
         Dispatched { request, line: None, rest }
     }
 }
@@ -403,6 +403,7 @@ fn aside(scanned: &Scanned, head: request::Parts, route: RoutePermit, body: Vec<
         route,
         exchange: scanned.exchange.clone(),
         used: Use::Unmetered(Unmetered(Costless::Count)),
+        lifted: scanned.lifted.clone(),
         socket: None,
     };
     Reserved { scanned, metering: Metering::Unmetered(permit) }

@@ -727,8 +727,29 @@ async fn b24_a_message_beyond_the_limit_closes_the_connection() {
     let _ = within(socket.send(big)).await;
     let frame = close_of(&mut socket).await;
     assert!(frame.is_none_or(|frame| frame.code == CloseCode::Size));
-    bench.log.wait(|event| event.action == "answer" && event.result == Outcome::Failed).await;
+    let event = bench.log.wait(|event| event.result == Outcome::Blocked).await;
+    assert_eq!(detail(&event, "reason").as_deref(), Some("body_too_large"));
     assert!(got.lock().unwrap().iter().all(|message| !message.is_binary()));
+}
+
+#[tokio::test]
+async fn b24_b25_what_is_no_frame_or_no_text_ends_the_connection_with_an_entry_and_goes_nowhere() {
+    let frames: [(&str, &[u8]); 5] = [
+        ("a kind that there is not", b"\x83\x81\0\0\0\0x"),
+        ("a bit that nobody agreed on", b"\xc1\x81\0\0\0\0x"),
+        ("no mask", b"\x81\x01x"),
+        ("a continuation of nothing", b"\x80\x81\0\0\0\0x"),
+        ("a text that is not UTF-8", b"\x81\x82\0\0\0\0\xc3\x28"),
+    ];
+    for (what, frame) in frames {
+        let (bench, got) = server(echo).await;
+        let mut socket = plain(&bench).await;
+        socket.get_mut().write_all(frame).await.unwrap();
+        let event = bench.log.wait(|event| event.result == Outcome::Blocked).await;
+        assert_eq!(detail(&event, "reason").as_deref(), Some("protocol_refused"), "{what}");
+        let _ = close_of(&mut socket).await;
+        assert!(got.lock().unwrap().iter().all(|message| !message.is_binary() && !message.is_text()), "{what}");
+    }
 }
 
 /// What a provider says to `response.cancel`, and to a message that only may be one.

@@ -2,14 +2,17 @@
 //!
 //! It is built once at launch and shared by every scanner of the run. It never prints or returns a secret.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use carboy_core::finding::{Detector, Finding, Fingerprint, Location, Severity};
 use carboy_core::ids::SecretName;
 use carboy_core::secret::SecretText;
 use zeroize::Zeroizing;
 
-use crate::known::{KnownScan, KnownSecrets};
+use crate::known::{KnownScan, KnownSecrets, Sought};
 use crate::tokens::{self, TokenScan};
+use crate::variants::turned_over;
 use crate::view::More;
 use crate::window::{Match, Window};
 
@@ -47,12 +50,14 @@ pub enum BuildError {
 pub struct Detectors {
     fingerprint_key: [u8; 32],
     known: KnownSecrets,
+    placeholders: BTreeMap<SecretName, String>,
 }
 
 /// Collects the secrets of a run.
 pub struct DetectorsBuilder {
     fingerprint_key: [u8; 32],
     secrets: Vec<(SecretName, Zeroizing<Vec<u8>>)>,
+    placeholders: BTreeMap<SecretName, String>,
 }
 
 /// Rounds after which [`Detectors::redact`] overwrites with stars instead of markers: a secret that is part of its
@@ -62,11 +67,21 @@ const REDACT_ROUNDS_MAX: usize = 3;
 impl Detectors {
     /// `fingerprint_key` is the key of this host for [`carboy_core::finding::Fingerprint`].
     pub fn builder(fingerprint_key: [u8; 32]) -> DetectorsBuilder {
-        DetectorsBuilder { fingerprint_key, secrets: Vec::new() }
+        DetectorsBuilder { fingerprint_key, secrets: Vec::new(), placeholders: BTreeMap::new() }
     }
 
     pub(crate) fn known(&self) -> &KnownSecrets {
         &self.known
+    }
+
+    /// Has the run placeholders at all?
+    pub fn has_placeholders(&self) -> bool {
+        !self.placeholders.is_empty()
+    }
+
+    /// What stands inside in this secret's place, where it has a placeholder of this run.
+    pub fn placeholder(&self, name: &SecretName) -> Option<&str> {
+        self.placeholders.get(name).map(String::as_str)
     }
 
     /// Scans a short text (request line, header value, DNS name) as it stands, percent-decoded (up to
@@ -90,14 +105,20 @@ impl Detectors {
             }
         }
         // Where one text is both, what it really is comes first.
-        found.sort_by_key(|finding| finding.detector != Detector::KnownSecrets);
+        found.sort_by_key(|finding| match finding.detector {
+            Detector::Placeholders => 0,
+            Detector::KnownSecrets => 1,
+            Detector::TokenPatterns | Detector::NaiveInjectionDetection => 2,
+        });
         found
     }
 
-    /// D7: the text with every match replaced by `[REDACTED:rule]`. A text in which only a decoded form matches
-    /// (percent-encoding, `Basic`) is replaced as a whole.
+    /// D7: the text with every match replaced by `[REDACTED:rule]`; in a response, a secret that has a placeholder by that,
+    /// written in the same way. A text in which only a decoded form matches (percent-encoding, `Basic`) is replaced as a
+    /// whole.
     pub fn redact(&self, text: &[u8], detectors: &[Detector], location: Location) -> (Vec<u8>, Vec<Finding>) {
         let (mut text, mut findings) = (text.to_vec(), Vec::new());
+        let inbound = matches!(location, Location::ResponseHeader | Location::ResponseBody);
         for round in 0.. {
             let matches = self.matches(&text, detectors);
             if matches.is_empty() {
@@ -105,16 +126,22 @@ impl Detectors {
             }
             let mut out = Vec::with_capacity(text.len());
             let mut at = 0;
-            for (span, rule) in union(&matches, text.len()) {
-                let found = &matches[rule];
+            for (span, first) in union(&matches, text.len()) {
+                let found = &matches[first];
                 findings.push(self.finding(found, &text[span.clone()], location));
                 out.extend_from_slice(&text[at..span.start]);
-                if round < REDACT_ROUNDS_MAX {
-                    out.extend_from_slice(format!("[REDACTED:{}]", self.rule_name(found)).as_bytes());
-                } else {
-                    out.push(b'*');
-                }
                 at = span.end;
+                match found.instead.as_ref().filter(|instead| inbound && instead.bytes.len() == span.len()) {
+                    Some(instead) => {
+                        turn(out.last_mut(), instead.lead);
+                        out.extend_from_slice(&instead.bytes);
+                        turn(text.get_mut(at), instead.trail);
+                    }
+                    None if round < REDACT_ROUNDS_MAX => {
+                        out.extend_from_slice(format!("[REDACTED:{}]", self.rule_name(found)).as_bytes());
+                    }
+                    None => out.push(b'*'),
+                }
             }
             out.extend_from_slice(&text[at..]);
             text = out;
@@ -130,8 +157,9 @@ impl Detectors {
     fn matches(&self, text: &[u8], detectors: &[Detector]) -> Vec<Match> {
         let window = Window { base: 0, data: text, more: More::Ended, before: None };
         let mut matches = Vec::new();
-        if detectors.contains(&Detector::KnownSecrets) {
+        if detectors.contains(&Detector::KnownSecrets) || detectors.contains(&Detector::Placeholders) {
             KnownScan::new().advance(&self.known, &window, &mut matches);
+            matches.retain(|found| detectors.contains(&found.detector));
         }
         if detectors.contains(&Detector::TokenPatterns) {
             TokenScan::new().advance(&window, &mut matches);
@@ -142,7 +170,7 @@ impl Detectors {
 
     fn rule_name<'a>(&'a self, found: &Match) -> &'a str {
         match found.detector {
-            Detector::KnownSecrets => self.known.rule(found.rule),
+            Detector::KnownSecrets | Detector::Placeholders => self.known.rule(found.rule),
             Detector::TokenPatterns | Detector::NaiveInjectionDetection => tokens::rule_name(found.rule),
         }
     }
@@ -152,25 +180,21 @@ impl Detectors {
     pub(crate) fn last_finding(&self, found: &Match, text: &[u8], location: Location) -> Finding {
         let finding = self.finding(found, text, location);
         match (found.detector, self.known.rule_of_token(text)) {
-            (Detector::TokenPatterns, Some(rule)) => Finding {
-                detector: Detector::KnownSecrets,
+            (Detector::TokenPatterns, Some((rule, detector))) => Finding {
+                detector,
                 rule: rule.to_owned(),
-                reason: "a secret of this run, written as literal".to_owned(),
+                reason: reason_of(detector, rule, "literal"),
                 form: "literal",
                 ..finding
             },
-            (Detector::TokenPatterns | Detector::KnownSecrets | Detector::NaiveInjectionDetection, _) => finding,
+            (Detector::TokenPatterns, None)
+            | (Detector::Placeholders | Detector::KnownSecrets | Detector::NaiveInjectionDetection, _) => finding,
         }
     }
 
     pub(crate) fn finding(&self, found: &Match, text: &[u8], location: Location) -> Finding {
         let rule = self.rule_name(found).to_owned();
-        let reason = match found.detector {
-            Detector::KnownSecrets => format!("a secret of this run, written as {}", found.form),
-            Detector::TokenPatterns | Detector::NaiveInjectionDetection => {
-                format!("text in the shape of a credential ({rule})")
-            }
-        };
+        let reason = reason_of(found.detector, &rule, found.form);
         Finding {
             detector: found.detector,
             rule,
@@ -181,6 +205,22 @@ impl Detectors {
             form: found.form,
             fingerprint: Some(Fingerprint::new(&self.fingerprint_key, text)),
         }
+    }
+}
+
+fn reason_of(detector: Detector, rule: &str, form: &str) -> String {
+    match detector {
+        Detector::KnownSecrets => format!("a secret of this run, written as {form}"),
+        Detector::Placeholders => format!("a placeholder of this run's credentials, written as {form}"),
+        Detector::TokenPatterns | Detector::NaiveInjectionDetection => {
+            format!("text in the shape of a credential ({rule})")
+        }
+    }
+}
+
+fn turn(byte: Option<&mut u8>, bits: u8) {
+    if let Some(byte) = byte {
+        *byte = turned_over(*byte, bits);
     }
 }
 
@@ -258,9 +298,16 @@ impl DetectorsBuilder {
         self
     }
 
+    /// Adds what stands inside in the place of the secret of this name: it is found wherever [`Detector::Placeholders`] is
+    /// looked for, and stands in what comes back where the secret was.
+    pub fn placeholder(mut self, name: &SecretName, value: &str) -> Self {
+        self.placeholders.insert(name.clone(), value.to_owned());
+        self
+    }
+
     /// Compiles. Errors name the secret, never its value.
     pub fn build(self) -> Result<Detectors, BuildError> {
-        if self.secrets.len() > SECRETS_MAX {
+        if self.secrets.len() + self.placeholders.len() > SECRETS_MAX {
             return Err(BuildError::TooMany);
         }
         for (name, value) in &self.secrets {
@@ -271,8 +318,20 @@ impl DetectorsBuilder {
                 return Err(BuildError::TooLong { name: name.clone() });
             }
         }
-        let known = KnownSecrets::new(self.secrets.iter().map(|(name, value)| (name, &value[..])));
-        Ok(Detectors { fingerprint_key: self.fingerprint_key, known })
+        let real = self.secrets.iter().map(|(name, value)| Sought {
+            rule: format!("known_secret:{name}"),
+            detector: Detector::KnownSecrets,
+            value,
+            instead: self.placeholders.get(name).map(String::as_str),
+        });
+        let fakes = self.placeholders.iter().map(|(name, value)| Sought {
+            rule: format!("placeholder:{name}"),
+            detector: Detector::Placeholders,
+            value: value.as_bytes(),
+            instead: None,
+        });
+        let known = KnownSecrets::new(real.chain(fakes));
+        Ok(Detectors { fingerprint_key: self.fingerprint_key, known, placeholders: self.placeholders })
     }
 }
 

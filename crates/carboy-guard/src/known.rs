@@ -6,11 +6,10 @@
 use std::collections::HashMap;
 
 use carboy_core::finding::Detector;
-use carboy_core::ids::SecretName;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::automaton::{Automaton, Cursor, Hit, LITERAL_BYTES_MIN};
-use crate::variants::{Variant, variants};
+use crate::variants::{Variant, paired, variants};
 use crate::view::{More, View, back, fold};
 use crate::window::{Match, Window};
 
@@ -26,9 +25,20 @@ const PAUSE_CHARS_MAX: usize = 6;
 /// Bytes that go through the view at a time.
 const STEP_BYTES: usize = 16 * 1024;
 
-/// The compiled variants of all secrets of a run.
+/// A value that is looked for.
+pub(crate) struct Sought<'a> {
+    /// What it is reported as.
+    pub(crate) rule: String,
+    /// As what: a secret, or the placeholder of one.
+    pub(crate) detector: Detector,
+    pub(crate) value: &'a [u8],
+    /// A secret's placeholder.
+    pub(crate) instead: Option<&'a str>,
+}
+
+/// The compiled variants of all secrets of a run, and of their placeholders.
 pub(crate) struct KnownSecrets {
-    rules: Vec<String>,
+    rules: Vec<(String, Detector)>,
     /// Each secret in plain, to tell a token that is one of ours from any other.
     plain: Vec<Zeroizing<Vec<u8>>>,
     folded: Automaton,
@@ -56,18 +66,21 @@ enum Cut {
 }
 
 impl KnownSecrets {
-    pub(crate) fn new<'a>(secrets: impl Iterator<Item = (&'a SecretName, &'a [u8])>) -> Self {
+    pub(crate) fn new<'a>(all: impl Iterator<Item = Sought<'a>>) -> Self {
         let (mut rules, mut plain) = (Vec::new(), Vec::new());
         let (mut folded, mut exact) = (Table::default(), Table::default());
         let mut lead_max = 0;
-        for (name, value) in secrets {
+        for Sought { rule: name, detector, value, instead } in all {
             let rule = rules.len();
-            rules.push(format!("known_secret:{name}"));
+            rules.push((name, detector));
             plain.push(Zeroizing::new(value.to_vec()));
-            for variant in variants(value) {
+            let variants = instead.map_or_else(|| variants(value), |fake| paired(value, fake.as_bytes()));
+            for variant in variants {
                 let view = fold(&variant.bytes);
+                // The character before one within base64 is changed with it.
+                let edge = usize::from(variant.instead.as_ref().is_some_and(|instead| instead.lead != 0));
                 if view.len() >= VIEW_CHARS_MIN {
-                    lead_max = lead_max.max(fringes(&variant.bytes).0);
+                    lead_max = lead_max.max(fringes(&variant.bytes).0).max(edge);
                     folded.add(view, rule, variant);
                 } else {
                     exact.add(variant.bytes.to_vec(), rule, variant);
@@ -90,14 +103,15 @@ impl KnownSecrets {
     }
 
     pub(crate) fn rule(&self, index: usize) -> &str {
-        &self.rules[index]
+        &self.rules[index].0
     }
 
-    /// The rule of the secret that `token` is, or is a part of, or has in it.
-    pub(crate) fn rule_of_token(&self, token: &[u8]) -> Option<&str> {
+    /// The rule of the secret or placeholder that `token` is, or is a part of, or has in it.
+    pub(crate) fn rule_of_token(&self, token: &[u8]) -> Option<(&str, Detector)> {
         let within = |part: &[u8], whole: &[u8]| memchr::memmem::find(whole, part).is_some();
         let of = self.plain.iter().position(|secret| within(token, secret) || within(secret, token))?;
-        Some(self.rule(of))
+        let (rule, detector) = &self.rules[of];
+        Some((rule, *detector))
     }
 }
 
@@ -247,7 +261,7 @@ impl KnownScan {
             }
             let confirmed = (pending.end + trail).min(window.end());
             let (start, end) = literal.surroundings(window, pending.start, pending.end);
-            found.push(literal.to_match(window, start, end, confirmed));
+            found.push(literal.to_match(known, window, (start, end), confirmed));
             false
         });
         self.guarded = self.guarded.min(hold);
@@ -265,7 +279,7 @@ impl KnownScan {
         for hit in &self.hits {
             let literal = &known.exact_literals[hit.literal as usize];
             let end = base + hit.end as u64;
-            found.push(literal.to_match(window, end - literal.len as u64, end, end));
+            found.push(literal.to_match(known, window, (end - literal.len as u64, end), end));
         }
         self.exact_cursor = window.end();
         let depth = self.exact.depth(&known.exact);
@@ -294,12 +308,12 @@ impl Literal {
         (first, last)
     }
 
-    fn to_match(&self, window: &Window<'_>, start: u64, end: u64, confirmed: u64) -> Match {
+    fn to_match(&self, known: &KnownSecrets, window: &Window<'_>, (start, end): (u64, u64), confirmed: u64) -> Match {
         let text = &window.data[window.index(start)..window.index(end)];
         let exactly = self.variants.iter().find(|v| text.starts_with(&v.bytes) || text.ends_with(&v.bytes));
         let first = self.variants.first().map_or("literal", |v| v.form);
         Match {
-            detector: Detector::KnownSecrets,
+            detector: known.rules[self.rule].1,
             rule: self.rule,
             start,
             end,
@@ -307,6 +321,7 @@ impl Literal {
             form: exactly.map_or(if first == "literal" { "respelled" } else { first }, |v| v.form),
             open_ended: self.cut == Cut::Beginning,
             exact: exactly.is_some(),
+            instead: self.variants.iter().find(|v| *v.bytes == *text).and_then(|v| v.instead.clone()),
         }
     }
 }

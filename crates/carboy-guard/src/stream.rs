@@ -10,6 +10,7 @@ use crate::detectors::Detectors;
 use crate::known::KnownScan;
 use crate::packed::{Depth, PackedScan};
 use crate::tokens::TokenScan;
+use crate::variants::{Instead, turned_over};
 use crate::view::More;
 use crate::window::{Match, Window};
 
@@ -72,7 +73,38 @@ pub struct StreamScanner {
 /// Bytes to be overwritten when they leave.
 struct Overwrite {
     start: u64,
-    stars: Vec<bool>,
+    end: u64,
+    how: How,
+}
+
+enum How {
+    /// Those that are true, by stars.
+    Stars(Vec<bool>),
+    /// By the placeholder of what stood there.
+    Instead(Instead),
+}
+
+impl Overwrite {
+    /// What leaves at a position of its own.
+    fn over(&self, position: u64) -> Option<u8> {
+        let at = (self.start..self.end).contains(&position).then(|| (position - self.start) as usize)?;
+        match &self.how {
+            How::Stars(stars) => stars[at].then_some(b'*'),
+            How::Instead(instead) => Some(instead.bytes[at]),
+        }
+    }
+
+    /// What leaves beside it, in the place of `byte`.
+    fn beside(&self, position: u64, byte: u8) -> Option<u8> {
+        let How::Instead(instead) = &self.how else { return None };
+        if position + 1 == self.start {
+            Some(turned_over(byte, instead.lead))
+        } else if position == self.end {
+            Some(turned_over(byte, instead.trail))
+        } else {
+            None
+        }
+    }
 }
 
 impl StreamScanner {
@@ -88,7 +120,8 @@ impl StreamScanner {
 
     pub(crate) fn nested(detectors: Arc<Detectors>, plan: ScanPlan, depth: Depth) -> Self {
         let wants = |detector| plan.detectors.contains(&detector);
-        let known = (wants(Detector::KnownSecrets) && !detectors.known().is_empty()).then(KnownScan::new);
+        let values = wants(Detector::KnownSecrets) || wants(Detector::Placeholders);
+        let known = (values && !detectors.known().is_empty()).then(KnownScan::new);
         let tokens = wants(Detector::TokenPatterns).then(TokenScan::new);
         let packed = if known.is_some() || tokens.is_some() { PackedScan::at(depth) } else { None };
         StreamScanner {
@@ -169,6 +202,7 @@ impl StreamScanner {
         self.matches.clear();
         if let Some(known) = &mut self.known {
             known.settle(self.detectors.known(), &window, &mut self.matches);
+            self.matches.retain(|found| self.plan.detectors.contains(&found.detector));
         }
         if let Some(found) = self.matches.first() {
             let text = &self.buffer[(found.start - self.base) as usize..(found.end - self.base) as usize];
@@ -227,6 +261,7 @@ impl StreamScanner {
         self.matches.clear();
         if let Some(known) = &mut self.known {
             hold = hold.min(known.advance(self.detectors.known(), &window, &mut self.matches));
+            self.matches.retain(|found| self.plan.detectors.contains(&found.detector));
         }
         if let Some(tokens) = &mut self.tokens {
             hold = hold.min(tokens.advance(&window, &mut self.matches));
@@ -261,12 +296,19 @@ impl StreamScanner {
         let reach = self.reported.entry((found.detector, found.rule)).or_insert(0);
         let again = found.start < *reach;
         *reach = found.end.max(*reach);
-        if self.plan.mode == Mode::Block || found.open_ended {
+        // A placeholder is never overwritten: that it was sent there at all is what matters.
+        let stops = self.plan.mode == Mode::Block || found.detector == Detector::Placeholders;
+        if stops || found.open_ended {
             let finding = self.detectors.last_finding(&found, &self.buffer[from..to], self.plan.location);
             return Err(self.stop(finding));
         }
         let finding = self.detectors.finding(&found, &self.buffer[from..to], self.plan.location);
-        self.overwrites.push(Overwrite { start: found.start, stars: stars(&self.buffer[from..to], found.exact) });
+        let inbound = self.plan.location == Location::ResponseBody;
+        let how = match found.instead.filter(|_| inbound) {
+            Some(instead) => How::Instead(instead),
+            None => How::Stars(stars(&self.buffer[from..to], found.exact)),
+        };
+        self.overwrites.push(Overwrite { start: found.start, end: found.end, how });
         if !again && self.findings.len() < FINDINGS_MAX {
             self.findings.push(finding);
         } else if !again {
@@ -292,7 +334,8 @@ impl StreamScanner {
         self.buffer.drain(..cut);
         self.base += cut as u64;
         let base = self.base;
-        self.overwrites.retain(|o| o.start + o.stars.len() as u64 > base);
+        // One more: the character behind may change with the match.
+        self.overwrites.retain(|o| o.end >= base);
     }
 
     /// Appends what was not given out yet of the bytes before `to`, overwritten where it has to be.
@@ -303,11 +346,21 @@ impl StreamScanner {
         }
         let at = out.len();
         out.extend_from_slice(&self.buffer[(from - self.base) as usize..(to - self.base) as usize]);
+        // What is overwritten by one match is not changed beside another; a placeholder goes over stars.
         for overwrite in &self.overwrites {
-            for (i, star) in overwrite.stars.iter().enumerate() {
-                let position = overwrite.start + i as u64;
-                if *star && position >= from && position < to {
-                    out[at + (position - from) as usize] = b'*';
+            let first = overwrite.start.saturating_sub(1).max(from);
+            for position in first..(overwrite.end + 1).min(to) {
+                let byte = self.buffer[(position - self.base) as usize];
+                if let Some(byte) = overwrite.beside(position, byte) {
+                    out[at + (position - from) as usize] = byte;
+                }
+            }
+        }
+        for with_stars in [true, false] {
+            for overwrite in self.overwrites.iter().filter(|o| matches!(o.how, How::Stars(_)) == with_stars) {
+                for position in overwrite.start.max(from)..overwrite.end.min(to) {
+                    let slot = &mut out[at + (position - from) as usize];
+                    *slot = overwrite.over(position).unwrap_or(*slot);
                 }
             }
         }

@@ -109,6 +109,11 @@ const RULES: &[Rule] = &[
     rule("private_key", &["-----BEGIN "], pem, 0, PEM_BYTES_MAX, Shape::Pem),
 ];
 
+/// What the tokens of all rules begin with.
+pub(crate) fn prefixes() -> impl Iterator<Item = &'static str> {
+    RULES.iter().flat_map(|rule| rule.prefixes.iter().copied())
+}
+
 /// A rule's stable name.
 pub(crate) fn rule_name(index: usize) -> &'static str {
     RULES[index].name
@@ -217,6 +222,7 @@ impl TokenScan {
                                 form: "",
                                 open_ended: false,
                                 exact: true,
+                                instead: None,
                             });
                         }
                     }

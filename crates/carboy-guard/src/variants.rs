@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
@@ -26,6 +26,20 @@ pub struct Variant {
     pub form: &'static str,
     /// The bytes to look for.
     pub bytes: Zeroizing<Vec<u8>>,
+    /// The same disguise of the secret's placeholder, where it is as long.
+    pub(crate) instead: Option<Instead>,
+    /// The six bits of base64 before and behind it, as far as they are the secret's.
+    edges: (u8, u8),
+}
+
+/// What stands in the place of a secret that comes back: its placeholder, written in the same way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Instead {
+    pub(crate) bytes: Arc<[u8]>,
+    /// Within base64 the characters before and behind a variant hold bits of the secret beside those of others: what of
+    /// their six bits has to be turned over.
+    pub(crate) lead: u8,
+    pub(crate) trail: u8,
 }
 
 /// D1: the variants of `secret`, the literal first, no bytes twice. The list is the caller's own (D4).
@@ -59,8 +73,37 @@ impl Memo {
     }
 }
 
+/// [`variants`], each with the same disguise of `fake`. For a run's own credentials, once: nothing of it is remembered.
+pub(crate) fn paired(secret: &[u8], fake: &[u8]) -> Vec<Variant> {
+    let (real, fakes) = (all(secret), all(fake));
+    // The same disguises in the same order, unless one of the two is too long for some.
+    let fits = real.len() == fakes.len();
+    let fakes = fakes.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+    let pairs = real.into_iter().zip(fakes).map(|(variant, twin)| {
+        let twin = twin.filter(|twin| fits && twin.form == variant.form && twin.bytes.len() == variant.bytes.len());
+        let instead = twin.map(|twin| {
+            let (lead, trail) = (variant.edges.0 ^ twin.edges.0, variant.edges.1 ^ twin.edges.1);
+            Instead { bytes: Arc::from(&twin.bytes[..]), lead, trail }
+        });
+        Variant { instead, ..variant }
+    });
+    distinct(pairs)
+}
+
 fn derive(secret: &[u8]) -> Vec<Variant> {
-    let mut list = List { variants: Vec::new(), seen: HashSet::new() };
+    distinct(all(secret).into_iter())
+}
+
+/// D1: no bytes twice, and none that are too short to be told from others.
+fn distinct(list: impl Iterator<Item = Variant>) -> Vec<Variant> {
+    let mut seen: HashSet<Vec<u8>> = HashSet::new();
+    let kept = list.filter(|v| v.bytes.len() >= VARIANT_BYTES_MIN && seen.insert(v.bytes.to_vec())).collect();
+    seen.drain().for_each(|mut bytes| bytes.zeroize());
+    kept
+}
+
+fn all(secret: &[u8]) -> Vec<Variant> {
+    let mut list = List { variants: Vec::new() };
     list.add("literal", secret.to_vec());
     list.base64s(secret);
     let reversed: Zeroizing<Vec<u8>> = Zeroizing::new(secret.iter().rev().copied().collect());
@@ -88,19 +131,23 @@ fn derive(secret: &[u8]) -> Vec<Variant> {
         list.other_bases(secret);
         list.compressed(secret);
     }
-    list.seen.drain().for_each(|mut bytes| bytes.zeroize());
     list.variants
 }
 
 struct List {
     variants: Vec<Variant>,
-    seen: HashSet<Vec<u8>>,
 }
 
 impl List {
     fn add(&mut self, form: &'static str, bytes: Vec<u8>) {
-        if bytes.len() >= VARIANT_BYTES_MIN && self.seen.insert(bytes.clone()) {
-            self.variants.push(Variant { form, bytes: Zeroizing::new(bytes) });
+        self.variants.push(Variant { form, bytes: Zeroizing::new(bytes), instead: None, edges: (0, 0) });
+    }
+
+    /// What of base64 stays the same within a longer text, and the characters that do not.
+    fn within(&mut self, form: &'static str, secret: &[u8], offset: usize, engine: &impl Engine) {
+        self.add(form, base64_middle(secret, offset, engine));
+        if let Some(last) = self.variants.last_mut() {
+            last.edges = base64_edges(secret, offset);
         }
     }
 
@@ -114,8 +161,8 @@ impl List {
         self.add("base64_url", URL_SAFE.encode(secret).into_bytes());
         self.add("base64_url_unpadded", URL_SAFE_NO_PAD.encode(secret).into_bytes());
         for offset in 0..3 {
-            self.add("base64_inside", base64_middle(secret, offset, &STANDARD_NO_PAD));
-            self.add("base64_inside", base64_middle(secret, offset, &URL_SAFE_NO_PAD));
+            self.within("base64_inside", secret, offset, &STANDARD_NO_PAD);
+            self.within("base64_inside", secret, offset, &URL_SAFE_NO_PAD);
         }
     }
 
@@ -203,6 +250,27 @@ fn base64_middle(secret: &[u8], offset: usize, engine: &impl Engine) -> Vec<u8> 
     }
     text.drain(..[0, 2, 3][offset]);
     text
+}
+
+/// A character of base64 with these of its six bits turned over; every other one stays.
+pub(crate) fn turned_over(byte: u8, bits: u8) -> u8 {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let of_url = matches!(byte, b'-' | b'_');
+    let standard = [(b'-', b'+'), (b'_', b'/')].into_iter().find(|(url, _)| *url == byte).map_or(byte, |(_, std)| std);
+    let Some(value) = DIGITS.iter().position(|digit| *digit == standard) else { return byte };
+    match DIGITS[(value as u8 ^ (bits & 0x3f)) as usize] {
+        b'+' if of_url => b'-',
+        b'/' if of_url => b'_',
+        turned => turned,
+    }
+}
+
+/// The secret's bits in the characters that [`base64_middle`] leaves out at either end.
+fn base64_edges(secret: &[u8], offset: usize) -> (u8, u8) {
+    let (first, last) = (secret.first().copied().unwrap_or(0), secret.last().copied().unwrap_or(0));
+    let lead = [0, first >> 4, first >> 6][offset];
+    let trail = [0, (last & 0x03) << 4, (last & 0x0f) << 2][(offset + secret.len()) % 3];
+    (lead, trail)
 }
 
 fn rot13(b: u8) -> u8 {

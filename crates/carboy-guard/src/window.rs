@@ -2,6 +2,7 @@
 
 use carboy_core::finding::Detector;
 
+use crate::variants::Instead;
 use crate::view::More;
 
 /// The bytes at hand: those held back and the new ones.
@@ -44,4 +45,6 @@ pub(crate) struct Match {
     pub open_ended: bool,
     /// The span holds nothing but the match, so that all of it may be overwritten.
     pub exact: bool,
+    /// What may stand in its place, as long as the match itself.
+    pub instead: Option<Instead>,
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use carboy_core::budget::BudgetSet;
 use carboy_core::ids::{AgentName, BottleName, RunId, SecretName};
 use carboy_core::plan::{Bind, Forward, Image, Limits, Publish};
-use carboy_core::route::RouteSet;
+use carboy_core::route::{Route, RouteSet};
 
 use crate::agent::RepositoryAgent;
 use crate::bottle::Workspace;
@@ -97,8 +97,7 @@ impl Effective {
 
     /// Every secret that a route needs and where its value is got from.
     pub fn secrets(&self) -> BTreeMap<SecretName, SecretFrom> {
-        let names: BTreeSet<&SecretName> =
-            self.routes.iter().filter_map(|r| r.auth.as_ref()).map(|a| &a.secret).collect();
+        let names: BTreeSet<&SecretName> = self.routes.iter().flat_map(Route::secrets).collect();
         names.into_iter().map(|name| (name.clone(), self.settings.secret(name))).collect()
     }
 

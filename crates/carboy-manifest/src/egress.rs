@@ -2,7 +2,9 @@
 //!
 //! *Must never* make a route wider than it reads: an empty `matches`, `paths` or `methods` is an error, not "all".
 
+mod credential;
 mod matches;
+pub(crate) use credential::{check_plain, check_variables};
 pub use matches::describe_match;
 
 use std::net::IpAddr;
@@ -113,6 +115,7 @@ pub(crate) fn route(scope: &mut Scope<'_>, node: &Node, index: usize, what: &str
     let host = find(entries, "host").and_then(|node| host(scope, node, what, reach));
     let ports = ports(scope, entries, what);
     let meter = meter(scope, entries, what);
+    let credentials = credential::credentials(scope, entries, what);
     let auth = auth(scope, entries, what, meter.as_ref(), node.at);
     let matches = matches::matches(scope, entries, what);
     let git = git(scope, entries, what);
@@ -124,7 +127,7 @@ pub(crate) fn route(scope: &mut Scope<'_>, node: &Node, index: usize, what: &str
         .unwrap_or(false);
     let host = host?;
     let id = RouteId::new(index, &host);
-    Some(Route { id, host, ports, auth, matches, git, dlp, meter, reach, body_bytes_max, websocket })
+    Some(Route { id, host, ports, auth, credentials, matches, git, dlp, meter, reach, body_bytes_max, websocket })
 }
 
 fn host(scope: &mut Scope<'_>, node: &Node, what: &str, reach: Reach) -> Option<HostPattern> {

@@ -180,6 +180,7 @@ pub(crate) const ROUTE: Keys = Keys {
         "auth_header",
         "auth_scheme",
         "body_bytes_max",
+        "credential",
         "dlp",
         "git",
         "host",
@@ -190,10 +191,11 @@ pub(crate) const ROUTE: Keys = Keys {
         "token_env",
         "websocket",
     ],
-    later: &["bytes_per_day_max", "credential"],
+    later: &["bytes_per_day_max"],
     removed: &[],
 };
 
+pub(crate) const CREDENTIAL: Keys = Keys::only(&["env", "from", "in", "name"]);
 pub(crate) const EGRESS: Keys = Keys::only(&["log", "routes"]);
 pub(crate) const MATCH: Keys = Keys::only(&["headers", "methods", "paths"]);
 pub(crate) const PATH: Keys = Keys::only(&["type", "value"]);

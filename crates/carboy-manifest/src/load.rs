@@ -22,6 +22,7 @@ use crate::chain::Chains;
 use crate::chat::ChatFile;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, listed};
 use crate::effective::Effective;
+use crate::egress::check_plain;
 use crate::files::{ManifestFiles, Places};
 use crate::git::{GitUser, UserPart};
 use crate::implied::{chat_of, implied, through};
@@ -140,6 +141,9 @@ pub(crate) fn load_any(files: &dyn ManifestFiles, request: &Request) -> Result<E
     };
     let mut chat = chat_of(files, places, agent.as_ref(), &mut settings, &mut out);
     let chosen = chosen(files, request, agent.as_ref().map(|(agent, _)| agent), chat.as_deref_mut(), &mut out);
+    if let Some(Chosen { made: Made { bottle, .. }, .. }) = &chosen {
+        check_plain(&bottle.routes, &bottle.origins.routes, &settings.upstreams, &mut out);
+    }
     match chosen {
         Some(chosen) if !out.has_errors() => {
             let mut effective = assemble(settings, agent, chat, chosen, out);

@@ -42,6 +42,8 @@ pub enum Rule {
     LaterWinsPerPort,
     /// The earlier list, then the later one; what comes twice from one place stands once.
     Concatenated,
+    /// As its route: no file changes another's route, and each variable inside stays one secret's.
+    WithItsRoute,
     /// M28: no key inherits, an empty map clears, else both maps' entries, those of one name field by field.
     UnitedOrCleared,
     /// Both maps' entries; of two of one name the later one stands whole, so that no bottle lends another its key.
@@ -71,6 +73,7 @@ impl Rule {
             Rule::LaterWinsPerListener => "both; the later one per listen address",
             Rule::LaterWinsPerPort => "both; the later one per port inside",
             Rule::Concatenated => "the earlier ones, then the later ones",
+            Rule::WithItsRoute => "with its route, whole; the variables of all are checked together",
             Rule::UnitedOrCleared => "absent inherits, `{}` clears, else both; one name field by field",
             Rule::LaterWinsPerName => "both; the later one per name, whole",
             Rule::Tighter => "the lower one per field",
@@ -87,6 +90,7 @@ impl Rule {
 pub const RULES: &[(&str, Rule, Rule)] = &[
     ("extends", Rule::Followed, Rule::Followed),
     ("egress.routes", Rule::Concatenated, Rule::Concatenated),
+    ("egress.routes.credential", Rule::WithItsRoute, Rule::WithItsRoute),
     ("egress.log", Rule::LaterWins, Rule::LaterWins),
     ("presets", Rule::Concatenated, Rule::Concatenated),
     ("env", Rule::LaterWinsPerKey, Rule::LaterWinsPerKey),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use carboy_core::ids::{AgentName, BottleName, SecretName};
 use carboy_core::plan::{Access, CapturePolicy, Forward, Image, Publish, Service};
-use carboy_core::route::{AuthScheme, GitAccess, OnMatch, Reach, Route};
+use carboy_core::route::{AuthScheme, GitAccess, OnMatch, PlaceholderAuth, Reach, Route};
 use carboy_core::upstream::Transport;
 use serde::Serialize;
 
@@ -149,6 +149,9 @@ pub struct RouteView {
     /// The header that is set, and how the secret is placed in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthView>,
+    /// Placeholders that become real, and where.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<CredentialView>,
     /// The wire format that is metered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub meter: Option<String>,
@@ -172,6 +175,34 @@ pub struct RouteView {
     /// Where it was said, and the preset that it belongs to.
     #[serde(flatten)]
     pub from: RouteOrigin,
+}
+
+/// A placeholder's place and its variable.
+#[derive(Clone, Debug, Serialize)]
+pub struct CredentialView {
+    /// `header`, `query`, `basic` or `body`.
+    #[serde(rename = "in")]
+    pub place: &'static str,
+    /// The header, the parameter, the half of Basic credentials, the key or field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The secret.
+    pub from: SecretName,
+    /// The variable that holds the placeholder inside.
+    pub env: String,
+}
+
+impl CredentialView {
+    fn of(one: &PlaceholderAuth) -> CredentialView {
+        let name = one.place.name().map(str::to_owned);
+        CredentialView { place: one.place.kind(), name, from: one.secret.clone(), env: one.variable.clone() }
+    }
+
+    /// For people: `GITHUB_TOKEN in header authorization`.
+    pub fn words(&self) -> String {
+        let name = self.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+        format!("{} in {}{name}", self.from, self.place)
+    }
 }
 
 /// A route's credential, without it.
@@ -365,6 +396,7 @@ impl RouteView {
                 },
                 secret: auth.secret.clone(),
             }),
+            credentials: route.credentials.iter().map(CredentialView::of).collect(),
             meter: route.meter.as_ref().map(ToString::to_string),
             matches: route.matches.iter().map(crate::egress::describe_match).collect(),
             git_fetch: route.git == GitAccess::Fetch,

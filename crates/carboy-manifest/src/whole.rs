@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::bottle::{ENV_MAX, Part, Workspace};
 use crate::budget::{BottleScope, BudgetOrigins, TermsPart};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, excerpt};
-use crate::egress::{ROUTES_MAX, hides};
+use crate::egress::{ROUTES_MAX, check_variables, hides};
 use crate::git::{GitRepo, RepoPart, UserPart};
 use crate::image::Backend;
 use crate::limits::LimitsPart;
@@ -189,6 +189,8 @@ fn routes(part: &Part, owner: &str, out: &mut Diagnostics) -> (Vec<Route>, Vec<R
         return (Vec::new(), Vec::new());
     }
     warn_redundant(&all, owner, out);
+    let provider = part.provider.as_ref().map(|said| said.value.env.clone()).unwrap_or_default();
+    check_variables(&all, &part.env, &provider, owner, out);
     (all.into_iter().map(|(route, _)| route).collect(), origins)
 }
 

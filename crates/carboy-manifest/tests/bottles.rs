@@ -5,7 +5,7 @@ mod support;
 use carboy_core::finding::Detector;
 use carboy_core::host::Host;
 use carboy_core::plan::{Access, Bind, Limits};
-use carboy_core::route::{AuthScheme, GitAccess, OnMatch, PathMatch, Reach, RequestFacts, Route};
+use carboy_core::route::{AuthScheme, GitAccess, OnMatch, PathMatch, PlaceholderAuth, Reach, RequestFacts, Route};
 use carboy_manifest::{EnvValue, Provider};
 use support::{bottle, findings, route};
 
@@ -65,7 +65,7 @@ egress:
     - host: https://api.example.org/v1
     - host: api.example.org:8443
       meter: mistral
-      credential: {}
+      bytes_per_day_max: 1GB
       dlp: {outbound_detectors: [naive_injection_detection], outbound_on_match: warn}
       matches:
         - {}
@@ -136,9 +136,7 @@ fn web_sockets_are_carried_where_a_route_says_so() {
 fn a_key_whose_feature_is_missing_is_refused_not_ignored() {
     let want = "not-available 2:1 `mounts` in the front matter of bottle `dev` is not available in this version";
     assert_eq!(error("mounts: 1"), want);
-    for key in ["credential", "bytes_per_day_max"] {
-        assert!(error(&route(&format!("host: a.example\n{key}: 1"))).starts_with("not-available 5:7"), "{key}");
-    }
+    assert!(error(&route("host: a.example\nbytes_per_day_max: 1")).starts_with("not-available 5:7"));
     for backend in ["docker", "podman"] {
         assert!(error(&format!("backend: {backend}")).starts_with("not-available 2:10"), "{backend}");
     }
@@ -256,6 +254,90 @@ fn a_credential_goes_into_the_header_that_its_provider_reads() {
         let auth = only_route(&format!("host: a.example\ntoken_env: KEY\n{lines}")).auth.unwrap();
         assert_eq!((auth.header.as_str(), auth.scheme, auth.secret.as_str()), (header, scheme, "KEY"), "{lines}");
     }
+}
+
+#[test]
+fn b42_a_placeholder_is_read_with_its_place_its_secret_and_its_variable() {
+    // M23, M34
+    let read = |lines: &str| only_route(&format!("host: a.example\ncredential: {lines}")).credentials;
+    let shown = |one: &PlaceholderAuth| format!("{} {} {}", one.place, one.secret, one.variable);
+    for (lines, want) in [
+        ("{in: header, name: X-API-Key, from: KEY}", "header x-api-key KEY KEY"),
+        ("{in: header, name: authorization, from: KEY, env: GH_TOKEN}", "header authorization KEY GH_TOKEN"),
+        ("{in: query, name: api_key, from: KEY}", "query api_key KEY KEY"),
+        ("{in: basic, from: KEY}", "basic KEY KEY"),
+        ("{in: basic, name: password, from: KEY}", "basic password KEY KEY"),
+        ("{in: basic, name: user, from: KEY}", "basic user KEY KEY"),
+        ("{in: body, from: KEY}", "body KEY KEY"),
+        ("{in: body, name: client_secret, from: KEY}", "body client_secret KEY KEY"),
+    ] {
+        assert_eq!(read(lines).iter().map(shown).collect::<Vec<_>>(), [want], "{lines}");
+    }
+    let two = read("\n  - {in: body, name: client_id, from: ID}\n  - {in: body, name: client_secret, from: SECRET}");
+    assert_eq!(two.iter().map(shown).collect::<Vec<_>>(), ["body client_id ID ID", "body client_secret SECRET SECRET"]);
+}
+
+#[test]
+fn b42_what_a_placeholder_s_place_leaves_open_is_an_error_at_its_place() {
+    // M23
+    for (lines, want) in [
+        ("1", "wrong-type 5:19"),
+        ("[]", "bad-value 5:19"),
+        ("{in: header, name: x-key}", "missing-key 5:19"),
+        ("{from: KEY}", "missing-key 5:19"),
+        ("{in: cookie, from: KEY}", "bad-value 5:24"),
+        ("{in: header, from: KEY}", "bad-value 5:24"),
+        ("{in: query, from: KEY}", "bad-value 5:24"),
+        ("{in: header, name: Host, from: KEY}", "bad-value 5:38"),
+        ("{in: header, name: sec-websocket-protocol, from: KEY}", "bad-value 5:38"),
+        ("{in: header, name: \"a b\", from: KEY}", "bad-value 5:38"),
+        ("{in: basic, name: both, from: KEY}", "bad-value 5:37"),
+        ("{in: body, name: \"\", from: KEY}", "bad-value 5:36"),
+        ("{in: basic, from: sk-ant-api03-x}", "bad-name 5:37"),
+        ("{in: basic, from: KEY, env: PATH}", "bad-name 5:47"),
+        ("{in: basic, from: KEY, env: CARBOY_BOTTLE}", "bad-name 5:47"),
+        ("{in: basic, from: KEY, env: 1A}", "bad-name 5:47"),
+        ("{in: basic, from: KEY, as: X}", "unknown-key 5:42"),
+        ("[{in: basic, from: KEY}, {in: basic, from: KEY}]", "bad-value 5:44"),
+        ("{in: basic, from: KEY}\ntoken_env: KEY\nauth_scheme: Bearer", "bad-value 5:19"),
+    ] {
+        let error = error(&route(&format!("host: a.example\ncredential: {lines}")));
+        assert!(error.starts_with(want), "{lines}: {error}");
+    }
+    let nine = ["{in: basic, from: KEY}"; 9].join(", ");
+    assert!(error(&route(&format!("host: a.example\ncredential: [{nine}]"))).starts_with("too-complex 5:19"));
+}
+
+#[test]
+fn b42_a_variable_inside_is_one_secret_s_and_has_no_other_value() {
+    // M34: over all routes of the whole
+    let routes = |one: &str, two: &str| {
+        format!("egress:\n  routes:\n    - {{host: a.example, {one}}}\n    - {{host: b.example, {two}}}\n")
+    };
+    let basic = |from: &str, env: &str| format!("credential: {{in: basic, from: {from}, env: {env}}}");
+    let fine = bottle(&routes(&basic("ONE", "A"), &basic("ONE", "A"))).unwrap();
+    assert_eq!(fine.secrets().len(), 1);
+    assert!(bottle(&routes(&basic("ONE", "A"), &basic("ONE", "B"))).is_ok(), "one placeholder in two variables");
+    let message = error(&routes(&basic("ONE", "A"), &basic("TWO", "A")));
+    assert!(message.starts_with("bad-value 5:7") && message.contains("of ONE and of TWO"), "{message}");
+    let message = error(&routes("auth_scheme: Bearer, token_env: ONE", &basic("TWO", "ONE")));
+    assert!(message.starts_with("bad-value 5:7"), "{message}");
+    let message = error(&format!("{}env: {{A: x}}\n", routes(&basic("ONE", "A"), "private: true")));
+    assert!(message.starts_with("bad-value 4:7") && message.contains("has a value already"), "{message}");
+}
+
+#[test]
+fn b42_a_credential_for_a_host_that_is_never_spoken_to_over_tls_is_an_error() {
+    // M23
+    let lines = "host: a.example\nports: [80]\ncredential: {in: basic, from: KEY}";
+    let message = error(&route(lines));
+    assert!(message.starts_with("bad-value 4:1") && message.contains("without TLS"), "{message}");
+    assert!(bottle(&route(&lines.replace("[80]", "[80, 8443]"))).is_ok());
+    assert_eq!(
+        carboy_manifest::edit::NewRoute::of(&only_route("host: a.example\ncredential: {in: basic, from: KEY}")),
+        None,
+        "nobody proposes one"
+    );
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn every_example_of_the_reference_is_accepted() {
         Manifest::load(&home, &request(None, &["dev"])).unwrap_or_else(|errors| panic!("{key}: {errors}"));
     }
     let routes = section("Route");
-    assert_eq!(routes.len(), 12);
+    assert_eq!(routes.len(), 13);
     for (key, example) in routes {
         let rest = match key.as_str() {
             "host" => "",

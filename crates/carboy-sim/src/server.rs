@@ -235,8 +235,8 @@ async fn handle(
     shared: Arc<Shared>,
 ) -> Result<Response<Body>, BrokenOff> {
     if websocket::is_wanted(&request, &shared.config) {
-        shared.recorder.open(received(&request, facts));
-        return Ok(websocket::accept(&mut request, shared));
+        let open = shared.recorder.open(received(&request, facts));
+        return Ok(websocket::accept(&mut request, open, shared));
     }
     let open = shared.recorder.open(received(&request, facts));
     let (head, body) = request.into_parts();

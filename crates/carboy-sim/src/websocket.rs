@@ -25,7 +25,7 @@ use crate::config::{Config, WebSockets};
 use crate::count::Generation;
 use crate::faults::{Break, WAIT_MAX};
 use crate::playback::{Body, Outcome, Payload, Played, break_events};
-use crate::record::ReceivedRequest;
+use crate::record::{Open, ReceivedRequest};
 use crate::refusal::Provider;
 use crate::responses;
 use crate::route::Ask;
@@ -54,7 +54,7 @@ pub(crate) fn is_wanted(request: &Request<Incoming>, config: &Config) -> bool {
 }
 
 /// The answer to the handshake. The conversation goes on in a task of its own, which ends with the connection.
-pub(crate) fn accept(request: &mut Request<Incoming>, shared: Arc<Shared>) -> Response<Body> {
+pub(crate) fn accept(request: &mut Request<Incoming>, open: Open, shared: Arc<Shared>) -> Response<Body> {
     let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| key.as_bytes().to_vec());
     let known = Provider::OpenAi.check_key(request.headers(), &shared.config).is_ok();
@@ -81,7 +81,7 @@ pub(crate) fn accept(request: &mut Request<Incoming>, shared: Arc<Shared>) -> Re
         config.max_message_size = Some(MESSAGE_BYTES_MAX);
         config.max_frame_size = Some(MESSAGE_BYTES_MAX);
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        converse(socket, &headers, &shared).await;
+        converse(socket, &headers, &open, &shared).await;
     });
     response
 }
@@ -93,12 +93,16 @@ enum Then {
     Over,
 }
 
-async fn converse(mut socket: Socket, headers: &HeaderMap, shared: &Shared) {
+/// Answers message after message; what they say is kept as the body of their opening.
+async fn converse(mut socket: Socket, headers: &HeaderMap, open: &Open, shared: &Shared) {
     loop {
         let message = match tokio::time::timeout(IDLE_MAX, socket.next()).await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(_)) | None) | Err(_) => return,
         };
+        if let Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Pong(_) = &message {
+            open.push(&message.clone().into_data());
+        }
         let text = match message {
             Message::Text(text) => text,
             Message::Close(_) => return,

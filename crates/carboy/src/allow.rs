@@ -40,7 +40,7 @@ pub fn allow(args: &AllowArgs, environment: &Environment) -> Result<u8, Failure>
     match args.duration {
         Some(time) => grants::open(&wanted, time, args, environment),
         None => {
-            eprintln!("opens {}", printable(&opens(&wanted.route)));
+            say!("opens {}", printable(&opens(&wanted.route)));
             save::save(&wanted.bottle, &[wanted.route], save::How::of(args), environment)
         }
     }
@@ -138,7 +138,7 @@ fn proposal(run: &RunId, args: &AllowArgs, environment: &Environment) -> Result<
     }
     let (bottle, routes) = save::read_proposal(run, environment)?;
     for route in &routes {
-        eprintln!("opens {}", printable(&opens(route)));
+        say!("opens {}", printable(&opens(route)));
     }
     let bottle = args.bottle.clone().unwrap_or(bottle);
     save::save(&bottle, &routes, save::How::of(args), environment)

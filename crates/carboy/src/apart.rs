@@ -83,10 +83,10 @@ pub async fn run(args: &RunArgs, arguments: Vec<OsString>, environment: &Environ
     };
     if args.detach {
         let palette = Palette::stderr();
-        eprintln!("{} of bottle {} runs on its own", palette.strong(&record.run), record.bottle);
-        eprintln!("  look in    carboy attach {}", record.run);
-        eprintln!("  what it did, what it printed    carboy logs {0}, carboy logs --output {0}", record.run);
-        eprintln!("  its end    carboy wait {0}, carboy stop {0}", record.run);
+        say!("{} of bottle {} runs on its own", palette.strong(&record.run), record.bottle);
+        say!("  look in    carboy attach {}", record.run);
+        say!("  what it did, what it printed    carboy logs {0}, carboy logs --output {0}", record.run);
+        say!("  its end    carboy wait {0}, carboy stop {0}", record.run);
         return say(&record, args.record_json);
     }
     watching::own_run(&record, args, environment)

@@ -6,6 +6,7 @@ mod budget;
 mod chat;
 mod lit;
 mod plumbing;
+mod proxy;
 mod stopping;
 mod top;
 mod values;
@@ -29,6 +30,7 @@ pub use budget::{BudgetCommand, ControllerCommand, ControllerRunArgs, SetArgs, S
 pub use chat::{ChatFlags, Resumed, ServeArgs, TalkFlags};
 pub use lit::{HookArgs, HookKind, LitCommand, MapArgs, SyncArgs, TakeSide, TangleArgs, VerifyArgs, WeaveArgs};
 pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, completed};
+pub use proxy::ProxyArgs;
 pub use stopping::{ResumeArgs, StopArgs};
 pub use top::TopArgs;
 pub use watching::{AttachArgs, ExecArgs, PsArgs, SuperviseArgs, WaitArgs};
@@ -90,6 +92,8 @@ pub enum Command {
     Budget(BudgetCommand),
     /// Validate every bottle, every agent and the settings
     Check(CheckArgs),
+    /// Routes, keys and budgets of a bottle for programs that are in none; no sandbox
+    Proxy(ProxyArgs),
     /// The process that keeps the ledger: runs start it, and it ends by itself
     #[command(subcommand)]
     Controller(ControllerCommand),
@@ -126,7 +130,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("Prove", &["audit"]),
     ("Keep", &["bottle"]),
     ("Write", &["check", "lit"]),
-    ("Plumbing", &["controller", "completions", "man", "uninstall"]),
+    ("Plumbing", &["proxy", "controller", "completions", "man", "uninstall"]),
 ];
 
 #[derive(Debug, Args)]

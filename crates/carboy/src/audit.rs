@@ -64,7 +64,7 @@ fn verify(path: &Path, head: Option<&str>, json: bool, environment: &Environment
         let _ = writeln!(out, "head {}:{}", report.head.seq, report.head.hash);
         print(out.as_bytes())?;
         if let Some(hint) = hint {
-            eprintln!("{} {hint}", Palette::stderr().strong("hint:"));
+            say!("{} {hint}", Palette::stderr().strong("hint:"));
         }
     }
     Ok(if problem.is_some() { Exit::Found as u8 } else { 0 })
@@ -113,10 +113,10 @@ fn query(path: &Path, args: &QueryArgs) -> Result<u8, Failure> {
     let answer = log::query(path, &query).map_err(failed)?;
     show(&answer.entries, args.json)?;
     if answer.entries.is_empty() {
-        eprintln!("no entry fits");
+        say!("no entry fits");
     }
     if answer.matched > answer.entries.len() as u64 {
-        eprintln!("the last {} of {} that fit; `--limit N` shows more", answer.entries.len(), answer.matched);
+        say!("the last {} of {} that fit; `--limit N` shows more", answer.entries.len(), answer.matched);
     }
     warn_unreadable(answer.unreadable)
 }
@@ -138,7 +138,7 @@ pub fn show(entries: &[Entry], json: bool) -> Result<u8, Failure> {
 
 fn warn_unreadable(count: u64) -> Result<u8, Failure> {
     if count > 0 {
-        eprintln!("{count} lines are no entries; `carboy audit verify` says which is the first");
+        say!("{count} lines are no entries; `carboy audit verify` says which is the first");
     }
     Ok(0)
 }

@@ -59,13 +59,10 @@ pub async fn line(environment: &Environment, role: Role) -> Result<Line, Failure
 async fn snapshot(line: &mut Line, environment: &Environment) -> Result<LedgerSnapshot, Failure> {
     let foreseen = foreseen::foreseen(environment);
     for name in &foreseen.invalid {
-        eprintln!("warning: {name} is not valid, and what its file says is left out; `carboy check` says why");
+        say!("warning: {name} is not valid, and what its file says is left out; `carboy check` says why");
     }
     if foreseen.left_out > 0 {
-        eprintln!(
-            "warning: the caps of {} more files are left out; `carboy check` shows those of one",
-            foreseen.left_out
-        );
+        say!("warning: the caps of {} more files are left out; `carboy check` shows those of one", foreseen.left_out);
     }
     foresee(line, foreseen).await
 }
@@ -86,7 +83,7 @@ pub struct Changed {
 impl Changed {
     /// Says it: to a person, and as JSON to a program.
     fn say(self, json: bool) -> Result<u8, Failure> {
-        self.told.iter().for_each(|line| eprintln!("{line}"));
+        self.told.iter().for_each(|line| say!("{line}"));
         if !json {
             return Ok(0);
         }

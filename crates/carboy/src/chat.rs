@@ -147,6 +147,6 @@ pub fn failure(error: ChatError) -> Failure {
 /// Warnings of a file, before the conversation begins.
 fn warn(warnings: &Diagnostics) {
     for warning in warnings.iter() {
-        eprintln!("{}", Palette::stderr().warn(&warning.to_string()));
+        say!("{}", Palette::stderr().warn(&warning.to_string()));
     }
 }

@@ -72,7 +72,7 @@ pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure>
     out.push_str(&secrets::told(&needed, palette));
     if report.files.is_empty() {
         let at = environment.places.bottles().join("NAME.md");
-        eprintln!("nothing is there to check yet: write a bottle, {}", at.display());
+        say!("nothing is there to check yet: write a bottle, {}", at.display());
     }
     out.push_str(&verdict(&report, palette));
     print(report::wrapped(&out, report::columns(std::io::stdout())).as_bytes())?;

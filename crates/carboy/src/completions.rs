@@ -30,7 +30,7 @@ _carboy_values() {
     done
     case "${prev}" in
         --bottle|-b) kind=bottles ;;
-        --bind|--task|--key-from) files=yes ;;
+        --bind|--task|--key-from|--socket) files=yes ;;
     esac
     if [[ -z ${files}${kind} && ${cur} != -* && ${prev} != -* ]]; then
         case "${COMP_WORDS[1]} ${COMP_WORDS[2]}" in

@@ -132,8 +132,8 @@ async fn status(args: &JsonFlag, environment: &Environment) -> Result<u8, Failur
             print(b"null\n")?;
         }
         match could_not_serve(&environment.home) {
-            Some(why) => eprintln!("no controller runs; the last one could not serve: {why}"),
-            None => eprintln!("no controller runs; the first run starts one, and so does `carboy budget show`"),
+            Some(why) => say!("no controller runs; the last one could not serve: {why}"),
+            None => say!("no controller runs; the first run starts one, and so does `carboy budget show`"),
         }
         return Ok(Exit::Found as u8);
     };
@@ -185,7 +185,7 @@ enum Stop {
 async fn stop(when: Stop, environment: &Environment) -> Result<u8, Failure> {
     let Some(mut line) = line(environment, Role::Operator).await? else {
         if when == Stop::Unused {
-            eprintln!("no controller runs");
+            say!("no controller runs");
         }
         return Ok(0);
     };
@@ -218,7 +218,7 @@ fn install(environment: &Environment) -> Result<u8, Failure> {
     let home = environment.home.root();
     let own = environment.places.home.join(".carboy");
     let unit_text = unit::text(&program, (home != own).then_some(home));
-    eprintln!("# carboy controller install > ~/.config/systemd/user/{}", unit::UNIT);
-    eprintln!("# systemctl --user daemon-reload && systemctl --user enable --now {}", unit::UNIT);
+    say!("# carboy controller install > ~/.config/systemd/user/{}", unit::UNIT);
+    say!("# systemctl --user daemon-reload && systemctl --user enable --now {}", unit::UNIT);
     print(unit_text.as_bytes())
 }

@@ -46,7 +46,7 @@ pub fn init(args: &InitArgs, environment: &Environment) -> Result<u8, Failure> {
     let choice = choice::choose(args, environment, &answers)?;
     let drafts = drafts::of(&choice, environment)?;
     for note in &choice.notes {
-        eprintln!("{} {}", Palette::stderr().warn("note:"), printable(note));
+        say!("{} {}", Palette::stderr().warn("note:"), printable(note));
     }
     if args.json {
         return as_json(args, environment, &choice, &drafts);
@@ -56,14 +56,14 @@ pub fn init(args: &InitArgs, environment: &Environment) -> Result<u8, Failure> {
         return Ok(0);
     }
     if drafts.all.iter().all(|draft| draft.action == Action::Keep) {
-        eprintln!("nothing to change: the files are there as they would be written");
-        eprint!("{}", next_steps(&choice));
+        say!("nothing to change: the files are there as they would be written");
+        say_part!("{}", next_steps(&choice));
         return Ok(0);
     }
     agreed(args, &answers, &drafts, environment)?;
     let written = drafts.write(environment)?;
     print(written.iter().map(|path| format!("{}\n", path.display())).collect::<String>().as_bytes())?;
-    eprint!("{}", next_steps(&choice));
+    say_part!("{}", next_steps(&choice));
     Ok(0)
 }
 
@@ -73,14 +73,14 @@ fn agreed(args: &InitArgs, answers: &Answers, drafts: &Drafts, environment: &Env
     if !answers.asks() {
         return match replaced.first() {
             Some(draft) if !args.force => {
-                eprint!("{}", difference::of_drafts(&replaced));
+                say_part!("{}", difference::of_drafts(&replaced));
                 Err(Failure::words(Exit::Usage, format!("{} is there already and would change", draft.path.display()))
                     .hint("`--force` replaces it; another NAME leaves it alone"))
             }
             Some(_) | None => Ok(()),
         };
     }
-    eprint!("\n{}", drafts.shown(&environment.places.home));
+    say_part!("\n{}", drafts.shown(&environment.places.home));
     let question = match replaced.len() {
         0 => "Write these files?",
         _ if args.force => "Write these files, and replace those that are there?",

@@ -185,7 +185,7 @@ fn tangle_command(args: &TangleArgs) -> Result<u8, Failure> {
     if !args.watch {
         return first;
     }
-    let mut told = first.map_err(|failure| eprintln!("{}", failure.message)).is_err();
+    let mut told = first.map_err(|failure| say!("{}", failure.message)).is_err();
     // Until the person ends it.
     loop {
         std::thread::sleep(Duration::from_millis(WATCH_MS));
@@ -197,12 +197,12 @@ fn tangle_command(args: &TangleArgs) -> Result<u8, Failure> {
         match tangle_once(args) {
             Ok(_) if told => {
                 told = false;
-                eprintln!("tangled again");
+                say!("tangled again");
             }
             Ok(_) => {}
             Err(failure) => {
                 told = true;
-                eprintln!("{}", failure.message);
+                say!("{}", failure.message);
             }
         }
     }
@@ -240,13 +240,8 @@ fn tangle_once(args: &TangleArgs) -> Result<u8, Failure> {
         )?;
     } else {
         let verb = if args.dry_run { "would write" } else { "wrote" };
-        names.iter().for_each(|name| eprintln!("{verb} {}", printable(name)));
-        eprintln!(
-            "{} of {} files {}",
-            names.len(),
-            tangled.files.len(),
-            if args.dry_run { "differ" } else { "written" }
-        );
+        names.iter().for_each(|name| say!("{verb} {}", printable(name)));
+        say!("{} of {} files {}", names.len(), tangled.files.len(), if args.dry_run { "differ" } else { "written" });
     }
     Ok(0)
 }
@@ -283,14 +278,14 @@ fn verify(args: &VerifyArgs) -> Result<u8, Failure> {
         json_out(&json!({"document": args.document, "files": tangled.files.len(), "drifts": list}))?;
     } else {
         for drift in &drifts {
-            eprintln!("{}:{}: {}: {}", opened.shown(), drift.line, printable(drift.path.as_str()), what(&drift.what));
+            say!("{}:{}: {}: {}", opened.shown(), drift.line, printable(drift.path.as_str()), what(&drift.what));
             if let Difference::Lines(lines) = &drift.what {
                 show_diff(lines)?;
             }
         }
         match drifts.len() {
-            0 => eprintln!("{} files are what {} says", tangled.files.len(), opened.shown()),
-            n => eprintln!("{n} differ; `carboy lit sync {}` brings both sides together", opened.shown()),
+            0 => say!("{} files are what {} says", tangled.files.len(), opened.shown()),
+            n => say!("{n} differ; `carboy lit sync {}` brings both sides together", opened.shown()),
         }
     }
     Ok(if drifts.is_empty() { 0 } else { Exit::Found as u8 })

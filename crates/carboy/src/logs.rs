@@ -52,7 +52,7 @@ pub fn logs(args: &LogsArgs, environment: &Environment) -> Result<u8, Failure> {
     if args.refused {
         answer.entries.retain(is_refusal);
         if answer.entries.is_empty() {
-            eprintln!("nothing was refused");
+            say!("nothing was refused");
         }
     }
     crate::audit::show(&answer.entries, args.json)

@@ -3,6 +3,11 @@
 //! *Architecture invariants:* standard output is data, standard error is talk. Arguments, the environment and the
 //! terminal are touched in this crate and in no other. Nothing is decided here.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+#[macro_use]
+mod said;
+
 mod allow;
 mod apart;
 mod applications;
@@ -23,6 +28,7 @@ mod init;
 mod lit;
 mod logs;
 mod ports;
+mod proxy;
 mod report;
 mod resume;
 mod run;
@@ -61,11 +67,11 @@ fn main() -> ExitCode {
         Err(failure) => {
             let palette = Palette::stderr();
             match failure.heading {
-                Heading::Error => eprintln!("{} {}", palette.bad("error:"), failure.message),
-                Heading::OfItsOwn => eprintln!("{}", failure.message),
+                Heading::Error => say!("{} {}", palette.bad("error:"), failure.message),
+                Heading::OfItsOwn => say!("{}", failure.message),
             }
             if let Some(hint) = failure.hint {
-                eprintln!("{} {hint}", palette.strong("hint:"));
+                say!("{} {hint}", palette.strong("hint:"));
             }
             ExitCode::from(failure.exit as u8)
         }
@@ -86,6 +92,10 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Serve(args) => {
             let environment = environment()?;
             runtime()?.block_on(serve::serve(&args, environment))
+        }
+        Command::Proxy(args) => {
+            let environment = environment()?;
+            runtime()?.block_on(proxy::proxy(&args, environment))
         }
         Command::Resume(args) => {
             let environment = environment()?;

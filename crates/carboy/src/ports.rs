@@ -16,7 +16,7 @@ pub fn add_flags(args: &RunArgs, environment: &Environment, effective: &mut Effe
     for spec in &args.publish {
         let publish = publish_flag(spec).map_err(usage)?;
         if !publish.listen.ip().is_loopback() {
-            eprintln!("warning: --publish {spec}: other machines reach the program inside");
+            say!("warning: --publish {spec}: other machines reach the program inside");
         }
         effective.publish.retain(|known| known.listen != publish.listen);
         effective.publish.push(publish);

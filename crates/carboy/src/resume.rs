@@ -70,7 +70,7 @@ pub async fn resume(args: ResumeArgs, environment: Environment) -> Result<u8, Fa
 async fn all(args: &ResumeArgs, environment: &Environment) -> Result<u8, Failure> {
     let found: Vec<Stopped> = stopped(environment)?.into_iter().filter(|one| !one.is_lost()).collect();
     if found.is_empty() {
-        eprintln!("nothing is stopped");
+        say!("nothing is stopped");
         return Ok(0);
     }
     let mut code = 0;
@@ -81,7 +81,7 @@ async fn all(args: &ResumeArgs, environment: &Environment) -> Result<u8, Failure
         };
         let this = went.unwrap_or_else(|failure| {
             let hint = failure.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-            eprintln!("{}: {}{hint}", one.record().run, failure.message);
+            say!("{}: {}{hint}", one.record().run, failure.message);
             failure.exit as u8
         });
         code = if code == 0 { this } else { code };
@@ -90,7 +90,7 @@ async fn all(args: &ResumeArgs, environment: &Environment) -> Result<u8, Failure
 }
 
 fn go_on(record: &RunRecord) -> Result<(), Failure> {
-    eprintln!("{}", let_go_on(record)?);
+    say!("{}", let_go_on(record)?);
     Ok(())
 }
 
@@ -188,7 +188,7 @@ async fn apart_again(
     words.extend(args.trust.then(|| "--trust".into()));
     words.extend((detached == Detached::Yes).then(|| "--detach".into()));
     words.push((&waiting.past.record.run).into());
-    eprintln!("{}", line(waiting));
+    say!("{}", line(waiting));
     apart::run(&run_args, words, environment).await
 }
 

@@ -94,17 +94,17 @@ pub async fn here(args: RunArgs, mut environment: Environment) -> Result<u8, Fai
 pub fn tell_end(summary: &Summary, record: &RunRecord, quiet: bool) {
     if let Ended::NotStarted(code) = summary.ended {
         // Nothing ran: the error is the whole story.
-        eprint!("{}", not_started(&record.command[0], code, Palette::stderr()));
+        say_part!("{}", not_started(&record.command[0], code, Palette::stderr()));
         if code == NOT_FOUND {
             for line in task::where_it_is(&record.command[0], &record.workdir) {
-                eprintln!("{} {line}", Palette::stderr().strong("hint:"));
+                say!("{} {line}", Palette::stderr().strong("hint:"));
             }
         }
         return;
     }
     if !quiet {
         let told = report::wrapped(&render(summary, Palette::stderr()), report::columns(std::io::stderr()));
-        eprint!("{told}{}", allow::proposed_diff(summary));
+        say_part!("{told}{}", allow::proposed_diff(summary));
     }
 }
 
@@ -243,7 +243,7 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
         Failure::new(Exit::Usage, &e).hint("`--budget 2M` for each meter, `--budget claude=2M` for one")
     })?;
     for warning in effective.warnings.iter() {
-        eprintln!("{warning}");
+        say!("{warning}");
     }
     let workdir = environment.places.cwd.canonicalize().map_err(|e| {
         Failure::words(Exit::Usage, format!("working directory {}: {e}", environment.places.cwd.display()))
@@ -287,9 +287,9 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
         audit_key,
         tell: Arc::new(|text| {
             // The terminal may be raw: a carriage return brings the cursor back.
-            eprint!("\r\ncarboy: {}\r\n", text.replace('\n', "\r\n"));
+            say_part!("\r\ncarboy: {}\r\n", text.replace('\n', "\r\n"));
         }),
-        progress: Arc::new(|text| eprintln!("carboy: {text}")),
+        progress: Arc::new(|text| say!("carboy: {text}")),
         streaming: match place {
             Place::Here => Streaming::Direct,
             Place::Apart(_) => Streaming::Session { first, keep, started_at: terminal::name() },

@@ -38,7 +38,7 @@ pub fn ps(args: &PsArgs, environment: &Environment) -> Result<u8, Failure> {
         return print(format!("{text}\n").as_bytes());
     }
     if runs.is_empty() {
-        eprintln!("nothing runs");
+        say!("nothing runs");
         return Ok(0);
     }
     let tokens: Vec<Option<Tokens>> =
@@ -174,7 +174,7 @@ fn all(live: &[Answer], args: &PsArgs, environment: &Environment) -> Result<u8, 
         return print(format!("{object}\n").as_bytes());
     }
     if live.is_empty() && past.is_empty() {
-        eprintln!("nothing runs, and nothing has run yet");
+        say!("nothing runs, and nothing has run yet");
         return Ok(0);
     }
     let palette = Palette::stdout();
@@ -261,7 +261,7 @@ pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
             Some(target) => Err(Failure::words(Exit::Found, format!("no run, bottle or agent `{target}` lives"))
                 .hint("`carboy ps` lists those that do")),
             None => {
-                eprintln!("nothing runs");
+                say!("nothing runs");
                 if args.json { print(b"[]\n") } else { Ok(0) }
             }
         };
@@ -271,12 +271,12 @@ pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
     for run in &runs {
         match ask_to_stop(run, args.how.given()) {
             Ok(one) => {
-                eprintln!("{}", one.told());
+                say!("{}", one.told());
                 asked.push(one);
             }
             // One that cannot be stopped this way does not keep the others from it.
             Err(failure) if args.all => {
-                eprintln!("{} {}", Palette::stderr().bad("error:"), failure.message);
+                say!("{} {}", Palette::stderr().bad("error:"), failure.message);
                 code = failure.exit as u8;
             }
             Err(failure) => return Err(failure),
@@ -322,10 +322,10 @@ fn wait_for_end(record: &RunRecord) -> bool {
     if watching::has_ended_within(record, QUIET_WAIT_MAX) {
         return true;
     }
-    eprintln!("{} has not ended yet; waiting up to {} s", record.run, STOP_WAIT_MAX.as_secs());
+    say!("{} has not ended yet; waiting up to {} s", record.run, STOP_WAIT_MAX.as_secs());
     let ended = watching::has_ended_within(record, STOP_WAIT_MAX);
     if !ended {
-        eprintln!("{} has not ended within {} s; `carboy stop --kill {0}`", record.run, STOP_WAIT_MAX.as_secs());
+        say!("{} has not ended within {} s; `carboy stop --kill {0}`", record.run, STOP_WAIT_MAX.as_secs());
     }
     ended
 }

@@ -58,7 +58,7 @@ pub async fn serve(args: &ServeArgs, environment: Environment) -> Result<u8, Fai
         trusted_proxies: args.trusted_proxies.clone(),
         architecture,
         metrics: if args.metrics { MetricsPage::Shown } else { MetricsPage::Absent },
-        lines: Arc::new(|line| eprintln!("{line}")),
+        lines: Arc::new(|line| say!("{line}")),
         grace: Duration::from_secs(u64::from(args.grace)),
     };
     let (stop, stopped) = watch::channel(false);
@@ -95,12 +95,12 @@ pub async fn serve(args: &ServeArgs, environment: Environment) -> Result<u8, Fai
 fn said(host: &ChatHost, args: &ServeArgs, address: std::net::SocketAddr) {
     let palette = Palette::stderr();
     let title = printable(&host.engine().spec().title);
-    eprintln!("{} serves at {}", palette.strong(&title), palette.strong(&format!("http://{address}/")));
+    say!("{} serves at {}", palette.strong(&title), palette.strong(&format!("http://{address}/")));
     if host.is_offline() {
-        eprintln!("{}", palette.warn(&format!("{OFFLINE}: no provider is asked, and it knows no facts")));
+        say!("{}", palette.warn(&format!("{OFFLINE}: no provider is asked, and it knows no facts")));
     }
     let agent = printable(&args.agent);
-    eprintln!(
+    say!(
         "how it is made: http://{address}/architecture   what it does: carboy top   to end it: Ctrl-C, carboy stop {agent}"
     );
 }

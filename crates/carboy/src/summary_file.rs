@@ -61,7 +61,7 @@ impl SummaryTo {
         text.push('\n');
         let (path, written) = match self {
             SummaryTo::StandardError => {
-                eprint!("{text}");
+                say_part!("{text}");
                 return Ok(());
             }
             SummaryTo::Open(path, mut file) => (path, file.write_all(text.as_bytes())),

@@ -53,11 +53,11 @@ pub fn ask(question: &str) -> std::io::Result<String> {
     silent.local_modes.remove(rustix::termios::LocalModes::ECHO);
     tcsetattr(std::io::stdin(), OptionalActions::Flush, &silent)?;
     // Only now: whoever sees the question may type at once, and nothing of it is shown.
-    eprint!("{question}");
+    say_part!("{question}");
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
     tcsetattr(std::io::stdin(), OptionalActions::Flush, &before)?;
-    eprintln!();
+    say!("");
     match read? {
         0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(answer.trim_end_matches(['\n', '\r']).to_owned()),
@@ -70,7 +70,7 @@ pub fn confirm(question: &str) -> std::io::Result<bool> {
     if !rustix::termios::isatty(std::io::stdin()) || !rustix::termios::isatty(std::io::stderr()) {
         return Err(std::io::ErrorKind::NotConnected.into());
     }
-    eprint!("{question}");
+    say_part!("{question}");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))

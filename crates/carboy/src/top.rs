@@ -211,7 +211,7 @@ fn start_again(
     }
     if all.iter().any(Result::is_err) {
         // What was said above is the reason, and nobody could read it.
-        eprint!("Enter goes back to the dashboard ");
+        say_part!("Enter goes back to the dashboard ");
         let _ = std::io::stderr().flush();
         let _ = std::io::stdin().read_line(&mut String::new());
     }

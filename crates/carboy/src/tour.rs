@@ -60,12 +60,12 @@ pub fn tour(args: TourArgs, runtime: tokio::runtime::Runtime) -> Result<u8, Fail
     // Waits for what was just being made, so that it is not made after the directory has gone.
     drop(runtime);
     if args.keep {
-        eprintln!("kept: {}", dir.display());
+        say!("kept: {}", dir.display());
     } else {
         remove(&dir)?;
     }
     let Some(given) = given else {
-        eprintln!("interrupted");
+        say!("interrupted");
         return Ok(INTERRUPTED);
     };
     let report = given.map_err(|error| match error {

@@ -31,7 +31,7 @@ pub fn load(request: &Request, home: &Home, answer: Answer) -> Result<Effective,
         Ok(effective) => return Ok(effective),
         Err(error) => needed(error)?,
     };
-    eprint!("{}", shown(&asked));
+    say_part!("{}", shown(&asked));
     if answer == Answer::Ask && !agreed(&asked)? {
         return Err(Failure::words(Exit::Refused, format!("agent `{}` was not started", asked.agent)));
     }
@@ -59,7 +59,7 @@ fn agreed(asked: &NeedsTrust) -> Result<bool, Failure> {
     }
 }
 
-/// One route as a person reads it, here and in `carboy check`: `a.example port 443: GET /v1`.
+/// One route as a person reads it, here and in `carboy check`: `a.example port 443: GET /v1; with API_KEY`.
 pub fn route_line(route: &RouteView) -> String {
     let ports: Vec<String> = route.ports.iter().map(u16::to_string).collect();
     let allowed = match (route.matches.is_empty(), route.git_fetch) {
@@ -69,7 +69,11 @@ pub fn route_line(route: &RouteView) -> String {
         (false, true) => format!("{}; git clone and fetch", route.matches.join("; ")),
     };
     let private = if route.private { ", at private addresses too" } else { "" };
-    format!("{} port {}: {allowed}{private}", route.host, ports.join(", "))
+    let set = route.auth.iter().map(|auth| format!("; with {}", auth.secret));
+    let placeholders =
+        route.credentials.iter().map(|one| format!("; with {} for its placeholder in ${}", one.words(), one.env));
+    let credentials: String = set.chain(placeholders).collect();
+    format!("{} port {}: {allowed}{private}{credentials}", route.host, ports.join(", "))
 }
 
 /// The question for people.

@@ -47,13 +47,13 @@ pub fn uninstall(args: &UninstallArgs, environment: &Environment) -> Result<u8, 
     let mut left = remove(home, &found);
     left.extend(outside.remove());
     for left in &left {
-        eprintln!("not removed: {}: {}", printable(&left.path.display().to_string()), left.why);
+        say!("not removed: {}: {}", printable(&left.path.display().to_string()), left.why);
     }
     if !left.is_empty() {
         return Err(Failure::words(Exit::Failed, format!("{} of these could not be removed", left.len()))
             .hint("remove them by hand, as the user who owns them"));
     }
-    eprintln!("removed");
+    say!("removed");
     Ok(0)
 }
 

@@ -78,11 +78,11 @@ pub fn look_on(record: &RunRecord, key: DetachKey, environment: &Environment) ->
     };
     let (answer, stream) = registry::open(record, &question).map_err(failed)?;
     if let Input::Terminal(DetachKey::Control(_)) = input {
-        eprintln!("carboy: attached to {}; {key} leaves it running", record.run);
+        say!("carboy: attached to {}; {key} leaves it running", record.run);
     }
     if let Some(why) = &answer.why {
         let (state, why) = (&answer.state, printable(why));
-        eprintln!("carboy: it is {state} ({why}); `carboy resume {}` lets it go on", record.run);
+        say!("carboy: it is {state} ({why}); `carboy resume {}` lets it go on", record.run);
     }
     let left = followed(stream, input, Whose::Looker)?;
     close(left, record, &Tell { quiet: true, nobody_reads: 0 }, environment)
@@ -99,7 +99,7 @@ pub fn own_run(record: &RunRecord, args: &RunArgs, environment: &Environment) ->
     if let (Left::Ended(End::Run(summary)), Some(path)) = (&left, &args.summary_json)
         && path == "-"
     {
-        eprintln!("{}", serde_json::to_string(summary).map_err(|e| Failure::new(Exit::Failed, &e))?);
+        say!("{}", serde_json::to_string(summary).map_err(|e| Failure::new(Exit::Failed, &e))?);
     }
     close(left, record, &Tell { quiet: args.quiet, nobody_reads: HUNG_UP }, environment)
 }
@@ -134,10 +134,7 @@ fn close(left: Left, record: &RunRecord, tell: &Tell, environment: &Environment)
         Left::Ended(End::Failed { message }) => Err(Failure::words(Exit::Failed, message)),
         Left::ByHand => {
             let back = Palette::stderr().strong(&format!("carboy attach {}", record.run));
-            eprintln!(
-                "carboy: left {} of bottle {}, which goes on; come back with `{back}`",
-                record.run, record.bottle
-            );
+            say!("carboy: left {} of bottle {}, which goes on; come back with `{back}`", record.run, record.bottle);
             Ok(0)
         }
         Left::Unread => Ok(tell.nobody_reads),
@@ -197,7 +194,7 @@ pub fn exec(args: &ExecArgs, environment: &Environment) -> Result<u8, Failure> {
     let input = if is_terminal { Input::Terminal(DetachKey::Nothing) } else { Input::Pipe };
     match followed(stream, input, Whose::Looker)? {
         Left::Ended(End::NotStarted(code)) => {
-            eprint!("{}", run::not_started(&command[0], code, Palette::stderr()));
+            say_part!("{}", run::not_started(&command[0], code, Palette::stderr()));
             Ok(code)
         }
         Left::ByHand => Ok(128 + 15),
@@ -251,11 +248,11 @@ fn told(record: &RunRecord, end: Option<End>, json: bool, environment: &Environm
         Some(End::Run(summary)) => (serde_json::to_string(&summary), summary.exit_code()),
         Some(End::Command(code) | End::NotStarted(code)) => return Ok(code),
         Some(End::Failed { message }) => {
-            eprintln!("{}: {message}", record.run);
+            say!("{}: {message}", record.run);
             (serde_json::to_string(&serde_json::json!({"run": record.run, "failed": message})), Exit::Failed as u8)
         }
         None => {
-            eprintln!("{} {}", Palette::stderr().bad("error:"), lost(record, environment).message);
+            say!("{} {}", Palette::stderr().bad("error:"), lost(record, environment).message);
             (serde_json::to_string(&serde_json::json!({"run": record.run, "lost": true})), Exit::Lost as u8)
         }
     };

@@ -42,7 +42,7 @@ fn help_of_run_has_every_flag_and_exit_code() {
 
 #[test]
 fn help_of_every_other_command() {
-    let commands: [&[&str]; 48] = [
+    let commands: [&[&str]; 49] = [
         &["tour"],
         &["doctor"],
         &["attach"],
@@ -75,6 +75,7 @@ fn help_of_every_other_command() {
         &["budget", "set"],
         &["budget", "unset"],
         &["budget", "top-up"],
+        &["proxy"],
         &["controller"],
         &["controller", "run"],
         &["controller", "status"],
@@ -167,6 +168,9 @@ fn bash_completes_names_where_names_belong_and_files_where_files_do() {
         ("bottle diff claude cl", "clay.txt"),
         ("run claude -- cl", "clay.txt"),
         ("run --workdir cl", "clay.txt"),
+        ("proxy -b cl", "claude"),
+        ("proxy --socket cl", "clay.txt"),
+        ("proxy -b claude -- cl", "clay.txt"),
         ("audit verify cl", "clay.txt"),
         ("lit verify cl", "clay.txt"),
         ("explain cl", "claude"),
@@ -185,7 +189,7 @@ fn the_man_page_is_a_man_page_with_every_command() {
     for section in [".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS"] {
         assert!(text.contains(section), "{section}");
     }
-    for command in ["tour", "doctor", "run", "ps", "logs", "allow", "stop", "audit", "check"] {
+    for command in ["tour", "doctor", "run", "ps", "logs", "allow", "stop", "audit", "check", "proxy"] {
         assert!(text.contains(command), "{command}");
     }
     // The tour's program inside the bottle is nobody's command.

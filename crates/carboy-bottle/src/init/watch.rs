@@ -246,7 +246,7 @@ impl Watch<'_> {
         // The supervisor is gone, or speaks what nobody understands: so is the bottle.
         let Ok(Some((message, descriptors))) = wire::receive::<ToInit>(self.control) else { return Err(End(1)) };
         match message {
-            ToInit::Start => self.start_first(),
+            ToInit::Start => self.start_first(descriptors),
             ToInit::Signal(signal) => {
                 if let First::Runs(pid) = self.first {
                     let _ = process::kill(-pid.as_raw_nonzero().get(), signal);
@@ -284,8 +284,13 @@ impl Watch<'_> {
     }
 
     /// Starts the program that the bottle is for, and waits for its exec: nothing else is inside yet that could delay it.
-    fn start_first(&mut self) -> Result<(), End> {
+    fn start_first(&mut self, descriptors: Vec<OwnedFd>) -> Result<(), End> {
         let First::Waits(streams) = &self.first else { return Ok(()) };
+        if let Some(document) = descriptors.into_iter().next() {
+            // A start that nobody understands is none.
+            let ExecDocument { env, .. } = described(document).map_err(|_| End(1))?;
+            self.spec.env = overlaid(&self.spec.env, env);
+        }
         let spec = &self.spec;
         let program = Program { command: &spec.command, env: &spec.env, workdir: &spec.workdir };
         let started = program::start(spec, &program, streams).and_then(|starting| {
@@ -328,16 +333,25 @@ impl Watch<'_> {
 
     fn begin_exec(&self, stdio: Stdio, descriptors: Vec<OwnedFd>) -> io::Result<(Starting, Vec<OwnedFd>)> {
         let document = descriptors.into_iter().next().ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
-        let mut bytes = Vec::new();
-        rustix::fs::seek(&document, rustix::fs::SeekFrom::Start(0))?;
-        std::fs::File::from(document).take(EXEC_BYTES_MAX as u64).read_to_end(&mut bytes)?;
-        let document: ExecDocument = serde_json::from_slice(&bytes)?;
-        let mut env = self.spec.env.clone();
-        env.retain(|(name, _)| document.env.iter().all(|(given, _)| given != name));
-        env.extend(document.env);
+        let document = described(document)?;
+        let env = overlaid(&self.spec.env, document.env);
         let workdir = document.workdir.as_deref().unwrap_or(&self.spec.workdir);
         let (streams, outside) = program::streams(stdio).map_err(|error| error.source)?;
         let program = Program { command: &document.command, env: &env, workdir };
         Ok((program::start(&self.spec, &program, &streams)?, outside))
     }
+}
+
+fn described(document: OwnedFd) -> io::Result<ExecDocument> {
+    let mut bytes = Vec::new();
+    rustix::fs::seek(&document, rustix::fs::SeekFrom::Start(0))?;
+    std::fs::File::from(document).take(EXEC_BYTES_MAX as u64).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// One environment with another one over it.
+fn overlaid(env: &[(String, String)], over: Vec<(String, String)>) -> Vec<(String, String)> {
+    let kept = env.iter().filter(|(name, _)| over.iter().all(|(given, _)| given != name)).cloned();
+    let kept: Vec<_> = kept.collect();
+    kept.into_iter().chain(over).collect()
 }

@@ -31,6 +31,8 @@ use super::{ChatError, ChatRequest};
 use crate::mcp::{Connect, McpError, StdioServer, Transport};
 use crate::registry::{self, Question, RunRecord};
 use crate::session::Streaming;
+use crate::standing::Hangs;
+use crate::summary::By;
 use crate::supervisor::{self, Control, Learning, RunRequest};
 
 /// Where scripts of an agent's file lie inside.
@@ -39,6 +41,8 @@ const SCRIPTS_INSIDE: &str = "/etc/carboy/tools";
 const WAITS: [&str; 3] = ["sh", "-c", "read -r line"];
 /// How long the bottle may take to be gone when its agent ends.
 const END_WAIT_MAX: Duration = Duration::from_secs(10);
+/// What stands where a bottle's capture does: there is nothing to capture.
+pub(super) const TIER: &str = "in process";
 
 /// The bottle of an agent's tools, where any of them needs one.
 #[derive(Default)]
@@ -78,28 +82,6 @@ impl ToolBottle {
         });
         let run = Run { record, control, ended: Mutex::new(Some(ended)), _input: File::from(stdin) };
         Ok(Arc::new(ToolBottle { run: Some(run), ..ToolBottle::default() }))
-    }
-
-    /// Stops it as its agent is stopped. One that does not answer is on its way out already. Blocks.
-    pub(super) fn stop(&self, how: Shutdown) {
-        match how {
-            Shutdown::Cutoff | Shutdown::Pause => self.ask(&Question::Enforce { how }),
-            Shutdown::Freeze => {
-                self.closed.store(true, Ordering::Release);
-                self.servers().iter().filter_map(Weak::upgrade).for_each(|server| kill(&server));
-            }
-            Shutdown::Kill => {
-                self.closed.store(true, Ordering::Release);
-                self.run.iter().for_each(|run| run.control.kill());
-            }
-        }
-    }
-
-    /// Lets it go on where it stands still, and its servers be started again. Blocks.
-    pub(super) fn let_go(&self) {
-        self.words.fetch_add(1, Ordering::AcqRel);
-        self.closed.store(false, Ordering::Release);
-        self.ask(&Question::Resume);
     }
 
     /// Ends it, and waits until it is gone and written down.
@@ -145,6 +127,50 @@ impl ToolBottle {
     fn servers(&self) -> MutexGuard<'_, Vec<Weak<Exec>>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Hangs for ToolBottle {
+    fn what(&self) -> &'static str {
+        "a chat agent"
+    }
+
+    fn tier(&self) -> &'static str {
+        TIER
+    }
+
+    fn no_exec(&self) -> &'static str {
+        "`carboy ps` lists the bottles that its tools are in"
+    }
+
+    /// Cut off: people read that somebody else will answer. Paused: the same, and its tools' processes stand still. Frozen: the
+    /// same, and they end; conversations stay on the disk. A bottle that does not answer is on its way out already.
+    fn stop(&self, how: Shutdown, _by: By) {
+        match how {
+            Shutdown::Cutoff | Shutdown::Pause => self.ask(&Question::Enforce { how }),
+            Shutdown::Freeze => {
+                self.closed.store(true, Ordering::Release);
+                self.servers().iter().filter_map(Weak::upgrade).for_each(|server| kill(&server));
+            }
+            Shutdown::Kill => {
+                self.closed.store(true, Ordering::Release);
+                self.run.iter().for_each(|run| run.control.kill());
+            }
+        }
+    }
+
+    fn reopen(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Its tools go on where they stand still, and are started again by the next call where they have ended.
+    fn let_go(&self) {
+        self.words.fetch_add(1, Ordering::AcqRel);
+        self.closed.store(false, Ordering::Release);
+        self.ask(&Question::Resume);
+    }
+
+    /// Turns under way may end.
+    fn ending(&self) {}
 }
 
 /// With everything that it has started. One that has ended already is what was wanted.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::ports::{AuditSink, Clock};
 
-use super::{ChatError, ChatHost, standing};
+use super::{ChatError, ChatHost, bottles};
 use crate::clock::SystemClock;
 use crate::runs;
 use crate::session::End;
@@ -36,7 +36,7 @@ impl ChatHost {
 
     async fn come_to_the_end(&mut self, ended: Ended) -> Result<Summary, ChatError> {
         self.gateway.shutdown();
-        self.standing.bottle.end().await;
+        self.bottle.end().await;
         self.gateway.settled(SETTLE_WAIT_MAX).await;
         let untold = self.kept.drained().await;
         for task in &self.tasks {
@@ -72,7 +72,7 @@ impl ChatHost {
             bottle: record.bottle,
             ended,
             duration_ms,
-            tier: standing::TIER.to_owned(),
+            tier: bottles::TIER.to_owned(),
             requests: stats.requests,
             bytes_out: stats.bytes_out,
             bytes_in: stats.bytes_in,

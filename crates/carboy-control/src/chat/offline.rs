@@ -10,8 +10,8 @@
 use carboy_core::upstream::{Transport, Upstream};
 use carboy_sim::{Config, Running, Simulator};
 
-use super::secret::WithKey;
 use super::{ChatError, ChatRequest};
+use crate::fresh::WithKey;
 
 /// See the module.
 pub(super) struct OfflineModel(Running);

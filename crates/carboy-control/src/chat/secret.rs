@@ -1,4 +1,4 @@
-//! The secrets of a chat agent that no route has: what its sessions are keyed with, and the key of the offline model.
+//! The secrets of a chat agent that no route has: what its sessions are keyed with.
 //!
 //! ```text
 //!  SESSION_SECRET in `secrets:` or the environment ─▶ that one
@@ -8,25 +8,18 @@
 //! *Must never* replace a secret that is there: every session would be lost.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::Path;
 
-use carboy_core::audit::hex;
 use carboy_core::chat::Identity;
 use carboy_core::ids::SecretName;
-use carboy_core::secret::SecretText;
 use carboy_manifest::SecretFrom;
-use zeroize::Zeroizing;
 
 use super::{ChatError, ChatRequest};
-use crate::authority::AuthorityError;
+use crate::fresh::random_text;
 use crate::home::{Home, HomeError};
-use crate::host_programs::Program;
 use crate::supervisor::seal::injected_secrets;
 use crate::vault::{Lookup, Vault};
 
@@ -34,8 +27,6 @@ use crate::vault::{Lookup, Vault};
 pub const SESSION_SECRET: &str = "SESSION_SECRET";
 /// The file that it is made in, in development.
 const FILE: &str = "session-secret";
-/// Random octets of one that is made here.
-const SECRET_BYTES: usize = 32;
 
 /// Whether a secret may be made where nobody chose one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,50 +123,6 @@ fn make(path: &Path) -> Result<(), ChatError> {
     // The draft is ours and of no use any more.
     let _ = fs::remove_file(&draft);
     Ok(placed.map_err(io)?)
-}
-
-fn random_text() -> Result<Zeroizing<String>, ChatError> {
-    let mut bytes = Zeroizing::new([0_u8; SECRET_BYTES]);
-    getrandom::fill(&mut *bytes).map_err(AuthorityError::Random)?;
-    Ok(Zeroizing::new(hex(&*bytes)))
-}
-
-/// The host, with one variable more: the key of the offline model, which is made for one run and known to nobody else.
-pub(super) struct WithKey {
-    lookup: Arc<dyn Lookup>,
-    name: String,
-    key: Arc<SecretText>,
-}
-
-impl WithKey {
-    /// A fresh key under this name.
-    pub(super) fn fresh(lookup: Arc<dyn Lookup>, name: &SecretName) -> Result<WithKey, ChatError> {
-        let key = Arc::new(SecretText::new(random_text()?.to_string()));
-        Ok(WithKey { lookup, name: name.as_str().to_owned(), key })
-    }
-
-    pub(super) fn key(&self) -> &SecretText {
-        &self.key
-    }
-}
-
-impl Lookup for WithKey {
-    fn variable(&self, name: &str) -> Option<OsString> {
-        if name == self.name { Some(self.key.expose().into()) } else { self.lookup.variable(name) }
-    }
-
-    fn find(&self, name: &str) -> Result<Program, String> {
-        self.lookup.find(name)
-    }
-
-    fn command(&self, argv: &[String], wait_max: Duration) -> Result<Vec<u8>, String> {
-        self.lookup.command(argv, wait_max)
-    }
-
-    fn fenced(&self, never: &[PathBuf]) -> Arc<dyn Lookup> {
-        let lookup = self.lookup.fenced(never);
-        Arc::new(WithKey { lookup, name: self.name.clone(), key: self.key.clone() })
-    }
 }
 
 #[cfg(test)]

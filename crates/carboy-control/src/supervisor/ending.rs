@@ -68,6 +68,7 @@ impl Running {
         let noticed = self.noticed.found().await;
         let duration_ms = ended_ms.saturating_sub(self.started_ms);
         let tokens = self.shared.enforcing.spent(&self.shared.record.run).await;
+        self.notifier.astray(&self.gateway, &self.session);
         self.notifier.ended(ended, duration_ms, stats.refused(), self.session.viewers()).await;
         let event = Event::new(EventType::Run, self.shared.subject.clone(), "end", Outcome::Done)
             .with("exit_code", u64::from(ended.shell_code()))

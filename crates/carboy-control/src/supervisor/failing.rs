@@ -24,7 +24,7 @@ pub enum RunError {
     Manifest(Diagnostics),
     /// The person's own hand would have put a real key into the bottle.
     #[error(
-        "variable {variable} would carry the real {secret} into the bottle; leave it out: a route's `token_env` puts a fake there"
+        "variable {variable} would carry the real {secret} into the bottle; leave it out: a route's `token_env` or `credential` puts a fake there"
     )]
     SecretInside {
         /// The variable.

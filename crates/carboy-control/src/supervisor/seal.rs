@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use carboy_bottle::LaunchError;
 use carboy_core::ids::{RunId, SecretName};
 use carboy_core::plan::{Access, Bind, BottleSpec, GeneratedFile, RootSource};
-use carboy_core::route::RouteSet;
+use carboy_core::route::{Route, RouteSet};
 use carboy_manifest::{Effective, providers};
 
 use super::{RunError, RunRequest};
@@ -42,7 +42,6 @@ pub(super) fn bottle_spec(
     request: &RunRequest,
     run: &RunId,
     ca_pem: &str,
-    injected: &[SecretName],
     held: &Held,
     root: RootSource,
 ) -> Result<BottleSpec, RunError> {
@@ -68,7 +67,8 @@ pub(super) fn bottle_spec(
         true => seed::environment(effective),
         false => Default::default(),
     };
-    let injected: Vec<SecretName> = injected.iter().filter(|name| !withheld.contains(name)).cloned().collect();
+    let faked = faked_secrets(&effective.routes);
+    let injected: Vec<SecretName> = faked.into_iter().filter(|name| !withheld.contains(name)).collect();
     let home = request.home.state(&effective.bottle).join("home");
     // Each on the way: whoever may write to one of them could put another directory in the home's place.
     for dir in [request.home.root().join("state"), request.home.state(&effective.bottle), home.clone()] {
@@ -144,8 +144,14 @@ fn generated_files(effective: &Effective, ca_pem: &str, root: &RootSource) -> Ve
     files
 }
 
-/// The secrets that routes inject, once each.
+/// The secrets that routes inject, placeholders' real values among them, once each.
 pub(crate) fn injected_secrets(routes: &RouteSet) -> Vec<SecretName> {
+    let names: std::collections::BTreeSet<_> = routes.iter().flat_map(Route::secrets).cloned().collect();
+    names.into_iter().collect()
+}
+
+/// Those that a route sets whatever the program sends: inside, each name holds a fake that says so.
+fn faked_secrets(routes: &RouteSet) -> Vec<SecretName> {
     let names: std::collections::BTreeSet<_> =
         routes.iter().filter_map(|route| route.auth.as_ref()).map(|auth| auth.secret.clone()).collect();
     names.into_iter().collect()

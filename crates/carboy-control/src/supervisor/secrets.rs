@@ -1,8 +1,11 @@
 //! The run's secrets on their way from the vault to the scanners, and this process's own protection.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
+use carboy_core::ids::SecretName;
+use carboy_core::route::RouteSet;
 use carboy_egress::Gateway;
 use carboy_guard::Detectors;
 
@@ -26,11 +29,30 @@ pub(super) fn no_secret_inside(env: &BTreeMap<String, String>, vault: &Vault) ->
     Ok(())
 }
 
+/// Makes the placeholders of these routes and gives the variables that hold them inside, less those that the person set by
+/// hand for this run.
+pub(super) fn placeholders(
+    routes: &RouteSet,
+    vault: &Vault,
+    by_hand: &[(String, String)],
+    settings: &Path,
+) -> Result<BTreeMap<String, String>, RunError> {
+    let all = || routes.iter().flat_map(|route| &route.credentials);
+    let names: Vec<SecretName> = all().map(|one| one.secret.clone()).collect();
+    vault.mint(&names, settings)?;
+    let made = vault.placeholders();
+    let wanted = all().filter(|one| by_hand.iter().all(|(name, _)| *name != one.variable));
+    Ok(wanted.filter_map(|one| Some((one.variable.clone(), made.get(&one.secret)?.clone()))).collect())
+}
+
 /// The scanners for every value that the vault knows.
 pub(crate) fn detectors(key: [u8; 32], vault: &Vault) -> Result<Detectors, RunError> {
     let mut builder = Detectors::builder(key);
     for (name, value) in vault.known() {
         builder = builder.known_secret(&name, &value);
+    }
+    for (name, placeholder) in vault.placeholders() {
+        builder = builder.placeholder(&name, &placeholder);
     }
     builder.build().map_err(|e| RunError::Secret(e.to_string()))
 }

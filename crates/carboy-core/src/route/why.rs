@@ -101,6 +101,7 @@ impl RouteSet {
             let facts = RequestFacts { method: &permit.method, path: &permit.path, query: "", headers: &[] };
             !permit.overrides
                 && route.auth == permit.route.auth
+                && route.credentials == permit.route.credentials
                 && route.reach == permit.route.reach
                 && misfits(route, port, Some(&facts)).is_empty()
         };
@@ -110,9 +111,21 @@ impl RouteSet {
 
 /// What a route says about who may pass; expressions have no equality, their text does.
 fn rule_text(route: &Route) -> String {
-    let Route { id: _, host, ports, auth, matches, git, dlp: _, meter: _, reach, body_bytes_max: _, websocket: _ } =
-        route;
-    format!("{host:?} {ports:?} {auth:?} {matches:?} {git:?} {reach:?}")
+    let Route {
+        id: _,
+        host,
+        ports,
+        auth,
+        credentials,
+        matches,
+        git,
+        dlp: _,
+        meter: _,
+        reach,
+        body_bytes_max: _,
+        websocket: _,
+    } = route;
+    format!("{host:?} {ports:?} {auth:?} {credentials:?} {matches:?} {git:?} {reach:?}")
 }
 
 fn misfits(route: &Route, port: u16, request: Option<&RequestFacts<'_>>) -> Vec<Misfit> {

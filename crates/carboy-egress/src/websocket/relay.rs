@@ -19,6 +19,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
@@ -56,8 +57,10 @@ enum Over {
     Closed(Side, Option<CloseCode>),
     /// A side went away, or does not read.
     Gone(Side),
-    /// A message is too large, or no message at all.
+    /// The upstream's message is too large, or no message at all; or one of ours would be none.
     Unreadable(CloseCode),
+    /// The same of the client's: it is refused like a request that is none.
+    Refused(CloseCode, Denial),
     /// The gateway ends it.
     Cut(Denial),
 }
@@ -160,7 +163,8 @@ impl Relay {
             return self.send(Side::Upstream, text.message(cleared)?).await;
         }
         if text == Form::Binary {
-            return Err(Over::Unreadable(CloseCode::Unsupported));
+            let why = "a binary message where requests are metered: they are texts";
+            return Err(Over::Refused(CloseCode::Unsupported, Denial::new(Reason::ProtocolRefused, why)));
         }
         self.asked(bytes).await
     }
@@ -292,6 +296,12 @@ impl Relay {
                 self.close(Some(code), code).await;
                 self.exchange.end(Outcome::Failed);
             }
+            Over::Refused(code, denial) => {
+                self.broken();
+                // Written down before anybody is told.
+                self.exchange.refuse(denial, &refusal_id()).await;
+                self.close(Some(code), code).await;
+            }
         }
     }
 
@@ -394,9 +404,28 @@ impl Form {
 fn received(message: Option<tungstenite::Result<Message>>, side: Side) -> Result<Message, Over> {
     match message {
         Some(Ok(message)) => Ok(message),
-        Some(Err(tungstenite::Error::Capacity(_))) => Err(Over::Unreadable(CloseCode::Size)),
-        Some(Err(tungstenite::Error::Utf8(_))) => Err(Over::Unreadable(CloseCode::Invalid)),
-        Some(Err(_)) | None => Err(Over::Gone(side)),
+        Some(Err(error)) => Err(unreadable(&error, side)),
+        None => Err(Over::Gone(side)),
+    }
+}
+
+/// What is wrong with what came; a connection that only broke off is gone.
+fn unreadable(error: &tungstenite::Error, side: Side) -> Over {
+    let (code, reason, why) = if let tungstenite::Error::Capacity(_) = error {
+        let why = format!("a message of more than {MESSAGE_BYTES_MAX} octets");
+        (CloseCode::Size, Reason::BodyTooLarge, why)
+    } else if let tungstenite::Error::Utf8(_) = error {
+        (CloseCode::Invalid, Reason::ProtocolRefused, "a text that is not UTF-8".to_owned())
+    } else if let tungstenite::Error::Protocol(what) = error
+        && *what != ProtocolError::ResetWithoutClosingHandshake
+    {
+        (CloseCode::Protocol, Reason::ProtocolRefused, format!("no frame of a WebSocket: {what}"))
+    } else {
+        return Over::Gone(side);
+    };
+    match side {
+        Side::Client => Over::Refused(code, Denial::new(reason, why)),
+        Side::Upstream => Over::Unreadable(code),
     }
 }
 

@@ -235,13 +235,20 @@ impl AuditSink for Log {
 }
 
 pub struct Secrets {
-    pub values: BTreeMap<SecretName, Arc<SecretText>>,
+    pub values: Mutex<BTreeMap<SecretName, Arc<SecretText>>>,
     pub refreshed: AtomicUsize,
+}
+
+impl Secrets {
+    /// Gives a secret another value.
+    pub fn set(&self, name: &SecretName, value: &str) {
+        self.values.lock().unwrap().insert(name.clone(), Arc::new(Secret::new(value.to_owned())));
+    }
 }
 
 impl SecretSource for Secrets {
     fn current(&self, name: &SecretName) -> Option<Arc<SecretText>> {
-        self.values.get(name).cloned()
+        self.values.lock().unwrap().get(name).cloned()
     }
 
     fn refresh(&self, name: &SecretName) -> Later<'_, Option<Arc<SecretText>>> {
@@ -351,7 +358,8 @@ impl Bench {
         let log = Arc::new(Log::default());
         let value = Arc::new(Secret::new(SECRET.to_owned()));
         let detectors = Detectors::builder([7; 32]).known_secret(&secret_name(), &value).build().unwrap();
-        let secrets = Arc::new(Secrets { values: [(secret_name(), value)].into(), refreshed: AtomicUsize::new(0) });
+        let secrets =
+            Arc::new(Secrets { values: Mutex::new([(secret_name(), value)].into()), refreshed: AtomicUsize::new(0) });
         let ca_pem = ca.ca_pem().to_owned();
         let gateway = Gateway::new(GatewayConfig {
             learning: carboy_egress::Learning::Off,
@@ -484,6 +492,27 @@ impl Client {
             Client::H2(_) => Request::builder().method(method).uri(format!("https://{HOST}{path}")),
         }
     }
+}
+
+/// The same in HTTP/1.1 over a connection that hands every byte on by itself.
+pub async fn tls_client_slow(tcp: TcpStream, ca_pem: &str, server_name: &str) -> Client {
+    let (near, far) = tokio::io::duplex(1);
+    let (mut far_read, mut far_write) = tokio::io::split(far);
+    let (mut tcp_read, mut tcp_write) = tcp.into_split();
+    tokio::spawn(async move {
+        let mut byte = [0];
+        while let Ok(1) = tokio::io::AsyncReadExt::read(&mut far_read, &mut byte).await {
+            if tokio::io::AsyncWriteExt::write_all(&mut tcp_write, &byte).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move { tokio::io::copy(&mut tcp_read, &mut far_write).await });
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config(ca_pem, &["http/1.1"])));
+    let tls = connector.connect(ServerName::try_from(server_name.to_owned()).unwrap(), near).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.unwrap();
+    tokio::spawn(connection);
+    Client::H1(sender)
 }
 
 pub async fn read(response: Response<Incoming>) -> Got {

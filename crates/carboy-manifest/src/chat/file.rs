@@ -155,6 +155,15 @@ impl ChatFile {
                     continue;
                 }
             };
+            if !route.credentials.is_empty() {
+                refuse(
+                    format!(
+                        "{} of agent `{}` is reached through a route of {bottle} with `credential`, and carboy's own requests hold no placeholder",
+                        one.what, self.name
+                    ),
+                    "use `token_env` on that route; `credential` is for programs in a bottle".into(),
+                );
+            }
             let said = one.token.as_ref().filter(|_| i > 0 || self.model_token_said).map(|token| token.name());
             if let Some(said) = said.filter(|said| route.auth.as_ref().map(|auth| &auth.secret) != Some(said)) {
                 refuse(

@@ -51,8 +51,13 @@ impl NewRoute {
     /// A route that was read, as one to be added; none when it says something that is added by hand alone: a
     /// credential, an expression, a header, other detectors, WebSockets.
     pub fn of(route: &Route) -> Option<NewRoute> {
-        let Route { id: _, host, ports, auth, matches, git, dlp, meter, reach, body_bytes_max, websocket } = route;
-        let carries = carries_nothing(auth.as_ref()) && meter.is_none() && body_bytes_max.is_none() && !websocket;
+        let Route { id: _, host, ports, auth, credentials, matches, git, dlp, meter, reach, body_bytes_max, websocket } =
+            route;
+        let carries = carries_nothing(auth.as_ref())
+            && credentials.is_empty()
+            && meter.is_none()
+            && body_bytes_max.is_none()
+            && !websocket;
         let plain = Route::plain(1, host.clone());
         (carries && *dlp == plain.dlp).then_some(())?;
         Some(NewRoute {

@@ -257,6 +257,17 @@ fn rule_of(key: &str, way: Way) -> Rule {
             assert_eq!(words(all), "github-read@1 openai@1 anthropic@1");
             Rule::Concatenated
         }
+        "egress.routes.credential" => {
+            let one = |from: &str| {
+                format!(
+                    "egress: {{routes: [{{host: a.example, credential: {{in: header, name: x-key, from: {from}}}}}]}}"
+                )
+            };
+            let routes = both(&one("ONE"), &one("TWO")).egress.routes;
+            let froms = routes.iter().map(|said| said.value.credentials[0].secret.to_string()).collect();
+            assert_eq!(words(froms), "ONE TWO");
+            Rule::WithItsRoute
+        }
         "egress.log" => {
             assert_eq!(both("egress: {log: a}", "egress: {log: b}").egress.log.unwrap().value, "b");
             assert_eq!(both("egress: {log: a}", "egress: {routes: []}").egress.log.unwrap().value, "a");

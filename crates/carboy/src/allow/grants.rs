@@ -34,12 +34,12 @@ pub fn open(wanted: &Wanted, time: Duration, args: &AllowArgs, environment: &Env
             .hint("leave `--for` out to open it for good, in the bottle's file"));
     }
     let how_long = report::duration(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    eprintln!("opens {} for {how_long}", printable(&opens(&wanted.route)));
+    say!("opens {} for {how_long}", printable(&opens(&wanted.route)));
     if args.dry_run {
         return Ok(0);
     }
     if !agreed(args.yes)? {
-        eprintln!("nothing was opened");
+        say!("nothing was opened");
         return Ok(Exit::Refused as u8);
     }
     let asked = GrantAsked { route: wanted.route.clone(), seconds: time.as_secs(), refusal: wanted.refusal.clone() };
@@ -48,7 +48,7 @@ pub fn open(wanted: &Wanted, time: Duration, args: &AllowArgs, environment: &Env
         let (answer, _) = registry::open(&run.record, &question).map_err(|e| Failure::new(Exit::Refused, &e))?;
         let id = answer.grants.last().map_or("-", |grant| grant.id.as_str());
         print(format!("{id}\n").as_bytes())?;
-        eprintln!("open in {} as {id}; `carboy allow --revoke {id}` takes it back", run.record.run);
+        say!("open in {} as {id}; `carboy allow --revoke {id}` takes it back", run.record.run);
     }
     Ok(0)
 }
@@ -75,7 +75,7 @@ pub fn list(of: Option<&str>, json: bool, environment: &Environment) -> Result<u
         return print(format!("{text}\n").as_bytes());
     }
     if all.is_empty() {
-        eprintln!("no grant is in force");
+        say!("no grant is in force");
         return Ok(0);
     }
     let now = SystemClock.now_ms();
@@ -114,7 +114,7 @@ pub fn revoke(id: &str, environment: &Environment) -> Result<u8, Failure> {
     for run in holders {
         let question = Question::Revoke { id: id.clone() };
         registry::open(&run.record, &question).map_err(|e| Failure::new(Exit::Failed, &e))?;
-        eprintln!("{id} is closed in {}", run.record.run);
+        say!("{id} is closed in {}", run.record.run);
     }
     Ok(0)
 }

@@ -53,7 +53,7 @@ pub fn save(bottle: &str, routes: &[NewRoute], how: How, environment: &Environme
     let hosts: Vec<&str> = routes.iter().map(|route| route.host.as_str()).collect();
     let (shown, hosts) = (printable(bottle), printable(&hosts.join(", ")));
     let Some(change) = prepare(bottle, routes, &environment.places)? else {
-        eprintln!("bottle {shown} allows {hosts} already; nothing was changed");
+        say!("bottle {shown} allows {hosts} already; nothing was changed");
         return Ok(0);
     };
     print(unified(&change.path.display().to_string(), &change.before, &change.after).as_bytes())?;
@@ -61,7 +61,7 @@ pub fn save(bottle: &str, routes: &[NewRoute], how: How, environment: &Environme
         return Ok(0);
     }
     if !agreed(how == How::Yes)? {
-        eprintln!("nothing was changed");
+        say!("nothing was changed");
         return Ok(Exit::Refused as u8);
     }
     // A link into somebody's own collection stays a link: the file behind it is what changes.
@@ -71,7 +71,7 @@ pub fn save(bottle: &str, routes: &[NewRoute], how: How, environment: &Environme
     let decision = decision(bottle, "allow").with("file", path.display().to_string()).with("hosts", hosts_allowed);
     environment.write_down(decision)?;
     write_private(&file, change.after.as_bytes()).map_err(|e| Failure::new(Exit::Failed, &e))?;
-    eprintln!("{} now allows {hosts}; runs that live take it over within a second", path.display());
+    say!("{} now allows {hosts}; runs that live take it over within a second", path.display());
     Ok(0)
 }
 

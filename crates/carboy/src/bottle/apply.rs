@@ -66,11 +66,11 @@ pub(super) fn apply(args: &ApplyArgs, environment: &Environment) -> Result<u8, F
         let mut outcome = bring(layer, plan, &id).map_err(failed)?;
         let failures = outcome.left.len();
         for left in &outcome.left {
-            eprintln!("not applied: {}: {}", shown(&left.path), printable(&left.why));
+            say!("not applied: {}: {}", shown(&left.path), printable(&left.why));
         }
         outcome.left.splice(0..0, left);
         if !args.json {
-            eprintln!(
+            say!(
                 "{} changes applied to {}; `carboy bottle undo {}` takes them back",
                 outcome.done.len(),
                 place(layer),
@@ -122,7 +122,7 @@ fn show_plan(layer: &Layer, plan: &Plan, args: &ApplyArgs) -> Result<(), Failure
     let palette = Palette::stdout();
     let mut out = String::new();
     if plan.actions.is_empty() && plan.left.is_empty() {
-        eprintln!("nothing is to be applied to {}", place(layer));
+        say!("nothing is to be applied to {}", place(layer));
         return Ok(());
     }
     // Writing to a String cannot fail.
@@ -186,9 +186,9 @@ pub(super) fn undo(args: &UndoArgs, environment: &Environment) -> Result<u8, Fai
         }
         let Some(undone) = take_back(layer, conflicts).map_err(failed)? else { continue };
         for left in &undone.left {
-            eprintln!("not taken back: {}: {}", shown(&left.path), printable(&left.why));
+            say!("not taken back: {}: {}", shown(&left.path), printable(&left.why));
         }
-        eprintln!("{} changes of {} taken back; the layer still holds them", undone.done.len(), place(layer));
+        say!("{} changes of {} taken back; the layer still holds them", undone.done.len(), place(layer));
         all.push(undone);
     }
     if args.json {
@@ -208,7 +208,7 @@ fn throw_away(args: &UndoArgs, layers: &[Layer], environment: &Environment) -> R
     environment.write_down(decision(args.name.as_str(), "bottle_discard").with("workspace", workspace))?;
     for layer in layers {
         discard(layer).map_err(failed)?;
-        eprintln!("the changes kept for {} are gone", place(layer));
+        say!("the changes kept for {} are gone", place(layer));
     }
     if args.json { json(&serde_json::json!({ "discarded": true })) } else { Ok(0) }
 }

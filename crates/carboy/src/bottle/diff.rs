@@ -38,10 +38,10 @@ pub(super) fn diff(args: &DiffArgs, environment: &Environment) -> Result<u8, Fai
             continue;
         }
         if layers.len() > 1 && !looks.is_empty() {
-            eprintln!("{}:", place(layer));
+            say!("{}:", place(layer));
         }
         if looks.is_empty() {
-            eprintln!("nothing is changed in {}", place(layer));
+            say!("nothing is changed in {}", place(layer));
         } else {
             print(rendered(&looks, args, layer.is_overlay()).as_bytes())?;
         }
@@ -56,7 +56,7 @@ fn is_wanted(path: &Rel, paths: &[Rel]) -> bool {
 fn overlay(layer: &Layer, paths: &[Rel], args: &DiffArgs) -> Result<Vec<Look>, Failure> {
     let found = plan::pending(layer).map_err(failed)?;
     if found.truncated {
-        eprintln!("more changes than are told apart: only the first ones follow");
+        say!("more changes than are told apart: only the first ones follow");
     }
     let (upper, host) = layer.roots().map_err(failed)?;
     let lines = if args.name_only { Lines::LeftOut } else { Lines::Compared };
@@ -69,7 +69,7 @@ fn overlay(layer: &Layer, paths: &[Rel], args: &DiffArgs) -> Result<Vec<Look>, F
         looks.push(look);
     }
     if bytes > TEXT_BYTES_MAX {
-        eprintln!("more than 64 MiB of differences: the rest is only named");
+        say!("more than 64 MiB of differences: the rest is only named");
     }
     Ok(looks)
 }
@@ -80,13 +80,13 @@ fn direct(layer: &Layer, paths: &[Rel]) -> Result<Vec<Look>, Failure> {
     let index = index.ok_or_else(|| Failure::words(Exit::Found, "the run left no start index to compare with"))?;
     let host = Root::open(&layer.record.workspace).map_err(io)?;
     let (looks, cut) = since(&host, &index);
-    eprintln!(
+    say!(
         "{} was written to directly: these are names, sizes and times since {} began; `git diff` shows lines",
         place(layer),
         printable(&layer.record.run)
     );
     if cut {
-        eprintln!("the directory is too large to be known whole: there may be more");
+        say!("the directory is too large to be known whole: there may be more");
     }
     let wanted = |look: &Look| {
         paths.is_empty()

@@ -19,7 +19,7 @@ pub(super) fn ls(args: &LsArgs, environment: &Environment) -> Result<u8, Failure
         return json(&all);
     }
     if all.is_empty() {
-        eprintln!("no bottle has a file or keeps anything");
+        say!("no bottle has a file or keeps anything");
         return Ok(0);
     }
     let (palette, now) = (Palette::stdout(), carboy_control::clock::SystemClock.now_ms());
@@ -108,13 +108,13 @@ pub(super) fn du(args: &DuArgs, environment: &Environment) -> Result<u8, Failure
 pub(super) fn rm(args: &RmArgs, environment: &Environment) -> Result<u8, Failure> {
     let bottle = known(&args.name, environment)?;
     let Some(state) = &bottle.state else {
-        eprintln!("bottle {} keeps nothing", args.name);
+        say!("bottle {} keeps nothing", args.name);
         return Ok(0);
     };
     if !args.json {
         let mut out = String::new();
         parts(&mut out, &bottle);
-        eprint!("{out}");
+        say_part!("{out}");
     }
     let question = format!(
         "Remove {} with all of it ({})? Its file stays.",
@@ -126,6 +126,6 @@ pub(super) fn rm(args: &RmArgs, environment: &Environment) -> Result<u8, Failure
     agreed(args.yes, &question)?;
     environment.write_down(decision(args.name.as_str(), "bottle_rm"))?;
     bottles::remove(&environment.home, &args.name).map_err(failed)?;
-    eprintln!("what bottle {} kept is gone", args.name);
+    say!("what bottle {} kept is gone", args.name);
     if args.json { json(&serde_json::json!({ "removed": bytes(&bottle) })) } else { Ok(0) }
 }

@@ -30,7 +30,7 @@ pub(super) fn quarantine(args: &QuarantineArgs, environment: &Environment) -> Re
             let path = entry.path().display().to_string();
             environment.write_down(decision(args.name.as_str(), "quarantine_restore").with("path", path))?;
             put_back(&environment.home, &args.name, &mut entry).map_err(|e| Failure::new(Exit::Refused, &e))?;
-            eprintln!("{} is back", printable(&entry.path().display().to_string()));
+            say!("{} is back", printable(&entry.path().display().to_string()));
             Ok(0)
         }
     }
@@ -51,7 +51,7 @@ fn list(args: &QuarantineArgs, environment: &Environment) -> Result<u8, Failure>
         return json(&objects);
     }
     if entries.is_empty() {
-        eprintln!("nothing of bottle {} is in quarantine", args.name);
+        say!("nothing of bottle {} is in quarantine", args.name);
     }
     let (palette, now) = (Palette::stdout(), carboy_control::clock::SystemClock.now_ms());
     let mut out = String::new();

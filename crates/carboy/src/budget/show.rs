@@ -48,10 +48,10 @@ pub async fn show(args: &ShowArgs, environment: &Environment) -> Result<u8, Fail
         return print(format!("{}\n", text.map_err(|e| Failure::new(Exit::Failed, &e))?).as_bytes());
     }
     if let Some(why) = &whole.failing {
-        eprintln!("warning: nothing can be held just now: {why}");
+        say!("warning: nothing can be held just now: {why}");
     }
     let Some(node) = node.as_ref().filter(|node| !node.meters.is_empty() || !node.children.is_empty()) else {
-        eprintln!("nothing was spent yet, and no file says a cap");
+        say!("nothing was spent yet, and no file says a cap");
         return Ok(0);
     };
     let mut rows = Vec::new();

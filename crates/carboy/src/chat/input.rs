@@ -108,7 +108,7 @@ impl Input {
     pub fn give_back(&self) {
         if let Some(before) = &self.before {
             if self.due {
-                print!("{PASTE_OFF}\r\n");
+                show_part!("{PASTE_OFF}\r\n");
                 let _ = std::io::stdout().flush();
             }
             // Nothing can be done about a terminal that has gone away.
@@ -233,7 +233,7 @@ fn yes_no(question: &str) -> Said {
     let Ok(_keys) = Keys::begin() else { return Said::No };
     let mut answer = String::new();
     let show = |text: &str| {
-        print!("{text}");
+        show_part!("{text}");
         let _ = std::io::stdout().flush();
     };
     show(question);

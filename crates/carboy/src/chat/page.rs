@@ -94,7 +94,7 @@ impl Page {
     /// The banner, and the greeting of a conversation that begins.
     pub fn opening(&self, spec: &ChatSpec, goes_on: bool) {
         match self.reader {
-            Reader::Pipe => eprint!("{}", banner(spec)),
+            Reader::Pipe => say_part!("{}", banner(spec)),
             Reader::Person => self.out(&banner(spec)),
         }
         if self.offline {
@@ -200,14 +200,14 @@ impl Page {
         }
         match self.reader {
             Reader::Person => self.out(&text),
-            Reader::Pipe => eprint!("{text}"),
+            Reader::Pipe => say_part!("{text}"),
         }
     }
 
     /// A word aside.
     pub fn note(&self, text: &str) {
         self.end_line();
-        eprintln!("{}", Palette::stderr().faint(&shown(text)));
+        say!("{}", Palette::stderr().faint(&shown(text)));
     }
 
     /// What it came to.

@@ -144,7 +144,7 @@ pub fn look_up(args: &Named<'_>, environment: Environment) -> Result<ChatRequest
         application,
         tell: Arc::new(|text| {
             // The terminal may be raw: a carriage return brings the cursor back.
-            eprint!("\r\ncarboy: {}\r\n", text.replace('\n', "\r\n"));
+            say_part!("\r\ncarboy: {}\r\n", text.replace('\n', "\r\n"));
         }),
     })
 }

@@ -30,7 +30,7 @@ pub fn begin(place: &Path, who: &str, which: Option<Resumed>) -> Result<Conversa
         Some(Resumed::New) | None => None,
     };
     if which == Some(Resumed::Last) && last.is_none() {
-        eprintln!("carboy: there is no last conversation: a new one begins");
+        say!("carboy: there is no last conversation: a new one begins");
     }
     let goes_on = last.is_some();
     let session = last.map_or_else(|| fresh(&file), Ok)?;

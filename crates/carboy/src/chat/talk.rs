@@ -135,7 +135,7 @@ impl<'a> Talk<'a> {
             Wish::End(Ending::Asked) => {
                 if self.page.is_person() {
                     // Under the line that was being typed.
-                    print!("\r\n");
+                    show_part!("\r\n");
                     self.page.say(&self.host.engine().spec().prompt.hand_off);
                 }
                 Went::Asked

@@ -41,7 +41,7 @@ pub async fn attack(args: &CheckArgs, environment: Environment) -> Result<u8, Fa
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         now % 1_000_000
     });
-    eprintln!("attacking {name} {} times; its own tools run, in their bottle, and no provider is asked", args.rounds);
+    say!("attacking {name} {} times; its own tools run, in their bottle, and no provider is asked", args.rounds);
     let holes = attack_agent(request, args.rounds, seed).await.map_err(failure)?;
     let code = if holes.is_empty() { 0 } else { HOLES };
     if args.json {

@@ -129,9 +129,6 @@ pub fn program(view: &EffectiveView) -> String {
 
 fn route(route: &RouteView) -> String {
     let mut line = route_line(route);
-    if let Some(auth) = &route.auth {
-        let _ = write!(line, "; with {}", auth.secret);
-    }
     if let Some(preset) = &route.from.preset {
         let _ = write!(line, "  ({preset})");
     }

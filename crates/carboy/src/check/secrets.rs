@@ -97,6 +97,7 @@ fn what(error: &VaultError) -> String {
         VaultError::Unset { name, variable } if variable == name.as_str() => return format!("{name}: not set here"),
         VaultError::Unset { name, variable } => format!("{name}: the variable {variable} is not set here"),
         VaultError::Missing { .. }
+        | VaultError::Random { .. }
         | VaultError::File { .. }
         | VaultError::Json { .. }
         | VaultError::Command { .. }

@@ -42,7 +42,7 @@ pub fn explain(args: &ExplainArgs, environment: &Environment) -> Result<u8, Fail
     let Some(html) = &args.html else {
         let text = agent_page(view, environment, Palette::stdout());
         let code = print(report::wrapped(&text, report::columns(std::io::stdout())).as_bytes())?;
-        eprintln!("the same as a page, with its prose and its code: carboy explain {} --html FILE.html", args.what);
+        say!("the same as a page, with its prose and its code: carboy explain {} --html FILE.html", args.what);
         return Ok(code);
     };
     write(html, &site(view, &file, name_of(html)?)?)
@@ -167,7 +167,7 @@ fn write(html: &Path, site: &Site) -> Result<u8, Failure> {
             tree.write(&path, text.as_bytes())?;
         }
     }
-    eprintln!("{}", printable(&html.display().to_string()));
+    say!("{}", printable(&html.display().to_string()));
     Ok(0)
 }
 

@@ -40,7 +40,7 @@ pub fn explain(id: &RefusalId, json: bool, environment: &Environment) -> Result<
         return print(out.as_bytes());
     }
     if several {
-        eprintln!("{} refusals have this id, the latest first: ids are random, and two met", all.len());
+        say!("{} refusals have this id, the latest first: ids are random, and two met", all.len());
     }
     let palette = Palette::stdout();
     let pages: Vec<String> = all.iter().map(|one| page(one, palette)).collect();

@@ -45,7 +45,7 @@ impl Answers {
         if !self.asks() {
             return Ok(usual.to_owned());
         }
-        eprint!("{} [{}] ", printable(question), printable(usual));
+        say_part!("{} [{}] ", printable(question), printable(usual));
         let mut answer = String::new();
         let read = std::io::stdin().read_line(&mut answer).map_err(|e| Failure::new(Exit::Failed, &e))?;
         if read == 0 {
@@ -70,7 +70,7 @@ impl Answers {
                 _ if answer == shown => return Ok(usual == Usual::Yes),
                 "y" | "yes" => return Ok(true),
                 "n" | "no" => return Ok(false),
-                _ => eprintln!("  please answer y or n"),
+                _ => say!("  please answer y or n"),
             }
         }
     }
@@ -83,9 +83,9 @@ impl Answers {
         usual: usize,
     ) -> Result<&'c T, Failure> {
         if self.asks() {
-            eprintln!("{question}");
+            say!("{question}");
             for (number, (name, _, what)) in choices.iter().enumerate() {
-                eprintln!("  {}) {name:<14} {what}", number + 1);
+                say!("  {}) {name:<14} {what}", number + 1);
             }
         }
         loop {
@@ -93,7 +93,7 @@ impl Answers {
             let by_number = answer.parse::<usize>().ok().and_then(|number| choices.get(number.checked_sub(1)?));
             match by_number.or_else(|| choices.iter().find(|(name, ..)| *name == answer)) {
                 Some((_, chosen, _)) => return Ok(chosen),
-                None => eprintln!("  please answer a number from 1 to {}", choices.len()),
+                None => say!("  please answer a number from 1 to {}", choices.len()),
             }
         }
     }

@@ -38,14 +38,14 @@ pub fn init(args: &InitArgs, environment: &Environment) -> Result<u8, Failure> {
         return Ok(0);
     }
     if drafts.all.iter().all(|draft| draft.action == Action::Keep) {
-        eprintln!("nothing to change: the files are there as they would be written");
-        eprint!("{}", next_steps(&starter, environment));
+        say!("nothing to change: the files are there as they would be written");
+        say_part!("{}", next_steps(&starter, environment));
         return Ok(0);
     }
     agreed(args, &Answers::of(args), &drafts, environment)?;
     let written = drafts.write(environment)?;
     print(written.iter().map(|path| format!("{}\n", path.display())).collect::<String>().as_bytes())?;
-    eprint!("{}", next_steps(&starter, environment));
+    say_part!("{}", next_steps(&starter, environment));
     Ok(0)
 }
 

@@ -142,7 +142,7 @@ fn told(program: Program, agent: Option<&InstalledAgent>, answers: &Answers, not
         }
         Some(InstalledAgent { path, version, inside: Ok(_), .. }) if answers.asks() => {
             let version = version.as_deref().unwrap_or_default();
-            eprintln!(
+            say!(
                 "{name}: {} {}",
                 crate::report::printable(&path.display().to_string()),
                 crate::report::printable(version)

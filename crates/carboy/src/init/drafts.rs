@@ -141,7 +141,7 @@ fn is_read(text: &str, places: &Places, beside: &[Draft]) -> bool {
     let request = Request { agent: None, bottles: vec![NAME.to_owned()], places };
     let loaded = Manifest::load(&drafted, &request);
     if loaded.is_err() {
-        eprintln!(
+        say!(
             "{} the routes under `egress` of the file that is there are not valid and would be dropped",
             Palette::stderr().warn("note:")
         );

@@ -39,13 +39,13 @@ pub fn import(args: &InitArgs, environment: &Environment) -> Result<u8, Failure>
             .collect();
         print(format!("{}\n", json!({"files": files, "notes": notes, "written": writes})).as_bytes())?;
     } else {
-        eprint!("{}", told(&imported.notes));
+        say_part!("{}", told(&imported.notes));
     }
     if writes {
         let written = drafts.write(environment)?;
         if !args.json {
             print(written.iter().map(|path| format!("{}\n", path.display())).collect::<String>().as_bytes())?;
-            eprintln!("\nNext: carboy check");
+            say!("\nNext: carboy check");
         }
         return Ok(0);
     }
@@ -56,7 +56,7 @@ pub fn import(args: &InitArgs, environment: &Environment) -> Result<u8, Failure>
         return Ok(0);
     }
     if !args.json {
-        eprint!("{}", difference::of_drafts(&replaced));
+        say_part!("{}", difference::of_drafts(&replaced));
     }
     let path = replaced.first().map(|draft| draft.path.display().to_string()).unwrap_or_default();
     Err(Failure::words(Exit::Usage, format!("{path} is there already and would change; nothing was written"))

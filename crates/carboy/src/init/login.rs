@@ -246,7 +246,7 @@ fn asked_key(desk: &Desk<'_>, login: Login, name: &str, notes: &mut Vec<String>)
         }
         Way::Typed => {
             if login == Login::ClaudeSubscription {
-                eprintln!(
+                say!(
                     "  `claude setup-token`, in another terminal, prints a token that begins with {CLAUDE_TOKEN_BEGINS}."
                 );
             }
@@ -256,7 +256,7 @@ fn asked_key(desk: &Desk<'_>, login: Login, name: &str, notes: &mut Vec<String>)
                         looks_right(login, &secret, notes);
                         return Ok(Key::Given(secret));
                     }
-                    Err(why) => eprintln!("  {why}"),
+                    Err(why) => say!("  {why}"),
                 }
             }
         }

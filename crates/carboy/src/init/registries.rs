@@ -112,7 +112,7 @@ fn asked(answers: &Answers, proposals: &[Proposal], project: &Project) -> Result
             answer.split([',', ' ']).filter(|name| !name.is_empty() && *name != "none").map(str::to_owned).collect();
         match names.iter().find(|name| !all.contains(&name.as_str())) {
             None => return Ok(names),
-            Some(name) if answers.asks() => eprintln!("  {name} is none of them"),
+            Some(name) if answers.asks() => say!("  {name} is none of them"),
             Some(_) => return Ok(Vec::new()),
         }
     }

@@ -70,9 +70,9 @@ fn told(args: &SyncArgs, opened: &Opened, document: Option<&str>, files: &[&Tree
     let verb = if args.dry_run { "would change" } else { "changed" };
     let all = document.map(|_| opened.shown()).into_iter().chain(names.into_iter().map(printable));
     let all: Vec<String> = all.collect();
-    all.iter().for_each(|name| eprintln!("{verb} {name}"));
+    all.iter().for_each(|name| say!("{verb} {name}"));
     if all.is_empty() {
-        eprintln!("{} and its files agree", opened.shown());
+        say!("{} and its files agree", opened.shown());
     }
     Ok(0)
 }
@@ -149,7 +149,7 @@ fn fill(args: &SyncArgs, template: &Path) -> Result<u8, Failure> {
         json_out(&json!({"document": args.document, "document_changed": true, "files": tangled.files.len()}))?;
     } else {
         let names: BTreeSet<&str> = tangled.files.keys().map(TreePath::as_str).collect();
-        eprintln!("wrote {}: {} files in {parts} blocks", opened.shown(), names.len());
+        say!("wrote {}: {} files in {parts} blocks", opened.shown(), names.len());
     }
     Ok(0)
 }

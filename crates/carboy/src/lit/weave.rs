@@ -47,11 +47,9 @@ pub(super) fn weave(args: &WeaveArgs) -> Result<u8, Failure> {
             &json!({"document": args.document, "page": out.join(&site.page), "files": files, "differing": differing}),
         )?;
     } else if args.check {
-        differing
-            .iter()
-            .for_each(|name| eprintln!("out of date: {}", printable(&out.join(name).display().to_string())));
+        differing.iter().for_each(|name| say!("out of date: {}", printable(&out.join(name).display().to_string())));
     } else {
-        eprintln!("{}", printable(&out.join(&site.page).display().to_string()));
+        say!("{}", printable(&out.join(&site.page).display().to_string()));
     }
     Ok(if args.check && !differing.is_empty() { Exit::Found as u8 } else { 0 })
 }

@@ -3,6 +3,7 @@
 //! *Must never* leave a terminal raw, on its second screen, or with its mouse taken.
 
 use std::io::{Stdout, stdout};
+use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use ratatui::Terminal;
@@ -30,7 +31,9 @@ pub enum Mouse {
 
 /// A terminal that was taken.
 pub struct Screen {
-    terminal: Terminal<CrosstermBackend<Stdout>>,
+    /// Never dropped: it would say on standard error that a terminal which is gone has no cursor, and panic since nobody
+    /// hears it. [`give_back`] shows the cursor.
+    terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>>,
     mouse: Mouse,
 }
 
@@ -42,7 +45,7 @@ impl Screen {
             give_back();
             before(panic);
         }));
-        let terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
+        let terminal = ManuallyDrop::new(Terminal::new(CrosstermBackend::new(stdout()))?);
         let mut screen = Screen { terminal, mouse };
         screen.enter()?;
         Ok(screen)

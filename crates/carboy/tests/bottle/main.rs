@@ -23,8 +23,10 @@ mod hostile;
 mod http2;
 mod image;
 mod init;
+mod matrix;
 mod metered;
 mod overspend;
+mod placeholders;
 mod plane;
 mod ports;
 mod providers;
@@ -91,6 +93,7 @@ fn main() {
         seeing::cases(),
         stopping::cases(),
         overspend::cases(),
+        placeholders::cases(),
         plane::cases(),
         ports::cases(),
         providers::cases(),
@@ -107,6 +110,7 @@ fn main() {
         host_programs::cases(),
         escape_kernel::cases(),
         escape_leaks::cases(),
+        matrix::cases(),
     ]
     .into_iter()
     .flatten()

@@ -1,5 +1,6 @@
 //! The dashboard at a real terminal (tmux's), over runs that spend.
 
+use std::process::Command;
 use std::time::Duration;
 
 use carboy_core::audit::Entry;
@@ -26,6 +27,7 @@ pub fn cases() -> Vec<Case> {
             &["tmux", "/usr/bin/python3"],
             every_key,
         ),
+        case_with("C17 top ends when its terminal is gone, though no signal says so", &["/usr/bin/python3"], hung_up),
         case("C17 top without a terminal prints a frame, a snapshot or a line, and starts no controller", printed),
     ]
 }
@@ -154,6 +156,38 @@ fn every_key(person: Person) {
     };
     let done: Vec<String> = world.log().iter().filter_map(done).collect();
     assert_eq!(done, ["pause", "resume", "set_cap", "freeze", "kill"]);
+}
+
+/// A terminal that is nobody's controlling terminal, so that no signal tells of its end: what is left to notice is the
+/// terminal itself. Prints how the program ended once it was gone.
+const HANGS_UP: &str = r#"
+import fcntl, os, pty, struct, subprocess, sys, termios
+outer, inner = pty.openpty()
+fcntl.ioctl(outer, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+top = subprocess.Popen(sys.argv[1:], stdin=inner, stdout=inner, stderr=inner)
+os.close(inner)
+shown = b""
+while b"carboy top" not in shown:
+    part = os.read(outer, 4096)
+    if b"\x1b[6n" in part:
+        os.write(outer, b"\x1b[1;1R")  # where the cursor is
+    shown += part
+assert top.poll() is None, "it stays while there is a terminal"
+os.close(outer)
+print(top.wait(20))
+"#;
+
+fn hung_up(person: Person) {
+    let world = World::new(person);
+    let top = world.carboy(&["top"]);
+    let mut hangs_up = Command::new("/usr/bin/python3");
+    hangs_up.args(["-c", HANGS_UP]).arg(top.get_program()).args(top.get_args()).current_dir(&world.project);
+    hangs_up.env_clear().env("TERM", "xterm");
+    top.get_envs().for_each(|(name, value)| {
+        hangs_up.env(name, value.unwrap());
+    });
+    let ended = hangs_up.output().unwrap();
+    assert_eq!(stdout(&ended), "70\n", "{ended:?}");
 }
 
 fn printed(person: Person) {

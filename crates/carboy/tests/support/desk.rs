@@ -76,6 +76,11 @@ impl Desk {
         self.provider.as_ref().unwrap().1.requests()
     }
 
+    /// The provider.
+    pub fn provider(&self) -> &Running {
+        &self.provider.as_ref().unwrap().1
+    }
+
     /// `carboy ARGUMENTS…` in the working directory, without this process's environment.
     pub fn carboy(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_carboy"));

@@ -113,15 +113,16 @@ fn route_row(route: &RouteView) -> Vec<Cell> {
     }
     let ports: Vec<String> = route.ports.iter().map(u16::to_string).collect();
     let _ = write!(requests, "; port {}", ports.join(", "));
-    let credential = route
-        .auth
-        .as_ref()
-        .map_or_else(|| Cell::text("none"), |auth| Cell::text(format!("{} in {}", auth.secret.as_str(), auth.header)));
+    let set = route.auth.as_ref().map(|auth| format!("{} in {}", auth.secret.as_str(), auth.header));
+    let placeholders =
+        route.credentials.iter().map(|one| format!("{}, by its placeholder in ${}", one.words(), one.env));
+    let credential: Vec<String> = set.into_iter().chain(placeholders).collect();
+    let credential = if credential.is_empty() { "none".to_owned() } else { credential.join("; ") };
     let preset = route.from.preset.as_ref().map(|preset| format!("preset {preset}"));
     vec![
         Cell::code(route.host.clone()),
         Cell::text(requests),
-        credential,
+        Cell::text(credential),
         preset.map_or_else(|| origin(&route.from.origin), Cell::text),
     ]
 }
@@ -150,8 +151,12 @@ fn drawn_routes(view: &EffectiveView, who: &str) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "  agent[\"{}\"] --> gate{{\"gateway\"}}", plain(who));
     for (n, (host, routes)) in hosts.iter().take(HOSTS_DRAWN_MAX).enumerate() {
-        let key = routes.iter().find_map(|route| route.auth.as_ref());
-        let key = key.map(|auth| format!("|\"with {}\"|", plain(auth.secret.as_str()))).unwrap_or_default();
+        let secret = |route: &&RouteView| {
+            let set = route.auth.as_ref().map(|auth| auth.secret.clone());
+            set.or_else(|| route.credentials.first().map(|one| one.from.clone()))
+        };
+        let key = routes.iter().find_map(secret);
+        let key = key.map(|secret| format!("|\"with {}\"|", plain(secret.as_str()))).unwrap_or_default();
         let _ = writeln!(out, "  gate -->{key} h{n}[\"{}\"]", plain(host));
     }
     if hosts.len() > HOSTS_DRAWN_MAX {

@@ -1,11 +1,11 @@
-//! How a chat agent stands, and what is done to it from outside: the same four ways to stop as for a bottle (U3).
+//! How a run without a program of ours stands, a chat agent or a proxy, and what is done to it from outside: the same four
+//! ways to stop as for a bottle (U3).
 //!
 //! ```text
-//! stop, top ──────────┐             cutoff  every route closed: people read that somebody else will answer
-//! controller's push ──┴─► enforce ─► pause  the same, and its tools' processes stand still
-//!                                   freeze  the same, and its tools' processes end; conversations stay on the disk
-//!                                   kill    the service ends
-//! resume ─► let_go ─► routes open, tools go on, or are started again by the next call
+//! stop, top ──────────┐             cutoff, pause, freeze   every route closed: whoever asks is told so
+//! controller's push ──┴─► enforce ─►    and what hangs on it stands still ([`Hangs`])
+//!                                   kill                    it ends
+//! resume ─► let_go ─► routes open, what hangs on it goes on
 //! ```
 //!
 //! While it is stopped it stays there: whoever writes to it is told politely (U2). *Must never* open what a budget wanted
@@ -23,7 +23,6 @@ use carboy_store::controller::protocol::Push;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::bottles::ToolBottle;
 use crate::clock::SystemClock;
 use crate::controller::Starter;
 use crate::grants::Grants;
@@ -36,16 +35,38 @@ use crate::supervisor::enforce::{ENFORCED_KEPT_MAX, denial, done, event_of};
 
 /// Why, when nobody says more.
 const STOPPED_BY_HAND: &str = "by `carboy stop`";
-/// What stands where a bottle's capture does: there is nothing to capture.
-pub(super) const TIER: &str = "in process";
 
 /// How it was asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// In order: turns under way may end.
+    /// In order: what is under way may end.
     Asked,
     /// At once.
     Killed,
+}
+
+/// What hangs on such a run: a chat agent's tools, a proxy's listener.
+pub(crate) trait Hangs: Send + Sync + 'static {
+    /// What it is, for people: `a chat agent`.
+    fn what(&self) -> &'static str;
+
+    /// What stands where a bottle's capture does.
+    fn tier(&self) -> &'static str;
+
+    /// Where to run a command instead: there is no bottle here.
+    fn no_exec(&self) -> &'static str;
+
+    /// The routes are closed already. May block for as long as its processes take to answer.
+    fn stop(&self, how: Shutdown, by: By);
+
+    /// Before the routes are opened again: what has to be there for it, or why it cannot.
+    fn reopen(&self) -> Result<(), String>;
+
+    /// The routes are open again. May block.
+    fn let_go(&self);
+
+    /// Its end was asked for.
+    fn ending(&self);
 }
 
 /// What was done so far, and what of it holds.
@@ -56,48 +77,48 @@ struct Force {
 }
 
 /// What the control socket and the controller act on.
-pub(super) struct Standing {
-    pub(super) record: RunRecord,
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) subject: Subject,
-    pub(super) audit: Arc<AuditLog>,
-    pub(super) grants: Arc<Grants>,
-    pub(super) bottle: Arc<ToolBottle>,
-    pub(super) session: Arc<Session>,
+pub(crate) struct Standing {
+    pub(crate) record: RunRecord,
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) subject: Subject,
+    pub(crate) audit: Arc<AuditLog>,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) hangs: Arc<dyn Hangs>,
+    pub(crate) session: Arc<Session>,
     /// What its bottle's file says that `stop` does.
-    pub(super) shutdown: Option<Shutdown>,
+    pub(crate) shutdown: Option<Shutdown>,
     /// Knows which cap is still spent.
-    pub(super) controller: Option<Starter>,
-    pub(super) notifier: OnceLock<Arc<Notifier>>,
-    pub(super) ending: watch::Sender<Option<Ending>>,
+    pub(crate) controller: Option<Starter>,
+    pub(crate) notifier: OnceLock<Arc<Notifier>>,
+    pub(crate) ending: watch::Sender<Option<Ending>>,
     force: Mutex<Force>,
     /// One action at a time.
     turn: Mutex<()>,
 }
 
 /// What a [`Standing`] is made of.
-pub(super) struct StandingParts {
-    pub(super) record: RunRecord,
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) subject: Subject,
-    pub(super) audit: Arc<AuditLog>,
-    pub(super) grants: Arc<Grants>,
-    pub(super) bottle: Arc<ToolBottle>,
-    pub(super) session: Arc<Session>,
-    pub(super) shutdown: Option<Shutdown>,
-    pub(super) controller: Option<Starter>,
+pub(crate) struct StandingParts {
+    pub(crate) record: RunRecord,
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) subject: Subject,
+    pub(crate) audit: Arc<AuditLog>,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) hangs: Arc<dyn Hangs>,
+    pub(crate) session: Arc<Session>,
+    pub(crate) shutdown: Option<Shutdown>,
+    pub(crate) controller: Option<Starter>,
 }
 
 impl Standing {
-    pub(super) fn new(parts: StandingParts) -> Arc<Standing> {
-        let StandingParts { record, gateway, subject, audit, grants, bottle, session, shutdown, controller } = parts;
+    pub(crate) fn new(parts: StandingParts) -> Arc<Standing> {
+        let StandingParts { record, gateway, subject, audit, grants, hangs, session, shutdown, controller } = parts;
         Arc::new(Standing {
             record,
             gateway,
             subject,
             audit,
             grants,
-            bottle,
+            hangs,
             session,
             shutdown,
             controller,
@@ -108,9 +129,9 @@ impl Standing {
         })
     }
 
-    /// Carries it out and writes it down. Blocks for as long as its tools' bottle takes to answer. Something stricter that
+    /// Carries it out and writes it down. Blocks for as long as what hangs on it takes to answer. Something stricter that
     /// holds already stays.
-    fn enforce(&self, how: Shutdown, by: By, why: &str) {
+    pub(crate) fn enforce(&self, how: Shutdown, by: By, why: &str) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if self.in_force().is_some_and(|now| now >= how) {
             return;
@@ -119,7 +140,7 @@ impl Standing {
         // The door first, whatever becomes of the rest.
         self.gateway.cut_off(denial(by, why));
         self.remember(Action::Stopped(how), by, why);
-        self.bottle.stop(how);
+        self.hangs.stop(how, by);
         match how {
             Shutdown::Cutoff | Shutdown::Pause | Shutdown::Freeze => {
                 let text = format!("{}: {why}; `carboy resume {}` lets it go on", done(how), self.record.run);
@@ -140,9 +161,11 @@ impl Standing {
         if let (By::Operator, Some(spent)) = (by, self.still_spent()) {
             return Err(spent.to_string());
         }
+        self.hangs.reopen()?;
         self.write_down(event_of(&self.subject, Action::Resumed, by, why, Outcome::Done));
+        // The routes first: whoever goes on finds them open.
         self.gateway.restore();
-        self.bottle.let_go();
+        self.hangs.let_go();
         self.remember(Action::Resumed, by, why);
         self.tell(&format!("goes on: {why}"));
         Ok(())
@@ -174,7 +197,8 @@ impl Standing {
     }
 
     /// Asks it to end; the first word that was stricter stays.
-    pub(super) fn end(&self, how: Ending) {
+    pub(crate) fn end(&self, how: Ending) {
+        self.hangs.ending();
         self.ending.send_if_modified(|ending| {
             let stricter = *ending != Some(Ending::Killed) && *ending != Some(how);
             if stricter {
@@ -185,12 +209,12 @@ impl Standing {
     }
 
     /// What holds now.
-    pub(super) fn in_force(&self) -> Option<Shutdown> {
+    pub(crate) fn in_force(&self) -> Option<Shutdown> {
         self.force().in_force
     }
 
     /// Everything that was done, for the summary.
-    pub(super) fn enforced(&self) -> Vec<Enforced> {
+    pub(crate) fn enforced(&self) -> Vec<Enforced> {
         self.force().done.clone()
     }
 
@@ -252,11 +276,9 @@ impl Respond for Standing {
         match question {
             Question::Wait => self.look_on(Look::Wait),
             Question::Attach { .. } | Question::Watch => {
-                Err("a chat agent has no program's terminal to look at".into())
+                Err(format!("{} has no program's terminal to look at", self.hangs.what()))
             }
-            Question::Exec(_) => {
-                Err("a chat agent is in no bottle; `carboy ps` lists the bottles that its tools are in".into())
-            }
+            Question::Exec(_) => Err(format!("{} is in no bottle; {}", self.hangs.what(), self.hangs.no_exec())),
             Question::Grant(asked) => self.grants.grant(asked).map(|_| None).map_err(|e| e.to_string()),
             Question::Revoke { id } => self.grants.revoke(id).map(|()| None).map_err(|e| e.to_string()),
             Question::Enforce { how } => {
@@ -293,7 +315,7 @@ impl Respond for Standing {
             failures: stats.failed(),
             bytes_out: stats.bytes_out,
             bytes_in: stats.bytes_in,
-            tier: TIER.to_owned(),
+            tier: self.hangs.tier().to_owned(),
             grants: self.grants.list(),
             ports: Vec::new(),
         }
@@ -301,7 +323,7 @@ impl Respond for Standing {
 }
 
 /// Heeds the controller until it is aborted.
-pub(super) async fn heed_pushes(standing: Arc<Standing>, mut pushes: ClientEvents) {
+pub(crate) async fn heed_pushes(standing: Arc<Standing>, mut pushes: ClientEvents) {
     while let Some(push) = pushes.next().await {
         let standing = standing.clone();
         // A panic in there has been reported; what comes next is heeded all the same.
