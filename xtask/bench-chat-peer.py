@@ -34,6 +34,7 @@ MESSAGE_CHARS_MAX = 2_000
 BODY_BYTES_MAX = 28_096
 TURNS_MAX = 50
 TOOL_ITERATIONS_MAX = 6
+ATTEMPTS_MAX = 3
 SESSIONS_MAX = 10_000
 SESSION_IDLE_S = 1_800
 ADDRESS_PER_MINUTE = SESSION_PER_MINUTE = SPEC["per_minute"]
@@ -227,7 +228,14 @@ def called(name: str, arguments) -> str:
 
 async def ask(history):
     body = {**SPEC["request"], "messages": history}
-    sent = await model.post(MODEL_URL, json=body, headers={"x-api-key": MODEL_KEY, "anthropic-version": "2023-06-01"})
+    fields = {"x-api-key": MODEL_KEY, "anthropic-version": "2023-06-01"}
+    for attempt in range(ATTEMPTS_MAX):
+        try:
+            sent = await model.post(MODEL_URL, json=body, headers=fields)
+            break
+        except httpx.TransportError as error:
+            if attempt + 1 == ATTEMPTS_MAX:
+                raise Refused(503, "model_unreachable", f"the model cannot be reached: {error!r}") from None
     if sent.status_code != 200:
         raise Refused(502, "model_status", f"the model answered {sent.status_code}")
     return sent.json()["content"]

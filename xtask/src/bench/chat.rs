@@ -29,7 +29,7 @@ use memory::Memory;
 use service::{Carboy, Peer, Service, free_address};
 
 /// Rounds; in each, every service carries out every order.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 /// No order is given after this.
 const TIME_MAX: Duration = Duration::from_secs(400);
 /// Connections where many are meant.
