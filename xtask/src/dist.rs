@@ -67,6 +67,7 @@ pub fn run() -> Result<(), String> {
     let binary = build(&top)?;
     let built = start.elapsed();
     elf::require_static(&binary)?;
+    guards(&top, &binary)?;
     let release = Release::new(&top, binary, &top.join("target/dist"), Effort::Small)?;
     let made = release.pack()?;
     println!("dist: built in {:.0} s, packed in {:.1} s", built.as_secs_f64(), (start.elapsed() - built).as_secs_f64());
@@ -95,6 +96,18 @@ fn build(top: &Path) -> Result<PathBuf, String> {
     match command.status() {
         Ok(status) if status.success() => Ok(target.join(TARGET).join("dist/carboy")),
         Ok(status) => Err(format!("cargo build: {status}")),
+        Err(error) => Err(format!("cannot run cargo: {error}")),
+    }
+}
+
+/// What the program refuses is tried on the very program that is packed, not on that of the tests (G18): its flags leave
+/// debug assertions and checks of overflow out.
+fn guards(top: &Path, binary: &Path) -> Result<(), String> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["test", "--locked", "--package", "carboy", "--test", "chat"]);
+    match command.current_dir(top).env("CARBOY_PROGRAM", binary).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("the release does not refuse what it must: cargo test: {status}")),
         Err(error) => Err(format!("cannot run cargo: {error}")),
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use carboy_core::chat::{
     ChatFormat, ChatPrompt, ChatSpec, Confirm, Grounded, GroundingScope, Identity, ModelChoice, ReplySpec, Requirement,
-    Screening, ToolRules, ToolSource,
+    Screening, SourcePage, ToolRules, ToolSource,
 };
 use carboy_core::host::{Host, HostError};
 use carboy_core::ids::{AgentName, MeterName, NameError, SecretName};
@@ -118,8 +118,9 @@ pub fn spec(title: &str, greeting: &str, policy: &ReturnPolicy) -> Result<ChatSp
             plain_text: true,
             off_topic: OFF_TOPIC.iter().map(|&pattern| pattern.to_owned()).collect(),
         },
-        webhooks: Vec::new(),
+        webhooks: None,
         frame_ancestors: Vec::new(),
+        architecture: SourcePage::Shown,
     })
 }
 

@@ -69,6 +69,10 @@ pub const GUESSES_PER_SESSION_MAX: u32 = 40;
 /// Returns in one session.
 pub const RETURNS_PER_SESSION_MAX: u32 = 5;
 
+/// What the desk may spend in a day, in tokens weighed as they are priced: about 400 turns, and then people read that somebody
+/// will take over. Whoever serves more of them says so by `--budget`.
+pub const TOKENS_PER_DAY: u64 = 1_000_000;
+
 /// Where this desk differs from the house's defaults: shorter messages and replies, fewer calls at once.
 pub fn limits() -> ChatLimits {
     ChatLimits { message_chars_max: 2_000, reply_chars_max: 4_000, tool_calls_max: 8, ..ChatLimits::default() }

@@ -14,7 +14,7 @@ use carboy_agent::Application;
 use carboy_agent::application::file;
 
 use crate::agent::{NAME, SpecError, spec};
-use crate::config::{RETURN_POLICY, books_file};
+use crate::config::{RETURN_POLICY, TOKENS_PER_DAY, books_file};
 use crate::data::{BookStore, DataError, day};
 use crate::tools::tools;
 
@@ -25,7 +25,8 @@ pub const GREETING: &str = "Hello, this is Bookly's support desk. I can look up 
                             policies. What can I do for you?";
 
 /// The agent's file, made once.
-static FILE: LazyLock<Result<String, SpecError>> = LazyLock::new(|| Ok(file(&spec(TITLE, GREETING, &RETURN_POLICY)?)));
+static FILE: LazyLock<Result<String, SpecError>> =
+    LazyLock::new(|| Ok(file(&spec(TITLE, GREETING, &RETURN_POLICY)?, TOKENS_PER_DAY)));
 
 /// The document that this program is, as `/architecture` shows it: the page first, then its stylesheet and pictures by the names
 /// that it gives them. `carboy lit weave` made them.

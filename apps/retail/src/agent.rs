@@ -30,6 +30,8 @@ pub const GREETING: &str = "Hello! I can help with orders, returns, exchanges an
 const MODEL: &str = "claude-sonnet-4-5";
 /// Tries to be known as a customer, by each of the two tools, in one conversation.
 const FINDS_PER_SESSION_MAX: u32 = 5;
+/// What the desk may spend in a day, in weighted tokens.
+const TOKENS_PER_DAY: u64 = 1_000_000;
 
 const REFUSAL: &str = "I can only help with your orders, returns, exchanges and profile at this shop.";
 const FALLBACK: &str = "I am sorry, I could not verify my answer against our records, so I would rather not give it. Please ask \
@@ -138,13 +140,14 @@ pub fn spec() -> Result<ChatSpec, SpecError> {
             plain_text: true,
             off_topic: Vec::new(),
         },
-        webhooks: Vec::new(),
+        webhooks: None,
         frame_ancestors: Vec::new(),
+        architecture: Default::default(),
     })
 }
 
 /// The agent's file, made once.
-static FILE: LazyLock<Result<String, SpecError>> = LazyLock::new(|| Ok(file(&spec()?)));
+static FILE: LazyLock<Result<String, SpecError>> = LazyLock::new(|| Ok(file(&spec()?, TOKENS_PER_DAY)));
 
 /// The desk cannot be opened.
 #[derive(Debug, thiserror::Error)]

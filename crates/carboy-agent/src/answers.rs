@@ -14,9 +14,10 @@ use serde_json::Value;
 use crate::calls::{LATE, No, Possible, Ran};
 use crate::confirm::Waiting;
 use crate::engine::{Asker, Engine, FEEDBACK_REASONS, Judgement, Watch};
+use crate::notice::{About, Wanted};
 use crate::opened::Opened;
 use crate::outcome::{HandOff, Reply, StepPhase, TurnError, TurnEvent};
-use crate::session::Who;
+use crate::session::{Line, Who};
 use crate::turn::{Begun, Counted};
 
 /// Does what a card asked for.
@@ -68,18 +69,19 @@ pub(crate) async fn decline(engine: &Engine, asker: &Asker, token: &str) -> Resu
     opened.state.line(Who::Note, format!("Declined: {}", waiting.title()), engine.now_ms());
     opened.state.line(Who::Agent, text.clone(), engine.now_ms());
     opened.save().await?;
-    Ok(Reply { text, card: None, withheld: Vec::new(), handed_off: None, turn: opened.state.turns })
+    let turn = opened.state.turns;
+    Ok(Reply { text, card: None, withheld: Vec::new(), handed_off: None, turn })
 }
 
 /// Asks for a person.
 pub(crate) async fn hand_off(engine: &Engine, asker: &Asker) -> Result<Reply, TurnError> {
     let mut opened = Counted::by(engine, asker).await?.open().await?;
-    opened.ask_for_a_person().await?;
+    opened.ask_for_a_person(Wanted::Asked).await?;
     let text = engine.spec.prompt.hand_off.clone();
     opened.state.line(Who::Note, text.clone(), engine.now_ms());
     opened.save().await?;
-    let handed_off = Some(HandOff::Asked);
-    Ok(Reply { text, card: None, withheld: Vec::new(), handed_off, turn: opened.state.turns })
+    let turn = opened.state.turns;
+    Ok(Reply { text, card: None, withheld: Vec::new(), handed_off: Some(HandOff::Asked), turn })
 }
 
 /// Takes down what a person thinks of a reply.
@@ -93,14 +95,29 @@ pub(crate) async fn feedback(
     let Some(reason) = FEEDBACK_REASONS.iter().copied().chain([""]).find(|known| *known == reason) else {
         return Err(TurnError::Invalid { problem: format!("a reason is one of {}", FEEDBACK_REASONS.join(", ")) });
     };
-    let opened = Counted::by(engine, asker).await?.open().await?;
+    let mut opened = Counted::by(engine, asker).await?.open().await?;
     if turn == 0 || turn > opened.state.turns {
         return Err(TurnError::Invalid { problem: format!("this conversation has turns 1 to {}", opened.state.turns) });
     }
     let mut record = opened.record.clone();
     record.turn = turn;
     let event = record.event(EventType::Session, "feedback", Outcome::Done).with("judgement", judgement.as_str());
-    record.durable(event.with("reason", reason)).await
+    record.durable(event.with("reason", reason)).await?;
+    let of_it = |line: &&mut Line| line.turn == turn && line.who == Who::Agent;
+    opened.state.lines.iter_mut().filter(of_it).for_each(|line| line.judged = true);
+    opened.save().await?;
+    let now = engine.now_ms();
+    let parts: [&[u8]; 6] = [
+        b"feedback",
+        &opened.key.0,
+        &turn.to_be_bytes(),
+        judgement.as_str().as_bytes(),
+        reason.as_bytes(),
+        &now.to_be_bytes(),
+    ];
+    let id = format!("f-{}", engine.keys.short(&parts));
+    engine.notify(&record, id, About::Feedback { judgement, reason }, now);
+    Ok(())
 }
 
 /// Forgets a session: writes without an outcome first get one, and what waits is taken back.

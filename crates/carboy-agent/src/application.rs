@@ -7,7 +7,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use carboy_core::chat::{BuiltInTool, ChatSpec, Confirm, Grounded, GroundingScope, Requirement, ToolSource};
+use carboy_core::chat::{
+    BuiltInTool, ChatSpec, Confirm, Grounded, GroundingScope, Requirement, SourcePage, ToolSource,
+};
 use serde_json::{Map, Value, json};
 
 use crate::tool::Tool;
@@ -23,8 +25,8 @@ pub struct Application {
 }
 
 /// A spec as the file that says it: what an application says of itself passes the same reader as any file on disk. JSON texts
-/// are YAML texts.
-pub fn file(spec: &ChatSpec) -> String {
+/// are YAML texts. `tokens_per_day` is its budget, so that whoever starts it with a provider's model knows the most it costs.
+pub fn file(spec: &ChatSpec, tokens_per_day: u64) -> String {
     let mut front = String::from("---\nkind: chat\n");
     // What is empty is not said; writing to a text cannot fail.
     let mut key = |name: &str, value: Value| {
@@ -70,6 +72,9 @@ pub fn file(spec: &ChatSpec) -> String {
         }
     }
     key("reply", said);
+    key("serve", json!({"architecture": spec.architecture == SourcePage::Shown}));
+    key("budget", json!(tokens_per_day));
+    key("window", json!({"calendar": "day"}));
     format!("{front}---\n{}\n", prompt.system)
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use carboy_core::audit::Subject;
 use carboy_core::chat::ChatSpec;
-use carboy_core::ports::{AuditSink, Clock, SessionStore};
+use carboy_core::ports::{AuditSink, Clock, Conversation, SessionKey, SessionStore};
 use carboy_core::secret::SecretText;
 use carboy_wire::chat::ToolSchema;
 
@@ -25,6 +25,7 @@ use crate::layers::input::InvalidInput;
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::model::{Model, ModelError};
+use crate::notice::{About, Notice, Notices};
 use crate::outcome::{Card, Reply, TurnError, TurnEvent};
 use crate::principal::Principal;
 use crate::screens::Screens;
@@ -127,8 +128,8 @@ impl Judgement {
 /// Why a tool failed, for the operator's own log: what neither the model, nor the person, nor the audit log is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// The session as the audit log calls it, and the turn: what brings the two logs together.
-    pub correlation: String,
+    /// The session and turn as the audit log calls them: what brings the two logs together.
+    pub conversation: Conversation,
     /// The tool.
     pub tool: String,
     /// In the tool's words.
@@ -153,6 +154,7 @@ pub struct Engine {
     pub(crate) locks: Arc<Locks>,
     pub(crate) screens: Screens,
     remarks: Option<Remarks>,
+    notices: Option<Notices>,
     /// What no other engine is called: an attempt at a write says whose it is.
     pub(crate) name: String,
 }
@@ -184,6 +186,7 @@ impl Engine {
             metrics,
             locks: Arc::default(),
             remarks: None,
+            notices: None,
             name,
         })
     }
@@ -193,9 +196,19 @@ impl Engine {
         Engine { remarks: Some(remarks), ..self }
     }
 
+    /// Tells hand-offs and feedback, each when the log has it.
+    pub fn notifying(self, notices: Notices) -> Engine {
+        Engine { notices: Some(notices), ..self }
+    }
+
     /// What it was made from.
     pub fn spec(&self) -> &ChatSpec {
         &self.spec
+    }
+
+    /// How the log calls a session.
+    pub fn name_of(&self, session: SessionKey) -> String {
+        self.keys.session(session)
     }
 
     /// Answers a message. `watch` hears how it comes about; dropped before it is ready, the turn was none, except for what it
@@ -274,8 +287,17 @@ impl Engine {
             Ran::Done(_) | Ran::Refused(_) => return,
         };
         if let Some(remarks) = &self.remarks {
-            let correlation = format!("{}/{}", record.session, record.turn);
-            remarks(Remark { correlation, tool: tool.to_owned(), particulars });
+            let conversation = Conversation { session: record.session.clone(), turn: record.turn };
+            remarks(Remark { conversation, tool: tool.to_owned(), particulars });
+        }
+    }
+
+    /// Tells what the log has just been told.
+    pub(crate) fn notify(&self, record: &Record, id: String, about: About, at_ms: u64) {
+        if let Some(notices) = &self.notices {
+            let conversation = Conversation { session: record.session.clone(), turn: record.turn };
+            let user_id = record.subject.user_id.clone().unwrap_or_default();
+            notices(Notice { id, about, conversation, user_id, at_ms });
         }
     }
 

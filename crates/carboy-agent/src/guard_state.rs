@@ -65,6 +65,7 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
+use carboy_core::ports::Conversation;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -222,7 +223,7 @@ impl<P: Proof> Mint<P> {
 
     /// Takes it back: what was checked is so no longer.
     pub fn revoke(&self, guard: &mut GuardState, key: &str) {
-        let GuardState { kept } = guard;
+        let GuardState { kept, turn: _ } = guard;
         let session = &kept.session;
         kept.proofs.retain(|kept| !(kept.is::<P>(session) && kept.key == key));
     }
@@ -238,12 +239,19 @@ impl<P: Proof> Mint<P> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GuardState {
     pub(crate) kept: Facts,
+    /// The turn that is at work, or the last one.
+    pub(crate) turn: u32,
 }
 
 impl GuardState {
     /// The empty state of a session, called by a keyed hash of it.
     pub(crate) fn of(session: String) -> GuardState {
-        GuardState { kept: Facts { session, ..Facts::default() } }
+        GuardState { kept: Facts { session, ..Facts::default() }, turn: 0 }
+    }
+
+    /// Whose it is and in which turn, as the log calls it: for requests that are made for it.
+    pub fn conversation(&self) -> Conversation {
+        Conversation { session: self.kept.session.clone(), turn: self.turn }
     }
 }
 
@@ -346,7 +354,7 @@ mod tests {
     #[test]
     fn i1_a_proof_is_used_once_and_survives_its_session_being_kept() {
         let kept = serde_json::to_vec(&proven("a").kept).unwrap();
-        let mut guard = GuardState { kept: serde_json::from_slice(&kept).unwrap() };
+        let mut guard = GuardState { kept: serde_json::from_slice(&kept).unwrap(), turn: 0 };
         assert_eq!(MINT.keys(&guard, "v1", 1_500).collect::<Vec<_>>(), ["BK-1001"]);
         assert_eq!(MINT.show(&guard, "BK-1001", "v1", 1_500).unwrap().claims(), &Eligible { refund_cents: 900 });
         let proof = MINT.redeem(&mut guard, "BK-1001", "v1", 1_500).unwrap();

@@ -111,7 +111,7 @@ impl State {
         ours.then_some(()).ok_or(Damaged)?;
         Ok(State {
             history: written.history,
-            guard: GuardState { kept: written.guard },
+            guard: GuardState { kept: written.guard, turn: written.turns },
             turns: written.turns,
             waiting: written.waiting,
             hand_off: written.hand_off,
@@ -123,7 +123,7 @@ impl State {
 
     /// One more line for the person.
     pub(crate) fn line(&mut self, who: Who, text: impl Into<String>, at_ms: u64) {
-        self.lines.push(Line { who, text: text.into(), at_ms });
+        self.lines.push(Line { who, text: text.into(), at_ms, turn: self.turns, judged: false });
         let mut bytes: usize = self.lines.iter().map(|line| line.text.len()).sum();
         while self.lines.len() > LINES_MAX || (bytes > LINES_BYTES_MAX && self.lines.len() > 1) {
             bytes -= self.lines.remove(0).text.len();

@@ -19,6 +19,7 @@ use crate::confirm::{ATTEMPTS_MAX, Attempt, Waiting};
 use crate::engine::{Asker, Engine, OTHERS_WORDS};
 use crate::kept::State;
 use crate::locks::Held;
+use crate::notice::{About, Wanted};
 use crate::outcome::TurnError;
 use crate::session::Who;
 use crate::tool::Retry;
@@ -188,7 +189,7 @@ impl<'e> Opened<'e> {
         let text = format!("It is not known whether this was done: {} A person will look.", waiting.title());
         self.state.line(Who::Note, text, self.engine.now_ms());
         self.state.waiting.retain(|other| other.ask.id() != waiting.ask.id());
-        self.ask_for_a_person().await?;
+        self.ask_for_a_person(Wanted::UnknownOutcome).await?;
         self.save().await
     }
 
@@ -243,15 +244,17 @@ impl<'e> Opened<'e> {
     }
 
     /// A person is wanted; one question at a time.
-    pub(crate) async fn ask_for_a_person(&mut self) -> Result<(), TurnError> {
+    pub(crate) async fn ask_for_a_person(&mut self, why: Wanted) -> Result<(), TurnError> {
         if self.state.hand_off.is_some() {
             return Ok(());
         }
         let now = self.engine.now_ms();
         let id = format!("h-{}", self.engine.keys.short(&[b"hand_off", &self.key.0, &now.to_be_bytes()]));
-        let ask = Ask::hand_off(&id, &self.record.session, now, now + HAND_OFF_WAIT_MS);
+        let expires_ms = now + HAND_OFF_WAIT_MS;
+        let ask = Ask::hand_off(&id, &self.record.session, now, expires_ms);
         let event = ask.event(Step::Opened, self.record.subject.clone());
         self.record.durable(self.record.placed(event)).await?;
+        self.engine.notify(&self.record, id, About::HandOff { why, expires_ms }, now);
         self.state.hand_off = Some(ask);
         Ok(())
     }

@@ -73,7 +73,7 @@ pub struct Reply {
     pub withheld: Vec<String>,
     /// The conversation was handed to a person, and why.
     pub handed_off: Option<HandOff>,
-    /// Which turn of the conversation it was, from 1, as feedback names it; 0 where there was none yet.
+    /// Which turn of the conversation it belongs to, from 1: what a judgement names. 0 before there is one.
     pub turn: u32,
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_core::chat::{ChatFormat, ChatLimits, ModelChoice};
-use carboy_core::ports::{Later, Outbound, OutboundRequest};
+use carboy_core::ports::{Errand, Later, Outbound, OutboundRequest};
 use carboy_wire::chat::openai::OutputCap;
 use carboy_wire::chat::{Completion, Delta, Prompt, anthropic, openai};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -87,6 +87,8 @@ impl ProviderModel {
             path: self.choice.path.clone(),
             headers,
             body,
+            conversation: prompt.conversation.cloned(),
+            errand: Errand::Work,
         }
     }
 

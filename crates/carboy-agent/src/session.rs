@@ -84,6 +84,12 @@ pub struct Line {
     pub text: String,
     /// When, in milliseconds since the epoch.
     pub at_ms: u64,
+    /// In which turn, from 1; 0 where it belongs to none.
+    #[serde(default)]
+    pub turn: u32,
+    /// Somebody said what they think of it.
+    #[serde(default)]
+    pub judged: bool,
 }
 
 /// Whose line it is.

@@ -112,6 +112,7 @@ impl<'e> Talk<'e> {
         self.questions += 1;
         let Talk { engine, opened, watch, shown, .. } = self;
         let reminders = reminders(engine, opened.state.turns);
+        let conversation = opened.state.guard.conversation();
         let prompt = Prompt {
             model: &engine.spec.model.model,
             system: &engine.spec.prompt.system,
@@ -119,6 +120,7 @@ impl<'e> Talk<'e> {
             tools: &engine.schemas,
             messages: &opened.state.history,
             output_tokens_max: engine.spec.model.output_tokens_max,
+            conversation: Some(&conversation),
         };
         // Answers of one turn stand behind each other, apart.
         let begun = AtomicBool::new(shown.is_empty() || shown.ends_with(char::is_whitespace));

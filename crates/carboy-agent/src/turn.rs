@@ -23,6 +23,7 @@ use crate::audit::Record;
 use crate::engine::{Asker, Engine, Watch};
 use crate::layers::input::CleanText;
 use crate::layers::limiter;
+use crate::notice::Wanted;
 use crate::opened::Opened;
 use crate::outcome::{HandOff, Reply, TurnError, TurnEvent};
 use crate::reading::Read;
@@ -146,6 +147,7 @@ impl<'e> Screened<'e> {
             });
         }
         opened.state.turns += 1;
+        opened.state.guard.turn = opened.state.turns;
         opened.record.turn = opened.state.turns;
         opened.state.guard.kept.grounds.begin_turn();
         opened.record.note(opened.record.event(EventType::Turn, "turn_started", Outcome::Allowed))?;
@@ -250,15 +252,15 @@ impl<'e> Talk<'e> {
         }
         self.remember(&instead);
         self.show_instead(&instead);
-        let turn = self.opened.state.turns;
-        let reply = Reply { text: instead, card: self.card.clone(), withheld: violations, handed_off: None, turn };
+        let (card, turn) = (self.card.clone(), self.opened.state.turns);
+        let reply = Reply { text: instead, card, withheld: violations, handed_off: None, turn };
         Ok(Released { talk: self, reply, ended: "withheld" })
     }
 
     /// No model may be asked: a person reads that a person goes on, and the unanswered question is not kept for a model (U2).
     async fn hand_over(mut self, reason: Reason) -> Result<Released<'e>, TurnError> {
         self.opened.drop_words();
-        self.opened.ask_for_a_person().await?;
+        self.opened.ask_for_a_person(Wanted::Refused(reason)).await?;
         let text = self.engine.spec.prompt.hand_off.clone();
         Ok(self.handed_over(reason, text))
     }
@@ -266,7 +268,7 @@ impl<'e> Talk<'e> {
     /// The same behind a write, whose outcome is said first.
     async fn tell_and_hand_over(mut self, reason: Reason, told: String) -> Result<Released<'e>, TurnError> {
         self.remember(&told);
-        self.opened.ask_for_a_person().await?;
+        self.opened.ask_for_a_person(Wanted::Refused(reason)).await?;
         let text = format!("{told} {}", self.engine.spec.prompt.hand_off);
         Ok(self.handed_over(reason, text))
     }
@@ -274,8 +276,8 @@ impl<'e> Talk<'e> {
     fn handed_over(mut self, reason: Reason, text: String) -> Released<'e> {
         self.show_instead(&text);
         let handed_off = Some(HandOff::Refused(reason));
-        let turn = self.opened.state.turns;
-        let reply = Reply { text, card: self.card.clone(), withheld: Vec::new(), handed_off, turn };
+        let (card, turn) = (self.card.clone(), self.opened.state.turns);
+        let reply = Reply { text, card, withheld: Vec::new(), handed_off, turn };
         Released { talk: self, reply, ended: "handed_off" }
     }
 

@@ -146,6 +146,7 @@ async fn complete(model: &ProviderModel, tools: &[ToolSchema]) -> (Result<Comple
         tools,
         messages: &messages,
         output_tokens_max: 100,
+        conversation: None,
     };
     let mut heard = Vec::new();
     let result = model.complete(&prompt, &mut |delta| heard.push(delta)).await;

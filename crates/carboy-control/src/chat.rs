@@ -18,9 +18,11 @@ mod bottles;
 mod ending;
 mod failing;
 mod offline;
+mod remarks;
 mod secret;
 mod shelf;
 mod tools;
+mod webhooks;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +32,7 @@ use carboy_agent::{Metrics, Model, Parts, ProviderModel, Terms, Tool};
 use carboy_core::audit::{ChainKey, Event, EventType, Outcome, hex, sha256};
 use carboy_core::chat::{ChatSpec, ToolSource};
 use carboy_core::ids::SecretName;
-use carboy_core::ports::{AuditSink, Clock, Outbound, SecretSource, SessionStore};
+use carboy_core::ports::{AuditSink, Clock, SecretSource, SessionStore};
 use carboy_core::secret::SecretText;
 use carboy_egress::Gateway;
 use carboy_manifest::{Effective, ManifestFiles, Places};
@@ -47,6 +49,7 @@ use crate::plane::{self, Laying, Plane};
 use crate::registry::{Registration, RunRecord};
 use crate::reload;
 use crate::runs;
+use crate::serve::Lines;
 use crate::session::Session;
 use crate::standing::{Standing, StandingParts, heed_pushes};
 use crate::supervisor::enforce::shutdown_of_bottle;
@@ -57,6 +60,7 @@ use crate::vault::{Lookup, Vault};
 use bottles::{ToolBottle, another};
 use offline::OfflineModel;
 use tools::Ways;
+use webhooks::Postman;
 
 pub use crate::standing::Ending;
 pub use attack::{AttackError, Hole, attack};
@@ -124,6 +128,8 @@ pub struct ChatRequest {
     pub command: Vec<String>,
     /// Tells the operator something while it goes on.
     pub tell: Tell,
+    /// Where lines of JSON for the operator go that are no part of the audit log: why a tool failed.
+    pub lines: Lines,
 }
 
 /// A chat agent at work.
@@ -138,6 +144,7 @@ pub struct ChatHost {
     bottle: Arc<ToolBottle>,
     session: Arc<Session>,
     notifier: Arc<Notifier>,
+    webhooks: Option<Postman>,
     kept: Kept,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     registration: Registration,
@@ -183,9 +190,10 @@ impl ChatHost {
         let outbound = plane.gateway.outbound();
         let tools = tools::all(&request, &Ways { outbound: outbound.clone(), bottle: bottle.clone() }).await?;
         let sessions = sessions(&request)?;
+        let webhooks = postman(&request, &plane)?;
         let terms = Terms::of(&request.spec.limits);
         let model: Arc<dyn Model> = Arc::new(ProviderModel::new(outbound, request.spec.model.clone(), terms));
-        let engine = Arc::new(Engine::new(Parts {
+        let engine = Engine::new(Parts {
             spec: request.spec.clone(),
             tools: tools.clone(),
             model,
@@ -195,8 +203,13 @@ impl ChatHost {
             secret: plane.vault.current(&secret::session_secret()).expect("the vault was opened with it"),
             subject: plane.subject.clone(),
             metrics: metrics.clone(),
-        })?);
-        let enters = Enters { engine, tools, metrics, sessions, bottle };
+        })?;
+        let engine = engine.telling(remarks::remarks(request.lines.clone(), plane.looked_for()));
+        let engine = match &webhooks {
+            Some(postman) => engine.notifying(postman.notices()),
+            None => engine,
+        };
+        let enters = Enters { engine: Arc::new(engine), tools, metrics, sessions, webhooks, bottle };
         enter(request, plane, enters, offline).await
     }
 
@@ -213,11 +226,6 @@ impl ChatHost {
     /// What is counted.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
-    }
-
-    /// The way out through its gateway, for webhooks.
-    pub fn outbound(&self) -> Arc<dyn Outbound> {
-        self.gateway.outbound()
     }
 
     /// The log.
@@ -265,12 +273,26 @@ fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
     })
 }
 
+/// Who tells the servers that the agent's file names; nobody where it names none.
+fn postman(request: &ChatRequest, plane: &Plane) -> Result<Option<Postman>, ChatError> {
+    let Some(webhooks) = &request.spec.webhooks else { return Ok(None) };
+    let secret = plane.vault.current(&webhooks.secret).expect("the vault was opened with it");
+    let ways = webhooks::Ways {
+        outbound: plane.gateway.outbound(),
+        audit: plane.audit.clone(),
+        subject: plane.subject.clone(),
+        key: webhooks::Key::read(&webhooks.secret, &secret)?,
+    };
+    Ok(Some(Postman::open(webhooks, ways)))
+}
+
 /// What stands on a plane.
 struct Enters {
     engine: Arc<Engine>,
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     sessions: Arc<dyn SessionStore>,
+    webhooks: Option<Postman>,
     bottle: Arc<ToolBottle>,
 }
 
@@ -281,7 +303,7 @@ async fn enter(
     enters: Enters,
     offline: Option<OfflineModel>,
 ) -> Result<ChatHost, ChatError> {
-    let Enters { engine, tools, metrics, sessions, bottle } = enters;
+    let Enters { engine, tools, metrics, sessions, webhooks, bottle } = enters;
     let record = RunRecord {
         run: plane.run.to_string(),
         bottle: request.effective.bottle.to_string(),
@@ -350,6 +372,7 @@ async fn enter(
         bottle,
         session,
         notifier,
+        webhooks,
         kept,
         tasks,
         registration,

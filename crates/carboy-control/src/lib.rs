@@ -9,6 +9,7 @@ pub mod chat;
 pub mod clock;
 pub mod controller;
 mod datagram;
+mod descriptors;
 pub mod disk;
 pub mod explain;
 mod fresh;

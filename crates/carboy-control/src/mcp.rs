@@ -19,7 +19,7 @@ mod tool;
 
 use std::time::Duration;
 
-use carboy_core::ports::Later;
+use carboy_core::ports::{Conversation, Later};
 use carboy_core::verdict::Reason;
 use serde_json::Value;
 
@@ -76,10 +76,20 @@ pub enum McpError {
     Refused(Reason),
 }
 
+/// One question to a server.
+pub(crate) struct Question {
+    pub(crate) method: &'static str,
+    pub(crate) params: Value,
+    /// How long its result is waited for.
+    pub(crate) wait: Duration,
+    /// For whom it is asked.
+    pub(crate) conversation: Option<Conversation>,
+}
+
 /// A connection to a server.
 pub(crate) trait Transport: Send + Sync {
     /// Asks, and waits so long for the result.
-    fn ask(&self, method: &'static str, params: Value, wait: Duration) -> Later<'_, Result<Value, McpError>>;
+    fn ask(&self, question: Question) -> Later<'_, Result<Value, McpError>>;
 
     /// Tells, and expects no answer.
     fn tell(&self, method: &'static str, params: Value) -> Later<'_, Result<(), McpError>>;

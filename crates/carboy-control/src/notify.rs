@@ -88,6 +88,9 @@ struct Message {
     at_ms: u64,
 }
 
+/// What secrets are looked for now; `None` where nobody can tell.
+pub(crate) type LookedFor = Box<dyn Fn() -> Option<Detectors> + Send + Sync>;
+
 /// What it is made of.
 pub struct Notifying {
     /// The settings.
@@ -105,7 +108,7 @@ pub struct Notifying {
     /// What shows a notice on the desktop; looked for before the program starts.
     pub desktop: Result<Program, String>,
     /// What is looked for now; none when that cannot be known.
-    pub looked_for: Box<dyn Fn() -> Option<Detectors> + Send + Sync>,
+    pub looked_for: LookedFor,
     /// Where each message is written down before it is sent, and a failure, once.
     pub audit: Arc<AuditLog>,
     /// As whom.
@@ -350,15 +353,15 @@ fn sending(parts: &Notifying, message: &Message, findings: Vec<String>) -> Event
 }
 
 /// A text as it may leave this machine.
-struct Cleaned {
-    text: String,
+pub(crate) struct Cleaned {
+    pub(crate) text: String,
     /// What was taken out of it: rules and fingerprints.
     findings: Vec<String>,
 }
 
 /// Takes secrets out, then makes it short: half a secret would not be recognised. A program that may reach nobody could
 /// otherwise ring with a key in its words, and the webhook would carry it out.
-fn clean(looked_for: Option<&Detectors>, text: &str) -> Cleaned {
+pub(crate) fn clean(looked_for: Option<&Detectors>, text: &str) -> Cleaned {
     let Some(detectors) = looked_for else {
         return Cleaned { text: "[words withheld: they cannot be searched for secrets]".into(), findings: Vec::new() };
     };

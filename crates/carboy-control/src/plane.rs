@@ -9,15 +9,16 @@ use std::sync::Arc;
 use carboy_core::audit::{ChainKey, Subject};
 use carboy_core::ids::RunId;
 use carboy_core::ports::{Clock, SecretSource};
-use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, Learning};
+use carboy_egress::{Gateway, GatewayConfig, Learning};
 use carboy_manifest::Effective;
 use carboy_store::audit::AuditLog;
 use carboy_store::controller::ClientEvents;
 
 use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
+use crate::descriptors;
 use crate::home::Home;
-use crate::notify::{DESKTOP_PROGRAM, Notifier, Notifying};
+use crate::notify::{DESKTOP_PROGRAM, LookedFor, Notifier, Notifying};
 use crate::registry::RunRecord;
 use crate::session::{First, Session};
 use crate::supervisor::keeping::Kept;
@@ -92,11 +93,17 @@ impl Plane {
             ledger: kept.ledger(),
             clock: Arc::new(SystemClock),
             learning: Learning::Off,
-            limits: GatewayLimits::default(),
+            limits: descriptors::gateway_limits(),
         });
         let gateway = gateway.map_err(|e| RunError::from(AuthorityError::from(e)))?;
         look_for_renewed(&vault, &gateway, fingerprint_key);
         Ok(Plane { run, started_ms, subject, audit, vault, ca_pem, fingerprint_key, gateway, kept, pushes })
+    }
+
+    /// The secrets of this run as they are known whenever it is asked; `None` where nobody can tell.
+    pub(crate) fn looked_for(&self) -> LookedFor {
+        let (known, fingerprint_key) = (self.vault.clone(), self.fingerprint_key);
+        Box::new(move || detectors(fingerprint_key, &known).ok())
     }
 
     /// What calls the operator when nobody is there.
@@ -108,9 +115,8 @@ impl Plane {
     ) -> Arc<Notifier> {
         let settings = effective.settings.notify.value.clone();
         let token = settings.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
-        let (known, fingerprint_key) = (self.vault.clone(), self.fingerprint_key);
         Notifier::open(Notifying {
-            looked_for: Box::new(move || detectors(fingerprint_key, &known).ok()),
+            looked_for: self.looked_for(),
             token: token.and_then(|name| self.vault.current(name)),
             settings,
             upstreams: effective.settings.upstreams.clone(),

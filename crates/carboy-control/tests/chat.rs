@@ -4,6 +4,8 @@
 
 #[path = "support/shop.rs"]
 mod shop;
+#[path = "chat/webhooks.rs"]
+mod webhooks;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -146,6 +148,59 @@ async fn u3_stop_without_more_asks_it_to_end_and_whoever_waits_hears_of_the_end(
     assert!(put(&host, Question::Watch).await.unwrap_err().contains("no program's terminal"));
     let run = end(host).await.run;
     assert!(waiting.await.unwrap().contains(&run));
+}
+
+/// A tool that breaks, and says why in words of its own.
+struct Breaks;
+
+#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+struct Nothing {}
+
+impl carboy_agent::Handler for Breaks {
+    type Args = Nothing;
+    const NAME: &'static str = "look";
+    const DESCRIPTION: &'static str = "Looks.";
+    const EFFECT: carboy_agent::Effect = carboy_agent::Effect::Read;
+
+    fn check(&self, args: Nothing) -> Result<Nothing, carboy_agent::InvalidArguments> {
+        Ok(args)
+    }
+
+    fn call<'a>(
+        &'a self,
+        _: carboy_agent::Call<'a>,
+        _: Nothing,
+    ) -> carboy_core::ports::Later<'a, Result<carboy_agent::Output, carboy_agent::ToolError>> {
+        let particulars = format!("the shelf said 500 to the key {KEY}");
+        Box::pin(std::future::ready(Err(carboy_agent::ToolError::Failed { particulars })))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g83_g66_why_a_tool_failed_is_a_line_for_the_operator_with_session_and_turn_and_without_a_secret() {
+    let shop = Shop::scripted("look", carboy_sim::Reply::tool("look", serde_json::json!({}))).await;
+    let heard = Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
+    let lines = heard.clone();
+    let mut request = shop.request(&[(KEY_NAME, KEY)]);
+    request.spec.tools = vec![carboy_core::chat::ToolSource::Application];
+    request.application = vec![carboy_agent::handler::tool(Breaks)];
+    request.lines = Arc::new(move |line: &str| lines.lock().unwrap().push(line.to_owned()));
+    let host = ChatHost::start(request).await.unwrap();
+    ask(&host, "look").await.unwrap();
+    end(host).await;
+    let heard = heard.lock().unwrap().clone();
+    let [line] = &heard[..] else { panic!("{heard:?}") };
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&line["event"], &line["tool"], &line["turn"]), (&"tool_failed".into(), &"look".into(), &1.into()));
+    let particulars = line["particulars"].as_str().unwrap();
+    assert!(particulars.starts_with("the shelf said 500") && !particulars.contains(KEY), "{particulars}");
+    let log = shop.log();
+    // One conversation is followed through the log: its turn, its tool, its calls of the model (U3).
+    for action in ["turn_started", "tool_error", "request", "answer", "turn_ended"] {
+        let entry = log.iter().find(|entry| entry.text("action") == Some(action)).expect(action);
+        assert_eq!(entry.detail("session"), Some(&line["session"]), "{action}");
+        assert_eq!(entry.detail("turn").and_then(|turn| turn.as_u64()), Some(1), "{action}");
+    }
 }
 
 /// A controller of the home, in this process.

@@ -39,9 +39,21 @@ pub struct ChatSpec {
     /// What a reply must keep to.
     pub reply: ReplySpec,
     /// Where feedback and hand-offs are told, besides the log.
-    pub webhooks: Vec<Webhook>,
+    pub webhooks: Option<Webhooks>,
     /// Sites that may show the chat in a frame (origins), none by default.
     pub frame_ancestors: Vec<String>,
+    /// Whether whoever is served may read its file.
+    pub architecture: SourcePage,
+}
+
+/// Whether the service shows the page of an agent's file (`/architecture`): its prompt and the code of its tools.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourcePage {
+    /// It does not.
+    #[default]
+    Hidden,
+    /// It does, to everybody who reaches it.
+    Shown,
 }
 
 /// The model that answers, and where.
@@ -386,6 +398,17 @@ pub enum GroundingScope {
     Session,
 }
 
+/// What servers of the operator's are told, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhooks {
+    /// Each at most once for each event.
+    pub hooks: Vec<Webhook>,
+    /// The key that messages are signed with.
+    pub secret: SecretName,
+    /// How often one message is sent, the first time included, before it is given up.
+    pub attempts_max: u32,
+}
+
 /// Something told to a server of the operator's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {
@@ -406,4 +429,14 @@ pub enum WebhookEvent {
     HandOff,
     /// A person judged a reply.
     Feedback,
+}
+
+impl WebhookEvent {
+    /// As files, messages and the log have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WebhookEvent::HandOff => "hand_off",
+            WebhookEvent::Feedback => "feedback",
+        }
+    }
 }

@@ -97,6 +97,30 @@ pub struct OutboundRequest {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
+    /// For whom it is made, where it is for somebody: the log names it.
+    pub conversation: Option<Conversation>,
+    /// What it is for.
+    pub errand: Errand,
+}
+
+/// What a request of ours is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Errand {
+    /// A model or a tool: closed in by whatever closes the routes.
+    #[default]
+    Work,
+    /// To tell somebody of the operator's. A spent budget closes the routes to work and not to this: it is when somebody has
+    /// to be told. What an operator closes is closed to it as well.
+    Notice,
+}
+
+/// A turn of a conversation, as the log calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// The session, as a short keyed hash.
+    pub session: String,
+    /// The turn, from 1; 0 before there is one.
+    pub turn: u32,
 }
 
 /// The head of what came back, and its body as it arrives.

@@ -21,6 +21,9 @@ use crate::record::Exchange;
 use crate::resets::{Faults, Watched};
 use crate::upstream::Pool;
 
+/// How often within the time that an answer may be left unread it is looked at.
+const LOOKS: u32 = 4;
+
 /// How long a client may take to read the end of a stream that was ended for it.
 const CLOSING_WAIT_MAX: Duration = Duration::from_millis(250);
 
@@ -105,6 +108,22 @@ impl Flow {
         *self.goes_on.lock().expect("no panic under this lock") = Some(relay);
     }
 
+    /// Answers that its client has left unread for too long, each told why it ends. A client that does not read stops the
+    /// connection that it asked on, so nothing of that connection gets on any more.
+    fn left_unread(&self) -> bool {
+        let open = self.open.lock().expect("no panic under this lock");
+        let most = self.gateway.limits.unread;
+        let unread = open.iter().filter_map(Weak::upgrade).filter(|exchange| {
+            let left = !exchange.has_ended() && self.gateway.taps.is_unread(exchange.number(), most);
+            if left {
+                let detail = format!("its client read nothing of the answer for {most:?}");
+                exchange.cut_off(Denial::new(Reason::LimitReached, detail));
+            }
+            left
+        });
+        unread.count() > 0
+    }
+
     /// E2: would these routes refuse the host, or an exchange that is open now?
     fn withdrawn(&self, routes: &RouteSet) -> bool {
         if routes.host_permit(&self.host, self.port).into_result().is_err() {
@@ -173,6 +192,10 @@ impl Flow {
                     .initial_stream_window_size(limits.stream_window_bytes)
                     .initial_connection_window_size(limits.connection_window_bytes)
                     .max_concurrent_streams(limits.streams_max)
+                    .max_frame_size(limits.frame_bytes_max)
+                    .max_send_buf_size(limits.send_buffer_bytes)
+                    .max_pending_accept_reset_streams(limits.reset_streams_max)
+                    .max_local_error_reset_streams(limits.refused_streams_max)
                     .max_header_list_size(limits.head_bytes_max as u32)
                     // RFC 8441: a WebSocket that no route allows is refused in words, and not by a reset that nobody reads.
                     .enable_connect_protocol()
@@ -190,6 +213,7 @@ impl Flow {
                     .header_read_timeout(limits.idle)
                     .max_headers(limits.headers_max)
                     .max_header_size(limits.head_bytes_max)
+                    .max_buf_size(limits.connection_buffer_bytes)
                     .auto_date_header(false);
                 let io = TokioIo::new(stream);
                 let connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
@@ -213,6 +237,9 @@ impl Flow {
     {
         let mut law = self.gateway.watch_law();
         let idle = self.gateway.limits.idle;
+        // A look now and then is enough: what is left unread waits for nobody.
+        let unread = self.gateway.limits.unread;
+        let mut look_at = Instant::now() + unread;
         let (mut quiet_at, mut seen) = (Instant::now() + idle, 0);
         loop {
             tokio::select! {
@@ -240,6 +267,12 @@ impl Flow {
                     if self.withdrawn(&now.routes) {
                         return;
                     }
+                }
+                () = sleep_until(look_at) => {
+                    if self.left_unread() {
+                        return;
+                    }
+                    look_at = Instant::now() + unread / LOOKS;
                 }
                 () = sleep_until(quiet_at) => {
                     // HTTP/2 has no idle limit of its own; an answer that still flows is not disturbed by this.

@@ -278,7 +278,7 @@ mod tests {
         let hex: String = fake.bytes().map(|b| format!("{b:02x}")).collect();
         for label in [fake.to_owned(), split, hex] {
             let query = query_bytes(&format!("{label}.w.example."), RecordType::A);
-            let reply = answer(&query, &routes(&["*.w.example"]), &mut NamePool::new(16, 4), &detectors, Learning::Off);
+            let reply = answer(&query, &routes(&["*.w.example"]), &mut pool(4), &detectors, Learning::Off);
             let refusal = reply.refusal.expect("refused");
             assert_eq!(refusal.denial.reason, Reason::PlaceholderMisplaced, "{label}");
             assert!(!refusal.name.contains(fake) && !refusal.denial.detail.contains(fake));

@@ -9,7 +9,7 @@ use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::finding::{Detector, Location};
 use carboy_core::host::Host;
 use carboy_core::ids::RefusalId;
-use carboy_core::ports::{AuditSink, Clock, Ledger, SecretSource};
+use carboy_core::ports::{AuditSink, Clock, Errand, Ledger, SecretSource};
 use carboy_core::route::RouteSet;
 use carboy_core::upstream::Upstreams;
 use carboy_core::verdict::{Denial, Reason};
@@ -114,6 +114,15 @@ pub(crate) struct Law {
     /// Every route is closed for this reason until they are opened again.
     closed: Option<Denial>,
     pub(crate) cut: bool,
+}
+
+impl Law {
+    /// A spent budget closes nothing to a notice: it costs no token, and a route that does is refused by its budget all the
+    /// same.
+    fn closed_to(&self, errand: Errand) -> Option<&Denial> {
+        let notice = |denial: &&Denial| errand == Errand::Notice && denial.reason == Reason::BudgetExhausted;
+        self.closed.as_ref().filter(|denial| !notice(denial))
+    }
 }
 
 /// See [`Gateway::unsettled`].
@@ -250,11 +259,16 @@ impl Gateway {
 
     /// The routes in force, unless the run is ending or they are closed.
     pub(crate) fn routes_now(&self) -> Result<Arc<RouteSet>, Denial> {
+        self.routes_for(Errand::Work)
+    }
+
+    /// The same for a request that is for this.
+    pub(crate) fn routes_for(&self, errand: Errand) -> Result<Arc<RouteSet>, Denial> {
         let law = self.law.borrow();
         if law.cut {
             return Err(stopping());
         }
-        law.closed.clone().map_or_else(|| Ok(law.routes.clone()), Err)
+        law.closed_to(errand).map_or_else(|| Ok(law.routes.clone()), |denial| Err(denial.clone()))
     }
 
     /// The routes, whether they are open or not: what has a name, and what speaks which format.
@@ -265,13 +279,24 @@ impl Gateway {
 
     /// Why every route is closed, if they are.
     pub(crate) fn closed_by(&self) -> Option<Denial> {
-        self.law.borrow().closed.clone()
+        self.closed_to(Errand::Work)
+    }
+
+    /// Why every route is closed to what is for this, if they are.
+    pub(crate) fn closed_to(&self, errand: Errand) -> Option<Denial> {
+        self.law.borrow().closed_to(errand).cloned()
     }
 
     /// Waits until every route is closed.
     pub(crate) async fn closing(&self) -> Denial {
+        self.closing_to(Errand::Work).await
+    }
+
+    /// Waits until every route is closed to what is for this.
+    pub(crate) async fn closing_to(&self, errand: Errand) -> Denial {
         let mut law = self.watch_law();
-        match law.wait_for(|law| law.closed.is_some()).await.map(|law| law.closed.clone()) {
+        let closed = law.wait_for(|law| law.closed_to(errand).is_some()).await;
+        match closed.map(|law| law.closed_to(errand).cloned()) {
             Ok(Some(denial)) => denial,
             // The sender is this gateway's own.
             Ok(None) | Err(_) => std::future::pending().await,

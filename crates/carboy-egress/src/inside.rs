@@ -13,7 +13,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use carboy_core::host::Host;
-use carboy_core::ports::{Later, Outbound, OutboundAnswer, OutboundBody, OutboundError, OutboundRequest};
+use carboy_core::ports::{
+    Conversation, Errand, Later, Outbound, OutboundAnswer, OutboundBody, OutboundError, OutboundRequest,
+};
 use carboy_core::verdict::{Denial, Reason};
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
@@ -34,8 +36,31 @@ const HOSTS_MAX: usize = 64;
 /// The port that is not named in `Host`.
 const HTTPS_PORT: u16 = 443;
 
-/// Why a request of ours was refused, or its answer cut; the first reason stays.
-pub(crate) type Told = OnceLock<Reason>;
+/// What is known of a request of ours besides what it asks for.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// Why it was refused, or its answer cut; the first reason stays.
+    reason: OnceLock<Reason>,
+    /// For whom it was made.
+    pub(crate) conversation: Option<Conversation>,
+    /// What it is for.
+    errand: Errand,
+}
+
+impl Told {
+    /// The first reason is what ended it.
+    pub(crate) fn set(&self, reason: Reason) {
+        let _ = self.reason.set(reason);
+    }
+
+    pub(crate) fn errand(&self) -> Errand {
+        self.errand
+    }
+
+    fn get(&self) -> Option<&Reason> {
+        self.reason.get()
+    }
+}
 
 /// See the module.
 struct Inside {
@@ -66,6 +91,7 @@ impl Outbound for Inside {
 impl Inside {
     async fn exchange(&self, request: OutboundRequest) -> Result<OutboundAnswer, OutboundError> {
         let (host, port) = (request.host.clone(), request.port);
+        let (conversation, errand) = (request.conversation.clone(), request.errand);
         let request = written(request)?;
         let Ok(place) = self.gateway.connections.clone().try_acquire_owned() else {
             let detail = format!("{} connections at once", self.gateway.limits.connections_max);
@@ -73,7 +99,7 @@ impl Inside {
             return Err(OutboundError::Refused(Reason::LimitReached));
         };
         self.gateway.count(|stats| stats.connections += 1);
-        let told = Arc::new(Told::new());
+        let told = Arc::new(Told { conversation, errand, ..Told::default() });
         let pool = self.pool(&host, port);
         let flow = Flow::of_ours(self.gateway.clone(), host, port, pool, told.clone());
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
@@ -120,7 +146,7 @@ impl Inside {
 
 /// As it goes down the pipe.
 fn written(request: OutboundRequest) -> Result<Request<Full<Bytes>>, OutboundError> {
-    let OutboundRequest { method, host, port, path, headers, body } = request;
+    let OutboundRequest { method, host, port, path, headers, body, conversation: _, errand: _ } = request;
     let name = match &host {
         Host::V6(v6) => format!("[{v6}]"),
         Host::Name(_) | Host::V4(_) => host.to_string(),

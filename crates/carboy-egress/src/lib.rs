@@ -38,6 +38,7 @@ pub mod learn;
 mod limits;
 mod linger;
 mod listener;
+mod messages;
 mod metering;
 mod name_server;
 mod names;
@@ -53,6 +54,7 @@ mod request;
 mod reserve;
 mod resets;
 mod signed;
+mod speaks;
 pub mod standing;
 pub mod stats;
 #[cfg(test)]

@@ -16,30 +16,27 @@ use carboy_core::verdict::{Denial, Reason};
 use crate::alert::finding_words;
 use crate::dns::Refusal;
 use crate::gateway::{Gateway, refusal_id};
+use crate::listener::is_closed;
 use crate::repeats::Note;
 
 /// Largest datagram that is read; RFC 1035 names and EDNS options need far less.
 const DATAGRAM_BYTES_MAX: usize = 4096;
-/// Errors of the port in a row after which it is given up.
-const PORT_ERRORS_MAX: u32 = 100;
-/// Pause after such an error.
+/// Pause after an error of the port.
 const PORT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Gateway {
     /// Answers the bottle's DNS queries until the port fails for good. Run it as its own task.
     pub async fn serve_dns_udp(self: &Arc<Self>, port: Arc<dyn DatagramPort>) {
         let mut buffer = vec![0_u8; DATAGRAM_BYTES_MAX];
-        let mut errors = 0;
-        while errors < PORT_ERRORS_MAX {
+        loop {
             let (length, peer, local) = match port.receive(&mut buffer).await {
                 Ok(got) => got,
+                Err(error) if is_closed(&error) => return,
                 Err(_) => {
-                    errors += 1;
                     sleep(PORT_PAUSE).await;
                     continue;
                 }
             };
-            errors = 0;
             // With all places taken the query is dropped; resolvers ask again.
             let Ok(one) = self.dns_pending.clone().try_acquire_owned() else { continue };
             let reply = self.answer_dns(&buffer[..length]);

@@ -23,6 +23,7 @@ use hyper::body::Incoming;
 
 use crate::body::{Gate, Gated, OutBody};
 use crate::inject::{self, Own};
+use crate::messages;
 use crate::placeholder::Lifted;
 use crate::record::Exchange;
 use crate::request::{Routed, target};
@@ -79,6 +80,7 @@ impl Routed {
         refuse_long(&body, route.route())?;
         let used = reserve::classify(&head, &permit, &route, socket.as_ref())?;
         let codings = codings_of(&head.headers)?;
+        messages::settle(&mut head.headers).map_err(|denial| denial.by(&route.route().id))?;
         let keep = match used {
             Use::Metered(_) => Keep::Decoded,
             Use::Unmetered(_) => Keep::AsSent,

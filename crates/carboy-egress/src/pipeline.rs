@@ -42,7 +42,7 @@ pub(crate) async fn handle(flow: Arc<Flow>, request: Request<Incoming>) -> Resul
     let astray = gateway.routes_known().ok().and_then(|routes| astray(&request, flow.host(), &routes, &gateway));
     let passed = tokio::select! {
         biased;
-        denial = gateway.closing() => Err(denial), // what is under way ends here, and its hold with it
+        denial = gateway.closing_to(exchange.errand()) => Err(denial), // what is under way ends here, and its hold with it
         passed = pass(&flow, request, &exchange) => passed,
     };
     match passed {
@@ -57,7 +57,7 @@ pub(crate) async fn handle(flow: Arc<Flow>, request: Request<Incoming>) -> Resul
 
 async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>) -> Result<Response<Screened>, Denial> {
     let gateway = flow.gateway();
-    let routes = gateway.routes_now()?;
+    let routes = gateway.routes_for(exchange.errand())?;
 
     exchange.placed()?;
     let request = learn::look(request, flow, &routes, exchange).await?;
@@ -70,7 +70,7 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
     let reserved = scanned.reserve(flow, &routes).await?;
     let credentialed = reserved.credential(&*gateway.secrets, &gateway.dialer, flow.pool().inside())?;
 
-    let now = gateway.routes_now()?;
+    let now = gateway.routes_for(exchange.errand())?;
     if now.generation() != routes.generation() && !exchange.stands(&now) {
         return Err(Denial::new(Reason::RequestNotAllowed, "its route was withdrawn while the request was read"));
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use carboy_core::audit::{Event, Outcome};
 use carboy_core::finding::Detector;
 use carboy_core::host::Host;
-use carboy_core::ports::{Outbound, OutboundAnswer, OutboundError, OutboundRequest};
+use carboy_core::ports::{Conversation, Errand, Outbound, OutboundAnswer, OutboundError, OutboundRequest};
 use carboy_core::route::{OnMatch, PathMatch, RequestMatch, Route, RouteSet};
 use carboy_core::verdict::{Denial, Reason};
 use carboy_egress::GatewayLimits;
@@ -29,6 +29,8 @@ fn to(host: &str, path: &str, body: impl Into<Vec<u8>>) -> OutboundRequest {
         path: path.into(),
         headers: vec![("content-type".into(), "application/json".into())],
         body: body.into(),
+        conversation: None,
+        errand: Errand::Work,
     }
 }
 
@@ -125,7 +127,9 @@ async fn u1_a_chat_agents_http_tool_call_passes_the_same_steps_and_is_scanned_bo
     };
     let bench = Bench::with(Kind::Tls(&["h2", "http/1.1"]), vec![tools], origin, echo, GatewayLimits::default()).await;
     let outbound = bench.gateway.outbound();
-    let call = to(HOST, "/mcp", r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#);
+    let conversation = Some(Conversation { session: "c4a10b".into(), turn: 3 });
+    let call =
+        OutboundRequest { conversation, ..to(HOST, "/mcp", r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#) };
     let text = read(sent(&outbound, call.clone()).await).await.unwrap();
     // The upstream had the key; the agent did not get to see it.
     assert!(text.starts_with(r#"{"you":"Bearer"#) && !text.contains(SECRET), "{text}");
@@ -147,6 +151,16 @@ async fn u1_a_chat_agents_http_tool_call_passes_the_same_steps_and_is_scanned_bo
     assert_eq!(bench.origin.received().len(), 1, "nothing that was refused left");
     let allowed = bench.log.wait(|event| event.action == "request" && event.result == Outcome::Allowed).await;
     assert_eq!(detail(&allowed, "path").as_deref(), Some("/mcp"));
+    // Whoever reads the log can follow one conversation through it (U3); what is asked for nobody names none.
+    let answer = bench.log.wait(|event| event.action == "answer").await;
+    let port = bench.log.wait(|event| event.details.get("reason") == Some(&"port_not_allowed".into())).await;
+    for event in [&allowed, &answer, &port] {
+        let whose = (detail(event, "session"), detail(event, "turn"));
+        assert_eq!(whose, (Some("c4a10b".into()), Some("3".into())), "{event:?}");
+    }
+    let nobodys = bench.log.wait(|event| event.details.get("reason") == Some(&"host_not_allowed".into())).await;
+    assert_eq!(detail(&nobodys, "session"), None);
+    assert_eq!(bench.origin.received()[0].headers.get("session"), None, "no field of the request says it");
 }
 
 #[tokio::test]
@@ -301,4 +315,29 @@ async fn a_gateway_that_ends_refuses_and_a_request_that_is_none_is_not_sent() {
         Err(error) => assert_eq!(error, OutboundError::Refused(Reason::Stopping)),
     }
     assert_eq!(bench.origin.received().len(), 1);
+}
+
+#[tokio::test]
+async fn g92_u2_a_spent_budget_closes_the_routes_to_work_and_not_to_a_notice_and_an_operator_closes_both() {
+    let origin = Arc::<Origin>::default();
+    let answer = recording(origin.clone(), |_| Response::new(full("{}")));
+    let bench =
+        Bench::with(Kind::Tls(&["http/1.1"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
+    let outbound = bench.gateway.outbound();
+    let work = to(HOST, "/hook", "{}");
+    let notice = OutboundRequest { errand: Errand::Notice, ..work.clone() };
+    for (closed, to_notice) in [(Reason::BudgetExhausted, None), (Reason::CutOff, Some(Reason::CutOff))] {
+        bench.gateway.cut_off(Denial::new(closed, "by the test"));
+        assert_eq!(sent(&outbound, work.clone()).await.refused, Some(closed));
+        let answer = sent(&outbound, notice.clone()).await;
+        assert_eq!(answer.refused, to_notice, "{closed:?}");
+        if to_notice.is_none() {
+            assert_eq!((answer.status, read(answer).await.unwrap().as_str()), (200, "{}"));
+        }
+        bench.gateway.restore();
+    }
+    assert_eq!(bench.origin.received().len(), 1, "nothing that was refused left");
+    bench.gateway.shutdown();
+    let answer = outbound.send(notice).await;
+    assert!(answer.map_or(true, |answer| answer.refused == Some(Reason::Stopping)), "the end is the end");
 }

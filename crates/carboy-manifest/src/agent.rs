@@ -6,7 +6,7 @@ use carboy_core::audit::{hex, sha256};
 use carboy_core::ids::{AgentName, BottleName};
 use serde::Serialize;
 
-use crate::budget::{self, Amounts};
+use crate::budget::{self, Spending};
 use crate::chat::{self, ChatPart};
 use crate::diagnostic::{Code, Diagnostics, Position, excerpt, listed};
 use crate::files::Places;
@@ -38,7 +38,6 @@ const BOTTLE_KEYS: &[&str] = &[
     "shutdown",
     "supervise",
     "warn",
-    "window",
     "workspace",
 ];
 
@@ -54,7 +53,7 @@ pub struct Agent {
     /// Who commits; its fields win over the bottle's.
     pub(crate) git_user: UserPart,
     /// What it may spend.
-    pub(crate) budget: Amounts,
+    pub(crate) budget: Spending,
     /// What stands below the front matter; of a chat agent without its chunks.
     pub prompt: String,
     /// `kind: chat`
@@ -112,7 +111,7 @@ fn read_in(scope: &mut Scope<'_>, name: AgentName, bytes: &[u8]) -> Option<Agent
     };
     let bottle = find(&root, "bottle").and_then(|node| bottle(scope, node));
     let git_user = find(&root, "git-gate").map(|node| agent_git_user(scope, node)).unwrap_or_default();
-    let budget = budget::amounts_of(scope, &root, "budget");
+    let budget = budget::spending(scope, &root);
     let sha256 = hex(&sha256(bytes));
     let prompt = chat.as_ref().map_or(prompt, |chat| chat.system.clone());
     Some(Agent { name, file: scope.file.to_path_buf(), bottle, git_user, budget, prompt, chat, sha256 })

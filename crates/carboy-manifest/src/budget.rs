@@ -106,7 +106,23 @@ pub(crate) struct AgentBudget {
     pub(crate) scope: BudgetScope,
     /// A repository's binds beside the others and replaces none (M39).
     pub(crate) kind: CapKind,
+    pub(crate) spending: Spending,
+}
+
+/// `budget` and `window` of an agent's file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spending {
     pub(crate) amounts: Amounts,
+    /// Where it says none, that of its bottle holds.
+    pub(crate) window: Option<Said<Window>>,
+}
+
+/// The same of a file.
+pub(crate) fn spending(scope: &mut Scope<'_>, root: &[Entry]) -> Spending {
+    Spending {
+        amounts: amounts_of(scope, root, "budget"),
+        window: find(root, "window").and_then(|node| window::window(scope, node)),
+    }
 }
 
 /// What a `settings.yml` says.

@@ -35,6 +35,7 @@ pub use carboy_core::chat::ChatSpec;
 pub use dotenv::Dotenv;
 pub use file::{ChatFile, Whose};
 pub use knobs::{KNOBS, Knob, KnobKind, Stricter, defaults_table};
+pub use outward::WEBHOOK_SECRET;
 pub use resolve::{Flags, Origins, Preset, Resolved, Surroundings, resolve};
 pub use view::ChatView;
 

@@ -77,7 +77,7 @@ pub(crate) const BOTTLE: Keys = Keys {
     ],
 };
 
-pub(crate) const AGENT: Keys = Keys::only(&["bottle", "budget", "git-gate", "kind"]);
+pub(crate) const AGENT: Keys = Keys::only(&["bottle", "budget", "git-gate", "kind", "window"]);
 
 /// `kind: chat`
 pub(crate) const CHAT: Keys = Keys::only(&[
@@ -95,9 +95,11 @@ pub(crate) const CHAT: Keys = Keys::only(&[
     "reply",
     "requires",
     "screening",
+    "serve",
     "title",
     "tools",
     "webhooks",
+    "window",
 ]);
 pub(crate) const CHAT_AUTHORIZE: Keys = Keys::only(&["allow", "deny", "roles", "users", "when"]);
 pub(crate) const CHAT_CHUNK: Keys = Keys::only(&["chunk"]);
@@ -171,9 +173,10 @@ pub(crate) const CHAT_SETTINGS: Keys = Keys::only(&[
     "turn_wait_ms",
     "turns_max",
 ]);
+pub(crate) const CHAT_SERVE: Keys = Keys::only(&["architecture"]);
 pub(crate) const CHAT_SIGNED_HEADER: Keys = Keys::only(&["header", "max_age", "secret"]);
 pub(crate) const CHAT_TOOL: Keys = Keys::only(&["mcp", "script"]);
-pub(crate) const CHAT_WEBHOOKS: Keys = Keys::only(&["feedback", "hand_off"]);
+pub(crate) const CHAT_WEBHOOKS: Keys = Keys::only(&["attempts", "feedback", "hand_off", "secret", "token_env"]);
 
 pub(crate) const ROUTE: Keys = Keys {
     allowed: &[
@@ -267,6 +270,7 @@ mod tests {
             &CHAT_REQUIRE,
             &CHAT_SCREENING,
             &CHAT_SCRIPT,
+            &CHAT_SERVE,
             &CHAT_SIGNED_HEADER,
             &CHAT_TOOL,
             &CHAT_WEBHOOKS,

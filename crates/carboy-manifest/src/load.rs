@@ -16,7 +16,7 @@ use carboy_core::route::RouteSet;
 pub use reread::{Reread, reread};
 
 use crate::agent::{self, Agent, RepositoryAgent};
-use crate::budget::{AgentBudget, Amounts, Budgets, RunBudget, together, too_many};
+use crate::budget::{AgentBudget, Budgets, RunBudget, Spending, together, too_many};
 use crate::built_in;
 use crate::chain::Chains;
 use crate::chat::ChatFile;
@@ -202,16 +202,16 @@ fn wanted_of(bottles: &[BottleName]) -> Vec<Wanted> {
 
 /// M39: a repository's agent is another scope than one of the user's of the same name, and its budget binds beside the
 /// others instead of replacing them.
-fn agent_budget(name: &AgentName, file: &Path, amounts: Amounts, whose: Whose) -> AgentBudget {
+fn agent_budget(name: &AgentName, file: &Path, spending: Spending, whose: Whose) -> AgentBudget {
     match whose {
         Whose::User | Whose::BuiltIn => {
-            AgentBudget { scope: Scope::Agent(name.to_string()), kind: CapKind::Budget, amounts }
+            AgentBudget { scope: Scope::Agent(name.to_string()), kind: CapKind::Budget, spending }
         }
         Whose::Repository => {
             let path = hex(&sha256(file.as_os_str().as_encoded_bytes()));
             // `@` stands in no agent's name.
             let scope = Scope::Agent(format!("{name}@{}", &path[..PATH_HASH_DIGITS]));
-            AgentBudget { scope, kind: CapKind::Ceiling, amounts }
+            AgentBudget { scope, kind: CapKind::Ceiling, spending }
         }
     }
 }

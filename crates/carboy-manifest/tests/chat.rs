@@ -2,10 +2,11 @@
 
 mod support;
 
+use carboy_core::budget::Window;
 use carboy_core::chat::{
     AuthorizationEffect, AuthorizationRule, BuiltInTool, ChatFormat, ChatLimits, ChatSpec, Confirm, Grounded,
-    GroundingScope, Identity, InjectionPattern, OutputFilter, Requirement, Screening, ToolSource, Webhook,
-    WebhookEvent,
+    GroundingScope, Identity, InjectionPattern, OutputFilter, Requirement, Screening, SourcePage, ToolSource, Webhook,
+    WebhookEvent, Webhooks,
 };
 use carboy_core::host::Host;
 use carboy_core::ids::SecretName;
@@ -76,7 +77,8 @@ screening:
   injection_patterns: [{regex: "free books?", category: fishing, confidence: "0.6"}]
   output_filters: [{regex: "INT-[0-9]{4}", replacement: "[REDACTED_INTERNAL]", type: internal_id, bytes_max: 8}]
 reply: {ids: ["BK-[0-9]{4}"], dates: true, scope: session, plain_text: true, off_topic: ["(?i)as an ai"]}
-webhooks: {hand_off: "https://hooks.example/hand-off", feedback: "https://hooks.example:8443/f"}
+webhooks: {hand_off: "https://hooks.example/hand-off", feedback: "https://hooks.example:8443/f", secret: HOOKS, attempts: 3}
+serve: {architecture: true}
 frame_ancestors: ["https://shop.example", "http://localhost:3000"]
 budget: 2M"#;
 
@@ -148,10 +150,9 @@ fn a_chat_agents_file_is_read_whole_g88() {
     assert_eq!((reply.scope, reply.plain_text, reply.off_topic.len()), (GroundingScope::Session, true, 1));
     let hooks = Host::parse("hooks.example").unwrap();
     let hook = |on, port, path: &str| Webhook { on, host: hooks.clone(), port, path: path.into() };
-    assert_eq!(
-        spec.webhooks,
-        [hook(WebhookEvent::HandOff, 443, "/hand-off"), hook(WebhookEvent::Feedback, 8443, "/f")]
-    );
+    let to = vec![hook(WebhookEvent::HandOff, 443, "/hand-off"), hook(WebhookEvent::Feedback, 8443, "/f")];
+    assert_eq!(spec.webhooks, Some(Webhooks { hooks: to, secret: secret("HOOKS"), attempts_max: 3 }));
+    assert_eq!(spec.architecture, SourcePage::Shown);
     assert_eq!(spec.frame_ancestors, ["https://shop.example", "http://localhost:3000"]);
 }
 
@@ -266,6 +267,43 @@ fn a_model_of_ones_own_is_reached_where_it_is_and_gets_no_key() {
 }
 
 #[test]
+fn g92_webhooks_are_reached_by_routes_of_their_own_and_signed_with_a_key_that_has_a_name() {
+    let hooks =
+        "webhooks: {hand_off: \"https://h.example/x\", feedback: \"https://h.example/x\", token_env: HOOK_TOKEN}";
+    let loaded = load(&format!("{MODEL}{hooks}"), "Hi.").unwrap();
+    let spec = settled(&loaded);
+    assert_eq!(
+        spec.webhooks.as_ref().map(|hooks| (hooks.secret.as_str(), hooks.attempts_max)),
+        Some(("WEBHOOK_SECRET", 8))
+    );
+    assert_eq!(spec.architecture, SourcePage::Hidden, "nothing is shown unless its file says so");
+    let routes: Vec<_> =
+        loaded.routes.iter().map(|r| (r.host.to_string(), r.auth.as_ref().map(|a| a.secret.clone()))).collect();
+    let model = ("api.anthropic.com".to_owned(), Some(secret("ANTHROPIC_API_KEY")));
+    assert_eq!(routes, [model, ("h.example".to_owned(), Some(secret("HOOK_TOKEN")))], "one address is one route");
+    let secrets = loaded.chat.as_ref().unwrap().secrets();
+    assert!(secrets.contains(&secret("WEBHOOK_SECRET")) && secrets.contains(&secret("HOOK_TOKEN")));
+
+    // In a bottle of the user's, what is to be written stands in the error.
+    let agent = format!("---\n{MODEL}bottle: b\nwebhooks: {{hand_off: \"https://h.example:8443/x\"}}\n---\nHi.\n");
+    let bottle = ("bottles/b.md", "---\npresets: [anthropic]\n---\n");
+    let errors = load_files(&[("agents/shop.md", &agent), bottle]).unwrap_err();
+    let error = errors.iter().next().unwrap();
+    assert!(error.message.contains("no route names h.example port 8443"), "{}", error.message);
+    assert_eq!(error.fix, "add a route for h.example port 8443 (POST /x) to the bottle");
+}
+
+#[test]
+fn an_agents_budget_may_have_a_window_of_its_own() {
+    let with = |more: &str| {
+        let agent = format!("---\n{MODEL}budget: {{claude: 1M}}\n{more}---\nHi.\n");
+        load_files(&[("agents/shop.md", &agent)]).unwrap().budgets.caps.into_values().flatten().next().unwrap().window
+    };
+    assert_eq!(with(""), Window::Lifetime);
+    assert!(matches!(with("window: {calendar: day}\n"), Window::Calendar { .. }));
+}
+
+#[test]
 fn in_a_bottle_it_reaches_what_the_bottle_lets_it_and_takes_its_key_and_meter() {
     let agent = |more: &str| format!("---\n{MODEL}bottle: b\n{more}\n---\nHi.\n");
     let through = |bottle: &str, more: &str| {
@@ -370,6 +408,15 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_allowed_m11() {
             "webhooks: {hand_off: \"https://h.example/x?token=abc\"}",
             "`webhooks.hand_off` of agent `shop` is `https://h.example/x`",
         ),
+        ("webhooks: {secret: HOOKS}", "`webhooks` of agent `shop` names no address"),
+        ("webhooks: {hand_off: \"https://h.example\", secret: \"whsec_abc/def+\"}", "is not the name of a secret"),
+        ("webhooks: {hand_off: \"https://h.example\", attempts: 11}", "`webhooks.attempts` of agent `shop` is 11"),
+        (
+            "webhooks: {hand_off: \"http://127.0.0.1:9/x\", token_env: HOOK_TOKEN}",
+            "has `token_env` and is reached without TLS",
+        ),
+        ("serve: {architecture: yes please}", "not a boolean"),
+        ("serve: {page: true}", "`serve` of agent `shop` has an unknown key: `page`"),
         ("frame_ancestors: [\"*\"]", "`frame_ancestors` of agent `shop` names `*`"),
         ("frame_ancestors: [\"http://shop.example\"]", "`frame_ancestors` of agent `shop` names `http://shop.example`"),
         ("frame_ancestors: [\"https://shop.example/x\"]", "`frame_ancestors` of agent `shop` names"),

@@ -95,6 +95,7 @@ impl<T: Tools> Chat<T> {
             tools: &tools,
             messages: &self.history,
             output_tokens_max: 1_000,
+            conversation: None,
         };
         let mut deltas = Vec::new();
         match self.format {
@@ -742,6 +743,7 @@ async fn uncached_by_turn(turns: usize, threshold: usize) -> Vec<u64> {
             tools: &tools,
             messages: &history,
             output_tokens_max: 200,
+            conversation: None,
         };
         let got = post(sim.addr, "/v1/messages", &ANTHROPIC, anthropic::request(&prompt)).await;
         let mut reader = anthropic::Reader::new();

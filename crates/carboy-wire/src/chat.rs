@@ -12,6 +12,7 @@ pub mod fault;
 pub mod openai;
 mod reading;
 
+use carboy_core::ports::Conversation;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -107,6 +108,8 @@ pub struct Prompt<'a> {
     pub messages: &'a [Message],
     /// Most tokens of the answer.
     pub output_tokens_max: u32,
+    /// For whom, for the log of whoever sends it. No word of it is for the model.
+    pub conversation: Option<&'a Conversation>,
 }
 
 /// A piece of an answer as it streams.

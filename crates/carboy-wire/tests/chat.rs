@@ -430,7 +430,15 @@ fn conversation() -> Vec<Message> {
 }
 
 fn prompt<'a>(reminders: &'a [&'a str], tools: &'a [ToolSchema], messages: &'a [Message]) -> Prompt<'a> {
-    Prompt { model: "m", system: "You are a clerk.", reminders, tools, messages, output_tokens_max: 512 }
+    Prompt {
+        model: "m",
+        system: "You are a clerk.",
+        reminders,
+        tools,
+        messages,
+        output_tokens_max: 512,
+        conversation: None,
+    }
 }
 
 #[test]

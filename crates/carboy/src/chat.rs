@@ -13,6 +13,7 @@ mod banner;
 mod card;
 mod history;
 mod input;
+mod operator_log;
 mod page;
 mod request;
 mod session;
@@ -131,9 +132,10 @@ pub fn failure(error: ChatError) -> Failure {
             let failure = Failure::new(Exit::Config, &error);
             secret.next_step().into_iter().fold(failure, |failure, step| failure.hint(crate::report::printable(&step)))
         }
-        ChatError::NoModelKey { .. } | ChatError::NoSessionSecret { .. } | ChatError::Engine(_) => {
-            Failure::new(Exit::Config, &error)
-        }
+        ChatError::NoModelKey { .. }
+        | ChatError::NoSessionSecret { .. }
+        | ChatError::Engine(_)
+        | ChatError::Webhooks(_) => Failure::new(Exit::Config, &error),
         ChatError::Offline(_)
         | ChatError::Sessions(_)
         | ChatError::Shelf { .. }

@@ -51,6 +51,7 @@ impl Lookup for HostLookup {
 }
 
 /// What every command needs to know of the world.
+#[derive(Clone)]
 pub struct Environment {
     /// `CARBOY_HOME`.
     pub home: Home,

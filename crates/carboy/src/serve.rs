@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!  args ─▶ request ─▶ ChatHost ─▶ serve_host(listener) ── standard error: the address, a line of JSON for each request
-//!              └─▶ portrait or woven page ─▶ /architecture
+//!              └─▶ portrait or woven page ─▶ /architecture, where the agent's file says so
 //! ```
 //!
-//! *Must never* listen for other machines unless that was said, or say that it serves before the listener is bound.
+//! *Must never* listen for other machines unless that was said, say that it serves before the listener is bound, or show an
+//! agent's prompt and code to people whose operator has not said so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use carboy_control::chat::{ChatHost, Ending};
 use carboy_control::serve::{Architecture, Bytes, MetricsPage, OFFLINE, Opening, ServeError, serve_host};
 use carboy_control::summary::Ended;
+use carboy_core::chat::SourcePage;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -41,7 +43,6 @@ pub async fn serve(args: &ServeArgs, environment: Environment) -> Result<u8, Fai
             .hint("`--listen 127.0.0.1:8081` takes another port")
     })?;
     let address = listener.local_addr().map_err(|e| Failure::new(Exit::Failed, &e))?;
-    let architecture = architecture(&args.agent, &environment)?;
     let named = Named {
         verb: "serve",
         agent: Some(&args.agent),
@@ -52,7 +53,12 @@ pub async fn serve(args: &ServeArgs, environment: Environment) -> Result<u8, Fai
         thresholds: &args.thresholds,
         audit_log: args.audit_log.as_deref(),
     };
-    let host = ChatHost::start(look_up(&named, environment)?).await.map_err(failure)?;
+    let request = look_up(&named, environment.clone())?;
+    let architecture = match request.spec.architecture {
+        SourcePage::Hidden => None,
+        SourcePage::Shown => Some(architecture(&args.agent, &environment)?),
+    };
+    let host = ChatHost::start(request).await.map_err(failure)?;
     said(&host, args, address);
     let opening = Opening {
         trusted_proxies: args.trusted_proxies.clone(),
@@ -100,18 +106,20 @@ fn said(host: &ChatHost, args: &ServeArgs, address: std::net::SocketAddr) {
         say!("{}", palette.warn(&format!("{OFFLINE}: no provider is asked, and it knows no facts")));
     }
     let agent = printable(&args.agent);
-    say!(
-        "how it is made: http://{address}/architecture   what it does: carboy top   to end it: Ctrl-C, carboy stop {agent}"
-    );
+    let source = match host.engine().spec().architecture {
+        SourcePage::Hidden => String::new(),
+        SourcePage::Shown => format!("how it is made: http://{address}/architecture   "),
+    };
+    say!("{source}what it does: carboy top   to end it: Ctrl-C, carboy stop {agent}");
 }
 
 /// The page of the agent's source, where it is a document; else of who it is and what it may do.
-fn architecture(agent: &str, environment: &Environment) -> Result<Option<Architecture>, Failure> {
+fn architecture(agent: &str, environment: &Environment) -> Result<Architecture, Failure> {
     // A person's own file of that name is not that document.
     let own = portrait::is_written(agent, environment);
     if let Some([(_, page), files @ ..]) = applications::architecture(agent).filter(|_| !own) {
         let files = files.iter().map(|(name, text)| ((*name).to_owned(), Bytes::from_static(text))).collect();
-        return Ok(Some(Architecture { page: Bytes::from_static(page), files, policy: None }));
+        return Ok(Architecture { page: Bytes::from_static(page), files, policy: None });
     }
     let site = portrait::of(agent, PAGE, environment)?;
     let (mut page, mut files) = (Bytes::new(), BTreeMap::new());
@@ -122,7 +130,7 @@ fn architecture(agent: &str, environment: &Environment) -> Result<Option<Archite
             files.insert(name, text.into());
         }
     }
-    Ok(Some(Architecture { page, files, policy: None }))
+    Ok(Architecture { page, files, policy: None })
 }
 
 fn refused(error: ServeError) -> Failure {

@@ -440,3 +440,91 @@ fn g87_a_starter_is_checked_and_answers_with_its_script_in_a_bottle() {
     let wrong = desk.says(&["run", "shop", "--model", "offline"], "Where is my order SH-1002? I am eve@example.com\n");
     assert!(!wrong.out.contains("way"), "{wrong:?}");
 }
+
+/// One request of a webhook, as its server reads it; it is answered with 204.
+fn one_webhook() -> (u16, std::sync::mpsc::Receiver<String>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut text = String::new();
+        let mut piece = [0; 4096];
+        while !text.split_once("\r\n\r\n").is_some_and(|(_, body)| body.ends_with("}}")) {
+            let read = std::io::Read::read(&mut stream, &mut piece).unwrap();
+            text.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+        }
+        std::io::Write::write_all(&mut stream, b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        tell.send(text).unwrap();
+    });
+    (port, told)
+}
+
+#[test]
+fn g92_a_hand_off_at_the_terminal_is_posted_signed_and_a_bottle_without_its_route_is_an_error_that_says_what_to_write()
+{
+    let desk = Desk::with_provider(Script::default(), Duration::ZERO);
+    let (port, told) = one_webhook();
+    let agent = |more: &str| {
+        format!(
+            "---\nkind: chat\nmodel: claude-sonnet-4-5\nbudget: {{claude: 1}}\nwebhooks: {{hand_off: \"http://127.0.0.1:{port}/hand-off\"}}\n{more}---\nYou help.\n"
+        )
+    };
+    desk.write("home/agents/shop.md", &agent(""));
+    let talk = |secret: Option<&str>| {
+        let mut command = desk.carboy(&["run", "shop", "-q"]);
+        command.env("ANTHROPIC_API_KEY", KEY);
+        secret.into_iter().for_each(|secret| drop(command.env("WEBHOOK_SECRET", secret)));
+        ran(command, "When are you open?\n")
+    };
+    let without = talk(None);
+    assert!(without.err.contains("WEBHOOK_SECRET") && without.code != Some(0), "{}", without.err);
+    let with = talk(Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
+    assert!(with.out.contains("A person will take this over"), "{with:?}");
+    assert_eq!(desk.provider_requests(), 0);
+    let text = told.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(text.starts_with("POST /hand-off HTTP/1.1\r\n"), "{text}");
+    for field in ["webhook-id: h-", "webhook-timestamp: ", "webhook-signature: v1,"] {
+        assert!(text.contains(field), "{field}: {text}");
+    }
+    let body: Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!((&body["type"], &body["data"]["why"]), (&Value::from("hand_off"), &Value::from("budget_exhausted")));
+    assert_eq!(body["data"]["user"], "cli_user");
+    let delivered = desk.entries("webhook_delivered");
+    assert_eq!((delivered.len(), delivered[0].detail("status").and_then(|v| v.as_u64())), (1, Some(204)));
+
+    desk.write("home/agents/shop.md", &agent("bottle: b\n"));
+    desk.write("home/bottles/b.md", "---\npresets: [anthropic]\n---\n");
+    let checked = desk.says(&["check", "shop"], "");
+    let fix = format!("add a route for 127.0.0.1 port {port} (POST /hand-off) to the bottle");
+    assert!(checked.code != Some(0) && format!("{}{}", checked.out, checked.err).contains(&fix), "{checked:?}");
+}
+
+#[test]
+fn g42b_bookly_has_a_budget_for_each_day_that_the_command_line_replaces() {
+    let desk = Desk::new();
+    let checked = desk.says(&["check", "bookly", "--json"], "");
+    let check: Value = serde_json::from_str(&checked.out).unwrap();
+    let text = check["effective"]["budgets"].to_string() + &check["effective"]["budget"].to_string();
+    assert!(text.contains("1000000") && text.contains("day") && text.contains("agent:bookly"), "{text}");
+    let mut command = desk.carboy(&["run", "bookly", "--model", "offline", "-q", "--budget", "1"]);
+    command.env("ANTHROPIC_API_KEY", KEY);
+    let ran = ran(command, "What is your shipping policy?\n");
+    assert!(ran.out.contains("Our support team will take over from here"), "{ran:?}");
+}
+
+#[test]
+fn g18_the_build_that_is_named_keeps_its_guards_and_a_release_names_its_own_before_it_is_packed() {
+    let desk = Desk::new();
+    let attacked = desk.says(&["check", "--attack", "bookly", "--rounds", "25", "--seed", "18"], "");
+    assert_eq!(attacked.code, Some(0), "{attacked:?}");
+    assert_eq!(desk.asks(ATTACK).out, REFUSED);
+    let dist = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../xtask/src/dist.rs")).unwrap();
+    let [tried, packed] = ["guards(&top, &binary)?", "release.pack()?"].map(|step| dist.find(step).unwrap());
+    assert!(tried < packed && dist.contains(r#"env("CARBOY_PROGRAM", binary)"#));
+    // And no crate has a check that only some builds have.
+    for place in ["", "crates/carboy-core/", "crates/carboy-guard/", "crates/carboy-wire/", "crates/carboy-manifest/"] {
+        let file = format!("{}/../../{place}clippy.toml", env!("CARGO_MANIFEST_DIR"));
+        assert!(fs::read_to_string(&file).unwrap().contains("std::debug_assert\""), "{file}");
+    }
+}

@@ -120,7 +120,7 @@ fn g86_the_page_of_compliance_names_actions_kinds_and_boxes_that_there_are() {
     // G86, G72b
     let root = root();
     let page = std::fs::read_to_string(root.join("docs/compliance.md")).unwrap();
-    let written: String = ["carboy-agent", "carboy-core", "carboy-egress"]
+    let written: String = ["carboy-agent", "carboy-control", "carboy-core", "carboy-egress"]
         .iter()
         .map(|name| sources(&root.join("crates").join(name).join("src")))
         .collect();
@@ -133,6 +133,38 @@ fn g86_the_page_of_compliance_names_actions_kinds_and_boxes_that_there_are() {
         for kind in row[1].split(", ") {
             serde_json::from_value::<carboy_core::audit::EventType>(kind.into()).unwrap();
         }
+    }
+    // The mappings that were asked for, and the three errors in the words that the program has for them.
+    let gdpr: Vec<_> = rows(&page, "GDPR").into_iter().map(|row| row[0]).collect();
+    for asked in ["Access log", "Redaction of personal data", "Consent events", "Breach events"] {
+        assert!(gdpr.iter().any(|row| row.contains(asked)), "{asked}");
+    }
+    let soc2: Vec<_> = rows(&page, "SOC 2").into_iter().map(|row| row[0]).collect();
+    for asked in ["Access", "Audit", "Secrets", "Monitoring"] {
+        assert!(soc2.iter().any(|row| row.contains(asked)), "{asked}");
+    }
+    let troubles = page.split("## Three errors that people report").nth(1).unwrap();
+    let words = std::fs::read_to_string(root.join("crates/carboy/src/chat/words.rs")).unwrap();
+    let turns = std::fs::read_to_string(root.join("crates/carboy-agent/src/outcome.rs")).unwrap();
+    for (told, said) in [
+        ("**`Security policy violation: …", "Security policy violation: {error}"),
+        (
+            "Input flagged as potentially malicious (confidence: 90%). Detected patterns: …`**",
+            "Input flagged as potentially malicious",
+        ),
+        (
+            "**`Rate limit exceeded: Rate limit exceeded. Max 100 requests per hour.`**",
+            "Rate limit exceeded. Max {max} requests per {window}.",
+        ),
+        ("**`1 validation error for ToolInput`**", "1 validation error for ToolInput"),
+    ] {
+        assert!(troubles.contains(told), "the page has not {told}");
+        assert!(words.contains(said) || turns.contains(said), "the program does not say {said}");
+    }
+    // Every variable, knob and command that it names in code is one.
+    let knobs: Vec<&str> = carboy_manifest::chat::KNOBS.iter().map(|knob| knob.name).collect();
+    for name in ["session_idle_s", "sessions_max", "filter_pii", "requests_per_ip_per_minute"] {
+        assert!(knobs.contains(&name) && page.contains(&format!("`{name}`")), "{name}");
     }
     let looked = std::fs::read_to_string(root.join("crates/carboy/src/doctor/production.rs")).unwrap();
     let boxes = rows(&page, "Before customers come");

@@ -10,7 +10,7 @@ use carboy_core::audit::{ChainKey, Subject};
 use carboy_core::chat::*;
 use carboy_core::host::Host;
 use carboy_core::ids::{AgentName, MeterName};
-use carboy_core::ports::{Clock, Later, SessionStore};
+use carboy_core::ports::{Clock, Conversation, Later, SessionStore};
 use carboy_core::secret::Secret;
 use carboy_store::audit::{AuditLog, verify};
 use carboy_store::sessions::{MemorySessions, SessionLimits};
@@ -42,6 +42,8 @@ pub struct Heard {
     pub reminders: Vec<String>,
     pub messages: String,
     pub json: Value,
+    /// For whom it was asked.
+    pub conversation: Option<Conversation>,
 }
 
 /// What a scripted model does.
@@ -110,6 +112,7 @@ impl Model for Script {
             reminders: prompt.reminders.iter().map(|text| (*text).to_owned()).collect(),
             messages: serde_json::to_string(prompt.messages).unwrap(),
             json: serde_json::to_value(prompt.messages).unwrap(),
+            conversation: prompt.conversation.cloned(),
         };
         self.heard.lock().unwrap().push(heard);
         let says = self.says.lock().unwrap().pop_front();
@@ -382,8 +385,9 @@ pub fn spec() -> ChatSpec {
             plain_text: true,
             ..ReplySpec::default()
         },
-        webhooks: Vec::new(),
+        webhooks: None,
         frame_ancestors: Vec::new(),
+        architecture: Default::default(),
     }
 }
 
@@ -423,6 +427,11 @@ impl World {
     /// With somebody who keeps the operator's log.
     pub fn telling(self, remarks: engine::Remarks) -> World {
         World { engine: self.engine.telling(remarks), ..self }
+    }
+
+    /// With somebody who is told of hand-offs and feedback.
+    pub fn notifying(self, notices: Notices) -> World {
+        World { engine: self.engine.notifying(notices), ..self }
     }
 
     /// Another process over the same sessions, log and shop.

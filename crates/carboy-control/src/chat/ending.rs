@@ -35,6 +35,10 @@ impl ChatHost {
     }
 
     async fn come_to_the_end(&mut self, ended: Ended) -> Result<Summary, ChatError> {
+        // While there is a way out.
+        if let Some(webhooks) = self.webhooks.take() {
+            webhooks.close().await;
+        }
         self.gateway.shutdown();
         self.bottle.end().await;
         self.gateway.settled(SETTLE_WAIT_MAX).await;

@@ -7,6 +7,7 @@ use carboy_core::ids::SecretName;
 use carboy_store::sessions::SessionFileError;
 
 use super::secret::SESSION_SECRET;
+use super::webhooks::BadKey;
 use crate::authority::AuthorityError;
 use crate::home::HomeError;
 use crate::supervisor::RunError;
@@ -63,6 +64,9 @@ pub enum ChatError {
         /// What happened.
         why: String,
     },
+    /// What webhooks are signed with.
+    #[error(transparent)]
+    Webhooks(#[from] BadKey),
     /// The home.
     #[error(transparent)]
     Home(#[from] HomeError),

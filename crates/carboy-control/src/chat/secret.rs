@@ -97,8 +97,9 @@ pub(super) fn vault(request: &ChatRequest) -> Result<Vault, ChatError> {
         Identity::SignedHeader { secret, .. } => Some(secret.clone()),
         Identity::Anonymous | Identity::Jwt { .. } => None,
     };
+    let signed = request.spec.webhooks.as_ref().map(|webhooks| webhooks.secret.clone());
     let mut needed = injected_secrets(&request.effective.routes);
-    for name in [Some(session_secret()), webhook, identity, model_key.cloned()].into_iter().flatten() {
+    for name in [Some(session_secret()), webhook, identity, model_key.cloned(), signed].into_iter().flatten() {
         if !needed.contains(&name) {
             needed.push(name);
         }

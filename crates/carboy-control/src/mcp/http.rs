@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use carboy_core::host::Host;
-use carboy_core::ports::{Later, Outbound, OutboundAnswer, OutboundError, OutboundRequest};
+use carboy_core::ports::{Conversation, Errand, Later, Outbound, OutboundAnswer, OutboundError, OutboundRequest};
 use carboy_wire::sse::Parser;
 use serde_json::{Value, json};
 
-use super::{Connect, MESSAGE_BYTES_MAX, McpError, REVISION, Transport, result_of};
+use super::{Connect, MESSAGE_BYTES_MAX, McpError, Question, REVISION, Transport, result_of};
 
 /// How long a message that expects no answer may take.
 const TELL_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ impl Connect for HttpServer {
 }
 
 impl HttpSession {
-    async fn post(&self, message: &Value) -> Result<OutboundAnswer, McpError> {
+    async fn post(&self, message: &Value, conversation: Option<Conversation>) -> Result<OutboundAnswer, McpError> {
         let body = message.to_string().into_bytes();
         if body.len() > MESSAGE_BYTES_MAX {
             return Err(McpError::TooLarge);
@@ -70,8 +70,16 @@ impl HttpSession {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
         headers.extend(session.map(|session| ("mcp-session-id".to_owned(), session)));
         let HttpServer { outbound, host, port, path } = &self.server;
-        let request =
-            OutboundRequest { method: "POST", host: host.clone(), port: *port, path: path.clone(), headers, body };
+        let request = OutboundRequest {
+            method: "POST",
+            host: host.clone(),
+            port: *port,
+            path: path.clone(),
+            headers,
+            body,
+            conversation,
+            errand: Errand::Work,
+        };
         let answer = outbound.send(request).await.map_err(broken)?;
         if let Some(reason) = answer.refused {
             return Err(McpError::Refused(reason));
@@ -91,9 +99,11 @@ impl HttpSession {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    async fn asked(&self, method: &'static str, params: Value) -> Result<Value, McpError> {
+    async fn asked(&self, question: Question) -> Result<Value, McpError> {
+        let Question { method, params, wait: _, conversation } = question;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let answer = self.post(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})).await?;
+        let message = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+        let answer = self.post(&message, conversation).await?;
         if method == "initialize" {
             let given = header(&answer, "mcp-session-id").filter(|name| fits(name)).map(str::to_owned);
             *self.session.lock().unwrap_or_else(PoisonError::into_inner) = given;
@@ -108,9 +118,10 @@ impl HttpSession {
 }
 
 impl Transport for HttpSession {
-    fn ask(&self, method: &'static str, params: Value, wait: Duration) -> Later<'_, Result<Value, McpError>> {
+    fn ask(&self, question: Question) -> Later<'_, Result<Value, McpError>> {
+        let (method, wait) = (question.method, question.wait);
         Box::pin(async move {
-            match tokio::time::timeout(wait, self.asked(method, params)).await {
+            match tokio::time::timeout(wait, self.asked(question)).await {
                 Ok(result) => result,
                 Err(_) => Err(McpError::Late { method, seconds: wait.as_secs() }),
             }
@@ -120,7 +131,7 @@ impl Transport for HttpSession {
     fn tell(&self, method: &'static str, params: Value) -> Later<'_, Result<(), McpError>> {
         Box::pin(async move {
             let message = json!({"jsonrpc": "2.0", "method": method, "params": params});
-            match tokio::time::timeout(TELL_WAIT_MAX, self.post(&message)).await {
+            match tokio::time::timeout(TELL_WAIT_MAX, self.post(&message, None)).await {
                 Ok(told) => told.map(|_| ()),
                 Err(_) => Err(McpError::Late { method, seconds: TELL_WAIT_MAX.as_secs() }),
             }

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use carboy_core::audit::{hex, sha256};
-use carboy_core::ports::Later;
+use carboy_core::ports::{Conversation, Later};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::{McpError, PAGES_MAX, REVISION, REVISIONS, START_WAIT_MAX, TOOLS_MAX, Transport};
+use super::{McpError, PAGES_MAX, Question, REVISION, REVISIONS, START_WAIT_MAX, TOOLS_MAX, Transport};
 
 /// How often a server that ended by itself is started again.
 const RESTARTS_MAX: u32 = 1;
@@ -49,8 +49,14 @@ impl Server {
     }
 
     /// Calls a tool.
-    pub(crate) async fn call(&self, params: Value, wait: Duration) -> Result<Value, McpError> {
-        self.live().await?.ask("tools/call", params, wait).await
+    pub(crate) async fn call(
+        &self,
+        params: Value,
+        wait: Duration,
+        conversation: Conversation,
+    ) -> Result<Value, McpError> {
+        let question = Question { method: "tools/call", params, wait, conversation: Some(conversation) };
+        self.live().await?.ask(question).await
     }
 
     /// The connection, made anew where it ended and may be.
@@ -99,7 +105,7 @@ impl Server {
 async fn greet(transport: &dyn Transport) -> Result<Vec<Value>, McpError> {
     let client = json!({"name": "carboy", "version": env!("CARGO_PKG_VERSION")});
     let hello = json!({"protocolVersion": REVISION, "capabilities": {}, "clientInfo": client});
-    let welcome = transport.ask("initialize", hello, START_WAIT_MAX).await?;
+    let welcome = transport.ask(begin("initialize", hello)).await?;
     let revision = welcome.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
     if !REVISIONS.contains(&revision) {
         return Err(McpError::Malformed(format!("it speaks none of the revisions {}", REVISIONS.join(", "))));
@@ -112,7 +118,7 @@ async fn greet(transport: &dyn Transport) -> Result<Vec<Value>, McpError> {
     let mut cursor = None;
     for _ in 0..PAGES_MAX {
         let params = cursor.map_or_else(|| json!({}), |cursor: Value| json!({"cursor": cursor}));
-        let mut page = transport.ask("tools/list", params, START_WAIT_MAX).await?;
+        let mut page = transport.ask(begin("tools/list", params)).await?;
         let Some(Value::Array(listed)) = page.get_mut("tools").map(Value::take) else {
             return Err(McpError::Malformed("`tools/list` gave no list".into()));
         };
@@ -126,6 +132,11 @@ async fn greet(transport: &dyn Transport) -> Result<Vec<Value>, McpError> {
         }
     }
     Err(McpError::Malformed(format!("it lists its tools in more than {PAGES_MAX} pages")))
+}
+
+/// A question of nobody's.
+fn begin(method: &'static str, params: Value) -> Question {
+    Question { method, params, wait: START_WAIT_MAX, conversation: None }
 }
 
 fn digest(tools: &[Value]) -> String {

@@ -19,7 +19,7 @@ use carboy_core::ports::Later;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{MESSAGE_BYTES_MAX, McpError, Transport, plain, result_of};
+use super::{MESSAGE_BYTES_MAX, McpError, Question, Transport, plain, result_of};
 
 /// Messages that wait for a server to read them.
 const QUEUE_MAX: usize = 64;
@@ -120,7 +120,8 @@ impl Drop for Forget<'_> {
 }
 
 impl Transport for StdioServer {
-    fn ask(&self, method: &'static str, params: Value, wait: Duration) -> Later<'_, Result<Value, McpError>> {
+    fn ask(&self, question: Question) -> Later<'_, Result<Value, McpError>> {
+        let Question { method, params, wait, conversation: _ } = question;
         Box::pin(self.asked(method, params, wait))
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_agent::{Call, Effect, InvalidArguments, Output, Tool, ToolError, ToolSpec};
-use carboy_core::ports::Later;
+use carboy_core::ports::{Conversation, Later};
 use carboy_wire::chat::ToolSchema;
 use serde_json::{Map, Value, json};
 
@@ -82,8 +82,8 @@ impl McpTool {
         McpTool { server, name, spec: ToolSpec { schema, effect }, compiled, wait, result_bytes_max }
     }
 
-    async fn run(&self, params: Value) -> Result<Output, ToolError> {
-        let result = self.server.call(params, self.wait).await.map_err(failed)?;
+    async fn run(&self, params: Value, conversation: Conversation) -> Result<Output, ToolError> {
+        let result = self.server.call(params, self.wait, conversation).await.map_err(failed)?;
         let bytes = result.to_string().len();
         if bytes > self.result_bytes_max {
             let particulars = format!("its result has {bytes} octets, the limit is {}", self.result_bytes_max);
@@ -122,7 +122,7 @@ impl Tool for McpTool {
             "carboy/idempotency_key": call.idempotency_key,
         });
         let params = json!({"name": self.name, "arguments": call.arguments, "_meta": about});
-        Box::pin(self.run(params))
+        Box::pin(self.run(params, call.guard.conversation()))
     }
 }
 

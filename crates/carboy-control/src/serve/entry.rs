@@ -68,7 +68,7 @@ pub(super) async fn routed(app: &Arc<App>, router: Router, mut request: Request<
         code: told.map(|told| told.code),
         particulars: told.and_then(|told| told.particulars.as_deref()),
         address: way.address,
-        session,
+        session: session.map(|key| app.engine.name_of(key)).as_deref(),
         took: began.elapsed(),
     });
     answer

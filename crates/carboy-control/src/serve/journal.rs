@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use carboy_core::ports::{Clock, SessionKey};
+use carboy_core::ports::{Clock, Conversation};
 use carboy_core::secret::SecretText;
 use carboy_store::audit::rfc3339;
 use hmac::{Hmac, KeyInit, Mac};
@@ -28,7 +28,8 @@ pub(super) struct Entry<'e> {
     pub code: Option<&'e str>,
     pub particulars: Option<&'e str>,
     pub address: std::net::IpAddr,
-    pub session: Option<SessionKey>,
+    /// As the audit log calls it.
+    pub session: Option<&'e str>,
     pub took: Duration,
 }
 
@@ -65,7 +66,7 @@ impl Journal {
         for (name, value) in [
             ("code", entry.code.map(Value::from)),
             ("particulars", entry.particulars.map(Value::from)),
-            ("session", entry.session.map(|key| Value::from(short(&key.0)))),
+            ("session", entry.session.map(Value::from)),
         ] {
             if let Some(value) = value {
                 line[name] = value;
@@ -75,7 +76,7 @@ impl Journal {
     }
 
     /// How a turn ended whose answer had begun.
-    pub fn turn(&self, correlation: &str, session: SessionKey, code: &str, particulars: Option<&str>) {
+    pub fn turn(&self, correlation: &str, whose: &Conversation, code: &str, particulars: Option<&str>) {
         let level = if code == "done" { "info" } else { "warning" };
         let mut line = json!({
             "timestamp": rfc3339(self.clock.now_ms()),
@@ -83,8 +84,12 @@ impl Journal {
             "event": "turn",
             "correlation_id": correlation,
             "code": code,
-            "session": short(&session.0),
+            "session": whose.session,
         });
+        // One that failed was none.
+        if whose.turn > 0 {
+            line["turn"] = whose.turn.into();
+        }
         if let Some(particulars) = particulars {
             line["particulars"] = particulars.into();
         }

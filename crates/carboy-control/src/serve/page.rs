@@ -112,6 +112,6 @@ impl Architecture {
 
 /// What is told where there is no such page.
 pub(super) fn no_architecture() -> Refusal {
-    let next = "weave it with `carboy lit weave`, and name it where the agent is served";
-    Refusal::new(StatusCode::NOT_FOUND, "no_architecture", "this agent comes without a page of its source", next)
+    let next = "its operator shows it by `serve: {architecture: true}` in the agent's file";
+    Refusal::new(StatusCode::NOT_FOUND, "no_architecture", "this agent shows no page of its source", next)
 }

@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use axum::{Router, response::Response};
 use carboy_agent::engine::FEEDBACK_REASONS;
 use carboy_agent::{Judgement, Line, Who};
+use carboy_core::ports::Conversation;
 use carboy_store::audit::rfc3339;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request, StatusCode};
@@ -99,11 +100,13 @@ async fn chat(State(app): Shared, Extension(visitor): Who_, request: Request<Bod
     let said = Said::read(&head.headers, body, app.engine.spec().limits.message_chars_max).await?;
     let message = said.text("message")?.to_owned();
     let (engine, asker) = (app.engine.clone(), visitor.asker.clone());
-    let turn = app.begin(&visitor, &said, Work::Answer, move |watch| async move {
-        let reply = engine.turn(&asker, &message, &*watch).await?;
-        let number = reply.turn as usize;
-        Ok((reply, number))
-    })?;
+    let turn =
+        app.begin(
+            &visitor,
+            &said,
+            Work::Answer,
+            move |watch| async move { engine.turn(&asker, &message, &*watch).await },
+        )?;
     answer(turn, &head.headers).await
 }
 
@@ -112,10 +115,13 @@ async fn confirm(State(app): Shared, Extension(visitor): Who_, request: Request<
     let said = Said::read(&head.headers, body, 0).await?;
     let token = said.text("token")?.to_owned();
     let (engine, asker) = (app.engine.clone(), visitor.asker.clone());
-    let turn = app.begin(&visitor, &said, Work::Action, move |watch| async move {
-        let reply = engine.confirm(&asker, &token, &*watch).await?;
-        Ok((reply, 0))
-    })?;
+    let turn =
+        app.begin(
+            &visitor,
+            &said,
+            Work::Action,
+            move |watch| async move { engine.confirm(&asker, &token, &*watch).await },
+        )?;
     answer(turn, &head.headers).await
 }
 
@@ -140,7 +146,8 @@ async fn transcript(State(app): Shared, Extension(visitor): Who_, RawQuery(query
     if wanted.split('&').any(|pair| pair.split('=').next() == Some("download")) {
         return Ok(download(&app.engine.spec().title, app.offline.as_deref(), &lines));
     }
-    Ok(json_answer(&json!({"lines": lines, "under_way": under_way})))
+    let cards = app.engine.cards(&visitor.asker).await?;
+    Ok(json_answer(&json!({"lines": lines, "cards": cards, "under_way": under_way})))
 }
 
 async fn forget(State(app): Shared, Extension(visitor): Who_) -> Answer {
@@ -195,7 +202,7 @@ impl App {
     fn begin<W, F>(&self, visitor: &Visitor, said: &Said, work: Work, run: W) -> Result<Arc<Turn>, Refusal>
     where
         W: FnOnce(Box<dyn Fn(carboy_agent::TurnEvent) + Send + Sync>) -> F,
-        F: Future<Output = Result<(carboy_agent::Reply, usize), carboy_agent::TurnError>> + Send + 'static,
+        F: Future<Output = Result<carboy_agent::Reply, carboy_agent::TurnError>> + Send + 'static,
     {
         let plain = |id: &&str| {
             let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
@@ -203,10 +210,14 @@ impl App {
         };
         let request = said.optional("request").filter(plain).unwrap_or(&visitor.correlation).to_owned();
         let (key, correlation) = (visitor.asker.session.key(), visitor.correlation.clone());
-        let journal = self.journal.clone();
-        self.turns.start(key, request, work, run, move |ended| match ended {
-            Ok(_) => journal.turn(&correlation, key, "done", None),
-            Err(refusal) => journal.turn(&correlation, key, refusal.code, refusal.particulars.as_deref()),
+        let (journal, session) = (self.journal.clone(), self.engine.name_of(key));
+        self.turns.start(key, request, work, run, move |ended| {
+            let turn = ended.as_ref().map_or(0, |reply| reply.turn);
+            let whose = Conversation { session, turn };
+            match ended {
+                Ok(_) => journal.turn(&correlation, &whose, "done", None),
+                Err(refusal) => journal.turn(&correlation, &whose, refusal.code, refusal.particulars.as_deref()),
+            }
         })
     }
 }
@@ -215,10 +226,7 @@ impl App {
 async fn answer(turn: Arc<Turn>, headers: &HeaderMap) -> Answer {
     let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     if !accepts.to_ascii_lowercase().contains("text/event-stream") {
-        let (reply, number) = turn.outcome().await?;
-        let mut value = of_reply(&reply);
-        value["turn"] = number.into();
-        return Ok(json_answer(&value));
+        return Ok(json_answer(&of_reply(&turn.outcome().await?)));
     }
     // What is refused at once has a status of its own.
     let _ = timeout(FIRST_EVENT_WAIT, turn.grown().wait_for(|(count, _)| *count > 0)).await;

@@ -51,8 +51,8 @@ pub(super) enum Event {
     Sentence(String),
     Replace(String),
     Card(Card),
-    /// The whole reply, and which turn of the conversation it was.
-    Done(Reply, usize),
+    /// The whole reply.
+    Done(Reply),
     Failed(Refusal),
 }
 
@@ -63,7 +63,7 @@ impl Event {
             Event::Sentence(_) => "sentence",
             Event::Replace(_) => "replace",
             Event::Card(_) => "card",
-            Event::Done(..) => "done",
+            Event::Done(_) => "done",
             Event::Failed(_) => "error",
         }
     }
@@ -73,11 +73,7 @@ impl Event {
             Event::Step { tool, phase } => json!({"tool": tool, "phase": phase}),
             Event::Sentence(text) | Event::Replace(text) => json!({"text": text}),
             Event::Card(card) => json!(card),
-            Event::Done(reply, turn) => {
-                let mut value = of_reply(reply);
-                value["turn"] = (*turn).into();
-                value
-            }
+            Event::Done(reply) => of_reply(reply),
             Event::Failed(refusal) => refusal.json(),
         }
     }
@@ -85,7 +81,7 @@ impl Event {
 
 /// A reply as clients read it.
 pub(super) fn of_reply(reply: &Reply) -> Value {
-    let mut value = json!({"reply": reply.text, "withheld": !reply.withheld.is_empty()});
+    let mut value = json!({"reply": reply.text, "turn": reply.turn, "withheld": !reply.withheld.is_empty()});
     if let Some(card) = &reply.card {
         value["card"] = json!(card);
     }
@@ -158,12 +154,12 @@ impl Turn {
     }
 
     /// How it ended.
-    pub async fn outcome(&self) -> Result<(Reply, usize), Refusal> {
+    pub async fn outcome(&self) -> Result<Reply, Refusal> {
         let mut grown = self.grown();
         // The sender is in here, so it cannot be gone.
         let _ = grown.wait_for(|(_, ended)| *ended).await;
         match held(&self.log).last() {
-            Some(Event::Done(reply, turn)) => Ok((reply.clone(), *turn)),
+            Some(Event::Done(reply)) => Ok(reply.clone()),
             Some(Event::Failed(refusal)) => Err(refusal.clone()),
             Some(Event::Step { .. } | Event::Sentence(_) | Event::Replace(_) | Event::Card(_)) | None => {
                 Err(Refusal::internal("a turn ended without an ending"))
@@ -206,11 +202,11 @@ impl Turns {
         request: String,
         work: Work,
         run: W,
-        told: impl FnOnce(&Result<(Reply, usize), Refusal>) + Send + 'static,
+        told: impl FnOnce(&Result<Reply, Refusal>) + Send + 'static,
     ) -> Result<Arc<Turn>, Refusal>
     where
         W: FnOnce(Box<dyn Fn(TurnEvent) + Send + Sync>) -> F,
-        F: Future<Output = Result<(Reply, usize), TurnError>> + Send + 'static,
+        F: Future<Output = Result<Reply, TurnError>> + Send + 'static,
     {
         let turn = {
             let mut shelves = held(&self.shelves);
@@ -250,7 +246,7 @@ impl Turns {
         tokio::spawn(async move {
             let outcome = ending(running, &theirs).await;
             told(&outcome);
-            theirs.put(outcome.map_or_else(Event::Failed, |(reply, turn)| Event::Done(reply, turn)), true);
+            theirs.put(outcome.map_or_else(Event::Failed, Event::Done), true);
             turns.finished(session, theirs);
         });
         Ok(turn)
@@ -329,9 +325,9 @@ impl Shelves {
 
 /// Runs it in a task of its own, so that a panic in there is an error here and nobody waits for ever.
 async fn ending(
-    running: impl Future<Output = Result<(Reply, usize), TurnError>> + Send + 'static,
+    running: impl Future<Output = Result<Reply, TurnError>> + Send + 'static,
     turn: &Turn,
-) -> Result<(Reply, usize), Refusal> {
+) -> Result<Reply, Refusal> {
     let mut task = tokio::spawn(running);
     let mut stop = turn.stop.subscribe();
     tokio::select! {
@@ -370,7 +366,7 @@ mod tests {
             SESSION,
             request.into(),
             work,
-            |_| async { Ok((told.await.map_err(|_| TurnError::Unavailable { what: "the test" })?, 1)) },
+            |_| async { told.await.map_err(|_| TurnError::Unavailable { what: "the test" }) },
             |_| {},
         );
         (turn, tell)
@@ -383,12 +379,12 @@ mod tests {
         let (second, unused) = start(&turns, "a", Work::Answer);
         assert!(unused.is_closed(), "the second was not run");
         tell.send(reply("once")).unwrap();
-        assert_eq!(first.unwrap().outcome().await.unwrap().0.text, "once");
-        assert_eq!(second.unwrap().outcome().await.unwrap().0.text, "once");
+        assert_eq!(first.unwrap().outcome().await.unwrap().text, "once");
+        assert_eq!(second.unwrap().outcome().await.unwrap().text, "once");
         turns.idle().await;
         let (again, unused) = start(&turns, "a", Work::Answer);
         assert!(unused.is_closed());
-        assert_eq!(again.unwrap().outcome().await.unwrap().0.text, "once", "and after it has ended too");
+        assert_eq!(again.unwrap().outcome().await.unwrap().text, "once", "and after it has ended too");
         turns.forget(SESSION);
         assert!(held(&turns.shelves).of.is_empty() && held(&turns.shelves).finished.is_empty());
     }
@@ -402,7 +398,7 @@ mod tests {
         assert_eq!(answer.unwrap().outcome().await.unwrap_err().code, "stopped");
         assert_eq!(turns.under_way(SESSION), ["b"]);
         tell.send(reply("done")).unwrap();
-        assert_eq!(action.unwrap().outcome().await.unwrap().0.text, "done");
+        assert_eq!(action.unwrap().outcome().await.unwrap().text, "done");
     }
 
     #[tokio::test]
@@ -430,7 +426,7 @@ mod tests {
         let turns = Arc::new(Turns::new());
         for number in 0..FINISHED_MAX + 3 {
             let key = SessionKey(std::array::from_fn(|at| (number >> (8 * (at % 4))) as u8));
-            let done = |_| async { Ok((reply("x"), 1)) };
+            let done = |_| async { Ok(reply("x")) };
             let turn = turns.start(key, "a".into(), Work::Answer, done, |_| {}).unwrap();
             turn.outcome().await.unwrap();
         }

@@ -87,6 +87,40 @@ async fn g40_no_word_of_a_person_or_a_model_no_id_and_no_address_is_in_the_log()
 }
 
 #[tokio::test]
+async fn g83_lines_of_a_request_and_its_turn_have_one_correlation_id_and_the_audit_logs_session_and_turn() {
+    let world = World::scripted(|said| match said {
+        "boom" => Play::Fail(ModelError::Status { status: 500 }),
+        _ => Play::say("Hello."),
+    })
+    .await;
+    let to = world.address;
+    let first = chat("hello").send(to).await;
+    let cookie = first.cookie().unwrap();
+    let second = chat("again").with("cookie", &cookie).streamed().send(to).await;
+    chat("boom").with("cookie", &cookie).send(to).await;
+
+    let lines = world.lines();
+    let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
+    let (requests, turns) = (of("request"), of("turn"));
+    for (request, answer) in requests.iter().zip([&first, &second]) {
+        assert_eq!(request["correlation_id"].as_str(), answer.field("x-request-id"), "the client has it too");
+    }
+    let log = std::fs::read_to_string(&world.audit).unwrap();
+    let entry: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    let session = &entry["details"]["session"];
+    assert!(session.as_str().is_some_and(|session| session.len() == 12), "{entry}");
+    let told: Vec<_> = turns.iter().map(|line| (line["code"].as_str().unwrap(), line["turn"].as_u64())).collect();
+    assert_eq!(told, [("done", Some(1)), ("done", Some(2)), ("model_status", None)]);
+    for (request, turn) in requests.iter().zip(&turns) {
+        assert_eq!((&request["session"], &turn["session"]), (session, session));
+        assert_eq!(request["correlation_id"], turn["correlation_id"]);
+        for name in ["timestamp", "level", "event"] {
+            assert!(request[name].is_string() && turn[name].is_string(), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn bodies_have_a_limit_a_form_and_a_deadline() {
     let world = World::plain().await;
     let to = world.address;

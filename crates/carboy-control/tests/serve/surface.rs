@@ -118,7 +118,8 @@ async fn g48_the_page_of_the_source_is_served_with_its_files_or_said_to_be_missi
     let to = World::plain().await;
     let missing = get("/architecture").send(to.address).await;
     assert_eq!((missing.status, missing.code()), (404, "no_architecture".into()));
-    assert!(missing.json()["error"]["message"].as_str().unwrap().contains("without a page of its source"));
+    assert!(missing.json()["error"]["next"].as_str().unwrap().contains("serve: {architecture: true}"));
+    assert!(missing.json()["error"]["message"].as_str().unwrap().contains("shows no page of its source"));
 
     let files = BTreeMap::from([
         ("bookly.css".to_owned(), "p{}".into()),

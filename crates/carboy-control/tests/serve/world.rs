@@ -193,8 +193,9 @@ pub fn spec() -> ChatSpec {
         },
         screening: Screening::default(),
         reply: ReplySpec::default(),
-        webhooks: Vec::new(),
+        webhooks: None,
         frame_ancestors: Vec::new(),
+        architecture: Default::default(),
     }
 }
 

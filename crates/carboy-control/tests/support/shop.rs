@@ -60,9 +60,16 @@ pub struct Shop {
 
 impl Shop {
     pub async fn open(budget: &str) -> Shop {
-        let script = Script::default()
-            .on("slowly", Says::text("word ".repeat(4_000)))
-            .on("", Says::text("We are open from nine to five."));
+        Shop::with(Script::default().on("slowly", Says::text("word ".repeat(4_000))), budget).await
+    }
+
+    /// A provider that says this to messages with that word in them.
+    pub async fn scripted(word: &str, says: Says) -> Shop {
+        Shop::with(Script::default().on(word, says), "").await
+    }
+
+    async fn with(script: Script, budget: &str) -> Shop {
+        let script = script.on("", Says::text("We are open from nine to five."));
         let mut config =
             Config { anthropic_key: KEY.into(), names: vec![MODEL_HOST.into()], script, ..Config::default() };
         config.faults.pace = Duration::from_millis(1);
@@ -122,6 +129,7 @@ impl Shop {
             application: Vec::new(),
             command: vec!["serve".into(), "shop".into()],
             tell: Arc::new(|_| {}),
+            lines: Arc::new(|_| {}),
         }
     }
 
@@ -158,8 +166,9 @@ pub fn spec() -> ChatSpec {
         limits: ChatLimits::default(),
         screening: Screening::default(),
         reply: ReplySpec::default(),
-        webhooks: Vec::new(),
+        webhooks: None,
         frame_ancestors: Vec::new(),
+        architecture: Default::default(),
     }
 }
 

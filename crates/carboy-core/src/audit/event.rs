@@ -59,7 +59,7 @@ pub enum EventType {
     Tool,
     /// A request came beyond a limit of rate.
     RateLimit,
-    /// A session was forgotten, could not be read, or got feedback.
+    /// A session was forgotten, could not be read, or got feedback; a webhook was told of one.
     Session,
     /// A question was put to somebody, answered, used or left too long.
     Ask,

@@ -24,8 +24,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
+use super::drawn::{Account, Drawn};
 use super::responses::{Next, Responses};
-use crate::body::Share;
 use crate::gateway::{Gateway, refusal_id};
 use crate::outbound::{Scan, denial_of};
 use crate::record::Exchange;
@@ -40,7 +40,7 @@ const CLOSING_WAIT_MAX: Duration = Duration::from_millis(250);
 /// Longest reason of a close, in octets (RFC 6455, section 5.5: 125 with the code).
 const REASON_BYTES_MAX: usize = 123;
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+type Socket = WebSocketStream<Drawn<TokioIo<Upgraded>>>;
 
 /// A WebSocket that both legs have agreed to.
 pub(super) struct Relayed {
@@ -76,6 +76,8 @@ struct Relay {
     exchange: Arc<Exchange>,
     scan: Scan,
     client: Socket,
+    of_client: Arc<Account>,
+    of_upstream: Arc<Account>,
     /// Taken away to end it there and then.
     upstream: Option<Socket>,
     responses: Option<Responses>,
@@ -95,9 +97,12 @@ impl Relayed {
         let both = timeout(wait, async { tokio::try_join!(client, upstream) }).await;
         let Ok(Ok((client, upstream))) = both else { return exchange.end(Outcome::Failed) };
         let judges = route.route().dlp.inbound.contains(&Detector::NaiveInjectionDetection);
+        let (of_client, of_upstream) = (Account::new(exchange.gateway()), Account::new(exchange.gateway()));
         let relay = Relay {
-            client: socket(client, Role::Server).await,
-            upstream: Some(socket(upstream, Role::Client).await),
+            client: socket(client, Role::Server, &of_client).await,
+            upstream: Some(socket(upstream, Role::Client, &of_upstream).await),
+            of_client,
+            of_upstream,
             responses: metered.map(|target| Responses::new(target, route.path().to_owned())),
             injection: judges.then(|| InjectionScanner::new(Location::ResponseBody)),
             exchange,
@@ -107,10 +112,11 @@ impl Relayed {
     }
 }
 
-async fn socket(io: Upgraded, role: Role) -> Socket {
+async fn socket(io: Upgraded, role: Role, account: &Arc<Account>) -> Socket {
     let config =
         WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX));
-    WebSocketStream::from_raw_socket(TokioIo::new(io), role, Some(config)).await
+    let io = Drawn::new(TokioIo::new(io), account.clone());
+    WebSocketStream::from_raw_socket(io, role, Some(config)).await
 }
 
 impl Relay {
@@ -119,6 +125,12 @@ impl Relay {
             if let Err(over) = self.step().await {
                 break over;
             }
+        };
+        // A leg that was not read on because there was no room looks as if it had gone away.
+        let full = [&self.of_client, &self.of_upstream].into_iter().find_map(|account| account.full());
+        let over = match (over, full) {
+            (Over::Gone(_), Some(denial)) => Over::Cut(denial),
+            (over, _) => over,
         };
         self.end(over).await;
     }
@@ -155,8 +167,7 @@ impl Relay {
             Message::Pong(_) | Message::Frame(_) => return Ok(()),
             Message::Close(frame) => return Err(Over::Closed(Side::Client, frame.map(|frame| frame.code))),
         };
-        let mut share = Share::default();
-        share.grow(self.exchange.gateway(), bytes.len()).map_err(Over::Cut)?;
+        let _held = self.of_client.of_message();
         if self.responses.is_none() {
             let cleared = self.scan.message(&bytes).map_err(Over::Cut)?;
             self.exchange.sent.fetch_add(cleared.len() as u64, Ordering::Relaxed);
@@ -213,6 +224,7 @@ impl Relay {
             Message::Pong(_) | Message::Frame(_) => return Ok(()),
             Message::Close(frame) => return Err(Over::Closed(Side::Upstream, frame.map(|frame| frame.code))),
         };
+        let _held = self.of_upstream.of_message();
         if let Some(responses) = &mut self.responses {
             responses.read(&bytes);
         }

@@ -78,7 +78,9 @@ pub(crate) fn together(
     let of_run = CapsPart { window, count, ..CapsPart::default() };
     if let Some(agent) = agent {
         chain.push(agent.scope.clone());
-        found.add(&agent.scope, agent.kind, &agent.amounts, &of_run, Whose::User);
+        let window = agent.spending.window.clone().or(of_run.window.clone());
+        let over = CapsPart { window, ..of_run.clone() };
+        found.add(&agent.scope, agent.kind, &agent.spending.amounts, &over, Whose::User);
     }
     for bottle in bottles {
         let scope = Scope::Bottle(bottle.name.to_string());

@@ -90,7 +90,8 @@ impl ChatFile {
             Identity::SignedHeader { secret, .. } => Some(secret.clone()),
             Identity::Anonymous | Identity::Jwt { .. } => None,
         };
-        usual.chain(own).chain(model).chain(header).collect()
+        let signed = self.spec.webhooks.as_ref().map(|webhooks| webhooks.secret.clone());
+        usual.chain(own).chain(model).chain(header).chain(signed).collect()
     }
 
     /// What it starts inside its bottle, each in one line: a script with its length, for whoever is asked.
@@ -271,6 +272,7 @@ pub(crate) fn file_of(
         reply: part.reply.clone(),
         webhooks: part.webhooks.clone(),
         frame_ancestors: part.frame_ancestors.clone(),
+        architecture: part.architecture,
     };
     let outward = std::iter::once(model.value.outward(&model.place));
     Some(ChatFile {

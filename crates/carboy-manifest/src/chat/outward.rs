@@ -1,16 +1,25 @@
-//! What a chat agent's file wants to reach by itself: its model, tools over HTTP, webhooks. And `webhooks` and
+//! What a chat agent's file wants to reach by itself: its model, tools over HTTP, webhooks. And `webhooks`, `serve` and
 //! `frame_ancestors`.
 
-use carboy_core::chat::{Webhook, WebhookEvent};
+use std::ops::RangeInclusive;
+
+use carboy_core::chat::{SourcePage, Webhook, WebhookEvent, Webhooks};
 use carboy_core::host::Host;
 use carboy_core::ids::{MeterName, SecretName};
 
 use super::url::{self, Plain};
 use crate::diagnostic::{Code, excerpt};
+use crate::egress::secret_name;
 use crate::keys;
 use crate::origin::Place;
-use crate::schema::Scope;
-use crate::yaml::Node;
+use crate::schema::{Scope, find};
+use crate::yaml::{Entry, Node};
+
+/// The key that messages are signed with, where a file names no other.
+pub const WEBHOOK_SECRET: &str = "WEBHOOK_SECRET";
+/// How often one message is sent, the first time included.
+pub const WEBHOOK_ATTEMPTS: RangeInclusive<u32> = 1..=10;
+const WEBHOOK_ATTEMPTS_DEFAULT: u32 = 8;
 
 /// Most sites that may frame a chat.
 pub const FRAME_ANCESTORS_MAX: usize = 32;
@@ -50,27 +59,63 @@ impl Token {
     }
 }
 
-/// `webhooks: {hand_off: URL, feedback: URL}`.
-pub(crate) fn webhooks(scope: &mut Scope<'_>, node: &Node) -> (Vec<Webhook>, Vec<Outward>) {
+/// `webhooks: {hand_off: URL, feedback: URL, secret: NAME, token_env: NAME, attempts: NUMBER}`.
+pub(crate) fn webhooks(scope: &mut Scope<'_>, node: &Node) -> (Option<Webhooks>, Vec<Outward>) {
+    let what = "`webhooks`";
+    let Some(entries) = scope.map(node, what) else { return (None, Vec::new()) };
+    scope.keys(entries, &keys::CHAT_WEBHOOKS, what);
+    let named = |scope: &mut Scope<'_>, key: &str| {
+        find(entries, key).and_then(|node| secret_name(scope, node, &format!("`webhooks.{key}`")))
+    };
+    let secret = match named(scope, "secret") {
+        None => SecretName::parse(WEBHOOK_SECRET).expect("capital letters and `_` are a name"),
+        Some(secret) => secret,
+    };
+    let token = named(scope, "token_env").map(Token::Bearer);
+    let attempts_max = find(entries, "attempts")
+        .and_then(|node| scope.number(node, "`webhooks.attempts`", WEBHOOK_ATTEMPTS))
+        .unwrap_or(WEBHOOK_ATTEMPTS_DEFAULT);
     let (mut hooks, mut outward) = (Vec::new(), Vec::new());
-    let Some(entries) = scope.map(node, "`webhooks`") else { return (hooks, outward) };
-    scope.keys(entries, &keys::CHAT_WEBHOOKS, "`webhooks`");
     for entry in entries {
         let on = match entry.key.as_str() {
             "hand_off" => WebhookEvent::HandOff,
             "feedback" => WebhookEvent::Feedback,
             _ => continue,
         };
-        let what = format!("`webhooks.{}`", entry.key);
-        let Some(found) = url::url(scope, &entry.value, &what) else { continue };
-        let plain = found.plainness();
-        let place = scope.said((), entry.key_at).place;
-        let (host, port, path) = (found.host, found.port, found.path);
-        let hook = Webhook { on, host: host.clone(), port, path: path.clone() };
-        outward.push(Outward { what, host, port, path, meter: None, token: None, plain, is_tools: false, place });
-        hooks.push(hook);
+        if let Some((hook, one)) = webhook(scope, entry, on, token.clone()) {
+            outward.push(one);
+            hooks.push(hook);
+        }
     }
-    (hooks, outward)
+    if !entries.iter().any(|entry| matches!(entry.key.as_str(), "hand_off" | "feedback")) {
+        let message = format!("{what} of {} names no address", scope.owner);
+        scope.error(node.at, Code::MissingKey, message, "add `hand_off: \"https://HOST/PATH\"`, or `feedback`");
+    }
+    ((!hooks.is_empty()).then_some(Webhooks { hooks, secret, attempts_max }), outward)
+}
+
+fn webhook(scope: &mut Scope<'_>, entry: &Entry, on: WebhookEvent, token: Option<Token>) -> Option<(Webhook, Outward)> {
+    let what = format!("`webhooks.{}`", entry.key);
+    let found = url::url(scope, &entry.value, &what)?;
+    let plain = found.plainness();
+    if plain.is_some() && token.is_some() {
+        let message = format!("{what} of {} has `token_env` and is reached without TLS", scope.owner);
+        let fix = "use https: a credential never leaves over plain text";
+        scope.error(entry.value.at, Code::BadValue, message, fix);
+        return None;
+    }
+    let place = scope.said((), entry.key_at).place;
+    let (host, port, path) = (found.host, found.port, found.path);
+    let hook = Webhook { on, host: host.clone(), port, path: path.clone() };
+    Some((hook, Outward { what, host, port, path, meter: None, token, plain, is_tools: false, place }))
+}
+
+/// `serve: {architecture: true}`.
+pub(crate) fn serve(scope: &mut Scope<'_>, node: &Node) -> SourcePage {
+    let Some(entries) = scope.map(node, "`serve`") else { return SourcePage::Hidden };
+    scope.keys(entries, &keys::CHAT_SERVE, "`serve`");
+    let shown = find(entries, "architecture").and_then(|node| scope.boolean(node, "`serve.architecture`"));
+    if shown == Some(true) { SourcePage::Shown } else { SourcePage::Hidden }
 }
 
 /// `frame_ancestors: ["https://shop.example"]`: origins, each written out.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use carboy_core::chat::{ReplySpec, ToolSource, Webhook};
+use carboy_core::chat::{ReplySpec, SourcePage, ToolSource, Webhooks};
 
 use super::fences;
 use super::identity::{self, IdentityPart};
@@ -38,9 +38,10 @@ pub(crate) struct ChatPart {
     pub(crate) knobs: SaidKnobs,
     pub(crate) screening: RulesOfScreening,
     pub(crate) reply: ReplySpec,
-    pub(crate) webhooks: Vec<Webhook>,
+    pub(crate) webhooks: Option<Webhooks>,
     pub(crate) outward: Vec<Outward>,
     pub(crate) frame_ancestors: Vec<String>,
+    pub(crate) architecture: SourcePage,
     /// Where each of its keys stands.
     pub(crate) origins: BTreeMap<String, Origin>,
 }
@@ -62,6 +63,7 @@ pub(crate) fn part(scope: &mut Scope<'_>, root: &[Entry], prose: &str, prose_lin
     part.identity = key("identity").map(|node| identity::identity(scope, node)).unwrap_or_default();
     part.reply = key("reply").map(|node| reply::reply(scope, node)).unwrap_or_default();
     part.frame_ancestors = key("frame_ancestors").map(|node| outward::frame_ancestors(scope, node)).unwrap_or_default();
+    part.architecture = key("serve").map(|node| outward::serve(scope, node)).unwrap_or_default();
     (part.webhooks, part.outward) = key("webhooks").map(|node| outward::webhooks(scope, node)).unwrap_or_default();
     if let Some(node) = key("limits") {
         limits(scope, node, &mut part);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use carboy_core::chat::{
-    AuthorizationEffect, ChatFormat, Confirm, Grounded, GroundingScope, Identity, ToolSource, WebhookEvent,
+    AuthorizationEffect, ChatFormat, Confirm, Grounded, GroundingScope, Identity, SourcePage, ToolSource, Webhook,
 };
 use carboy_core::ids::SecretName;
 use serde::Serialize;
@@ -44,7 +44,9 @@ pub struct ChatView {
     /// What a reply keeps to.
     pub reply: Sourced<Json>,
     /// Who is told.
-    pub webhooks: Sourced<Vec<Json>>,
+    pub webhooks: Sourced<Json>,
+    /// What its service shows besides the chat.
+    pub serve: Sourced<Json>,
     /// Sites that may frame it.
     pub frame_ancestors: Sourced<Vec<String>>,
     /// The preset that was chosen.
@@ -82,6 +84,7 @@ impl Resolved {
             output_filters: self.filters(),
             reply: Sourced { value: self.reply(), origin: origin("reply") },
             webhooks: Sourced { value: self.webhooks(), origin: origin("webhooks") },
+            serve: Sourced { value: self.serve(), origin: origin("serve") },
             frame_ancestors: Sourced { value: spec.frame_ancestors.clone(), origin: origin("frame_ancestors") },
             preset: self.preset.map(super::Preset::name),
             secrets: self.secrets.iter().cloned().collect(),
@@ -168,16 +171,16 @@ impl Resolved {
         })
     }
 
-    fn webhooks(&self) -> Vec<Json> {
-        let shown = self.spec.webhooks.iter().map(|hook| {
-            let on = match hook.on {
-                WebhookEvent::HandOff => "hand_off",
-                WebhookEvent::Feedback => "feedback",
-            };
-            // A path may be a token.
-            json!({"on": on, "host": hook.host.to_string(), "port": hook.port})
-        });
-        shown.collect()
+    fn webhooks(&self) -> Json {
+        let Some(webhooks) = &self.spec.webhooks else { return Json::Null };
+        // A path may be a token.
+        let hook = |hook: &Webhook| json!({"on": hook.on.as_str(), "host": hook.host.to_string(), "port": hook.port});
+        let hooks: Vec<Json> = webhooks.hooks.iter().map(hook).collect();
+        json!({"to": hooks, "secret": webhooks.secret, "attempts_max": webhooks.attempts_max})
+    }
+
+    fn serve(&self) -> Json {
+        json!({"architecture": self.spec.architecture == SourcePage::Shown})
     }
 }
 

@@ -17,6 +17,7 @@ use carboy_core::ids::SecretName;
 use carboy_manifest::chat::{AUDIT_INTEGRITY_KEY, Dotenv, Preset};
 use carboy_manifest::{Effective, Request, RunBudget};
 
+use super::operator_log;
 use crate::applications::{self, ProgramFiles};
 use crate::args::{ChatFlags, RunArgs};
 use crate::chat_file::{self, Settled};
@@ -96,9 +97,10 @@ pub fn of(args: &RunArgs, environment: Environment) -> Result<Wanted, Failure> {
         thresholds: &args.chat.thresholds,
         audit_log: args.chat.audit_log.as_deref(),
     };
-    let request = look_up(&named, environment)?;
+    let mut request = look_up(&named, environment)?;
     let state = request.home.state(&request.effective.bottle);
     let place = state.join("chat").join(request.spec.name.as_str());
+    request.lines = operator_log::at(&place);
     Ok(Wanted { request, who, place })
 }
 
@@ -146,6 +148,7 @@ pub fn look_up(args: &Named<'_>, environment: Environment) -> Result<ChatRequest
             // The terminal may be raw: a carriage return brings the cursor back.
             say_part!("\r\ncarboy: {}\r\n", text.replace('\n', "\r\n"));
         }),
+        lines: Arc::new(|line| say!("{line}")),
     })
 }
 

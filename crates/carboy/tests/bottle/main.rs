@@ -15,6 +15,7 @@ mod escape_leaks;
 mod escape_names;
 mod escape_network;
 mod escape_scan;
+mod faults;
 mod git;
 mod guides;
 mod host;
@@ -29,7 +30,9 @@ mod overspend;
 mod placeholders;
 mod plane;
 mod ports;
+mod programs;
 mod providers;
+mod registries;
 mod run;
 mod runs;
 mod seeing;
@@ -79,6 +82,7 @@ fn main() {
         clients::cases(),
         bodies::cases(),
         git::cases(),
+        faults::cases(),
         workspace::cases(),
         streams::cases(),
         terminal::cases(),
@@ -96,7 +100,9 @@ fn main() {
         placeholders::cases(),
         plane::cases(),
         ports::cases(),
+        programs::cases(),
         providers::cases(),
+        registries::cases(),
         uninstall::cases(),
         guides::cases(),
         cli::cases(),

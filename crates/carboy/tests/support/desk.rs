@@ -25,6 +25,11 @@ pub struct Desk {
     provider: Option<(tokio::runtime::Runtime, Running)>,
 }
 
+/// The program: the one that was built with this test, or another build of it that is to be tried (`CARBOY_PROGRAM`).
+pub fn program() -> PathBuf {
+    std::env::var_os("CARBOY_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_carboy").into(), PathBuf::from)
+}
+
 /// How a command ended.
 #[derive(Debug)]
 pub struct Ran {
@@ -83,7 +88,7 @@ impl Desk {
 
     /// `carboy ARGUMENTS…` in the working directory, without this process's environment.
     pub fn carboy(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_carboy"));
+        let mut command = Command::new(program());
         command.args(arguments).env_clear().current_dir(self.path("work"));
         command.env("HOME", self.path("")).env("CARBOY_HOME", self.path("home"));
         command.env("PATH", std::env::var("PATH").unwrap_or_default());

@@ -48,18 +48,40 @@ const alike = (shown, kept) => {
 // The server's time of the last line that is known: what was said since then is later.
 const lastTime = () => Math.max(0, ...state.known.map((line) => line.at_ms ?? 0));
 
+// What the server keeps: the lines, and the card that waits for a click.
+const keep = ({ lines, cards }) => {
+  state.known = lines;
+  state.open = cards[0] ?? null;
+};
+
 // What the server has of this conversation; drawn anew only where it differs.
 const refresh = async () => {
-  const { lines } = await get("transcript");
-  const same = alike(state.known, lines);
-  state.known = lines;
+  const kept = await get("transcript");
+  const same = alike(state.known, kept.lines);
+  keep(kept);
   if (!same && !state.busy) draw();
 };
 
 const draw = () => {
-  view.replaceAll([...(state.greeting ? [{ who: "agent", text: state.greeting }] : []), ...state.known]);
+  const lines = [...(state.greeting ? [{ who: "agent", text: state.greeting }] : []), ...state.known];
+  const roots = view.replaceAll(lines);
+  // What somebody thinks of the last reply can still be said, and goes to the turn that it is of.
+  const last = lines.findLastIndex((line) => line.who === "agent");
+  if (lines[last]?.turn > 0 && !lines[last].judged) judgeable(roots[last], lines[last].turn);
   // A question that waits for a click is not lost by drawing anew.
   if (state.open) showCard(state.open, {});
+};
+
+const judgeable = (root, turn) => {
+  const judge = async (judgement, reason) => {
+    try {
+      await post("feedback", { turn, judgement, reason });
+      return "Thank you.";
+    } catch {
+      return "This could not be sent.";
+    }
+  };
+  view.grow(root, view.feedback(state.reasons, judge));
 };
 
 // One question, from the click to its reply, through every drop of the network, sent no more than once.
@@ -83,7 +105,7 @@ const run = async (job) => {
     // What another tab said meanwhile is in it too.
     const kept = await get("transcript").catch(() => null);
     const same = !kept || alike(state.known, kept.lines);
-    if (kept) state.known = kept.lines;
+    if (kept) keep(kept);
     if (!same && $("notice").hidden) draw();
     busy(false);
     tabs?.postMessage("changed");
@@ -107,10 +129,10 @@ const persist = async (job, hear, reply) => {
 
 // After a drop: is the question still being answered, or answered already, or unknown to a server that was restarted?
 const wanted = async (job, reply) => {
-  const { lines, under_way: underWay } = await get("transcript");
-  if (underWay.includes(job.body.request)) return true;
-  if (lines.some((line) => line.who === "person" && line.text === job.text && line.at_ms > job.since)) {
-    state.known = lines;
+  const kept = await get("transcript");
+  if (kept.under_way.includes(job.body.request)) return true;
+  if (kept.lines.some((line) => line.who === "person" && line.text === job.text && line.at_ms > job.since)) {
+    keep(kept);
     reply.drop();
     draw();
     return false;
@@ -124,20 +146,9 @@ const finish = (reply, data, job) => {
   // What was shown sentence by sentence and the whole reply are the same, or the whole one is right.
   if (reply.text() !== data.reply) reply.replace(data.reply);
   if (data.card && !job.card) showCard(data.card, job);
-  state.known = [...state.known, ...(job.text === undefined ? [] : [{ who: "person", text: job.text }]), { who: "agent", text: data.reply }];
-  if (data.turn > 0) {
-    view.grow(
-      reply.root,
-      view.feedback(state.reasons, async (judgement, reason) => {
-        try {
-          await post("feedback", { turn: data.turn, judgement, reason });
-          return "Thank you.";
-        } catch {
-          return "This could not be sent.";
-        }
-      }),
-    );
-  }
+  const asked = job.text === undefined ? [] : [{ who: "person", text: job.text }];
+  state.known = [...state.known, ...asked, { who: "agent", text: data.reply, turn: data.turn }];
+  if (data.turn > 0) judgeable(reply.root, data.turn);
   say("");
 };
 
@@ -288,7 +299,7 @@ const begin = async () => {
     view.agent = told.offline ? `${told.title} (${told.offline})` : told.title;
     $("offline").textContent = told.offline ?? "";
     $("offline").hidden = !told.offline;
-    state.known = (await get("transcript")).lines;
+    keep(await get("transcript"));
     draw();
     notice("");
   } catch (error) {

@@ -49,12 +49,14 @@ export class View {
     if (getComputedStyle(this.scroller).overflowY === "visible") this.log.lastElementChild?.scrollIntoView({ block: "end" });
   }
 
-  // A whole conversation at once. It is not read out: it was, or it is old.
+  // A whole conversation at once; gives what each line became. It is not read out: it was, or it is old.
   replaceAll(lines) {
     this.log.setAttribute("aria-live", "off");
-    this.log.replaceChildren(...lines.map((line) => this.message(line.who, line.text).root));
+    const roots = lines.map((line) => this.message(line.who, line.text).root);
+    this.log.replaceChildren(...roots);
     this.toEnd();
     requestAnimationFrame(() => this.log.setAttribute("aria-live", "polite"));
+    return roots;
   }
 
   message(who, text) {

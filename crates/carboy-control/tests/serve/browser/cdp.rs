@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ pub struct Browser {
     child: Child,
     out: mpsc::Sender<(Value, oneshot::Sender<Value>)>,
     troubles: Arc<Mutex<Vec<String>>>,
+    asked: AtomicBool,
     _profile: tempfile::TempDir,
 }
 
@@ -29,6 +32,8 @@ impl Drop for Browser {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let asked = self.asked.load(Ordering::SeqCst) || std::thread::panicking();
+        assert!(asked, "a test in a browser ends with `quiet`: errors of its console are nobody's else");
     }
 }
 
@@ -72,7 +77,7 @@ impl Browser {
         let (out, asked) = mpsc::channel(64);
         let troubles = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(pump(socket, asked, troubles.clone()));
-        Browser { child, out, troubles, _profile: profile }
+        Browser { child, out, troubles, asked: AtomicBool::new(false), _profile: profile }
     }
 
     async fn call(&self, session: Option<&str>, method: &str, params: Value) -> Value {
@@ -103,6 +108,16 @@ impl Browser {
     /// Console errors, exceptions and violations of the policy, in any tab.
     pub fn troubles(&self) -> Vec<String> {
         self.troubles.lock().unwrap().clone()
+    }
+
+    /// How every test ends: there was no such thing, but for those that have one of these words. A browser notes every
+    /// answer that is an error, and every request that a network without a server lost.
+    pub async fn quiet(&self, expected: &[&str]) {
+        // What came about before this is told before its answer.
+        self.call(None, "Browser.getVersion", json!({})).await;
+        self.asked.store(true, Ordering::SeqCst);
+        let others = self.troubles().into_iter().filter(|line| !expected.iter().any(|words| line.contains(words)));
+        assert_eq!(others.collect::<Vec<_>>(), [] as [String; 0]);
     }
 }
 
@@ -254,10 +269,24 @@ impl Page<'_> {
         self.call("Page.bringToFront", json!({})).await;
     }
 
+    /// What axe-core finds wrong with the page as it is.
+    pub async fn violations(&self, axe: &str) -> Value {
+        // Not the page's own script: what the protocol runs is no subject of its policy.
+        self.eval(&format!("{axe}; true")).await;
+        self.eval("axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html + ' ' + n.failureSummary)]))").await
+    }
+
     /// PNG.
     pub async fn screenshot(&self) -> Vec<u8> {
         use base64::Engine as _;
         let shot = self.call("Page.captureScreenshot", json!({"format": "png"})).await;
         base64::engine::general_purpose::STANDARD.decode(shot["data"].as_str().unwrap()).unwrap()
     }
+}
+
+/// axe-core from where the other clients are, or where it is missed.
+pub fn axe() -> Result<String, String> {
+    let place = std::env::var_os("CARBOY_CLIENTS").map_or_else(|| PathBuf::from("/opt/carboy-clients"), PathBuf::from);
+    let file = place.join("node_modules/axe-core/axe.min.js");
+    std::fs::read_to_string(&file).map_err(|_| format!("{} is not there", file.display()))
 }

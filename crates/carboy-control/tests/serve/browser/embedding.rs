@@ -72,4 +72,6 @@ async fn g90_one_script_tag_shows_the_chat_with_the_shops_colours_and_on_no_othe
         .await
         .unwrap_or_else(|_| panic!("{:?}", browser.troubles()));
     assert!(url(&world).starts_with("http://127.0.0.1"));
+    // The one that is no guest is told so, and nothing else is.
+    browser.quiet(&["frame-ancestors", "refused to connect"]).await;
 }

@@ -1,17 +1,16 @@
 //! How it looks: small screens, large type, dark rooms, long conversations; and what axe says of it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use carboy_core::chat::{ChatLimits, ChatSpec};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::http::{chat, get};
 use super::super::needs;
 use super::super::world::{Made, Play, World, spec};
-use super::cdp::Page;
+use super::cdp::{Page, axe};
 use super::talk::with_card;
 use super::{browser, picture, replied, send, url};
 
@@ -42,6 +41,7 @@ async fn it_fits_320_pixels_and_400_percent() {
         let reached = page.eval("document.getElementById('send').getBoundingClientRect().top < innerHeight").await;
         assert_eq!(reached, true, "{width} by {height}: the button can be reached");
     }
+    browser.quiet(&[]).await;
 }
 
 #[tokio::test]
@@ -54,6 +54,7 @@ async fn light_and_dark_have_their_palettes() {
     assert_eq!(page.text(background).await, "rgb(245, 243, 238)");
     page.scheme("dark").await;
     assert_eq!(page.text(background).await, "rgb(27, 26, 24)");
+    browser.quiet(&[]).await;
 }
 
 #[tokio::test]
@@ -82,26 +83,14 @@ async fn five_hundred_messages_stay_fast() {
     replied(&page, "You said: one more.").await;
     println!("500 messages: loaded in {loaded:?}, one more is painted after {typed:.0} ms");
     assert!(loaded.as_secs() < 8 && typed < 1_000.0, "loaded in {loaded:?}, painted after {typed} ms");
-}
-
-/// axe-core from where the other clients are.
-fn axe() -> Option<String> {
-    let place = std::env::var_os("CARBOY_CLIENTS").map_or_else(|| PathBuf::from("/opt/carboy-clients"), PathBuf::from);
-    let file = place.join("node_modules/axe-core/axe.min.js");
-    let text = std::fs::read_to_string(&file).ok();
-    needs::note("browser-axe", text.is_none().then(|| format!("{} is not there", file.display())));
-    text
-}
-
-async fn violations(page: &Page<'_>, axe: &str) -> Value {
-    // Not the page's own script: what the protocol runs is no subject of its policy.
-    page.eval(&format!("{axe}; true")).await;
-    page.eval("axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html + ' ' + n.failureSummary)]))").await
+    browser.quiet(&[]).await;
 }
 
 #[tokio::test]
 async fn axe_finds_nothing_in_any_state_light_dark_or_small() {
-    let Some(axe) = axe() else { return };
+    let axe = axe();
+    needs::note("browser-axe", axe.as_ref().err().cloned());
+    let Ok(axe) = axe else { return };
     let Some(browser) = browser("axe-run").await else { return };
     let (world, done) = with_card().await;
     let page = browser.page(&url(&world)).await;
@@ -122,10 +111,11 @@ async fn axe_finds_nothing_in_any_state_light_dark_or_small() {
         for (scheme, width) in [("light", 1280), ("dark", 1280), ("light", 320), ("dark", 320)] {
             page.scheme(scheme).await;
             page.viewport(width, 800, 1.0).await;
-            assert_eq!(violations(&page, &axe).await, json!([]), "{state}, {scheme}, {width}");
+            assert_eq!(page.violations(&axe).await, json!([]), "{state}, {scheme}, {width}");
         }
     }
     assert_eq!(done.load(Ordering::SeqCst), 1);
+    browser.quiet(&[]).await;
 }
 
 #[tokio::test]
@@ -161,4 +151,5 @@ async fn a_conversation_looks_as_the_documentation_shows_it() {
     let file = get("/api/transcript?download").with("cookie", &value).send(world.address).await;
     assert!(file.body.contains("Order BK-1001 was delivered on 3 January."));
     assert_eq!(chat("x").send(world.address).await.status, 200);
+    browser.quiet(&[]).await;
 }

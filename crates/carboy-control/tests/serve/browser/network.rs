@@ -33,6 +33,7 @@ async fn a_double_send_is_one_message() {
         "slow",
         "what was written meanwhile is kept"
     );
+    browser.quiet(&[]).await;
 }
 
 #[tokio::test]
@@ -51,6 +52,7 @@ async fn a_network_that_drops_in_mid_reply_costs_nothing_and_sends_nothing_twice
         .await;
     replied(&page, WHOLE).await;
     assert_eq!((persons(&page).await, world.asked()), (1, 1));
+    browser.quiet(&["net::ERR_"]).await;
 }
 
 #[tokio::test]
@@ -77,6 +79,7 @@ async fn a_server_that_is_started_again_in_mid_reply_is_asked_again_only_by_a_cl
     assert_eq!((persons(&page).await, world.asked()), (2, 1));
     page.go(&at).await;
     assert_eq!(persons(&page).await, 2, "and the session of before goes on");
+    browser.quiet(&["net::ERR_"]).await;
 }
 
 #[tokio::test]
@@ -99,5 +102,5 @@ async fn two_tabs_share_one_conversation_and_neither_loses_a_line() {
         assert!(text.contains(WHOLE) && text.contains("You said: two."), "{text}");
     }
     assert_eq!(world.asked(), 2);
-    assert_eq!(browser.troubles(), [] as [String; 0]);
+    browser.quiet(&[]).await;
 }
