@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs what `cargo xtask bench` measures carboy against: bubblewrap, Anthropic's sandbox-runtime, mitmproxy, and the
-# two gateways to models, LiteLLM's proxy and Portkey's.
+# Installs what `cargo xtask bench` measures carboy against: bubblewrap, Anthropic's sandbox-runtime, mitmproxy, the
+# two gateways to models, LiteLLM's proxy and Portkey's, and FastAPI with uvicorn.
 #
 #   xtask/bench-peers.sh [DIR]        DIR defaults to /opt/carboy-bench
 #
 # Afterwards: DIR/bin/srt and DIR/bin/node, DIR/mitmproxy/bin/mitmdump, DIR/litellm/bin/litellm,
-# DIR/node_modules/@portkey-ai/gateway, and DIR/versions (one `name version` a line).
+# DIR/node_modules/@portkey-ai/gateway, DIR/fastapi/bin/python, and DIR/versions (one `name version` a line).
 # Idempotent: what is there is left alone. Debian packages are installed only where a command is missing, and only as
 # root; otherwise the line to run is printed and the script stops.
 set -eu
@@ -16,6 +16,9 @@ NODE=22.23.3
 MITMPROXY=12.2.3
 LITELLM=1.105.0
 PORTKEY=1.15.2
+FASTAPI=0.165.0
+UVICORN=0.54.0
+HTTPX=0.28.1
 
 dir=${1:-/opt/carboy-bench}
 say() { printf '%s\n' "peers: $*" >&2; }
@@ -42,9 +45,12 @@ need_packages bwrap socat rg npm
 wanted="sandbox-runtime $SANDBOX_RUNTIME
 node $NODE
 litellm $LITELLM
-portkey-gateway $PORTKEY"
+portkey-gateway $PORTKEY
+fastapi $FASTAPI
+uvicorn $UVICORN
+httpx $HTTPX"
 if [ -x "$dir/bin/srt" ] && [ -x "$dir/mitmproxy/bin/mitmdump" ] && [ -x "$dir/litellm/bin/litellm" ] \
-    && [ -d "$dir/node_modules/@portkey-ai/gateway" ] && [ -f "$dir/versions" ] \
+    && [ -d "$dir/node_modules/@portkey-ai/gateway" ] && [ -x "$dir/fastapi/bin/uvicorn" ] && [ -f "$dir/versions" ] \
     && [ "$(grep -v '^mitmproxy ' "$dir/versions")" = "$wanted" ]; then
     say "up to date in $dir"
     exit 0
@@ -68,6 +74,11 @@ got=$("$dir/mitmproxy/bin/mitmdump" --version | sed -n 's/^Mitmproxy: //p')
 say "litellm[proxy] $LITELLM into $dir/litellm"
 [ -x "$dir/litellm/bin/python" ] || "$python" -m venv "$dir/litellm"
 "$dir/litellm/bin/python" -m pip install --quiet --disable-pip-version-check "litellm[proxy]==$LITELLM" >&2
+
+say "fastapi $FASTAPI, uvicorn[standard] $UVICORN and httpx $HTTPX into $dir/fastapi"
+[ -x "$dir/fastapi/bin/python" ] || "$python" -m venv "$dir/fastapi"
+"$dir/fastapi/bin/python" -m pip install --quiet --disable-pip-version-check "fastapi==$FASTAPI" \
+    "uvicorn[standard]==$UVICORN" "httpx==$HTTPX" >&2
 
 chmod -R a+rX "$dir"
 printf '%s\nmitmproxy %s\n' "$wanted" "$got" >"$dir/versions"

@@ -1,10 +1,11 @@
-//! `cargo xtask bench start|proxy|budget [--write]`: how fast carboy is beside others that do part of the same work, all of
+//! `cargo xtask bench start|proxy|budget|chat [--write]`: how fast carboy is beside others that do part of the same work, all of
 //! them in one run on one machine. The figures go to standard output, with `--write` into docs/benchmarks.md too.
 //!
 //! Rounds are interleaved, so that whatever else the machine does hits all alike. Nothing leaves the machine but the
 //! installation of the peers, which `bench-peers.sh` does once.
 
 mod budget;
+mod chat;
 mod facts;
 mod figures;
 mod orders;
@@ -36,13 +37,14 @@ pub fn run(arguments: &[&str]) -> Result<(), String> {
     let (what, write) = match arguments {
         [what] => (*what, false),
         [what, "--write"] => (*what, true),
-        _ => return Err("usage: cargo xtask bench start|proxy|budget [--write]".to_owned()),
+        _ => return Err("usage: cargo xtask bench start|proxy|budget|chat [--write]".to_owned()),
     };
     let measure = match what {
         "start" => start::run,
         "proxy" => proxy::run,
         "budget" => budget::run,
-        _ => return Err(format!("no bench `{what}`; there are `start`, `proxy` and `budget`")),
+        "chat" => chat::run,
+        _ => return Err(format!("no bench `{what}`; there are `start`, `proxy`, `budget` and `chat`")),
     };
     let top = tree::root();
     let peers = std::env::var_os("CARBOY_BENCH_PEERS").map_or_else(|| PathBuf::from(PEERS), PathBuf::from);

@@ -33,7 +33,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                    attack Bookly with a model that means harm, a million times where nobody says how many
   soak [ROUNDS] [--seed N] [--minutes N]
                    kill the ledger's process again and again (10000 times, 40 minutes at most) and look for what is lost
-  bench start|proxy|budget [--write]
+  bench start|proxy|budget|chat [--write]
                    measure beside other programs, which are installed first (asks, unless CI=true); --write puts the
                    figures into docs/benchmarks.md";
 

@@ -8,8 +8,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use carboy_core::ports::{KeptSession, SessionKey, SessionStore, SessionStoreError};
+use carboy_core::ports::{KeptSession, Later, SessionKey, SessionStore, SessionStoreError};
 use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -232,6 +233,8 @@ fn follow(store: &dyn SessionStore, steps: &[Step]) {
             Step::Remove(n) => {
                 block_on(store.remove(key(n))).unwrap();
                 law.list.retain(|s| s.0 != n);
+                // A store that had not let go yet of what was over has nothing to tell of it any more.
+                law.gone.retain(|gone| *gone != n);
             }
             Step::Sweep => {
                 law.expire(None);
@@ -268,6 +271,53 @@ proptest! {
     fn g30_sessions_in_a_file_follow_the_same_law(steps in prop::collection::vec(step(), 1..60)) {
         let dir = tempfile::tempdir().unwrap();
         follow(&SqliteSessions::open(&dir.path().join("sessions.db"), Law::LIMITS).unwrap(), &steps);
+    }
+
+    #[test]
+    fn g30_two_processes_on_one_file_follow_the_same_law_together(
+        // Who went is told by whoever let them go: the other one does not know.
+        steps in prop::collection::vec(step().prop_filter("told apart", |step| !matches!(step, Step::Sweep)), 1..60)
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || SqliteSessions::open(&dir.path().join("sessions.db"), Law::LIMITS).unwrap();
+        follow(&InTurns { stores: [open(), open(), open()], asked: AtomicUsize::new(0) }, &steps);
+    }
+}
+
+/// Several of one file; every question goes to another one.
+struct InTurns {
+    stores: [SqliteSessions; 3],
+    asked: AtomicUsize,
+}
+
+impl InTurns {
+    fn next(&self) -> &SqliteSessions {
+        // Twice the same one, then another: what it knows is used, and then it is old.
+        &self.stores[self.asked.fetch_add(1, Ordering::Relaxed) / 2 % self.stores.len()]
+    }
+}
+
+impl SessionStore for InTurns {
+    fn load(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>> {
+        self.next().load(key, now_ms)
+    }
+
+    fn save(
+        &self,
+        key: SessionKey,
+        version: u64,
+        bytes: Vec<u8>,
+        now_ms: u64,
+    ) -> Later<'_, Result<(), SessionStoreError>> {
+        self.next().save(key, version, bytes, now_ms)
+    }
+
+    fn remove(&self, key: SessionKey) -> Later<'_, Result<(), SessionStoreError>> {
+        self.next().remove(key)
+    }
+
+    fn sweep(&self, now_ms: u64) -> Later<'_, Result<Vec<SessionKey>, SessionStoreError>> {
+        self.next().sweep(now_ms)
     }
 }
 

@@ -12,7 +12,7 @@
 
 mod cut;
 mod gateways;
-mod home;
+pub(super) mod home;
 mod ledger;
 mod streams;
 mod tax;

@@ -1,8 +1,9 @@
-//! The programs of `cargo xtask bench proxy` and `budget`: upstreams, a bare proxy to compare with, load generators.
+//! The programs of `cargo xtask bench proxy`, `budget` and `chat`: upstreams, a bare proxy to compare with, load generators.
 //!
 //! ```text
 //! bench upstream DIR                        TLS server on loopback; writes DIR/ca.pem, prints its address
 //! bench provider DIR KEY                    the simulated provider; writes DIR/provider.pem, prints two addresses
+//! bench offline KEY                         the offline model of chat agents; prints its address
 //! bench bare DIR ADDRESS                    TLS in, TLS out to ADDRESS, nothing in between; prints its address
 //! bench load HOST:PORT [--ca FILE] [--through PROXY] [--field NAME:VALUE]... [--tls no]
 //!                                           takes orders as lines of JSON on standard input
@@ -38,11 +39,12 @@ fn main() -> Result<(), Failure> {
         ["upstream", directory] => upstream::run(Path::new(directory)),
         ["bare", directory, upstream] => bare::run(Path::new(directory), upstream.parse()?),
         ["provider", directory, key] => provider::run(Path::new(directory), key),
+        ["offline", key] => provider::offline(key),
         ["load", target, ref options @ ..] => load::run(target, options),
         ["streams", target, count] => streams::run(target, count.parse()?),
         ["governed"] => governed::run(),
         _ => {
-            let usage = "bench upstream DIR | provider DIR KEY | bare DIR ADDRESS | load HOST:PORT [OPTIONS] | \
+            let usage = "bench upstream DIR | provider DIR KEY | offline KEY | bare DIR ADDRESS | load HOST:PORT [OPTIONS] | \
                          streams HOST:PORT COUNT | governed";
             Err(format!("usage: {usage}").into())
         }

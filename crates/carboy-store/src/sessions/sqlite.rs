@@ -8,6 +8,8 @@
 //! power: it then counts as used a little earlier. *Must never* give an answer that is not the file's: one that is damaged,
 //! locked, full, or no longer the one that was opened is no store at all.
 
+mod table;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use carboy_core::ports::{KeptSession, Later, SessionKey, SessionStore, SessionStoreError};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
 
@@ -24,6 +26,7 @@ use super::{Gone, SessionLimits, next_version};
 use crate::StoreError;
 use crate::place::open_directory;
 use crate::ticket::{Giver, ticket};
+use table::{All, Stock};
 
 /// Questions that wait for the thread; one more is refused.
 const JOBS_MAX: usize = 1_024;
@@ -173,6 +176,8 @@ struct Keeper {
     file: (u64, u64),
     limits: SessionLimits,
     gone: Gone,
+    /// As the last transaction left it, where that is known.
+    stock: Option<Stock>,
 }
 
 /// Whether what is written has to survive the loss of power.
@@ -219,7 +224,7 @@ impl Keeper {
         }
         let gone = Gone::new();
         let file = (stat.st_dev, stat.st_ino);
-        Ok(Keeper { connection, directory, name, path: path.to_owned(), file, limits, gone })
+        Ok(Keeper { connection, directory, name, path: path.to_owned(), file, limits, gone, stock: None })
     }
 
     fn work(mut self, waiting: &Receiver<Job>) {
@@ -307,9 +312,10 @@ impl Keeper {
                 Durable::Yes => "PRAGMA synchronous = FULL",
                 Durable::No => "PRAGMA synchronous = NORMAL",
             })?;
-            let all = All(self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?);
+            let known = self.stock.take();
+            let all = All::begin(self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?, known)?;
             let done = work(&all)?;
-            all.0.commit()?;
+            self.stock = all.commit()?;
             Ok(done)
         })();
         done.map_err(|failed| match failed {
@@ -337,81 +343,6 @@ fn next_step(error: &rusqlite::Error) -> &'static str {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "; move it away and start anew",
         _ => "",
     }
-}
-
-/// What a session's row says beside its octets.
-struct Found {
-    version: u64,
-    used_ms: u64,
-}
-
-/// The table, within one transaction.
-struct All<'a>(Transaction<'a>);
-
-impl All<'_> {
-    fn find(&self, key: &SessionKey) -> rusqlite::Result<Option<Found>> {
-        let mut statement = self.0.prepare_cached("SELECT version, used_ms FROM session WHERE key = ?1")?;
-        statement
-            .query_row([key.0], |row| Ok(Found { version: natural(row, 0)?, used_ms: natural(row, 1)? }))
-            .optional()
-    }
-
-    fn touch(&self, key: &SessionKey, now_ms: u64) -> rusqlite::Result<Vec<u8>> {
-        let mut statement =
-            self.0.prepare_cached("UPDATE session SET used_ms = ?2, turn = ?3 WHERE key = ?1 RETURNING bytes")?;
-        statement.query_row(params![key.0, int(now_ms), self.next_turn()?], |row| row.get(0))
-    }
-
-    fn put(&self, key: &SessionKey, version: u64, bytes: &[u8], now_ms: u64) -> rusqlite::Result<()> {
-        let mut statement = self.0.prepare_cached(
-            "INSERT INTO session (key, version, used_ms, turn, size, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?;
-        let values = params![key.0, int(version), int(now_ms), self.next_turn()?, int(bytes.len() as u64), bytes];
-        statement.execute(values).map(|_| ())
-    }
-
-    fn delete(&self, key: &SessionKey) -> rusqlite::Result<()> {
-        self.0.prepare_cached("DELETE FROM session WHERE key = ?1")?.execute([key.0]).map(|_| ())
-    }
-
-    fn next_turn(&self) -> rusqlite::Result<i64> {
-        self.0.prepare_cached("SELECT coalesce(max(turn), 0) + 1 FROM session")?.query_row([], |row| row.get(0))
-    }
-
-    /// Lets the least lately used go until one more of so many octets fits; those that went.
-    fn make_room(&self, bytes: u64, limits: &SessionLimits) -> rusqlite::Result<Vec<SessionKey>> {
-        let mut went = Vec::new();
-        loop {
-            let (count, sum): (u64, u64) = self
-                .0
-                .prepare_cached("SELECT count(*), coalesce(sum(size), 0) FROM session")?
-                .query_row([], |row| Ok((natural(row, 0)?, natural(row, 1)?)))?;
-            if count == 0 || (count < u64::from(limits.sessions_max) && sum + bytes <= limits.all_bytes_max) {
-                return Ok(went);
-            }
-            let mut oldest = self.0.prepare_cached("SELECT key FROM session ORDER BY turn LIMIT 1")?;
-            let key = SessionKey(oldest.query_row([], |row| row.get(0))?);
-            self.delete(&key)?;
-            went.push(key);
-        }
-    }
-
-    /// Lets those go that were idle too long.
-    fn over(&self, now_ms: u64, limits: &SessionLimits) -> rusqlite::Result<Vec<SessionKey>> {
-        let Some(before) = now_ms.checked_sub(u64::from(limits.idle_s) * 1_000) else { return Ok(Vec::new()) };
-        let mut statement = self.0.prepare_cached("DELETE FROM session WHERE used_ms < ?1 RETURNING key")?;
-        let went = statement.query_map([int(before)], |row| Ok(SessionKey(row.get(0)?)))?;
-        went.collect()
-    }
-}
-
-/// Milliseconds and versions are far below that.
-fn int(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn natural(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    row.get::<_, i64>(column).map(|number| number.max(0) as u64)
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {

@@ -40,17 +40,22 @@ fn written(path: &Path, text: &str) -> Result<(), String> {
 
 impl Home {
     /// One at `root`, whose settings are these, and its controller. Its bottles work elsewhere: none sees a home.
-    pub fn open(bench: &Bench, programs: &Programs, root: &Path, settings: &str) -> Result<Home, String> {
+    pub(super) fn open(bench: &Bench, programs: &Programs, root: &Path, settings: &str) -> Result<Home, String> {
+        Home::with(bench, &programs.carboy, &programs.bench, root, settings)
+    }
+
+    /// The same; `program` is what its bottles run.
+    pub fn with(bench: &Bench, carboy: &Path, program: &Path, root: &Path, settings: &str) -> Result<Home, String> {
         let work = bench.directory("work")?;
         for path in [root, &root.join("bottles")] {
             private(path)?;
         }
         written(&root.join("settings.yml"), settings)?;
-        let mut command = Command::new(&programs.carboy);
+        let mut command = Command::new(carboy);
         command.args(["controller", "run"]).env("CARBOY_HOME", root).env_remove("XDG_RUNTIME_DIR");
         let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let controller = started.map_err(|error| format!("cannot start the controller: {error}"))?;
-        let (carboy, program) = (programs.carboy.clone(), programs.bench.clone());
+        let (carboy, program) = (carboy.to_owned(), program.to_owned());
         let mut home = Home { carboy, program, root: root.to_owned(), work, controller };
         let begun = Instant::now();
         while home.socket().is_none() {
