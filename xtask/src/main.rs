@@ -6,6 +6,7 @@ mod dist;
 mod files;
 mod layers;
 mod lit;
+mod matrix;
 mod needs;
 mod soak;
 mod table;
@@ -20,6 +21,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   files            check the size of source files, their first lines, and words that do not belong
   table            write docs/checklist.md: which test proves which row
   table --check    fail if it is out of date, or a row that is not pending has no test
+  matrix           write docs/bypass-matrix.md from what the bypass matrix of the tests found
+  matrix --check   fail if it is not what they found
   test             install what the tests need (asks first, unless CI=true), then check and test everything
   book             write the documents as a static book to target/book; a broken link or an orphan page fails
   book --check     the same without writing
@@ -41,6 +44,8 @@ fn main() -> ExitCode {
         ["files"] => files::run(),
         ["table"] => table::run(table::Mode::Write),
         ["table", "--check"] => table::run(table::Mode::Check),
+        ["matrix"] => matrix::run(matrix::Mode::Write),
+        ["matrix", "--check"] => matrix::run(matrix::Mode::Check),
         ["test"] => test::run(),
         ["book"] => book::run(book::Mode::Write),
         ["book", "--check"] => book::run(book::Mode::Check),

@@ -26,6 +26,7 @@ const NEEDS: &[Need] = &[
     Need { check: &["/usr/bin/python3", "-c", "import ensurepip, venv"], package: "python3-venv" },
     Need { check: &["java", "-version"], package: "default-jdk-headless" },
     Need { check: &["go", "version"], package: "golang-go" },
+    Need { check: &["ls", "/usr/share/gocode/src/google.golang.org/grpc"], package: "golang-google-grpc-dev" },
     Need { check: &["/usr/sbin/nginx", "-v"], package: "nginx-light" },
     Need { check: &["jq", "--version"], package: "jq" },
     Need { check: &["tmux", "-V"], package: "tmux" },

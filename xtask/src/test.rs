@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{book, dist, files, layers, lit, needs, table, tree};
+use crate::{book, dist, files, layers, lit, matrix, needs, table, tree};
 use tally::Tally;
 
 /// What a phase was, how long it took, and what was wrong.
@@ -34,6 +34,7 @@ pub fn run() -> Result<(), String> {
         phase("book", || book::run(book::Mode::Check)),
         phase("lit", lit::run),
         phase("tests", || tests(&top, &mut tally)),
+        phase("matrix", || matrix::run(matrix::Mode::Check)),
         phase("dist", dist::check),
     ];
     println!("\n-- summary");
@@ -74,6 +75,7 @@ pub fn cargo(top: &Path, arguments: &[&str]) -> Result<(), String> {
 
 /// All tests; their output is passed on as it comes and counted on the way.
 fn tests(top: &Path, tally: &mut Tally) -> Result<(), String> {
+    matrix::forget();
     let mut command = cargo_command(top, &["test", "--workspace", "--no-fail-fast"]);
     command.env("CARBOY_CLIENTS", needs::clients_place()).env("CARBOY_TEST_USER", needs::ORDINARY_USER);
     let mut child =

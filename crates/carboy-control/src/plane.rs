@@ -9,13 +9,14 @@ use std::sync::Arc;
 use carboy_core::audit::{ChainKey, Subject};
 use carboy_core::ids::RunId;
 use carboy_core::ports::{Clock, SecretSource};
-use carboy_egress::{Gateway, GatewayConfig, GatewayLimits, Learning};
+use carboy_egress::{Gateway, GatewayConfig, Learning};
 use carboy_manifest::Effective;
 use carboy_store::audit::AuditLog;
 use carboy_store::controller::ClientEvents;
 
 use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
+use crate::descriptors;
 use crate::home::Home;
 use crate::notify::{DESKTOP_PROGRAM, LookedFor, Notifier, Notifying};
 use crate::registry::RunRecord;
@@ -92,7 +93,7 @@ impl Plane {
             ledger: kept.ledger(),
             clock: Arc::new(SystemClock),
             learning: Learning::Off,
-            limits: GatewayLimits::default(),
+            limits: descriptors::gateway_limits(),
         });
         let gateway = gateway.map_err(|e| RunError::from(AuthorityError::from(e)))?;
         look_for_renewed(&vault, &gateway, fingerprint_key);

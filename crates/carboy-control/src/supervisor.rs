@@ -33,7 +33,7 @@ use carboy_core::audit::{ChainKey, Event, EventType, Outcome, Subject};
 use carboy_core::ids::{RunId, SecretName};
 use carboy_core::plan::{Bind, BottleSpec, CaptureTier, GeneratedFile, Image, StdioMode};
 use carboy_core::ports::{AuditSink, Clock, SecretSource};
-use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, GatewayLimits, Listener};
+use carboy_egress::{CertificateAuthority, Gateway, GatewayConfig, Listener};
 use carboy_manifest::providers::Task;
 use carboy_manifest::{Effective, ManifestFiles, Places};
 use carboy_store::audit::AuditLog;
@@ -43,6 +43,7 @@ use crate::authority::{self, AuthorityError};
 use crate::clock::SystemClock;
 use crate::controller::Starter;
 use crate::datagram::BottlePort;
+use crate::descriptors;
 use crate::grants::Grants;
 use crate::home::Home;
 use crate::image;
@@ -242,7 +243,7 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         ledger: kept.ledger(),
         clock: Arc::new(clock),
         learning: request.learning,
-        limits: GatewayLimits::default(),
+        limits: descriptors::gateway_limits(),
     })
     .map_err(AuthorityError::from)?;
     look_for_renewed(&vault, &gateway, fingerprint_key);

@@ -126,6 +126,10 @@ reasons! {
     NameNotAllowed = "name_not_allowed", Dns, 403, "the name was not resolved: no route of this bottle names it",
         "work without this host, or ask the operator to open a route to it",
         "`carboy allow ID` opens the host, with `--path` a part of it, with `--for 1h` for a while; a running bottle takes it over within a second";
+    /// A name below a wildcard that says too much, by itself or with those before it.
+    NameBudget = "name_budget", Dns, 403, "what names below an allowed wildcard may say in one run is used up",
+        "use hosts that were used before in this run; names that look like data are refused at once",
+        "look at the names in the log: labels like these carry data out; a host that is meant is not counted on a route of its own";
     /// A DNS query that carries something other than a look-up of an allowed name.
     DnsQueryRefused = "dns_query_refused", Dns, 403, "the DNS query was refused: only plain address look-ups are answered",
         "use ordinary A or AAAA look-ups",
@@ -328,7 +332,8 @@ impl Reason {
             | Reason::RequestNotAllowed
             | Reason::GitFetchNotAllowed
             | Reason::AddressNotAllowed => Nature::Routes,
-            Reason::DnsQueryRefused
+            Reason::NameBudget
+            | Reason::DnsQueryRefused
             | Reason::AddressNotPublic
             | Reason::NameMismatch
             | Reason::TlsRefused

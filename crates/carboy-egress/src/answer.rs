@@ -16,14 +16,15 @@ use carboy_core::audit::Outcome;
 use carboy_core::finding::{Detector, Location};
 use carboy_core::verdict::{Denial, Reason};
 use carboy_guard::{Coding, DecodedMax, Inflate, InjectionScanner, Mode, ScanPlan, StreamScanner};
-use carboy_wire::format::WireFormat;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, response};
 use http_body::Body;
 
+use crate::messages;
 use crate::metering::{End, Form, Metered};
 use crate::record::Exchange;
 use crate::request::strip_hop_by_hop;
+use crate::speaks::Speaks;
 use crate::upstream::Answer;
 
 pub(crate) use stream::{Judge, Parts, Screened, Sieve};
@@ -98,6 +99,7 @@ impl Answer {
         head.headers.remove(header::ALT_SVC);
         redact_fields(&mut head.headers, &exchange);
         let codings = codings_of(&head.headers)?;
+        messages::judge_answer(&head.headers)?;
         if head.status == StatusCode::PARTIAL_CONTENT && !codings.is_empty() {
             return Err(Denial::new(Reason::UpstreamFailed, "a part of an encoded answer cannot be decoded"));
         }
@@ -214,14 +216,18 @@ fn codings_of(headers: &HeaderMap) -> Result<Vec<Coding>, Denial> {
 }
 
 /// A refusal as the client gets it.
-pub(crate) fn denied(
-    denial: &Denial,
-    id: &carboy_core::ids::RefusalId,
-    speaks: (Option<WireFormat>, Option<&str>),
-) -> Response<Screened> {
-    let rendered = carboy_wire::denial::render(denial, id, speaks.0, speaks.1);
+pub(crate) fn denied(denial: &Denial, id: &carboy_core::ids::RefusalId, speaks: Speaks<'_>) -> Response<Screened> {
+    let (rendered, body) = match speaks {
+        Speaks::Http(format, accept) => {
+            let mut rendered = carboy_wire::denial::render(denial, id, format, accept);
+            let body = Screened::text(Bytes::from(std::mem::take(&mut rendered.body)));
+            (rendered, body)
+        }
+        // Nothing behind the head: its fields are the trailers.
+        Speaks::Grpc => (carboy_wire::denial::grpc(denial, id), Screened::Empty),
+    };
     let status = StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::FORBIDDEN);
-    let mut response = Response::new(Screened::text(Bytes::from(rendered.body)));
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(rendered.content_type));

@@ -110,7 +110,8 @@ pub(crate) struct Gated {
     scan: Scan,
     ready: VecDeque<Frame<Bytes>>,
     ended: bool,
-    /// What the scanner had held back when the body ended: the beginning of a match may go on in the trailers.
+    /// What was not decided when the body ended, given out at a pause or not: the beginning of a match may go on in the
+    /// trailers.
     tail: Bytes,
     /// As `Content-Length` promised, less what was yielded.
     remaining: Option<u64>,
@@ -118,12 +119,18 @@ pub(crate) struct Gated {
     bytes_max: Option<u64>,
     idle: Duration,
     silence: Pin<Box<Sleep>>,
+    pause: Duration,
+    /// When what the scanner holds back is looked at again: its client may be waiting for an answer to it.
+    pause_at: Pin<Box<Sleep>>,
+    /// It was since the last piece came.
+    paused: bool,
     gate: Arc<Gate>,
 }
 
 impl Gated {
     pub(crate) fn new(inner: Incoming, scan: Scan, bytes_max: Option<u64>) -> Gated {
-        let idle = scan.exchange().gateway().limits.body_idle;
+        let limits = &scan.exchange().gateway().limits;
+        let (idle, pause) = (limits.body_idle, limits.gate_pause);
         Gated {
             remaining: inner.size_hint().exact(),
             inner,
@@ -136,6 +143,9 @@ impl Gated {
             bytes_max,
             idle,
             silence: Box::pin(sleep(idle)),
+            pause,
+            pause_at: Box::pin(sleep(pause)),
+            paused: false,
             gate: Arc::default(),
         }
     }
@@ -196,15 +206,30 @@ impl Gated {
         }
     }
 
+    /// Is something held back that was not looked at since it came? Not in a body whose length was promised: that comes
+    /// whatever is answered.
+    fn waits(&self) -> bool {
+        !self.paused && self.remaining.is_none() && self.scanner.held() > 0
+    }
+
+    /// In a dialogue the next piece comes when this one was answered: what may leave of what is held back, leaves.
+    fn let_go(&mut self) -> Result<(), Denial> {
+        self.paused = true;
+        let mut out = Vec::new();
+        let step = self.scanner.pause_strictly(&mut out);
+        self.passed(step.map_err(|stopped| stopped.finding), Bytes::from(out))
+    }
+
     fn finish(&mut self) -> Result<(), Denial> {
         if self.ended {
             return Ok(());
         }
         self.ended = true;
         let mut out = Vec::new();
+        let given = self.scanner.given().to_vec();
         let step = self.scanner.finish(&mut out);
+        self.tail = [&given[..], &out].concat().into();
         let out = Bytes::from(out);
-        self.tail = out.clone();
         self.passed(step.map_err(|stopped| stopped.finding), out)
     }
 
@@ -232,12 +257,15 @@ impl Gated {
             }
             let step = match Pin::new(&mut self.inner).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    let idle = self.idle;
-                    self.silence.as_mut().reset(Instant::now() + idle);
+                    let (now, idle, pause) = (Instant::now(), self.idle, self.pause);
+                    self.silence.as_mut().reset(now + idle);
+                    self.pause_at.as_mut().reset(now + pause);
+                    self.paused = false;
                     self.feed(frame)
                 }
                 Poll::Ready(Some(Err(_))) => Err(Denial::new(Reason::ProtocolRefused, "the request body broke off")),
                 Poll::Ready(None) => self.finish(),
+                Poll::Pending if self.waits() && self.pause_at.as_mut().poll(cx).is_ready() => self.let_go(),
                 Poll::Pending => {
                     ready!(self.silence.as_mut().poll(cx));
                     Err(late(self.idle))

@@ -30,8 +30,11 @@ use crate::alpn::Alpn;
 const BACKDATED: Duration = Duration::from_secs(24 * 3600);
 /// How far it reaches into the future; a leaf is replaced at half of this.
 const AHEAD: Duration = Duration::from_secs(6 * 24 * 3600);
-/// How long the CA itself is valid.
+/// How long the CA itself is valid, and how far its life starts in the past: a machine whose clock was ahead when it was made
+/// still trusts it once the clock is right.
 const CA_AHEAD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// When the life of every CA has begun: 2020, before any clock that is right.
+const CA_SINCE_MS: u64 = 1_577_836_800_000;
 /// TLS 1.2 sessions that are kept for resumption (TLS 1.3 uses tickets).
 const SESSIONS_MAX: usize = 1024;
 /// The CA's subject. It is the same for every CA, so that an issuer can be rebuilt from its key alone.
@@ -104,11 +107,11 @@ pub struct CaFiles {
 }
 
 impl CertificateAuthority {
-    /// Makes a new CA (P-256), valid from a day before `now_ms` for ten years.
+    /// Makes a new CA (P-256), valid for ten years from `now_ms`.
     pub fn generate(now_ms: u64) -> Result<(CertificateAuthority, CaFiles), CaError> {
         let key = CaKey(KeyPair::generate()?);
         let mut params = ca_params();
-        set_life(&mut params, now_ms, CA_AHEAD);
+        set_life(&mut params, CA_SINCE_MS.min(backdated(now_ms)), now_ms, CA_AHEAD);
         params.serial_number = Some(random_serial()?);
         let certificate_pem = params.self_signed(&key)?.pem();
         let key_pem = Secret::new(key.0.serialize_pem());
@@ -151,7 +154,7 @@ impl CertificateAuthority {
     /// A certificate for `host` with its key and chain, valid from a day ago for a week in all.
     pub fn mint(&self, host: &Host, now_ms: u64) -> Result<CertifiedKey, CaError> {
         let mut params = CertificateParams::default();
-        set_life(&mut params, now_ms, AHEAD);
+        set_life(&mut params, backdated(now_ms), now_ms, AHEAD);
         params.serial_number = Some(random_serial()?);
         params.distinguished_name = DistinguishedName::new();
         let text = host.to_string();
@@ -182,10 +185,23 @@ fn ca_params() -> CertificateParams {
     params
 }
 
-fn set_life(params: &mut CertificateParams, now_ms: u64, ahead: Duration) {
-    let now = date_time_ymd(1970, 1, 1) + Duration::from_millis(now_ms);
-    params.not_before = now - BACKDATED;
-    params.not_after = now + ahead;
+/// Is a leaf of then still far from both ends of its life? The clock may have been set back since.
+fn is_fresh(minted_ms: u64, now_ms: u64) -> bool {
+    let half = |span: Duration| span.as_millis() as u64 / 2;
+    match now_ms.checked_sub(minted_ms) {
+        Some(age) => age < half(AHEAD),
+        None => minted_ms - now_ms < half(BACKDATED),
+    }
+}
+
+fn set_life(params: &mut CertificateParams, since_ms: u64, now_ms: u64, ahead: Duration) {
+    let epoch = date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + Duration::from_millis(since_ms);
+    params.not_after = epoch + Duration::from_millis(now_ms) + ahead;
+}
+
+fn backdated(now_ms: u64) -> u64 {
+    now_ms.saturating_sub(BACKDATED.as_millis() as u64)
 }
 
 fn random_serial() -> Result<SerialNumber, CaError> {
@@ -235,9 +251,8 @@ impl Leaves {
     /// The configuration that presents a leaf for `host` and speaks `alpn` (`None`: no ALPN extension).
     pub(crate) fn config(&self, host: &Host, alpn: Option<Alpn>, now_ms: u64) -> Result<Arc<ServerConfig>, CaError> {
         let key = (host.clone(), alpn);
-        let half_life = AHEAD.as_millis() as u64 / 2;
         if let Some((config, minted_ms)) = self.kept.lock().expect("no panic under this lock").configs.get(&key)
-            && now_ms.abs_diff(*minted_ms) < half_life
+            && is_fresh(*minted_ms, now_ms)
         {
             return Ok(config.clone());
         }
@@ -293,6 +308,12 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &leaves.config(&host("a.example"), Some(Alpn::H2), NOW + 1).unwrap()));
         let later = leaves.config(&host("a.example"), Some(Alpn::H2), NOW + 3 * 24 * 3_600_000).unwrap();
         assert!(!Arc::ptr_eq(&first, &later));
+        // The clock was set back: the life of the one that is kept begins tomorrow.
+        let hour = 3_600_000;
+        let kept = leaves.config(&host("a.example"), Some(Alpn::H2), NOW + 3 * 24 * hour - 6 * hour).unwrap();
+        assert!(Arc::ptr_eq(&later, &kept));
+        let back = leaves.config(&host("a.example"), Some(Alpn::H2), NOW + 24 * hour).unwrap();
+        assert!(!Arc::ptr_eq(&later, &back));
         leaves.config(&host("b.example"), None, NOW).unwrap();
         leaves.config(&host("192.0.2.1"), None, NOW).unwrap();
         assert_eq!(leaves.kept.lock().unwrap().configs.len(), 2);

@@ -18,7 +18,11 @@ use crate::gateway::Gateway;
 use crate::inside::Told;
 use crate::pipeline;
 use crate::record::Exchange;
+use crate::resets::{Faults, Watched};
 use crate::upstream::Pool;
+
+/// How often within the time that an answer may be left unread it is looked at.
+const LOOKS: u32 = 4;
 
 /// How long a client may take to read the end of a stream that was ended for it.
 const CLOSING_WAIT_MAX: Duration = Duration::from_millis(250);
@@ -48,6 +52,13 @@ pub(crate) enum Kept {
     ForMore,
     /// One: the next may be for another host.
     ForOne,
+}
+
+/// Whether the end of a connection is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    Refusal,
+    Nothing,
 }
 
 /// A WebSocket, to its end.
@@ -97,6 +108,22 @@ impl Flow {
         *self.goes_on.lock().expect("no panic under this lock") = Some(relay);
     }
 
+    /// Answers that its client has left unread for too long, each told why it ends. A client that does not read stops the
+    /// connection that it asked on, so nothing of that connection gets on any more.
+    fn left_unread(&self) -> bool {
+        let open = self.open.lock().expect("no panic under this lock");
+        let most = self.gateway.limits.unread;
+        let unread = open.iter().filter_map(Weak::upgrade).filter(|exchange| {
+            let left = !exchange.has_ended() && self.gateway.taps.is_unread(exchange.number(), most);
+            if left {
+                let detail = format!("its client read nothing of the answer for {most:?}");
+                exchange.cut_off(Denial::new(Reason::LimitReached, detail));
+            }
+            left
+        });
+        unread.count() > 0
+    }
+
     /// E2: would these routes refuse the host, or an exchange that is open now?
     fn withdrawn(&self, routes: &RouteSet) -> bool {
         if routes.host_permit(&self.host, self.port).into_result().is_err() {
@@ -144,7 +171,7 @@ impl Flow {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let io = TokioIo::new(stream);
+        let faults = Arc::new(Faults::default());
         let limits = self.gateway.limits.clone();
         let flow = self.clone();
         let service = service_fn(move |request| {
@@ -165,12 +192,18 @@ impl Flow {
                     .initial_stream_window_size(limits.stream_window_bytes)
                     .initial_connection_window_size(limits.connection_window_bytes)
                     .max_concurrent_streams(limits.streams_max)
+                    .max_frame_size(limits.frame_bytes_max)
+                    .max_send_buf_size(limits.send_buffer_bytes)
+                    .max_pending_accept_reset_streams(limits.reset_streams_max)
+                    .max_local_error_reset_streams(limits.refused_streams_max)
                     .max_header_list_size(limits.head_bytes_max as u32)
                     // RFC 8441: a WebSocket that no route allows is refused in words, and not by a reset that nobody reads.
                     .enable_connect_protocol()
                     .auto_date_header(false);
+                let io = TokioIo::new(Watched::new(stream, faults.clone()));
                 let connection = std::pin::pin!(builder.serve_connection(io, service));
-                self.steer(connection, |connection| connection.graceful_shutdown()).await;
+                self.steer(connection, &faults, |connection| connection.graceful_shutdown()).await;
+                self.tell_faults(&faults).await;
             }
             Some(Alpn::H1) | None => {
                 let mut builder = hyper::server::conn::http1::Builder::new();
@@ -180,9 +213,11 @@ impl Flow {
                     .header_read_timeout(limits.idle)
                     .max_headers(limits.headers_max)
                     .max_header_size(limits.head_bytes_max)
+                    .max_buf_size(limits.connection_buffer_bytes)
                     .auto_date_header(false);
+                let io = TokioIo::new(stream);
                 let connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
-                self.steer(connection, |connection| connection.graceful_shutdown()).await;
+                self.steer(connection, &faults, |connection| connection.graceful_shutdown()).await;
                 let relay = self.goes_on.lock().expect("no panic under this lock").take();
                 if let Some(relay) = relay {
                     relay.await;
@@ -192,21 +227,36 @@ impl Flow {
     }
 
     /// Drives a connection and watches what may end it.
-    async fn steer<C>(&self, mut connection: std::pin::Pin<&mut C>, end: impl Fn(std::pin::Pin<&mut C>))
-    where
+    async fn steer<C>(
+        &self,
+        mut connection: std::pin::Pin<&mut C>,
+        faults: &Faults,
+        end: impl Fn(std::pin::Pin<&mut C>),
+    ) where
         C: Future<Output = Result<(), hyper::Error>>,
     {
         let mut law = self.gateway.watch_law();
         let idle = self.gateway.limits.idle;
+        // A look now and then is enough: what is left unread waits for nobody.
+        let unread = self.gateway.limits.unread;
+        let mut look_at = Instant::now() + unread;
         let (mut quiet_at, mut seen) = (Instant::now() + idle, 0);
         loop {
             tokio::select! {
                 done = connection.as_mut() => {
-                    if let Err(error) = done {
-                        self.broke(&error).await;
+                    let (written, odd) = match done {
+                        Err(error) => (self.broke(&error).await, faults.is_unanswered()),
+                        Ok(()) => (Written::Nothing, false),
+                    };
+                    if written == Written::Nothing && self.seen.load(Ordering::Relaxed) == 0 {
+                        // A handshake, a few bytes perhaps, and no request: of a protocol whose server speaks first, or of a
+                        // client that saw what it wanted to see. What was not allowed is in the log all the same.
+                        let odd = odd.then(|| Denial::new(Reason::ProtocolRefused, "what was sent is no HTTP/2"));
+                        self.gateway.silent(&self.host, self.port, self.flaw.clone().or(odd)).await;
                     }
                     return;
                 }
+                () = faults.next() => self.tell_faults(faults).await,
                 changed = law.changed() => {
                     let now = law.borrow_and_update().clone();
                     if changed.is_err() || now.cut {
@@ -217,6 +267,12 @@ impl Flow {
                     if self.withdrawn(&now.routes) {
                         return;
                     }
+                }
+                () = sleep_until(look_at) => {
+                    if self.left_unread() {
+                        return;
+                    }
+                    look_at = Instant::now() + unread / LOOKS;
                 }
                 () = sleep_until(quiet_at) => {
                     // HTTP/2 has no idle limit of its own; an answer that still flows is not disturbed by this.
@@ -238,8 +294,25 @@ impl Flow {
         }
     }
 
+    /// Writes down what the HTTP/2 library refused by itself. Whoever was not allowed to connect is refused for that.
+    async fn tell_faults(&self, faults: &Faults) {
+        for _ in 0..faults.take() {
+            let why = "HTTP/2 that is none: a stream or the connection was reset";
+            let denial = self.not_permitted().unwrap_or_else(|| Denial::new(Reason::ProtocolRefused, why));
+            self.gateway.refuse_connection(&self.host, self.port, denial).await;
+        }
+    }
+
+    /// Why the connection should not be there at all, if so.
+    fn not_permitted(&self) -> Option<Denial> {
+        match self.gateway.routes_now() {
+            Ok(routes) => routes.host_permit(&self.host, self.port).into_result().err(),
+            Err(denial) => Some(denial),
+        }
+    }
+
     /// A connection that ended because what came was no HTTP that the gateway reads.
-    async fn broke(&self, error: &hyper::Error) {
+    async fn broke(&self, error: &hyper::Error) -> Written {
         if error.is_parse_too_large() {
             let denial = Denial::new(Reason::LimitReached, "a request head is too large");
             self.gateway.refuse_connection(&self.host, self.port, denial).await;
@@ -247,15 +320,14 @@ impl Flow {
             let denial = Denial::new(Reason::ProtocolRefused, "the client sent no request");
             self.gateway.refuse_connection(&self.host, self.port, denial).await;
         } else if error.is_parse() {
-            let denial = match self.gateway.routes_now() {
-                Ok(routes) => routes.host_permit(&self.host, self.port).into_result().err(),
-                Err(denial) => Some(denial),
-            };
             // Whoever was not allowed to connect is told that; the bytes do not matter then.
-            let denial = denial.unwrap_or_else(|| {
+            let denial = self.not_permitted().unwrap_or_else(|| {
                 Denial::new(Reason::ProtocolRefused, format!("what was sent is no HTTP/1 request: {error}"))
             });
             self.gateway.refuse_connection(&self.host, self.port, denial).await;
+        } else {
+            return Written::Nothing;
         }
+        Written::Refusal
     }
 }

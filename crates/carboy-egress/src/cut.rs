@@ -14,13 +14,16 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
+use carboy_core::ids::RefusalId;
 use carboy_core::verdict::Denial;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, refusal_id};
 use crate::record::Exchange;
 use crate::upstream::Lease;
 
@@ -35,13 +38,14 @@ pub(crate) struct Tap {
     source: Arc<Mutex<Source>>,
 }
 
-#[derive(Default)]
 struct Source {
     body: Option<Incoming>,
     /// The h1 connection that the body comes from.
     lease: Option<Lease>,
     shut: Option<Denial>,
     waker: Option<Waker>,
+    /// Since when nobody has asked for more, although there may be some. `None` while more is waited for.
+    unasked: Option<Instant>,
 }
 
 /// What came out of a tap.
@@ -59,6 +63,13 @@ pub(crate) enum Flowed {
 const UNPOISONED: &str = "no panic under this lock";
 
 impl Taps {
+    /// Has this answer's client taken nothing of it for so long?
+    pub(crate) fn is_unread(&self, number: u64, most: Duration) -> bool {
+        let source = self.0.lock().expect(UNPOISONED).get(&number).cloned();
+        let unasked = source.and_then(|source| source.lock().expect(UNPOISONED).unasked);
+        unasked.is_some_and(|since| since.elapsed() >= most)
+    }
+
     /// Shuts every tap. The upstreams' streams end with this call.
     pub(crate) fn shut(&self, denial: &Denial) {
         let open: Vec<_> = self.0.lock().expect(UNPOISONED).values().cloned().collect();
@@ -82,7 +93,13 @@ impl Tap {
     /// Opens one; it is shut at once where the gateway is.
     pub(crate) fn open(exchange: &Exchange, body: Incoming, lease: Option<Lease>) -> Tap {
         let (gateway, number) = (exchange.gateway(), exchange.number());
-        let source = Arc::new(Mutex::new(Source { body: Some(body), lease, ..Source::default() }));
+        let source = Arc::new(Mutex::new(Source {
+            body: Some(body),
+            lease,
+            shut: None,
+            waker: None,
+            unasked: Some(Instant::now()),
+        }));
         let tap = Tap { number, gateway: gateway.clone(), source };
         gateway.taps.0.lock().expect(UNPOISONED).insert(number, tap.source.clone());
         if let Some(denial) = gateway.closed_to(exchange.errand()) {
@@ -98,6 +115,7 @@ impl Tap {
     /// The next piece.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Flowed> {
         let mut source = self.source();
+        source.unasked = Some(Instant::now());
         if let Some(denial) = &source.shut {
             return Poll::Ready(Flowed::Shut(denial.clone()));
         }
@@ -107,6 +125,7 @@ impl Tap {
             Poll::Ready(Some(Err(error))) => Poll::Ready(Flowed::Broken(error)),
             Poll::Ready(None) => Poll::Ready(Flowed::End),
             Poll::Pending => {
+                source.unasked = None;
                 if !source.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                     source.waker = Some(cx.waker().clone());
                 }
@@ -137,6 +156,17 @@ impl Tap {
 impl Drop for Tap {
     fn drop(&mut self) {
         self.gateway.taps.0.lock().expect(UNPOISONED).remove(&self.number);
+    }
+}
+
+impl Exchange {
+    /// The end of an exchange whose head is out already: written down as [`refuse`](Self::refuse) does, under this id.
+    pub(crate) fn cut_off(self: &Arc<Self>, denial: Denial) -> RefusalId {
+        self.tell(denial.reason); // before its body breaks off
+        let id = refusal_id();
+        let (exchange, under) = (self.clone(), id.clone());
+        tokio::spawn(async move { exchange.refuse(denial, &under).await });
+        id
     }
 }
 

@@ -151,6 +151,11 @@ fn decide(
     names.pool.address(&parsed, names.routes, names.learning).map_err(|why| match why {
         NoAddress::NotAllowed => refusal(Reason::NameNotAllowed),
         NoAddress::PoolFull => refusal(Reason::LimitReached),
+        NoAddress::ZoneSpent(why) => {
+            let mut refusal = refusal(Reason::NameBudget);
+            refusal.denial.detail = why;
+            refusal
+        }
     })
 }
 
@@ -194,7 +199,12 @@ mod tests {
     use hickory_proto::rr::Name;
 
     use super::*;
+    use crate::limits::GatewayLimits;
     use crate::testing::{SECRET, detectors, routes};
+
+    fn pool(wildcard_names_max: usize) -> NamePool {
+        NamePool::new(&GatewayLimits { names_max: 16, wildcard_names_max, ..GatewayLimits::default() })
+    }
 
     /// A query as a stub resolver sends it.
     fn query_bytes(name: &str, kind: RecordType) -> Vec<u8> {
@@ -207,7 +217,7 @@ mod tests {
 
     fn ask(bytes: &[u8]) -> (Option<Message>, Option<Refusal>) {
         let routes = routes(&["api.example", "*.w.example"]);
-        let reply = answer(bytes, &routes, &mut NamePool::new(16, 4), &detectors(), Learning::Off);
+        let reply = answer(bytes, &routes, &mut pool(4), &detectors(), Learning::Off);
         let id = RefusalId::from_bits(1);
         (reply.bytes(Some(&id)).map(|bytes| Message::from_vec(&bytes).unwrap()), reply.refusal)
     }
@@ -268,7 +278,7 @@ mod tests {
         let hex: String = fake.bytes().map(|b| format!("{b:02x}")).collect();
         for label in [fake.to_owned(), split, hex] {
             let query = query_bytes(&format!("{label}.w.example."), RecordType::A);
-            let reply = answer(&query, &routes(&["*.w.example"]), &mut NamePool::new(16, 4), &detectors, Learning::Off);
+            let reply = answer(&query, &routes(&["*.w.example"]), &mut pool(4), &detectors, Learning::Off);
             let refusal = reply.refusal.expect("refused");
             assert_eq!(refusal.denial.reason, Reason::PlaceholderMisplaced, "{label}");
             assert!(!refusal.name.contains(fake) && !refusal.denial.detail.contains(fake));
@@ -281,7 +291,7 @@ mod tests {
             let query = query_bytes(name, RecordType::A);
             answer(&query, &routes(&["api.example"]), pool, &detectors(), Learning::On).refusal.map(|r| r.denial.reason)
         };
-        let mut pool = NamePool::new(16, 1);
+        let mut pool = pool(1);
         assert_eq!(ask("new.example.", &mut pool), None);
         assert_eq!(ask(&format!("{SECRET}.example."), &mut pool), Some(Reason::SecretKnown));
         // The bottle chooses these names: they are bounded as those of a wildcard are, and the routes' own keep their place.

@@ -5,6 +5,7 @@ use carboy_core::route::{Route, RouteSet};
 use carboy_guard::Detectors;
 
 use crate::gateway::Learning;
+use crate::limits::GatewayLimits;
 use crate::names::NamePool;
 use crate::proxy::{Head, ProxyAuth};
 
@@ -13,7 +14,7 @@ pub fn dns(query: &[u8]) -> Option<Vec<u8>> {
     let patterns = ["api.example", "*.files.example"].iter().filter_map(|host| HostPattern::parse(host).ok());
     let routes = patterns.enumerate().map(|(n, host)| Route::plain(n + 1, host)).collect();
     let detectors = Detectors::builder([7; 32]).build().ok()?;
-    let mut names = NamePool::new(16, 8);
+    let mut names = NamePool::new(&GatewayLimits { names_max: 16, wildcard_names_max: 8, ..GatewayLimits::default() });
     crate::dns::answer(query, &RouteSet::new(routes, 1), &mut names, &detectors, Learning::Off).bytes(None)
 }
 

@@ -22,10 +22,9 @@ use crate::ca::{CaError, CertificateAuthority, Leaves};
 use crate::cut::Taps;
 use crate::learn::{Learned, LearnedRequest};
 use crate::limits::GatewayLimits;
-use crate::names::NamePool;
+use crate::names::{NamePool, NoAddress};
 use crate::pace::Pace;
 use crate::pipeline::stopping;
-use crate::placeholder::Marks;
 use crate::repeats::{Counted, Note, Repeats};
 use crate::stats::GatewayStats;
 use crate::upstream::Dialer;
@@ -85,8 +84,6 @@ pub struct Gateway {
     breaker: Mutex<Breaker>,
     storms: watch::Sender<u32>,
     pub(crate) taps: Taps,
-    /// What stands in a request for a placeholder until the real value does.
-    pub(crate) marks: Marks,
     /// What an octet that a model writes costs, learned from its whole answers.
     pub(crate) calibration: Mutex<Calibration>,
     requests: AtomicU64,
@@ -154,14 +151,13 @@ impl Gateway {
             whole_bytes: Arc::new(Semaphore::new(limits.whole_bytes_max as usize)),
             dns_pending: Arc::new(Semaphore::new(limits.dns_pending_max)),
             law: watch::Sender::new(law),
-            names: Mutex::new(NamePool::new(limits.names_max, limits.wildcard_names_max)),
+            names: Mutex::new(NamePool::new(&limits)),
             stats: Mutex::default(),
             repeats: Mutex::new(Repeats::new(limits.repeats_max, limits.repeats_window)),
             pace: Mutex::new(Pace::new(limits.refusal_every, limits.refusal_burst)),
             breaker: Mutex::new(Breaker::new(limits.storm_denials_max, limits.storm_window, limits.storm_every)),
             storms: watch::Sender::new(0),
             taps: Taps::default(),
-            marks: Marks::new().ok_or(CaError::NoRandom)?,
             calibration: Mutex::default(),
             requests: AtomicU64::new(0),
             open: watch::Sender::new(0),
@@ -350,6 +346,18 @@ impl Gateway {
         };
         self.write_repeats(overdue);
         note
+    }
+
+    /// Counts the host among the names that this run asked for, if it is new and of a wildcard: a client of a proxy names it
+    /// without asking DNS (B30). Whether a route allows it is not asked here.
+    pub(crate) fn name_counted(&self, host: &Host, routes: &RouteSet) -> Result<(), Denial> {
+        let Some(name) = host.as_name() else { return Ok(()) };
+        let mut names = self.names.lock().expect("no panic under this lock");
+        match names.address(name, routes, Learning::Off) {
+            Ok(_) | Err(NoAddress::NotAllowed) => Ok(()),
+            Err(NoAddress::PoolFull) => Err(Denial::new(Reason::LimitReached, "no room for another name")),
+            Err(NoAddress::ZoneSpent(why)) => Err(Denial::new(Reason::NameBudget, why)),
+        }
     }
 
     /// What a connection to `ip` was meant for.

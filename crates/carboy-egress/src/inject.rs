@@ -35,6 +35,14 @@ const CREDENTIAL_FIELDS: &[&str] = &[
     "private-token",
     "job-token",
     "x-auth-token",
+    "x-auth-key",
+    "x-access-token",
+    "x-api-token",
+    "x-functions-key",
+    "x-subscription-token",
+    "x-vault-token",
+    "ocp-apim-subscription-key",
+    "deploy-token",
 ];
 
 /// Parameters by which they take one in the query, as written with `_` and in lower case; `$httpHeaders` is any field.
@@ -49,9 +57,14 @@ const CREDENTIAL_PARAMETERS: &[&str] = &[
     "auth_token",
     "private_token",
     "job_token",
+    "token",
+    "subscription_key",
     "authorization",
     "$httpheaders",
 ];
+/// Words in a WebSocket's subprotocol that is none, but a credential: in a browser no other field of an opening can be set, so
+/// upstreams take `openai-insecure-api-key.KEY` and `base64url.bearer.authorization.k8s.io.TOKEN` there.
+const CREDENTIAL_PROTOCOLS: &[&str] = &["api-key", "apikey", "api_key", "bearer", "authorization", "token"];
 /// Rounds of percent-decoding that a careless chain of servers may do to a parameter's name.
 const DECODE_ROUNDS_MAX: usize = 4;
 
@@ -106,6 +119,24 @@ pub(crate) fn drop_replaced(headers: &mut HeaderMap, own: &Own<'_>) {
         headers.remove(&name);
         for value in kept {
             headers.append(name.clone(), value);
+        }
+        drop_replaced_protocols(headers);
+    }
+}
+
+fn drop_replaced_protocols(headers: &mut HeaderMap) {
+    let takes = |protocol: &str| {
+        let protocol = protocol.to_ascii_lowercase();
+        CREDENTIAL_PROTOCOLS.iter().any(|word| protocol.contains(word))
+    };
+    let asked: Vec<HeaderValue> = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().cloned().collect();
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    for value in asked {
+        // What is no text names no protocol.
+        let Ok(list) = value.to_str() else { continue };
+        let left: Vec<&str> = list.split(',').map(str::trim).filter(|one| !one.is_empty() && !takes(one)).collect();
+        if let Some(value) = Some(left.join(", ")).filter(|left| !left.is_empty()).and_then(|left| left.parse().ok()) {
+            headers.append(header::SEC_WEBSOCKET_PROTOCOL, value);
         }
     }
 }

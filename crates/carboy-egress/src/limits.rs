@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::zones::ZoneLimits;
+
 /// What one bottle's gateway holds and waits for at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayLimits {
@@ -18,6 +20,16 @@ pub struct GatewayLimits {
     /// Bytes of one HTTP/2 connection that are. The h2 library ends a connection on which frames of under 256 bytes pile up
     /// beyond half of this, each counted by what it falls short: a model's stream in a burst is made of such frames.
     pub connection_window_bytes: u32,
+    /// Bytes of one frame of HTTP/2 that is read.
+    pub frame_bytes_max: u32,
+    /// Bytes of one stream of HTTP/2 that wait to be sent.
+    pub send_buffer_bytes: usize,
+    /// Streams that a client of HTTP/2 has reset before they were looked at; one more ends its connection (CVE-2023-44487).
+    pub reset_streams_max: usize,
+    /// Streams of one connection of HTTP/2 that had to be reset for what its client sent; one more ends it.
+    pub refused_streams_max: usize,
+    /// Bytes that one connection of HTTP/1 buffers, in either direction.
+    pub connection_buffer_bytes: usize,
     /// Bytes of one request or response head.
     pub head_bytes_max: usize,
     /// Header fields of one request or response.
@@ -26,12 +38,16 @@ pub struct GatewayLimits {
     pub whole_body_bytes_max: u64,
     /// Bytes of all such bodies together.
     pub whole_bytes_max: u32,
+    /// Until such a body is complete.
+    pub whole_body_time: Duration,
     /// Bytes of a body that are scanned before any head goes on, in either direction.
     pub gate_bytes_max: usize,
     /// Names that get an address of the pool.
     pub names_max: usize,
     /// Of those, names that only a wildcard route allows: each is chosen by the bottle (B30).
     pub wildcard_names_max: usize,
+    /// What names below one wildcard may say in a run (B30).
+    pub zones: ZoneLimits,
     /// Bytes of one DNS query over TCP.
     pub dns_query_bytes_max: usize,
     /// DNS queries in work at once.
@@ -60,8 +76,12 @@ pub struct GatewayLimits {
     pub answer_head: Duration,
     /// Between two pieces of a body, in either direction.
     pub body_idle: Duration,
+    /// How long a client may leave an answer unread that is there; its connection is closed then, and what the answer cost is
+    /// settled. Programs that are paused do not read.
+    pub unread: Duration,
     /// A body that pauses this long before [`gate_bytes_max`](Self::gate_bytes_max) is passed on as far as it was
-    /// scanned: both ends of a dialogue may be waiting for each other.
+    /// scanned: both ends of a dialogue may be waiting for each other. After it, what its scanner holds back goes at such a
+    /// pause, as far as it is no secret's beginning.
     pub gate_pause: Duration,
     /// The same for a body that trickles in, from its beginning.
     pub gate_time: Duration,
@@ -104,13 +124,20 @@ impl Default for GatewayLimits {
             streams_max: 128,
             stream_window_bytes: 1024 * 1024,
             connection_window_bytes: 16 * 1024 * 1024,
+            frame_bytes_max: 16 * 1024,
+            send_buffer_bytes: 400 * 1024,
+            reset_streams_max: 20,
+            refused_streams_max: 1024,
+            connection_buffer_bytes: 408 * 1024,
             head_bytes_max: 64 * 1024,
             headers_max: 128,
             whole_body_bytes_max: 32 * 1024 * 1024,
             whole_bytes_max: 256 * 1024 * 1024,
+            whole_body_time: Duration::from_secs(600),
             gate_bytes_max: 64 * 1024,
             names_max: 4096,
             wildcard_names_max: 1024,
+            zones: ZoneLimits::default(),
             dns_query_bytes_max: 4096,
             dns_pending_max: 256,
             repeats_max: 256,
@@ -125,6 +152,7 @@ impl Default for GatewayLimits {
             idle: Duration::from_secs(300),
             answer_head: Duration::from_secs(900),
             body_idle: Duration::from_secs(300),
+            unread: Duration::from_secs(900),
             gate_pause: Duration::from_millis(50),
             gate_time: Duration::from_millis(500),
             hold_time: Duration::from_secs(2),

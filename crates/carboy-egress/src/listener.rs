@@ -22,9 +22,7 @@ use crate::{name_server, tls};
 const DNS_PORT: u16 = 53;
 /// First byte of a TLS handshake record (RFC 8446, 5.1).
 pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
-/// Errors of a listening socket in a row after which it is given up.
-pub(crate) const ACCEPT_ERRORS_MAX: u32 = 100;
-/// Pause after such an error (out of descriptors, mostly).
+/// Pause after a listening socket failed (out of descriptors, mostly).
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a listener tells where its connections were meant to go.
@@ -46,17 +44,14 @@ pub enum Listener {
 impl Gateway {
     /// Accepts from the bottle until the socket is closed. Run it as its own task.
     pub async fn serve_tcp(self: &Arc<Self>, listener: TcpListener, kind: Listener) {
-        let mut errors = 0;
-        while errors < ACCEPT_ERRORS_MAX {
+        loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    errors = 0;
                     tokio::spawn(self.clone().accepted(stream, kind.clone()));
                 }
-                Err(_) => {
-                    errors += 1;
-                    sleep(ACCEPT_PAUSE).await;
-                }
+                Err(error) if is_closed(&error) => return,
+                // Whatever the bottle used up comes back when it lets go: a gateway that gave up would be gone for good.
+                Err(_) => sleep(ACCEPT_PAUSE).await,
             }
         }
     }
@@ -119,6 +114,13 @@ impl Gateway {
     }
 }
 
+/// Is it the socket itself that is gone? Every other error passes.
+pub(crate) fn is_closed(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let gone = [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::OPNOTSUPP];
+    error.raw_os_error().is_some_and(|code| gone.iter().any(|errno| errno.raw_os_error() == code))
+}
+
 /// What the connection was opened to before nftables redirected it. A dual-stack socket holds v4 connections as
 /// mapped v6 ones; the kernel answers for those in the v4 option only.
 fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
@@ -130,4 +132,18 @@ fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
     };
     let found = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
     found.ok()?.as_socket()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_given_up_for_its_own_end_and_for_nothing_that_passes() {
+        use rustix::io::Errno;
+        let is_closed = |errno: Errno| is_closed(&errno.into());
+        assert!([Errno::BADF, Errno::INVAL, Errno::NOTSOCK].into_iter().all(is_closed));
+        let passing = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::CONNABORTED, Errno::PERM];
+        assert!(!passing.into_iter().any(is_closed));
+    }
 }

@@ -11,34 +11,32 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use carboy_core::ids::RefusalId;
+use carboy_core::verdict::{Denial, Reason};
 
 use crate::alert::finding_words;
 use crate::dns::Refusal;
 use crate::gateway::{Gateway, refusal_id};
+use crate::listener::is_closed;
 use crate::repeats::Note;
 
 /// Largest datagram that is read; RFC 1035 names and EDNS options need far less.
 const DATAGRAM_BYTES_MAX: usize = 4096;
-/// Errors of the port in a row after which it is given up.
-const PORT_ERRORS_MAX: u32 = 100;
-/// Pause after such an error.
+/// Pause after an error of the port.
 const PORT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Gateway {
     /// Answers the bottle's DNS queries until the port fails for good. Run it as its own task.
     pub async fn serve_dns_udp(self: &Arc<Self>, port: Arc<dyn DatagramPort>) {
         let mut buffer = vec![0_u8; DATAGRAM_BYTES_MAX];
-        let mut errors = 0;
-        while errors < PORT_ERRORS_MAX {
+        loop {
             let (length, peer, local) = match port.receive(&mut buffer).await {
                 Ok(got) => got,
+                Err(error) if is_closed(&error) => return,
                 Err(_) => {
-                    errors += 1;
                     sleep(PORT_PAUSE).await;
                     continue;
                 }
             };
-            errors = 0;
             // With all places taken the query is dropped; resolvers ask again.
             let Ok(one) = self.dns_pending.clone().try_acquire_owned() else { continue };
             let reply = self.answer_dns(&buffer[..length]);
@@ -89,6 +87,16 @@ impl Gateway {
     }
 }
 
+/// A question that nobody reads is refused like any other that is not answered.
+async fn too_long(gateway: &Gateway, length: u16) {
+    let most = gateway.limits.dns_query_bytes_max;
+    let denial = Denial::new(Reason::DnsQueryRefused, format!("a query of {length} bytes over TCP; at most {most}"));
+    let name = "(too long)".to_owned();
+    let refusal = Refusal { denial, name, kind: String::new(), findings: Vec::new() };
+    // The connection is closed without a byte either way.
+    let _ = gateway.write_dns_refusal(refusal).await;
+}
+
 async fn respond(port: &dyn DatagramPort, bytes: Option<Vec<u8>>, peer: SocketAddr, local: IpAddr) {
     if let Some(bytes) = bytes {
         // A lost datagram is asked for again.
@@ -102,7 +110,7 @@ pub(crate) async fn serve_stream(gateway: &Arc<Gateway>, mut stream: TcpStream) 
     let mut query = vec![0_u8; limits.dns_query_bytes_max];
     loop {
         let Ok(Ok(length)) = timeout(limits.first_byte, stream.read_u16()).await else { return };
-        let Some(query) = query.get_mut(..usize::from(length)) else { return };
+        let Some(query) = query.get_mut(..usize::from(length)) else { return too_long(gateway, length).await };
         let Ok(Ok(_)) = timeout(limits.first_byte, stream.read_exact(query)).await else { return };
         let reply = gateway.answer_dns(query);
         let id = match reply.refusal.clone() {

@@ -3,7 +3,7 @@
 //!
 //! *Must never* hand out an address for a name that no route allows, unless the run learns (the address leads to the
 //! gateway all the same, and the request is refused there), or more names than it has room for: with a wildcard route
-//! the bottle chooses the labels (B30).
+//! the bottle chooses the labels (B30; see [`Zones`]).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,6 +12,8 @@ use carboy_core::host::{DnsName, Host, HostPattern};
 use carboy_core::route::RouteSet;
 
 use crate::gateway::Learning;
+use crate::limits::GatewayLimits;
+use crate::zones::Zones;
 
 /// First usable address of 198.18.0.0/15 (RFC 2544): never routed on the Internet.
 const V4_BASE: u32 = u32::from_be_bytes([198, 18, 0, 1]);
@@ -30,10 +32,12 @@ pub struct PoolAddress {
 }
 
 /// Why a name got no address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NoAddress {
     NotAllowed,
     PoolFull,
+    /// Below its wildcard too much was said already, or it says too much by itself; how, in words.
+    ZoneSpent(String),
 }
 
 /// Names and their places in the pool, stable for the life of a run.
@@ -41,14 +45,21 @@ pub(crate) struct NamePool {
     names_max: usize,
     wildcard_names_max: usize,
     wildcard_names: usize,
+    zones: Zones,
     places: HashMap<DnsName, u32>,
     names: Vec<DnsName>,
 }
 
 impl NamePool {
-    pub(crate) fn new(names_max: usize, wildcard_names_max: usize) -> NamePool {
-        let names_max = names_max.min(POOL_SIZE as usize);
-        NamePool { names_max, wildcard_names_max, wildcard_names: 0, places: HashMap::new(), names: Vec::new() }
+    pub(crate) fn new(limits: &GatewayLimits) -> NamePool {
+        NamePool {
+            names_max: limits.names_max.min(POOL_SIZE as usize),
+            wildcard_names_max: limits.wildcard_names_max,
+            wildcard_names: 0,
+            zones: Zones::new(limits.zones),
+            places: HashMap::new(),
+            names: Vec::new(),
+        }
     }
 
     /// The name's address; a new one when it has none yet, and a route allows it or the run learns.
@@ -68,6 +79,9 @@ impl NamePool {
         let exact = routes.iter().any(|route| matches!(&route.host, HostPattern::Exact(own) if *own == host));
         if self.names.len() >= self.names_max || (!exact && self.wildcard_names >= self.wildcard_names_max) {
             return Err(NoAddress::PoolFull);
+        }
+        if let Some(zone) = zone_of(name, routes).filter(|_| !exact) {
+            self.zones.count(zone, name).map_err(NoAddress::ZoneSpent)?;
         }
         self.wildcard_names += usize::from(!exact);
         let place = self.names.len() as u32;
@@ -95,6 +109,15 @@ impl NamePool {
     }
 }
 
+/// The smallest zone of a wildcard that the name is below.
+fn zone_of<'r>(name: &DnsName, routes: &'r RouteSet) -> Option<&'r DnsName> {
+    let zones = routes.iter().filter_map(|route| match &route.host {
+        HostPattern::Below(zone) if name.is_below(zone) => Some(zone),
+        HostPattern::Below(_) | HostPattern::Exact(_) => None,
+    });
+    zones.max_by_key(|zone| zone.as_str().len())
+}
+
 fn address_at(place: u32) -> PoolAddress {
     let [a, b, c, d] = V6_PREFIX;
     let n = place + 1;
@@ -106,6 +129,10 @@ mod tests {
     use super::*;
     use crate::testing::routes;
 
+    fn pool(names_max: usize, wildcard_names_max: usize) -> NamePool {
+        NamePool::new(&GatewayLimits { names_max, wildcard_names_max, ..GatewayLimits::default() })
+    }
+
     fn name(text: &str) -> DnsName {
         Host::parse(text).unwrap().as_name().unwrap().clone()
     }
@@ -113,7 +140,7 @@ mod tests {
     #[test]
     fn a_name_keeps_its_address_and_the_address_tells_the_name() {
         let routes = routes(&["a.example", "b.example"]);
-        let mut pool = NamePool::new(10, 10);
+        let mut pool = pool(10, 10);
         let a = pool.address(&name("a.example"), &routes, Learning::Off).unwrap();
         let b = pool.address(&name("b.example"), &routes, Learning::Off).unwrap();
         assert_ne!(a, b);
@@ -129,7 +156,7 @@ mod tests {
     fn only_allowed_names_get_in_and_wildcard_names_are_bounded() {
         // B28, B30
         let routes = routes(&["a.example", "*.w.example"]);
-        let mut pool = NamePool::new(10, 2);
+        let mut pool = pool(10, 2);
         assert_eq!(pool.address(&name("evil.example"), &routes, Learning::Off), Err(NoAddress::NotAllowed));
         assert!(pool.address(&name("1.w.example"), &routes, Learning::Off).is_ok());
         assert!(pool.address(&name("2.w.example"), &routes, Learning::Off).is_ok());
@@ -138,5 +165,24 @@ mod tests {
             pool.address(&name("1.w.example"), &routes, Learning::Off).is_ok()
                 && pool.address(&name("a.example"), &routes, Learning::Off).is_ok()
         );
+    }
+
+    #[test]
+    fn b30_what_a_wildcard_allows_is_counted_in_its_smallest_zone_and_an_exact_name_is_not() {
+        let routes = routes(&[
+            "*.w.example",
+            "*.s.w.example",
+            "k3j9x2m7q4w8z1b6v5n0k3j9x2m7q4w8.k3j9x2m7q4w8z1b6v5n0k3j9x2m7q4w8.k3j9x2m7q4w8z1b6v5n0k3j9x2m7q4w8.k3j9.w.example",
+        ]);
+        let zones = crate::zones::ZoneLimits { names_max: 1, ..Default::default() };
+        let mut pool = NamePool::new(&GatewayLimits { zones, ..GatewayLimits::default() });
+        let mut ask = |text: &str| pool.address(&name(text), &routes, Learning::Off);
+        assert!(ask("a.w.example").is_ok() && ask("a.s.w.example").is_ok());
+        // What has its address keeps it; what has none is counted.
+        assert!(ask("a.w.example").is_ok());
+        assert!(matches!(ask("b.w.example"), Err(NoAddress::ZoneSpent(why)) if why.contains("w.example")));
+        assert!(matches!(ask("b.s.w.example"), Err(NoAddress::ZoneSpent(why)) if why.contains("s.w.example")));
+        let exact = routes.iter().nth(2).unwrap().host.to_string();
+        assert!(ask(&exact).is_ok());
     }
 }

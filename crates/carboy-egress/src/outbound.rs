@@ -23,6 +23,7 @@ use hyper::body::Incoming;
 
 use crate::body::{Gate, Gated, OutBody};
 use crate::inject::{self, Own};
+use crate::messages;
 use crate::placeholder::Lifted;
 use crate::record::Exchange;
 use crate::request::{Routed, target};
@@ -79,6 +80,7 @@ impl Routed {
         refuse_long(&body, route.route())?;
         let used = reserve::classify(&head, &permit, &route, socket.as_ref())?;
         let codings = codings_of(&head.headers)?;
+        messages::settle(&mut head.headers).map_err(|denial| denial.by(&route.route().id))?;
         let keep = match used {
             Use::Metered(_) => Keep::Decoded,
             Use::Unmetered(_) => Keep::AsSent,
@@ -141,10 +143,12 @@ fn codings_of(headers: &HeaderMap) -> Result<Vec<Coding>, Denial> {
 impl Scan {
     /// By the rule that allowed it.
     pub(crate) fn of(route: &RoutePermit, exchange: &Arc<Exchange>) -> Scan {
-        let rule = route.route();
+        let (rule, detectors) = (route.route(), exchange.gateway().detectors());
+        // Whatever a route looks for, a run's placeholders are among it.
+        let placeholders = detectors.has_placeholders().then_some(Detector::Placeholders);
         Scan {
-            detectors: exchange.gateway().detectors(),
-            list: rule.dlp.outbound.iter().copied().chain([Detector::Placeholders]).collect(),
+            detectors,
+            list: rule.dlp.outbound.iter().copied().chain(placeholders).collect(),
             mode: mode_of(rule.dlp.outbound_on_match),
             rule: rule.id.clone(),
             route: route.clone(),

@@ -30,7 +30,7 @@ use crate::alpn::Offer;
 use crate::connection::{Flow, Kept};
 use crate::gateway::Gateway;
 use crate::linger::Lingering;
-use crate::listener::{ACCEPT_ERRORS_MAX, ACCEPT_PAUSE, TLS_HANDSHAKE};
+use crate::listener::{ACCEPT_PAUSE, TLS_HANDSHAKE, is_closed};
 use crate::tls;
 use crate::upstream::{Pool, Security};
 
@@ -61,8 +61,7 @@ impl Gateway {
 
     async fn accepting<L: Accepts>(self: &Arc<Self>, listener: &L, auth: &ProxyAuth) {
         let mut law = self.watch_law();
-        let mut errors = 0;
-        while errors < ACCEPT_ERRORS_MAX {
+        loop {
             let accepted = tokio::select! {
                 // Cut closes the listener.
                 _ = law.wait_for(|law| law.cut) => return,
@@ -70,13 +69,10 @@ impl Gateway {
             };
             match accepted {
                 Ok((stream, caller)) => {
-                    errors = 0;
                     tokio::spawn(self.clone().proxied(stream, caller, auth.clone()));
                 }
-                Err(_) => {
-                    errors += 1;
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+                Err(error) if is_closed(&error) => return,
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
     }

@@ -24,10 +24,11 @@ use http::{Method, Request, Version};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::alert::finding_words;
-use crate::gateway::{Gateway, refusal_id};
+use crate::gateway::Gateway;
 use crate::hold::Charged;
 use crate::inside::Told;
 use crate::learn::{Asked, LearnedRequest};
+use crate::speaks::{ClientForm, Speaks};
 
 /// Findings that one exchange keeps; the rest only count in the statistics.
 const FINDINGS_MAX: usize = 64;
@@ -47,7 +48,7 @@ pub(crate) struct Exchange {
     path_altered: bool,
     git: GitUse,
     http: &'static str,
-    accept: Option<String>,
+    client: ClientForm,
     state: Mutex<State>,
     /// Request body bytes handed to the upstream.
     pub(crate) sent: AtomicU64,
@@ -101,7 +102,6 @@ enum Counted {
 impl Exchange {
     pub(crate) fn open<B>(gateway: &Arc<Gateway>, host: &Host, port: u16, request: &Request<B>) -> Arc<Exchange> {
         gateway.opened();
-        let accept = request.headers().get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
         let path = gateway.clean(request.uri().path());
         let facts = RequestFacts {
             method: request.method().as_str(),
@@ -124,7 +124,7 @@ impl Exchange {
                 Version::HTTP_10 => "1.0",
                 _ => "1.1",
             },
-            accept: accept.map(str::to_owned),
+            client: ClientForm::of(request),
             state: Mutex::new(State {
                 // Until a route says more: a refusal before that should be readable for a model's client too.
                 format: WireFormat::of_request(None, host, request.uri().path()),
@@ -164,7 +164,7 @@ impl Exchange {
             path_altered: self.path_altered,
             git: self.git,
             http: self.http,
-            accept: self.accept.clone(),
+            client: self.client.clone(),
             state: Mutex::new(state),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -241,7 +241,7 @@ impl Exchange {
         if self.is_ours() { self.gateway.even_wait() } else { self.gateway.refusal_wait(denial) }
     }
 
-    fn tell(&self, reason: Reason) {
+    pub(crate) fn tell(&self, reason: Reason) {
         if let Some(told) = &self.state.lock().expect("no panic under this lock").told {
             told.set(reason);
         }
@@ -258,8 +258,8 @@ impl Exchange {
     }
 
     /// The client's protocol, for the form of a refusal.
-    pub(crate) fn speaks(&self) -> (Option<WireFormat>, Option<&str>) {
-        (self.state.lock().expect("no panic under this lock").format, self.accept.as_deref())
+    pub(crate) fn speaks(&self) -> Speaks<'_> {
+        self.client.speaks(self.state.lock().expect("no panic under this lock").format)
     }
 
     /// So much is held for it now.
@@ -386,13 +386,6 @@ impl Exchange {
         };
         self.tell(denial.reason);
         denial
-    }
-
-    /// The end of an exchange whose head is out already: written down as [`refuse`](Self::refuse) does.
-    pub(crate) fn cut_off(self: &Arc<Self>, denial: Denial) {
-        self.tell(denial.reason); // before its body breaks off
-        let (exchange, id) = (self.clone(), refusal_id());
-        tokio::spawn(async move { exchange.refuse(denial, &id).await });
     }
 
     fn settle(&self) {

@@ -60,6 +60,7 @@ impl Intercepted {
     ) -> Result<Intercepted, Denial> {
         flow.standing()?;
         let permit = routes.host_permit(flow.host(), flow.port()).into_result()?;
+        flow.gateway().name_counted(flow.host(), routes)?;
         let (mut head, body) = request.into_parts();
         let most = flow.gateway().limits.headers_max;
         if head.headers.len() > most {

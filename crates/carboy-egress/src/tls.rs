@@ -91,7 +91,11 @@ async fn choose(
     pool: &Arc<Pool>,
     flawed: bool,
 ) -> Option<Alpn> {
-    let permit = gateway.routes_now().and_then(|routes| routes.host_permit(host, port).into_result());
+    let permit = gateway.routes_now().and_then(|routes| {
+        let permit = routes.host_permit(host, port).into_result()?;
+        gateway.name_counted(host, &routes)?; // before anybody outside is asked for it
+        Ok(permit)
+    });
     let (Ok(permit), false) = (permit, flawed) else { return hello.offer.best() };
     if let Some(choice) = gateway.dialer.alpn.recall(host, port, hello.offer) {
         // The handshakes of both sides run at the same time.

@@ -186,6 +186,8 @@ impl Dialer {
                     .initial_stream_window_size(self.limits.stream_window_bytes)
                     .initial_connection_window_size(self.limits.connection_window_bytes)
                     .max_header_list_size(self.limits.head_bytes_max as u32)
+                    .max_frame_size(self.limits.frame_bytes_max)
+                    .max_send_buf_size(self.limits.send_buffer_bytes)
                     .handshake(io)
                     .await
                     .map_err(failed)?;
@@ -196,6 +198,7 @@ impl Dialer {
                 let (sender, connection) = hyper::client::conn::http1::Builder::new()
                     .max_headers(self.limits.headers_max)
                     .max_header_size(self.limits.head_bytes_max)
+                    .max_buf_size(self.limits.connection_buffer_bytes)
                     .handshake(io)
                     .await
                     .map_err(failed)?;

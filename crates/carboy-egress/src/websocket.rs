@@ -14,6 +14,7 @@
 //! *Must never* send a message on that was not seen whole, start a response that is not held, or leave the upstream's
 //! connection open after the routes were closed.
 
+mod drawn;
 mod handshake;
 mod relay;
 mod responses;

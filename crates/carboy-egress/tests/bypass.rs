@@ -56,6 +56,23 @@ async fn b15_b16_a_host_other_than_the_server_name_never_gets_the_credential() {
 }
 
 #[tokio::test]
+async fn b5_b13_a_handshake_without_a_request_is_in_the_log_where_it_was_not_allowed() {
+    let bench = Bench::start(Kind::Tls(&["h2", "http/1.1"]), vec![route(HOST)]).await;
+    for alpn in [&["h2"][..], &["http/1.1"]] {
+        // One that leaves before it asks is nobody's concern, where it may ask.
+        drop(bench.client_of(HOST, 443, HOST, alpn).await);
+        drop(bench.client_of("evil.example", 443, "evil.example", alpn).await);
+        drop(bench.client_of("203.0.113.7", 993, "imap.example", alpn).await);
+        drop(bench.client_of(HOST, 443, "other.example", alpn).await);
+    }
+    for reason in ["host_not_allowed", "address_not_allowed", "name_mismatch"] {
+        let event = bench.log.wait(|event| detail(event, "reason").as_deref() == Some(reason)).await;
+        assert_eq!(event.action, "connect");
+    }
+    assert_eq!(bench.log.refusals().len(), 3);
+}
+
+#[tokio::test]
 async fn b19_one_request_has_one_target() {
     let bench = Bench::start(Kind::Plain, vec![route(HOST)]).await;
     let answer = raw(
@@ -333,13 +350,20 @@ async fn no_other_credential_reaches_the_host_of_a_route_that_has_one() {
         "api_key",
         "private-token",
         "job-token",
+        "x-access-token",
+        "x_functions_key",
+        "ocp-apim-subscription-key",
         "x-note",
     ];
     let request = names.iter().fold(client.request(http::Method::GET, "/"), |r, name| r.header(*name, "another"));
+    // B40: a browser's WebSocket has no other field to put a key in.
+    let protocols = "chat, openai-insecure-api-key.another,base64url.bearer.authorization.k8s.io.another, v2";
+    let request = request.header("sec-websocket-protocol", protocols);
     assert_eq!(client.send(request.body(full("")).unwrap()).await.status, StatusCode::OK);
     let received = bench.origin.received();
     let others: Vec<_> = received[0].headers.iter().filter(|(_, value)| *value == "another").collect();
     assert_eq!(others.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["x-note"]);
+    assert_eq!(received[0].headers["sec-websocket-protocol"], "chat, v2");
     assert!(received[0].headers["authorization"].to_str().unwrap().ends_with(support::SECRET));
 }
 

@@ -101,4 +101,5 @@ async fn b29_dns_over_tcp_is_answered_by_the_same_rules_whatever_server_was_aske
     // A length beyond the bound is not waited for.
     tcp.write_u16(u16::MAX).await.unwrap();
     assert!(tcp.read_u8().await.is_err());
+    bench.log.wait(|event| detail(event, "reason").as_deref() == Some("dns_query_refused")).await;
 }

@@ -144,6 +144,35 @@ async fn bounded(what: &str, reads: Reads, next: impl FnMut(usize) -> Vec<u8> + 
     assert_eq!(bench.client(&["h2"]).await.get("/").await.status, StatusCode::OK, "{what}");
 }
 
+#[tokio::test]
+async fn b19_b23_what_the_library_resets_by_itself_is_in_the_log_and_other_streams_go_on() {
+    let _one = ONE.lock().await;
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![route(HOST)]).await;
+    let mut tls = connect(&bench).await;
+    let twice = [head("/a"), field(":authority", "evil.example")].concat();
+    let hop = [head("/a"), field("connection", "close")].concat();
+    for (n, block) in [twice, hop].iter().enumerate() {
+        tls.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, stream(n), block)).await.unwrap();
+    }
+    tls.write_all(&headers(stream(3), END_STREAM | END_HEADERS)).await.unwrap();
+    bench.log.wait(|event| event.action == "answer").await;
+    bench.log.wait(|event| event.action == "connect").await;
+    assert_eq!(bench.origin.received().len(), 1);
+    // A field that holds a line break ends all of it.
+    let broken = [head("/a"), field("x", "a\r\nhost: evil.example")].concat();
+    tls.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, stream(9), &broken)).await.unwrap();
+    let _ = tls.read_to_end(&mut Vec::new()).await;
+    let refused = || bench.gateway.stats().refusals.values().map(|refusal| refusal.count).sum::<u64>();
+    tokio::time::timeout(FLOOD * 5, async {
+        while refused() < 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{} refusals", refused()));
+    assert_eq!(bench.log.refusals(), ["protocol_refused"], "one entry, and two repeats");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b23_floods_of_http2_frames_fill_no_memory_and_stop_nobody_else() {
     let many = |n: usize| stream(n);

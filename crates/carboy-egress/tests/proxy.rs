@@ -11,9 +11,10 @@ use std::sync::Arc;
 use carboy_core::host::HostPattern;
 use carboy_core::route::{AuthScheme, Route, RouteAuth};
 use carboy_core::secret::{Secret, SecretText};
+use carboy_egress::{GatewayLimits, ZoneLimits};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use support::{Bench, Client, HOST, Kind, SECRET, full, route, secret_name, tls_client};
+use support::{Bench, Client, HOST, Kind, Origin, SECRET, full, recording, route, secret_name, tls_client};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -117,6 +118,29 @@ async fn each_request_in_absolute_form_has_its_own_host_and_the_password_goes_no
     let received = bench.origin.received();
     assert_eq!((received.len(), received[0].target.as_str()), (1, "/1"));
     assert!(!format!("{received:?}").to_lowercase().contains("proxy-authorization"));
+}
+
+#[tokio::test]
+async fn b30_a_name_below_a_wildcard_that_is_said_to_a_proxy_is_counted_as_one_that_is_asked_of_dns() {
+    let zone = Route::plain(1, HostPattern::parse("*.example").unwrap());
+    let origin = Arc::new(Origin::default());
+    let answer = recording(origin.clone(), |_| http::Response::new(full("hello")));
+    let zones = ZoneLimits { names_max: 1, ..ZoneLimits::default() };
+    let limits = GatewayLimits { zones, ..GatewayLimits::default() };
+    let bench = Bench::with(Kind::Plain, vec![zone], origin, answer, limits).await;
+    let proxy = proxy(&bench).await;
+    let ask = |host: &str| format!("GET http://{host}/1 HTTP/1.1\r\nHost: {host}\r\n{RIGHT}\r\n");
+    for _ in 0..2 {
+        // The same name twice is one name.
+        assert!(said(proxy, &ask(HOST)).await.1.starts_with("HTTP/1.1 200 OK"));
+    }
+    let (_, answer) = said(proxy, &ask("payload.example")).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("name_budget"), "{answer}");
+    let tcp = tunnel(proxy, "other.example:443").await;
+    let mut client = tls_client(tcp, &bench.ca_pem, "other.example", &["http/1.1"]).await;
+    let (status, text) = get(&mut client, "other.example", "/").await;
+    assert!(status == StatusCode::FORBIDDEN && text.contains("name_budget"), "{text}");
+    assert_eq!(bench.origin.received().len(), 2);
 }
 
 #[tokio::test]

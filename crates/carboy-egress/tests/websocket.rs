@@ -571,11 +571,14 @@ async fn serve_socket(mut stream: Box<dyn Stream>, answer: fn(&Message) -> Vec<M
 }
 
 async fn reaching(ledger: Arc<Memory>, route: Route, upstream: Upstream) -> Bench {
+    reaching_within(GatewayLimits::default(), ledger, route, upstream).await
+}
+
+async fn reaching_within(limits: GatewayLimits, ledger: Arc<Memory>, route: Route, upstream: Upstream) -> Bench {
     let mut upstreams = Upstreams::default();
     upstreams.insert(Host::parse(HOST).unwrap(), None, upstream);
     let unused = handler(|_| async { http::Response::new(full("")) });
     let (origin, routes) = (Arc::new(Origin::default()), vec![sockets(route)]);
-    let limits = GatewayLimits::default();
     Bench::governed(ledger, upstreams, Kind::Plain, routes, (origin, unused), limits).await
 }
 
@@ -727,8 +730,29 @@ async fn b24_a_message_beyond_the_limit_closes_the_connection() {
     let _ = within(socket.send(big)).await;
     let frame = close_of(&mut socket).await;
     assert!(frame.is_none_or(|frame| frame.code == CloseCode::Size));
-    bench.log.wait(|event| event.action == "answer" && event.result == Outcome::Failed).await;
+    let event = bench.log.wait(|event| event.result == Outcome::Blocked).await;
+    assert_eq!(detail(&event, "reason").as_deref(), Some("body_too_large"));
     assert!(got.lock().unwrap().iter().all(|message| !message.is_binary()));
+}
+
+#[tokio::test]
+async fn b24_b25_what_is_no_frame_or_no_text_ends_the_connection_with_an_entry_and_goes_nowhere() {
+    let frames: [(&str, &[u8]); 5] = [
+        ("a kind that there is not", b"\x83\x81\0\0\0\0x"),
+        ("a bit that nobody agreed on", b"\xc1\x81\0\0\0\0x"),
+        ("no mask", b"\x81\x01x"),
+        ("a continuation of nothing", b"\x80\x81\0\0\0\0x"),
+        ("a text that is not UTF-8", b"\x81\x82\0\0\0\0\xc3\x28"),
+    ];
+    for (what, frame) in frames {
+        let (bench, got) = server(echo).await;
+        let mut socket = plain(&bench).await;
+        socket.get_mut().write_all(frame).await.unwrap();
+        let event = bench.log.wait(|event| event.result == Outcome::Blocked).await;
+        assert_eq!(detail(&event, "reason").as_deref(), Some("protocol_refused"), "{what}");
+        let _ = close_of(&mut socket).await;
+        assert!(got.lock().unwrap().iter().all(|message| !message.is_binary() && !message.is_text()), "{what}");
+    }
 }
 
 /// What a provider says to `response.cancel`, and to a message that only may be one.
@@ -810,4 +834,43 @@ async fn c2_a_message_after_the_end_that_a_model_is_at_ends_the_connection() {
     within(socket.send(create(Some(700), json!({})))).await.unwrap();
     assert_eq!(close_of(&mut socket).await.unwrap().code, CloseCode::Policy);
     assert_eq!(ledger.open(), 0);
+}
+
+#[tokio::test]
+async fn b25_messages_that_are_begun_and_not_ended_share_the_memory_of_whole_bodies() {
+    const PART: usize = 1 << 20;
+    let (address, got) = listening(echo, |tcp| Box::pin(async move { Some(Box::new(tcp) as Box<dyn Stream>) })).await;
+    let upstream = Upstream { address, transport: Transport::Plain, extra_ca_pem: None };
+    // Room for four of them.
+    let limits = GatewayLimits { whole_bytes_max: 4 * PART as u32 + PART as u32 / 2, ..GatewayLimits::default() };
+    let bench = reaching_within(limits, Memory::unbound(), route(HOST), upstream).await;
+    let begin = || Message::Frame(Frame::message(vec![b'x'; PART], OpCode::Data(Data::Binary), false));
+    let end = || Message::Frame(Frame::message(Vec::new(), OpCode::Data(Data::Continue), true));
+    let mut open = Vec::new();
+    let told = loop {
+        let mut socket = plain(&bench).await;
+        // Nobody reads on where there is no room, so it may not all be taken.
+        let _ = within(socket.send(begin())).await;
+        if let Ok(message) = tokio::time::timeout(Duration::from_millis(500), socket.next()).await {
+            break message;
+        }
+        open.push(socket);
+        assert!(open.len() <= 5, "more was taken than there is room for");
+    };
+    let Some(Ok(Message::Close(Some(frame)))) = told else { panic!("{told:?}") };
+    assert_eq!(frame.code, CloseCode::Policy);
+    assert!(frame.reason.contains("limit_reached"), "{frame:?}");
+    assert!(open.len() >= 3, "{}", open.len());
+    bench.log.wait(|event| detail(event, "reason").as_deref() == Some("limit_reached")).await;
+    // Those that were begun before are not disturbed, and what is over makes room again.
+    for socket in &mut open {
+        within(socket.send(end())).await.unwrap();
+        assert_eq!(within(socket.next()).await.unwrap().unwrap(), Message::binary(vec![b'x'; PART]));
+    }
+    assert_eq!(got.lock().unwrap().len(), open.len());
+    drop(open);
+    let mut socket = plain(&bench).await;
+    let whole = Message::binary(vec![b'y'; 3 * PART]);
+    within(socket.send(whole.clone())).await.unwrap();
+    assert_eq!(within(socket.next()).await.unwrap().unwrap(), whole);
 }

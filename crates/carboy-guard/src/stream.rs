@@ -193,6 +193,39 @@ impl StreamScanner {
         self.release(out)
     }
 
+    /// As [`pause`](Self::pause), and nothing of a token either is given out beyond its first few characters: for a stream
+    /// that leaves, and whose other end may be waiting for it. A token that is complete as far as it came stops the stream
+    /// in [`Mode::Block`]; one that is not is held until more comes.
+    pub fn pause_strictly(&mut self, out: &mut Vec<u8>) -> Result<(), Stopped> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        let end = self.base + self.buffer.len() as u64;
+        let mut to = end;
+        if let Some(tokens) = &self.tokens {
+            let window = Window { base: self.base, data: &self.buffer, more: More::Ended, before: self.before };
+            self.matches.clear();
+            tokens.conclude(&window, &mut self.matches);
+            if let (Mode::Block, Some(found)) = (self.plan.mode, self.matches.first()) {
+                let text = &self.buffer[(found.start - self.base) as usize..(found.end - self.base) as usize];
+                let finding = self.detectors.last_finding(found, text, self.plan.location);
+                return Err(self.stop(finding));
+            }
+            to = tokens.guarded(&window);
+        }
+        if self.plan.mode == Mode::Block
+            && let Some(finding) = self.conclude()
+        {
+            return Err(self.stop(finding));
+        }
+        if let Some(finding) = self.conclude_packed() {
+            return Err(self.stop(finding));
+        }
+        self.settled = end;
+        self.give(self.releasable_to().min(to), out);
+        Ok(())
+    }
+
     /// The first match in what is at hand, were the stream to end here; the scanner goes on where there is none.
     pub(crate) fn conclude(&mut self) -> Option<Finding> {
         if let Some(stopped) = &self.stopped {
@@ -248,6 +281,11 @@ impl StreamScanner {
     /// Bytes held back now.
     pub fn held(&self) -> usize {
         (self.base + self.buffer.len() as u64).saturating_sub(self.given) as usize
+    }
+
+    /// What was given out at a pause and may still be the beginning of a match.
+    pub fn given(&self) -> &[u8] {
+        &self.buffer[..self.given.saturating_sub(self.base) as usize]
     }
 
     /// Bytes of the stream that are cleared.

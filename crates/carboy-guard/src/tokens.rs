@@ -163,7 +163,11 @@ impl Prefixes {
     }
 }
 
+/// Characters of what may become a token that may be given out where a stream pauses; every prefix is public.
+const PAUSE_CHARS_MAX: u64 = 6;
+
 /// One stream's place in the token rules.
+#[derive(Clone)]
 pub(crate) struct TokenScan {
     /// From here on prefixes are looked for.
     cursor: u64,
@@ -172,6 +176,7 @@ pub(crate) struct TokenScan {
 }
 
 /// A prefix whose token has not ended yet.
+#[derive(Clone)]
 struct Live {
     rule: usize,
     start: u64,
@@ -250,6 +255,34 @@ impl TokenScan {
                 }
             }
         }
+    }
+
+    /// The tokens that are only waiting for what stands behind them.
+    pub(crate) fn conclude(&self, window: &Window<'_>, found: &mut Vec<Match>) {
+        self.clone().advance(window, found);
+    }
+
+    /// From here on bytes are held back even when the stream pauses: what may become a token, beyond its first characters.
+    pub(crate) fn guarded(&self, window: &Window<'_>) -> u64 {
+        let from = match &self.live {
+            Some(live) => live.start,
+            None => (self.cursor.max(window.base)..window.end())
+                .find(|&at| self.may_become_a_token(window, window.index(at)))
+                .unwrap_or(window.end()),
+        };
+        if window.end() - from > PAUSE_CHARS_MAX { from } else { window.end() }
+    }
+
+    /// Is all that stands behind this place part of one token, or the beginning of a prefix?
+    fn may_become_a_token(&self, window: &Window<'_>, at: usize) -> bool {
+        let rest = &window.data[at..];
+        RULES.iter().enumerate().any(|(number, rule)| {
+            let fits = rule.prefixes.iter().any(|prefix| match rest.strip_prefix(prefix.as_bytes()) {
+                Some(body) => body.iter().all(|&b| (rule.class)(b)),
+                None => prefix.as_bytes().starts_with(rest),
+            });
+            fits && bounded(number, self.behind.before(window, at).as_slice())
+        })
     }
 
     /// The first of the last bytes that may be the beginning of a prefix.

@@ -8,7 +8,7 @@
 //! ```text
 //!            ┌ tls ┐
 //! socket ──▶ server ──▶ record ──▶ route ──▶ anthropic │ openai │ responses │ gemini │ pages ──▶ playback ──▶ socket
-//!              └ websocket ┘                              usage: what it costs                     count: the bill
+//!              └ websocket, grpc ┘                        usage: what it costs                     count: the bill
 //! ```
 //!
 //! *Architecture invariants:* the provider never opens a connection; it listens on loopback unless it is handed a
@@ -27,6 +27,7 @@ mod config;
 mod count;
 mod faults;
 mod gemini;
+mod grpc;
 pub mod offline;
 mod openai;
 mod origin;

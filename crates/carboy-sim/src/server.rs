@@ -23,6 +23,7 @@ use crate::coding::Coding;
 use crate::config::Config;
 use crate::count::{Account, Bill, Generation, Till};
 use crate::faults::{FaultWhy, Faults, WAIT_MAX};
+use crate::grpc;
 use crate::pages;
 use crate::playback::{Body, BrokenOff, Outcome, play};
 use crate::record::{Open, ReceivedRequest, Recorder};
@@ -234,11 +235,13 @@ async fn handle(
     facts: Facts,
     shared: Arc<Shared>,
 ) -> Result<Response<Body>, BrokenOff> {
-    if websocket::is_wanted(&request, &shared.config) {
-        shared.recorder.open(received(&request, facts));
-        return Ok(websocket::accept(&mut request, shared));
-    }
     let open = shared.recorder.open(received(&request, facts));
+    if websocket::is_wanted(&request, &shared.config) {
+        return Ok(websocket::accept(&mut request, open, shared));
+    }
+    if grpc::is_wanted(&request) {
+        return Ok(grpc::answer(request, open));
+    }
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     let query = head.uri.query().unwrap_or_default();

@@ -1,7 +1,9 @@
-//! Responses over a WebSocket: each `response.create` is answered with the events of a stream, one to a message.
+//! Responses over a WebSocket: each `response.create` is answered with the events of a stream, one to a message. And an
+//! echo, for clients of WebSockets that are no model's.
 //!
 //! ```text
 //! GET /v1/responses, upgrade ──▶ 101 ──▶ response.create ──▶ response.created … response.completed ──▶ response.create …
+//! GET /socket, upgrade ──▶ 101 ──▶ each message comes back
 //! ```
 //!
 //! *Must never* go on generating for a client that closed: between two events the socket is listened to.
@@ -25,7 +27,7 @@ use crate::config::{Config, WebSockets};
 use crate::count::Generation;
 use crate::faults::{Break, WAIT_MAX};
 use crate::playback::{Body, Outcome, Payload, Played, break_events};
-use crate::record::ReceivedRequest;
+use crate::record::{Open, ReceivedRequest};
 use crate::refusal::Provider;
 use crate::responses;
 use crate::route::Ask;
@@ -33,6 +35,8 @@ use crate::server::{Shared, refused_on_demand, wanted_faults};
 
 /// The endpoint.
 const PATH: &str = "/v1/responses";
+/// Where messages come back; without a key, and whatever the configuration says.
+const ECHO_PATH: &str = "/socket";
 /// Largest message that is read.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// RFC 6455 §1.3.
@@ -47,17 +51,18 @@ type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 /// Is this a WebSocket's handshake that is served here?
 pub(crate) fn is_wanted(request: &Request<Incoming>, config: &Config) -> bool {
     let upgrade = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
-    config.websockets == WebSockets::Served
-        && request.method() == Method::GET
-        && request.uri().path() == PATH
+    let path = request.uri().path();
+    request.method() == Method::GET
+        && (path == ECHO_PATH || path == PATH && config.websockets == WebSockets::Served)
         && upgrade.is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
 }
 
 /// The answer to the handshake. The conversation goes on in a task of its own, which ends with the connection.
-pub(crate) fn accept(request: &mut Request<Incoming>, shared: Arc<Shared>) -> Response<Body> {
+pub(crate) fn accept(request: &mut Request<Incoming>, open: Open, shared: Arc<Shared>) -> Response<Body> {
     let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| key.as_bytes().to_vec());
-    let known = Provider::OpenAi.check_key(request.headers(), &shared.config).is_ok();
+    let echoes = request.uri().path() == ECHO_PATH;
+    let known = echoes || Provider::OpenAi.check_key(request.headers(), &shared.config).is_ok();
     let Some(key) = key.filter(|_| known) else {
         *response.status_mut() = if known { StatusCode::BAD_REQUEST } else { StatusCode::UNAUTHORIZED };
         return response;
@@ -81,9 +86,25 @@ pub(crate) fn accept(request: &mut Request<Incoming>, shared: Arc<Shared>) -> Re
         config.max_message_size = Some(MESSAGE_BYTES_MAX);
         config.max_frame_size = Some(MESSAGE_BYTES_MAX);
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        converse(socket, &headers, &shared).await;
+        match echoes {
+            true => echo(socket, &open).await,
+            false => converse(socket, &headers, &open, &shared).await,
+        }
     });
     response
+}
+
+/// Sends each message back, and keeps what arrived for the tests.
+async fn echo(mut socket: Socket, open: &Open) {
+    while let Ok(Some(Ok(message))) = tokio::time::timeout(IDLE_MAX, socket.next()).await {
+        if !message.is_text() && !message.is_binary() {
+            continue;
+        }
+        open.push(&message.clone().into_data());
+        if socket.send(message).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Whether the conversation goes on.
@@ -93,12 +114,16 @@ enum Then {
     Over,
 }
 
-async fn converse(mut socket: Socket, headers: &HeaderMap, shared: &Shared) {
+/// Answers message after message; what they say is kept as the body of their opening.
+async fn converse(mut socket: Socket, headers: &HeaderMap, open: &Open, shared: &Shared) {
     loop {
         let message = match tokio::time::timeout(IDLE_MAX, socket.next()).await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(_)) | None) | Err(_) => return,
         };
+        if let Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Pong(_) = &message {
+            open.push(&message.clone().into_data());
+        }
         let text = match message {
             Message::Text(text) => text,
             Message::Close(_) => return,

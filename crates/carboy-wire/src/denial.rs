@@ -56,6 +56,48 @@ pub fn render(denial: &Denial, id: &RefusalId, format: Option<WireFormat>, accep
     DenialBody { status: status(denial.reason, format), content_type, headers: headers(denial, id), body }
 }
 
+/// The denial as a client of gRPC reads it: a response of trailers alone, which stand in its head (gRPC over HTTP2). Any
+/// other answer is "unknown" to such a client, or a status that is made up from HTTP's.
+pub fn grpc(denial: &Denial, id: &RefusalId) -> DenialBody {
+    let shown = Shown { reason: denial.reason, rule: denial.rule.as_ref().map(|rule| rule.as_str()), id, denial };
+    let mut headers = headers(denial, id);
+    headers.push(("grpc-status", grpc_status(denial.reason).to_string()));
+    headers.push(("grpc-message", percent_encoded(&format!("{}: {}", denial.reason.code(), shown.message()))));
+    DenialBody { status: 200, content_type: "application/grpc", headers, body: Vec::new() }
+}
+
+/// gRPC's code. Its clients try again after `UNAVAILABLE`, and "should not until the state of the system has been mended"
+/// after `FAILED_PRECONDITION`.
+fn grpc_status(reason: Reason) -> u8 {
+    const INVALID_ARGUMENT: u8 = 3;
+    const PERMISSION_DENIED: u8 = 7;
+    const RESOURCE_EXHAUSTED: u8 = 8;
+    const FAILED_PRECONDITION: u8 = 9;
+    const UNIMPLEMENTED: u8 = 12;
+    const UNAVAILABLE: u8 = 14;
+    match reason.http_status() {
+        403 => PERMISSION_DENIED,
+        402 | 429 => RESOURCE_EXHAUSTED,
+        // What a server of gRPC says of messages that are packed in a way it does not know.
+        415 => UNIMPLEMENTED,
+        400..=499 => INVALID_ARGUMENT,
+        _ if WORTH_RETRYING.contains(&reason) => UNAVAILABLE,
+        _ => FAILED_PRECONDITION,
+    }
+}
+
+/// As `grpc-message` has it: every octet but visible ASCII and the space, and the percent sign itself, in hex.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
 /// The denial as OpenAI's Responses tell an error in a message of a WebSocket.
 pub fn message(denial: &Denial, id: &RefusalId) -> String {
     let format = Some(WireFormat::OpenAiResponses);

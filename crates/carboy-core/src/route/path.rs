@@ -109,6 +109,9 @@ fn decode_unreserved(raw: &str, slash: Slash) -> Option<String> {
 fn hides_structure(segment: &str) -> bool {
     let mut text = segment.as_bytes().to_vec();
     for round in 0..DECODE_ROUNDS_MAX {
+        if is_overlong(&text) || is_dots_in_disguise(&text) {
+            return true;
+        }
         if !text.contains(&b'%') {
             return false;
         }
@@ -131,7 +134,43 @@ fn hides_structure(segment: &str) -> bool {
         }
     }
     // Still not plain after all rounds.
-    text.contains(&b'%')
+    text.contains(&b'%') || is_overlong(&text) || is_dots_in_disguise(&text)
+}
+
+/// Is a character written in more octets than it has? No UTF-8 (RFC 3629, 3), and `%c0%ae` is a dot to servers that read it.
+fn is_overlong(text: &[u8]) -> bool {
+    text.windows(2).any(|pair| {
+        let least = match pair[0] {
+            0xc0 | 0xc1 => 0x80..=0xbf,
+            0xe0 => 0x80..=0x9f,
+            0xf0 => 0x80..=0x8f,
+            _ => return false,
+        };
+        least.contains(&pair[1])
+    })
+}
+
+/// Characters that become `.`, `/` or `\` where text is brought into another form (NFKC, a code page's best fit).
+const LOOK_ALIKES: &[(&str, &str)] = &[
+    ("\u{ff0e}", "."),
+    ("\u{fe52}", "."),
+    ("\u{2024}", "."),
+    ("\u{2025}", ".."),
+    ("\u{ff0f}", "/"),
+    ("\u{2044}", "/"),
+    ("\u{2215}", "/"),
+    ("\u{ff3c}", "/"),
+    ("\u{fe68}", "/"),
+];
+
+/// Would it be a dot segment then? A look-alike that stands in a title is nobody's business.
+fn is_dots_in_disguise(text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    if text.is_ascii() {
+        return false;
+    }
+    let folded = LOOK_ALIKES.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+    folded != text && folded.split('/').any(|part| matches!(part.split(';').next().map(str::trim), Some("." | "..")))
 }
 
 /// `%XX` undone as often as it takes, within bounds; what is no escape stays.

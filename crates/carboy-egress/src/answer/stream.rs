@@ -10,9 +10,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use carboy_core::audit::Outcome;
 use carboy_core::finding::{Finding, Severity};
-use carboy_core::ids::RouteId;
+use carboy_core::ids::{RefusalId, RouteId};
 use carboy_core::verdict::{Denial, Layer, Reason};
 use carboy_guard::{Inflate, InjectionScanner, ScanPlan, StreamScanner};
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
@@ -23,6 +24,7 @@ use crate::inject::Rest;
 use crate::metering::{End, Metered};
 use crate::outbound::denial_of;
 use crate::request::strip_framing;
+use crate::speaks::Speaks;
 use crate::upstream::Lease;
 
 /// Pieces that are decoded before other tasks get a turn.
@@ -353,10 +355,20 @@ impl Live {
             }
             None => None,
         };
-        self.of.exchange.cut_off(denial);
-        let closing = closing.ok_or(Broken)?;
-        self.queue(closing);
+        let id = self.of.exchange.cut_off(denial.clone());
+        match (closing, self.of.exchange.speaks()) {
+            (Some(closing), _) => self.queue(closing),
+            // A call of gRPC has its status behind its messages.
+            (None, Speaks::Grpc) => self.ready.push_back(Frame::trailers(self.last_words(denial, &id))),
+            (None, Speaks::Http(..)) => return Err(Broken),
+        }
         Ok(())
+    }
+
+    fn last_words(&self, mut denial: Denial, id: &RefusalId) -> HeaderMap {
+        denial.detail = self.of.exchange.gateway().clean(&denial.detail);
+        let fields = carboy_wire::denial::grpc(&denial, id).headers.into_iter();
+        fields.filter_map(|(name, value)| Some((HeaderName::from_static(name), value.parse().ok()?))).collect()
     }
 
     fn over(&mut self) {

@@ -11,7 +11,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::Scan;
 use crate::body::{OutBody, Share, no_trailers};
@@ -132,13 +132,15 @@ impl Whole<'_> {
         mut take: impl FnMut(Bytes) -> Result<(), Denial>,
     ) -> Result<(), Denial> {
         let max = self.limits.whole_body_bytes_max.min(self.route.body_bytes_max.unwrap_or(u64::MAX));
+        let until = Instant::now() + self.limits.whole_body_time;
         let mut taken = 0;
         loop {
-            let frame = match timeout(self.limits.body_idle, body.frame()).await {
+            let next = until.min(Instant::now() + self.limits.body_idle);
+            let frame = match timeout_at(next, body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(_))) => return Err(Denial::new(Reason::ProtocolRefused, "the request body broke off")),
                 Ok(None) => return Ok(()),
-                Err(_) => return Err(Denial::new(Reason::LimitReached, "the request body paused for too long")),
+                Err(_) => return Err(Denial::new(Reason::LimitReached, "the request body took too long")),
             };
             no_trailers(frame.trailers_ref())?;
             if let Ok(data) = frame.into_data() {

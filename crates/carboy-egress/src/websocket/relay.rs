@@ -19,12 +19,13 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
+use super::drawn::{Account, Drawn};
 use super::responses::{Next, Responses};
-use crate::body::Share;
 use crate::gateway::{Gateway, refusal_id};
 use crate::outbound::{Scan, denial_of};
 use crate::record::Exchange;
@@ -39,7 +40,7 @@ const CLOSING_WAIT_MAX: Duration = Duration::from_millis(250);
 /// Longest reason of a close, in octets (RFC 6455, section 5.5: 125 with the code).
 const REASON_BYTES_MAX: usize = 123;
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+type Socket = WebSocketStream<Drawn<TokioIo<Upgraded>>>;
 
 /// A WebSocket that both legs have agreed to.
 pub(super) struct Relayed {
@@ -56,8 +57,10 @@ enum Over {
     Closed(Side, Option<CloseCode>),
     /// A side went away, or does not read.
     Gone(Side),
-    /// A message is too large, or no message at all.
+    /// The upstream's message is too large, or no message at all; or one of ours would be none.
     Unreadable(CloseCode),
+    /// The same of the client's: it is refused like a request that is none.
+    Refused(CloseCode, Denial),
     /// The gateway ends it.
     Cut(Denial),
 }
@@ -73,6 +76,8 @@ struct Relay {
     exchange: Arc<Exchange>,
     scan: Scan,
     client: Socket,
+    of_client: Arc<Account>,
+    of_upstream: Arc<Account>,
     /// Taken away to end it there and then.
     upstream: Option<Socket>,
     responses: Option<Responses>,
@@ -92,9 +97,12 @@ impl Relayed {
         let both = timeout(wait, async { tokio::try_join!(client, upstream) }).await;
         let Ok(Ok((client, upstream))) = both else { return exchange.end(Outcome::Failed) };
         let judges = route.route().dlp.inbound.contains(&Detector::NaiveInjectionDetection);
+        let (of_client, of_upstream) = (Account::new(exchange.gateway()), Account::new(exchange.gateway()));
         let relay = Relay {
-            client: socket(client, Role::Server).await,
-            upstream: Some(socket(upstream, Role::Client).await),
+            client: socket(client, Role::Server, &of_client).await,
+            upstream: Some(socket(upstream, Role::Client, &of_upstream).await),
+            of_client,
+            of_upstream,
             responses: metered.map(|target| Responses::new(target, route.path().to_owned())),
             injection: judges.then(|| InjectionScanner::new(Location::ResponseBody)),
             exchange,
@@ -104,10 +112,11 @@ impl Relayed {
     }
 }
 
-async fn socket(io: Upgraded, role: Role) -> Socket {
+async fn socket(io: Upgraded, role: Role, account: &Arc<Account>) -> Socket {
     let config =
         WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX));
-    WebSocketStream::from_raw_socket(TokioIo::new(io), role, Some(config)).await
+    let io = Drawn::new(TokioIo::new(io), account.clone());
+    WebSocketStream::from_raw_socket(io, role, Some(config)).await
 }
 
 impl Relay {
@@ -116,6 +125,12 @@ impl Relay {
             if let Err(over) = self.step().await {
                 break over;
             }
+        };
+        // A leg that was not read on because there was no room looks as if it had gone away.
+        let full = [&self.of_client, &self.of_upstream].into_iter().find_map(|account| account.full());
+        let over = match (over, full) {
+            (Over::Gone(_), Some(denial)) => Over::Cut(denial),
+            (over, _) => over,
         };
         self.end(over).await;
     }
@@ -152,15 +167,15 @@ impl Relay {
             Message::Pong(_) | Message::Frame(_) => return Ok(()),
             Message::Close(frame) => return Err(Over::Closed(Side::Client, frame.map(|frame| frame.code))),
         };
-        let mut share = Share::default();
-        share.grow(self.exchange.gateway(), bytes.len()).map_err(Over::Cut)?;
+        let _held = self.of_client.of_message();
         if self.responses.is_none() {
             let cleared = self.scan.message(&bytes).map_err(Over::Cut)?;
             self.exchange.sent.fetch_add(cleared.len() as u64, Ordering::Relaxed);
             return self.send(Side::Upstream, text.message(cleared)?).await;
         }
         if text == Form::Binary {
-            return Err(Over::Unreadable(CloseCode::Unsupported));
+            let why = "a binary message where requests are metered: they are texts";
+            return Err(Over::Refused(CloseCode::Unsupported, Denial::new(Reason::ProtocolRefused, why)));
         }
         self.asked(bytes).await
     }
@@ -209,6 +224,7 @@ impl Relay {
             Message::Pong(_) | Message::Frame(_) => return Ok(()),
             Message::Close(frame) => return Err(Over::Closed(Side::Upstream, frame.map(|frame| frame.code))),
         };
+        let _held = self.of_upstream.of_message();
         if let Some(responses) = &mut self.responses {
             responses.read(&bytes);
         }
@@ -291,6 +307,12 @@ impl Relay {
                 self.broken();
                 self.close(Some(code), code).await;
                 self.exchange.end(Outcome::Failed);
+            }
+            Over::Refused(code, denial) => {
+                self.broken();
+                // Written down before anybody is told.
+                self.exchange.refuse(denial, &refusal_id()).await;
+                self.close(Some(code), code).await;
             }
         }
     }
@@ -394,9 +416,28 @@ impl Form {
 fn received(message: Option<tungstenite::Result<Message>>, side: Side) -> Result<Message, Over> {
     match message {
         Some(Ok(message)) => Ok(message),
-        Some(Err(tungstenite::Error::Capacity(_))) => Err(Over::Unreadable(CloseCode::Size)),
-        Some(Err(tungstenite::Error::Utf8(_))) => Err(Over::Unreadable(CloseCode::Invalid)),
-        Some(Err(_)) | None => Err(Over::Gone(side)),
+        Some(Err(error)) => Err(unreadable(&error, side)),
+        None => Err(Over::Gone(side)),
+    }
+}
+
+/// What is wrong with what came; a connection that only broke off is gone.
+fn unreadable(error: &tungstenite::Error, side: Side) -> Over {
+    let (code, reason, why) = if let tungstenite::Error::Capacity(_) = error {
+        let why = format!("a message of more than {MESSAGE_BYTES_MAX} octets");
+        (CloseCode::Size, Reason::BodyTooLarge, why)
+    } else if let tungstenite::Error::Utf8(_) = error {
+        (CloseCode::Invalid, Reason::ProtocolRefused, "a text that is not UTF-8".to_owned())
+    } else if let tungstenite::Error::Protocol(what) = error
+        && *what != ProtocolError::ResetWithoutClosingHandshake
+    {
+        (CloseCode::Protocol, Reason::ProtocolRefused, format!("no frame of a WebSocket: {what}"))
+    } else {
+        return Over::Gone(side);
+    };
+    match side {
+        Side::Client => Over::Refused(code, Denial::new(reason, why)),
+        Side::Upstream => Over::Unreadable(code),
     }
 }
 

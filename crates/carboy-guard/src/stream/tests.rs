@@ -452,3 +452,68 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn b36_a_stream_that_leaves_and_pauses_gives_out_no_more_than_a_few_characters_of_a_token() {
+    let body = format!("hello {GITHUB}, bye");
+    let begins = "hello ".len();
+    for pause in 0..body.len() {
+        let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
+        let mut out = Vec::new();
+        let paused = scanner.push(&body.as_bytes()[..pause], &mut out).and_then(|()| scanner.pause_strictly(&mut out));
+        let whole = pause >= begins + GITHUB.len();
+        assert_eq!(paused.is_err(), whole, "{pause}");
+        assert!(out.len() <= begins + 6, "{pause}: {:?}", String::from_utf8_lossy(&out));
+        // What is only a prefix so far, or no more than the beginning of one, is not kept waiting.
+        assert!(pause > begins + 6 || out.len() == pause, "{pause}");
+    }
+    // Octet by octet, with a pause behind each.
+    for text in [
+        &body[..],
+        &format!("x {SECRET} y"),
+        "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg",
+    ] {
+        let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
+        let mut out = Vec::new();
+        let stopped = text
+            .as_bytes()
+            .iter()
+            .find_map(|byte| scanner.push(&[*byte], &mut out).and_then(|()| scanner.pause_strictly(&mut out)).err());
+        assert!(stopped.is_some(), "{text}");
+        assert!(out.len() <= begins + 6, "{:?}", String::from_utf8_lossy(&out));
+    }
+}
+
+#[test]
+fn what_is_no_token_is_given_out_at_a_pause_whatever_it_ends_with() {
+    for text in [
+        "0",
+        "\0\0\0\0\x010",
+        "s",
+        "sk",
+        "sk-",
+        "risk-averse",
+        "the ASKER",
+        "TASK0",
+        "SKELETON",
+        "SK hi",
+        "eyJ",
+        "hf_",
+        "npm_x y",
+        "a-----",
+        "--",
+        "ghp_ ",
+        "AKIA is a prefix",
+        "hello from grpc-go stream",
+        "gh",
+        "xox",
+    ] {
+        let mut scanner = StreamScanner::new(detectors(), plan(Mode::Block));
+        let mut out = Vec::new();
+        scanner.push(text.as_bytes(), &mut out).and_then(|()| scanner.pause_strictly(&mut out)).unwrap();
+        assert_eq!(out, text.as_bytes(), "{:?}", String::from_utf8_lossy(&out));
+        // And goes on from there.
+        scanner.push(b" and more", &mut out).and_then(|()| scanner.finish(&mut out)).unwrap();
+        assert_eq!(out, format!("{text} and more").as_bytes());
+    }
+}

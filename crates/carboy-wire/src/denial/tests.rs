@@ -169,3 +169,26 @@ fn a_hostile_detail_neither_moves_the_cursor_nor_fakes_a_line_nor_grows() {
     assert!(!text.contains(['\u{1b}', '\r', '\u{202e}']));
     assert!(text.len() < DETAIL_CHARS_MAX + 1024);
 }
+
+#[test]
+fn a_client_of_grpc_reads_a_status_and_the_words_of_every_reason() {
+    // H7
+    for reason in Reason::ALL {
+        let mut denial = sample(*reason);
+        denial.detail = "100 % of ü\u{202e}".into();
+        let answer = grpc(&denial, &id());
+        assert_eq!((answer.status, answer.content_type, answer.body.len()), (200, "application/grpc", 0));
+        let field = |name: &str| &answer.headers.iter().find(|(field, _)| *field == name).unwrap().1;
+        let retried = field("grpc-status") == "14";
+        assert_eq!(retried, WORTH_RETRYING.contains(reason) && *reason != Reason::BudgetHeld, "{reason}");
+        assert!(field("grpc-message").contains("100 %25 of %C3%BC%EF%BF%BD"), "{reason}");
+        assert!(field("grpc-message").bytes().all(|byte| matches!(byte, b' '..=b'~')), "{reason}");
+        assert_eq!(field("x-carboy-reason"), reason.code());
+    }
+    let status =
+        |reason| grpc(&sample(reason), &id()).headers.iter().find(|(n, _)| *n == "grpc-status").unwrap().1.clone();
+    assert_eq!(status(Reason::SecretKnown), "7");
+    assert_eq!(status(Reason::BudgetExhausted), "8");
+    assert_eq!(status(Reason::BodyUndecodable), "12");
+    assert_eq!(status(Reason::AuditUnavailable), "9");
+}

@@ -42,7 +42,7 @@ pub fn client(path: &str) -> String {
 }
 
 /// The same as what a case needs; a few names for the life of the test program.
-fn needs(paths: &[&str]) -> &'static [&'static str] {
+pub fn needs(paths: &[&str]) -> &'static [&'static str] {
     paths.iter().map(|path| &*client(path).leak()).collect::<Vec<_>>().leak()
 }
 

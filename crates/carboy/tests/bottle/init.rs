@@ -81,7 +81,7 @@ fn program(world: &World, path: &str, content: &str) {
 }
 
 /// For the last word of `cargo test`: a test that has found out while it ran that it cannot.
-fn skip(name: &str, person: Person, why: &str) {
+pub fn skip(name: &str, person: Person, why: &str) {
     let label = if is_root() && person == Person::Me { "root" } else { "user" };
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
     std::fs::create_dir_all(&dir).unwrap();
@@ -91,7 +91,7 @@ fn skip(name: &str, person: Person, why: &str) {
 }
 
 /// It ran: what an earlier run of the tests has noted no longer holds.
-fn not_skipped(name: &str, person: Person) {
+pub fn not_skipped(name: &str, person: Person) {
     let label = if is_root() && person == Person::Me { "root" } else { "user" };
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
     let _ = std::fs::remove_file(dir.join(format!("carboy-init-{label}-{name}.txt")));
@@ -371,7 +371,7 @@ fn pip_install(person: Person) {
 }
 
 /// The toolchain of these tests, and the home that it lives in.
-fn toolchain() -> Option<(PathBuf, PathBuf)> {
+pub fn toolchain() -> Option<(PathBuf, PathBuf)> {
     let cargo = Path::new(env!("CARGO"));
     let home = cargo.ancestors().find(|dir| dir.file_name().is_some_and(|name| name == ".rustup"))?.parent()?;
     Some((cargo.parent()?.to_owned(), home.to_owned()))

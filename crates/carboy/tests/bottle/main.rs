@@ -15,6 +15,7 @@ mod escape_leaks;
 mod escape_names;
 mod escape_network;
 mod escape_scan;
+mod faults;
 mod git;
 mod guides;
 mod host;
@@ -23,12 +24,15 @@ mod hostile;
 mod http2;
 mod image;
 mod init;
+mod matrix;
 mod metered;
 mod overspend;
 mod placeholders;
 mod plane;
 mod ports;
+mod programs;
 mod providers;
+mod registries;
 mod run;
 mod runs;
 mod seeing;
@@ -78,6 +82,7 @@ fn main() {
         clients::cases(),
         bodies::cases(),
         git::cases(),
+        faults::cases(),
         workspace::cases(),
         streams::cases(),
         terminal::cases(),
@@ -95,7 +100,9 @@ fn main() {
         placeholders::cases(),
         plane::cases(),
         ports::cases(),
+        programs::cases(),
         providers::cases(),
+        registries::cases(),
         uninstall::cases(),
         guides::cases(),
         cli::cases(),
@@ -109,6 +116,7 @@ fn main() {
         host_programs::cases(),
         escape_kernel::cases(),
         escape_leaks::cases(),
+        matrix::cases(),
     ]
     .into_iter()
     .flatten()

@@ -231,13 +231,18 @@ impl World {
 
     /// The same with more flags of `carboy run`.
     pub fn run_with(&self, flags: &[&str], command: &[&str]) -> Ran {
+        self.run_in(&[], flags, command)
+    }
+
+    /// The same with variables in the host's environment.
+    pub fn run_in(&self, variables: &[(&str, &str)], flags: &[&str], command: &[&str]) -> Ran {
         let summary = self.fresh_summary();
         let log_before = self.log().len();
         let mut arguments = vec!["run", "--bottle", "test", "--summary-json", summary.to_str().unwrap()];
         arguments.extend(flags);
         arguments.push("--");
         arguments.extend(command);
-        let child = self.carboy(&arguments).spawn().unwrap();
+        let child = self.carboy(&arguments).envs(variables.iter().copied()).spawn().unwrap();
         let output = wait(child, RUN_WAIT_MAX);
         self.ran(output, &summary, log_before)
     }
