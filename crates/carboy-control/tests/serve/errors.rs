@@ -98,6 +98,9 @@ async fn g83_lines_of_a_request_and_its_turn_have_one_correlation_id_and_the_aud
     let cookie = first.cookie().unwrap();
     let second = chat("again").with("cookie", &cookie).streamed().send(to).await;
     chat("boom").with("cookie", &cookie).send(to).await;
+    // On disk with all before it when it is answered.
+    let judged = json!({"turn": 1, "judgement": "helpful", "reason": ""});
+    assert_eq!(post("/api/feedback", &judged).with("cookie", &cookie).send(to).await.status, 200);
 
     let lines = world.lines();
     let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
