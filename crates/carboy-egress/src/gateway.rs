@@ -25,7 +25,6 @@ use crate::limits::GatewayLimits;
 use crate::names::{NamePool, NoAddress};
 use crate::pace::Pace;
 use crate::pipeline::stopping;
-use crate::placeholder::Marks;
 use crate::repeats::{Counted, Note, Repeats};
 use crate::stats::GatewayStats;
 use crate::upstream::Dialer;
@@ -85,8 +84,6 @@ pub struct Gateway {
     breaker: Mutex<Breaker>,
     storms: watch::Sender<u32>,
     pub(crate) taps: Taps,
-    /// What stands in a request for a placeholder until the real value does.
-    pub(crate) marks: Marks,
     /// What an octet that a model writes costs, learned from its whole answers.
     pub(crate) calibration: Mutex<Calibration>,
     requests: AtomicU64,
@@ -161,7 +158,6 @@ impl Gateway {
             breaker: Mutex::new(Breaker::new(limits.storm_denials_max, limits.storm_window, limits.storm_every)),
             storms: watch::Sender::new(0),
             taps: Taps::default(),
-            marks: Marks::new().ok_or(CaError::NoRandom)?,
             calibration: Mutex::default(),
             requests: AtomicU64::new(0),
             open: watch::Sender::new(0),

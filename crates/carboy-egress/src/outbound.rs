@@ -143,10 +143,12 @@ fn codings_of(headers: &HeaderMap) -> Result<Vec<Coding>, Denial> {
 impl Scan {
     /// By the rule that allowed it.
     pub(crate) fn of(route: &RoutePermit, exchange: &Arc<Exchange>) -> Scan {
-        let rule = route.route();
+        let (rule, detectors) = (route.route(), exchange.gateway().detectors());
+        // Whatever a route looks for, a run's placeholders are among it.
+        let placeholders = detectors.has_placeholders().then_some(Detector::Placeholders);
         Scan {
-            detectors: exchange.gateway().detectors(),
-            list: rule.dlp.outbound.iter().copied().chain([Detector::Placeholders]).collect(),
+            detectors,
+            list: rule.dlp.outbound.iter().copied().chain(placeholders).collect(),
             mode: mode_of(rule.dlp.outbound_on_match),
             rule: rule.id.clone(),
             route: route.clone(),

@@ -6,7 +6,7 @@
 //! Credentialed ◀─ fill: mark ─▶ real value, written as its place wants it (percent, base64, JSON) ◀─┘
 //! ```
 //!
-//! A mark is a random text that the gateway alone knows and that never leaves it. So the scanners see the request as it was
+//! A mark is a random text of this one request, which the gateway alone knows and which never leaves it. So the scanners see the request as it was
 //! written, without the placeholder, and every byte but the placeholder's stays.
 //!
 //! *Must never* lift one outside of its route's own place, nor put a real value anywhere but where a placeholder was lifted.
@@ -42,20 +42,12 @@ pub(crate) const LIFTED_MAX: usize = 32;
 /// Random octets of a mark.
 const MARK_BYTES: usize = 16;
 
-/// The key of the marks of one gateway.
-pub(crate) struct Marks(String);
-
-impl Marks {
-    /// None when the system gives no random bytes.
-    pub(crate) fn new() -> Option<Marks> {
-        let mut bits = [0_u8; MARK_BYTES];
-        getrandom::fill(&mut bits).ok()?;
-        Some(Marks(format!("carboymark{}", carboy_core::audit::hex(&bits))))
-    }
-
-    fn of(&self, number: usize) -> String {
-        format!("{}n{number:02}", self.0)
-    }
+/// A text that nobody can guess, for the marks of one request.
+fn fresh_mark() -> Result<String, Denial> {
+    let mut bits = [0_u8; MARK_BYTES];
+    getrandom::fill(&mut bits)
+        .map_err(|error| Denial::new(Reason::LimitReached, format!("no random mark for a placeholder: {error}")))?;
+    Ok(format!("carboymark{}", carboy_core::audit::hex(&bits)))
 }
 
 /// What was taken out of one request, and where. Empty on a route without placeholders.
@@ -81,6 +73,10 @@ impl Lifted {
     pub(crate) fn from_head(head: &mut request::Parts, route: &Route, gateway: &Gateway) -> Result<Lifted, Denial> {
         let detectors = gateway.detectors();
         let mut lifted = Lifted::default();
+        if route.credentials.is_empty() {
+            return Ok(lifted);
+        }
+        let mark = fresh_mark()?;
         for (number, one) in route.credentials.iter().enumerate() {
             let Some(placeholder) = detectors.placeholder(&one.secret) else {
                 let detail = format!("{} has no placeholder in this run", one.secret);
@@ -90,7 +86,7 @@ impl Lifted {
                 place: one.place.clone(),
                 secret: one.secret.clone(),
                 placeholder: placeholder.to_owned(),
-                mark: gateway.marks.of(number),
+                mark: format!("{mark}n{number:02}"),
                 used: false,
             });
         }
@@ -316,6 +312,9 @@ type SecretBytes = Secret<Vec<u8>>;
 
 /// Has this text a placeholder of the run in it, other than the one of `own`?
 pub(crate) fn strays(detectors: &Detectors, text: &[u8], own: Option<&SecretName>) -> bool {
+    if !detectors.has_placeholders() {
+        return false;
+    }
     let found = detectors.scan_text(text, &[Detector::Placeholders], Location::RequestHeader);
     found.iter().any(|finding| own.is_none_or(|own| finding.rule != rule_of(own)))
 }

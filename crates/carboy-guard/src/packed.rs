@@ -190,7 +190,9 @@ impl Over {
 /// Over a limit: outbound the stream stops, inbound the region is let go.
 fn unscannable(plan: &ScanPlan, start: u64, confirmed: u64, over: Over) -> Option<InnerStop> {
     use Location as At;
-    let detector = plan.detectors.first().copied().unwrap_or(Detector::KnownSecrets);
+    // What cannot be looked into is no placeholder that somebody sent astray.
+    let named = plan.detectors.iter().find(|detector| **detector != Detector::Placeholders);
+    let detector = named.copied().unwrap_or(Detector::KnownSecrets);
     let finding = Finding {
         detector,
         rule: "packed_unscannable".to_owned(),

@@ -4,7 +4,7 @@
 
 mod credential;
 mod matches;
-pub(crate) use credential::{check_plain, check_variables};
+pub(crate) use credential::check_variables;
 pub use matches::describe_match;
 
 use std::net::IpAddr;

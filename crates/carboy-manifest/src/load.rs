@@ -22,7 +22,6 @@ use crate::chain::Chains;
 use crate::chat::ChatFile;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, listed};
 use crate::effective::Effective;
-use crate::egress::check_plain;
 use crate::files::{ManifestFiles, Places};
 use crate::git::{GitUser, UserPart};
 use crate::implied::{chat_of, implied, through};
@@ -33,7 +32,7 @@ use crate::merge::{Way, fold};
 use crate::origin::{Origin, Place, Said};
 use crate::settings::{self, Settings};
 use crate::trust::{LoadError, NeedsTrust, Trust, TrustNothing, Trusted};
-use crate::whole::{Bottle, whole};
+use crate::whole::{Bottle, check_plain, whole};
 
 /// Most bottles of one run.
 pub const BOTTLES_MAX: usize = 8;

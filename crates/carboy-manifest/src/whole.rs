@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use carboy_core::ids::RouteId;
 use carboy_core::plan::{Bind, Forward, Image, Limits, Publish};
 use carboy_core::route::Route;
+use carboy_core::upstream::{Transport, Upstreams};
 use serde::Serialize;
 
 use crate::bottle::{ENV_MAX, Part, Workspace};
 use crate::budget::{BottleScope, BudgetOrigins, TermsPart};
-use crate::diagnostic::{Code, Diagnostic, Diagnostics, excerpt};
+use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, excerpt};
 use crate::egress::{ROUTES_MAX, check_variables, hides};
 use crate::git::{GitRepo, RepoPart, UserPart};
 use crate::image::Backend;
@@ -221,4 +222,29 @@ fn repo(name: String, said: RepoPart, owner: &str, out: &mut Diagnostics) -> Opt
     let origin = Origin::File { file: said.place.file, line: said.place.at.line };
     let (identity, host_key) = (said.identity.map(|said| said.value), said.host_key.map(|said| said.value));
     Some((GitRepo { name, url: url.value, identity, host_key }, origin))
+}
+
+/// A credential for a host that is only spoken to without TLS could never be sent, unless the operator says that it may.
+pub(crate) fn check_plain(routes: &[Route], origins: &[RouteOrigin], upstreams: &Upstreams, out: &mut Diagnostics) {
+    const PLAIN_PORT: u16 = 80;
+    let plain = |route: &Route| {
+        let said = upstreams.iter().any(|(host, port, upstream)| {
+            route.host.matches(host)
+                && port.is_none_or(|port| port == PLAIN_PORT)
+                && upstream.transport == Transport::Plain
+        });
+        !route.credentials.is_empty() && route.ports.iter().all(|port| *port == PLAIN_PORT) && !said
+    };
+    for (route, from) in routes.iter().zip(origins).filter(|(route, _)| plain(route)) {
+        let message = format!("route {} has a `credential` and is reached without TLS", route.id);
+        let fix = format!(
+            "use port 443, or say in settings.yml that it is plain: upstreams: {{\"{}:80\": {{address: \"IP:PORT\", tls: false}}}}",
+            route.host
+        );
+        let error = Diagnostic::error(Code::BadValue, message, fix);
+        out.push(match &from.origin {
+            Origin::File { file, line } => error.at(file, Position { line: *line, column: 1 }),
+            Origin::Default | Origin::Environment { .. } | Origin::Flag { .. } => error,
+        });
+    }
 }

@@ -474,7 +474,9 @@ fn g92_a_hand_off_at_the_terminal_is_posted_signed_and_a_bottle_without_its_rout
     let talk = |secret: Option<&str>| {
         let mut command = desk.carboy(&["run", "shop", "-q"]);
         command.env("ANTHROPIC_API_KEY", KEY);
-        secret.into_iter().for_each(|secret| drop(command.env("WEBHOOK_SECRET", secret)));
+        if let Some(secret) = secret {
+            command.env("WEBHOOK_SECRET", secret);
+        }
         ran(command, "When are you open?\n")
     };
     let without = talk(None);

@@ -6,13 +6,12 @@ use std::collections::BTreeMap;
 
 use carboy_core::ids::SecretName;
 use carboy_core::route::{BasicPart, CREDENTIALS_MAX, PlaceholderAuth, PlaceholderIn, Route};
-use carboy_core::upstream::{Transport, Upstreams};
 
 use super::matches::is_token;
 use super::{HEADERS_NEVER, secret_name};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, excerpt};
 use crate::keys;
-use crate::origin::{Origin, Place, Said};
+use crate::origin::{Place, Said};
 use crate::provider::EnvValue;
 use crate::schema::{Scope, find};
 use crate::yaml::{Entry, Node, Value};
@@ -197,35 +196,5 @@ pub(crate) fn check_variables(
                 );
             }
         }
-    }
-}
-
-/// A credential for a host that is only spoken to without TLS could never be sent, unless the operator says that it may.
-pub(crate) fn check_plain(
-    routes: &[Route],
-    origins: &[crate::whole::RouteOrigin],
-    upstreams: &Upstreams,
-    out: &mut Diagnostics,
-) {
-    const PLAIN_PORT: u16 = 80;
-    let plain = |route: &Route| {
-        let said = upstreams.iter().any(|(host, port, upstream)| {
-            route.host.matches(host)
-                && port.is_none_or(|port| port == PLAIN_PORT)
-                && upstream.transport == Transport::Plain
-        });
-        !route.credentials.is_empty() && route.ports.iter().all(|port| *port == PLAIN_PORT) && !said
-    };
-    for (route, from) in routes.iter().zip(origins).filter(|(route, _)| plain(route)) {
-        let message = format!("route {} has a `credential` and is reached without TLS", route.id);
-        let fix = format!(
-            "use port 443, or say in settings.yml that it is plain: upstreams: {{\"{}:80\": {{address: \"IP:PORT\", tls: false}}}}",
-            route.host
-        );
-        let error = Diagnostic::error(Code::BadValue, message, fix);
-        out.push(match &from.origin {
-            Origin::File { file, line } => error.at(file, Position { line: *line, column: 1 }),
-            Origin::Default | Origin::Environment { .. } | Origin::Flag { .. } => error,
-        });
     }
 }
