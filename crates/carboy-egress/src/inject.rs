@@ -120,8 +120,8 @@ pub(crate) fn drop_replaced(headers: &mut HeaderMap, own: &Own<'_>) {
         for value in kept {
             headers.append(name.clone(), value);
         }
-        drop_replaced_protocols(headers);
     }
+    drop_replaced_protocols(headers);
 }
 
 fn drop_replaced_protocols(headers: &mut HeaderMap) {
