@@ -18,6 +18,10 @@ use crate::config::{RETURN_POLICY, TOKENS_PER_DAY, books_file};
 use crate::data::{BookStore, DataError, day};
 use crate::tools::tools;
 
+mod stage;
+
+pub use stage::stage;
+
 /// What people read as its name.
 pub const TITLE: &str = "Bookly";
 /// What it says first.

@@ -7,13 +7,14 @@
 //!
 //! *Must never* run a write without the permit of its spent question, or tell one token from another by how long it takes.
 
-use carboy_core::ask::{By, Customer, Step};
+use carboy_core::ask::{Answerer, By, Customer, Step};
 use carboy_core::audit::{EventType, Outcome};
 use serde_json::Value;
 
 use crate::calls::{LATE, No, Possible, Ran};
 use crate::confirm::Waiting;
 use crate::engine::{Asker, Engine, FEEDBACK_REASONS, Judgement, Watch};
+use crate::kept::Kept;
 use crate::notice::{About, Wanted};
 use crate::opened::Opened;
 use crate::outcome::{HandOff, Reply, StepPhase, TurnError, TurnEvent};
@@ -126,6 +127,7 @@ pub(crate) async fn forget(engine: &Engine, asker: &Asker) -> Result<(), TurnErr
     match Opened::open(engine, asker, record.clone()).await {
         Ok(mut opened) => {
             opened.withdraw_all().await?;
+            opened.withdraw_requests().await?;
             record.durable(record.event(EventType::Session, "session_forgotten", Outcome::Done)).await?;
             opened.remove().await
         }
@@ -140,17 +142,17 @@ pub(crate) async fn forget(engine: &Engine, asker: &Asker) -> Result<(), TurnErr
 }
 
 /// What begins every word of the runtime to the model. A person who types it decides nothing by it.
-const FROM_THE_RUNTIME: &str = "[From the runtime, not from the person.]";
+pub(crate) const FROM_THE_RUNTIME: &str = "[From the runtime, not from the person.]";
 
 async fn find(
     engine: &Engine,
     asker: &Asker,
     opened: &Opened<'_>,
     token: &str,
-) -> Result<(Waiting, By<Customer>), TurnError> {
+) -> Result<(Waiting<Customer>, By<Customer>), TurnError> {
     let (record, principal) = (&opened.record, &asker.principal);
     let name = record.subject.user_id.as_deref().unwrap_or_default();
-    let answered = |waiting: &Waiting| {
+    let answered = |waiting: &Waiting<Customer>| {
         let by = waiting.answered(&engine.keys, opened.key, name, principal, token)?;
         Some((waiting.clone(), by))
     };
@@ -169,7 +171,11 @@ async fn find(
 }
 
 /// All that was decided when the card was made is decided again: a person may have clicked ten minutes later.
-fn possible<'e>(engine: &'e Engine, opened: &Opened<'_>, waiting: &Waiting) -> Result<Possible<'e>, No> {
+pub(crate) fn possible<'e, A: Answerer>(
+    engine: &'e Engine,
+    opened: &Opened<'_>,
+    waiting: &Waiting<A>,
+) -> Result<Possible<'e>, No> {
     let (guard, now) = (&opened.state.guard, engine.now_ms());
     let input = Value::Object(waiting.arguments.clone());
     let checked = engine.tools.know(&waiting.tool, Some(&input))?.check()?;
@@ -179,10 +185,10 @@ fn possible<'e>(engine: &'e Engine, opened: &Opened<'_>, waiting: &Waiting) -> R
     checked.authorize(&waiting.principal)?.require(guard, now)?.precheck(&waiting.principal, guard, now)
 }
 
-async fn written(
+pub(crate) async fn written<A: Kept>(
     engine: &Engine,
     opened: &mut Opened<'_>,
-    waiting: &Waiting,
+    waiting: &Waiting<A>,
     possible: Possible<'_>,
 ) -> Result<Result<Value, No>, TurnError> {
     let mut spent = waiting.clone();
@@ -198,7 +204,7 @@ async fn written(
 }
 
 /// For the model, and for the person where the model has no words.
-fn words(waiting: &Waiting, ended: &Result<Value, No>) -> (String, String) {
+fn words(waiting: &Waiting<Customer>, ended: &Result<Value, No>) -> (String, String) {
     let title = waiting.title();
     match ended {
         Ok(value) => (
@@ -228,15 +234,15 @@ fn words(waiting: &Waiting, ended: &Result<Value, No>) -> (String, String) {
     }
 }
 
-async fn tell(opened: &Opened<'_>, waiting: &Waiting, step: Step) -> Result<(), TurnError> {
+pub(crate) async fn tell<A: Answerer>(opened: &Opened<'_>, waiting: &Waiting<A>, step: Step) -> Result<(), TurnError> {
     let event = waiting.ask.event(step, opened.record.subject.clone()).with("tool", waiting.tool.as_str());
     opened.record.durable(opened.record.placed(event)).await
 }
 
-fn close(opened: &mut Opened<'_>, waiting: &Waiting) {
+fn close(opened: &mut Opened<'_>, waiting: &Waiting<Customer>) {
     opened.state.waiting.retain(|other| other.ask.id() != waiting.ask.id());
 }
 
-fn not_now(error: &carboy_core::ask::NotNow) -> TurnError {
+pub(crate) fn not_now(error: &carboy_core::ask::NotNow) -> TurnError {
     TurnError::Invalid { problem: error.to_string() }
 }

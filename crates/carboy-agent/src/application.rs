@@ -80,7 +80,7 @@ pub fn file(spec: &ChatSpec, tokens_per_day: u64) -> String {
 
 /// `requires`, `confirm`, and the calls of one session among `limits`.
 fn demands(spec: &ChatSpec) -> (Value, Value, Value) {
-    let (mut requires, mut confirm, mut calls) = (json!({}), Vec::new(), json!({}));
+    let (mut requires, mut confirm, mut calls) = (json!({}), json!({}), json!({}));
     for (tool, rules) in &spec.rules {
         let demand = |asks: &Requirement| {
             let mut demand = json!({"after": asks.tool, "same": asks.same, "within": format!("{}s", asks.within_s)});
@@ -92,13 +92,22 @@ fn demands(spec: &ChatSpec) -> (Value, Value, Value) {
         if !rules.requires.is_empty() {
             requires[tool] = rules.requires.iter().map(demand).collect();
         }
-        if rules.confirm == Confirm::Always {
-            confirm.push(tool);
+        let kind = match rules.confirm {
+            Confirm::AsTool => None,
+            Confirm::Always => Some("always"),
+            Confirm::Never => Some("never"),
+            Confirm::Operator => Some("operator"),
+        };
+        if let Some(kind) = kind {
+            match confirm[kind].as_array_mut() {
+                Some(tools) => tools.push(json!(tool)),
+                None => confirm[kind] = json!([tool]),
+            }
         }
         if let Some(max) = rules.calls_per_session_max {
             calls[tool] = json!(max);
         }
     }
     let limits = if calls == json!({}) { json!({}) } else { json!({ "calls_per_session": calls }) };
-    (requires, json!(confirm), limits)
+    (requires, confirm, limits)
 }

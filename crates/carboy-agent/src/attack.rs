@@ -41,7 +41,8 @@ mod words;
 mod world;
 
 pub use dictionary::{Dictionary, Guarded, Must};
-pub use hunt::{Found, Hunt, compare, holes, hunt};
+pub use hunt::{Found, Hunt, Progress, compare, holes, hunt};
 pub use law::{Law, Violation};
+pub use samples::of as sample;
 pub use script::Script;
-pub use world::{Setting, World, WorldError};
+pub use world::{Records, Reset, Setting, Stage, World, WorldError};

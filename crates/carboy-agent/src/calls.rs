@@ -16,7 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use carboy_core::ask::{Customer, Spent};
+use carboy_core::ask::{Answerer, Spent};
 use carboy_core::chat::{AuthorizationEffect, AuthorizationRule, ChatSpec, Confirm};
 use serde_json::{Map, Value, json};
 
@@ -95,6 +95,8 @@ pub(crate) enum Next<'e> {
     Run(Cleared<'e>),
     /// A person is asked.
     Ask(Possible<'e>),
+    /// Whoever runs the agent is.
+    Request(Possible<'e>),
 }
 
 /// The code of a run that nobody waited for to its end.
@@ -249,13 +251,14 @@ impl<'e> Possible<'e> {
         let spec = self.0.tool.spec();
         let confirm = self.0.tools.demands.of(&spec.schema.name).map_or(Confirm::AsTool, |rules| rules.confirm);
         match (confirm, spec.effect) {
+            (Confirm::Operator, _) => Next::Request(self),
             (Confirm::Always, _) | (Confirm::AsTool, Effect::Write) => Next::Ask(self),
             (Confirm::Never, _) | (Confirm::AsTool, Effect::Read) => Next::Run(Cleared(self.0)),
         }
     }
 
-    /// Step 6, by a person's click.
-    pub(crate) fn confirmed(self, spent: Spent<Customer>) -> Cleared<'e> {
+    /// Step 6, by a person's click or the operator's word.
+    pub(crate) fn confirmed<A: Answerer>(self, spent: Spent<A>) -> Cleared<'e> {
         let _ = spent; // it was made for these arguments: see `confirm`
         Cleared(self.0)
     }
@@ -271,11 +274,11 @@ impl<'e> Possible<'e> {
 
 impl<'e> Cleared<'e> {
     /// A write that a person confirmed and whose outcome nobody knows: everything was decided when it was first tried.
-    pub(crate) fn again(
+    pub(crate) fn again<A: Answerer>(
         tools: &'e Tools,
         tool: &'e Arc<dyn Tool>,
         arguments: Map<String, Value>,
-        spent: Spent<Customer>,
+        spent: Spent<A>,
     ) -> Cleared<'e> {
         let _ = spent;
         Cleared(Checked { tools, tool, arguments })

@@ -11,12 +11,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use carboy_core::ask::{Ask, By, Customer, State as AskState};
+use carboy_core::ask::{Answerer, Ask, By, Customer, Operator, Posted, State as AskState};
 use carboy_core::audit::hex;
 use carboy_core::ports::SessionKey;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::audit::Record;
 use crate::keys::Keys;
 use crate::outcome::Card;
 use crate::principal::Principal;
@@ -32,10 +33,11 @@ pub const CARD_CHARS_MAX: usize = 300;
 
 const NONCE_BYTES: usize = 16;
 
-/// A write that waits for a click, or for its outcome.
+/// A write that waits for somebody's yes, or for its outcome.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Waiting {
-    pub(crate) ask: Ask<Customer>,
+#[serde(bound = "")]
+pub(crate) struct Waiting<A: Answerer> {
+    pub(crate) ask: Ask<A>,
     pub(crate) tool: String,
     /// As they will be used.
     pub(crate) arguments: Map<String, Value>,
@@ -58,25 +60,34 @@ pub(crate) struct Attempt {
     pub(crate) at_ms: u64,
 }
 
-impl Waiting {
-    /// A question about this call.
+/// Makes the question itself: id, what it is bound to, from when and until when.
+pub(crate) type Put<A> = fn(&str, &str, u64, u64) -> Ask<A>;
+
+/// What a question is about.
+pub(crate) struct About<'a> {
+    pub(crate) tool: &'a dyn Tool,
+    pub(crate) arguments: &'a Map<String, Value>,
+    pub(crate) principal: &'a Principal,
+}
+
+impl<A: Answerer> Waiting<A> {
+    /// A question about this call; `prefix` begins its id.
     pub(crate) fn open(
         keys: &Keys,
         session: SessionKey,
-        tool: &dyn Tool,
-        arguments: &Map<String, Value>,
-        principal: &Principal,
-        now_ms: u64,
-        expires_ms: u64,
-    ) -> Result<Waiting, NoRandomness> {
+        about: &About<'_>,
+        (now_ms, expires_ms): (u64, u64),
+        (prefix, put): (&str, Put<A>),
+    ) -> Result<Waiting<A>, NoRandomness> {
+        let About { tool, arguments, principal } = *about;
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|error| NoRandomness(error.to_string()))?;
         let nonce = hex(&nonce);
         let name = &tool.spec().schema.name;
         let bound_to = keys.short(&[b"bound", &session.0, name.as_bytes(), &canonical(arguments)]);
-        let id = format!("c-{}", keys.short(&[b"ask", &session.0, nonce.as_bytes()]));
+        let id = format!("{prefix}-{}", keys.short(&[b"ask", &session.0, nonce.as_bytes()]));
         Ok(Waiting {
-            ask: Ask::confirmation(&id, &bound_to, now_ms, expires_ms),
+            ask: put(&id, &bound_to, now_ms, expires_ms),
             tool: name.clone(),
             arguments: arguments.clone(),
             nonce,
@@ -87,29 +98,9 @@ impl Waiting {
         })
     }
 
-    /// The card, with the token that confirms it.
-    pub(crate) fn card(&self, keys: &Keys, session: SessionKey) -> Card {
-        Card { token: URL_SAFE_NO_PAD.encode(self.token(keys, session)), ..self.card.clone() }
-    }
-
     /// The card's title, for a person.
     pub(crate) fn title(&self) -> &str {
         &self.card.title
-    }
-
-    /// That whoever holds this token, and is who was asked, answered.
-    pub(crate) fn answered(
-        &self,
-        keys: &Keys,
-        session: SessionKey,
-        name: &str,
-        principal: &Principal,
-        token: &str,
-    ) -> Option<By<Customer>> {
-        let presented = URL_SAFE_NO_PAD.decode(token).unwrap_or_default();
-        let by = By::token(name, &presented, &self.token(keys, session))?;
-        let same = self.principal.id == principal.id && self.principal.kind == principal.kind;
-        same.then_some(by)
     }
 
     /// The same for every attempt at this write, and for no other.
@@ -137,12 +128,6 @@ impl Waiting {
             && self.principal.id == principal.id
     }
 
-    /// Can this person click it now?
-    pub(crate) fn can_be_clicked_by(&self, principal: &Principal, now_ms: u64) -> bool {
-        let same = self.principal.id == principal.id && self.principal.kind == principal.kind;
-        same && self.ask.state(now_ms) == AskState::Pending
-    }
-
     /// May another engine still be at it? One of our own would have the session's lock.
     pub(crate) fn is_under_way_elsewhere(&self, engine: &str, now_ms: u64, wait_ms: u32) -> bool {
         let lately = |at_ms: u64| now_ms.saturating_sub(at_ms) <= u64::from(wait_ms);
@@ -153,9 +138,63 @@ impl Waiting {
     pub(crate) fn is_unanswered(&self) -> bool {
         self.ask.unanswered().is_ok()
     }
+}
+
+impl Waiting<Customer> {
+    /// The card, with the token that confirms it.
+    pub(crate) fn card(&self, keys: &Keys, session: SessionKey) -> Card {
+        Card { token: URL_SAFE_NO_PAD.encode(self.token(keys, session)), ..self.card.clone() }
+    }
+
+    /// That whoever holds this token, and is who was asked, answered.
+    pub(crate) fn answered(
+        &self,
+        keys: &Keys,
+        session: SessionKey,
+        name: &str,
+        principal: &Principal,
+        token: &str,
+    ) -> Option<By<Customer>> {
+        let presented = URL_SAFE_NO_PAD.decode(token).unwrap_or_default();
+        let by = By::token(name, &presented, &self.token(keys, session))?;
+        let same = self.principal.id == principal.id && self.principal.kind == principal.kind;
+        same.then_some(by)
+    }
+
+    /// Can this person click it now?
+    pub(crate) fn can_be_clicked_by(&self, principal: &Principal, now_ms: u64) -> bool {
+        let same = self.principal.id == principal.id && self.principal.kind == principal.kind;
+        same && self.ask.state(now_ms) == AskState::Pending
+    }
 
     fn token(&self, keys: &Keys, session: SessionKey) -> [u8; 32] {
         keys.token(&[&session.0, self.tool.as_bytes(), &canonical(&self.arguments), self.nonce.as_bytes()])
+    }
+}
+
+impl Waiting<Operator> {
+    /// As operators are shown it.
+    pub(crate) fn posted(&self, agent: &str, record: &Record, session: SessionKey) -> Posted {
+        Posted {
+            tool: Some(self.tool.clone()),
+            title: self.card.title.clone(),
+            rows: self.card.rows.clone(),
+            ..posted(self.ask.clone(), agent, record, session)
+        }
+    }
+}
+
+/// A question to operators without words of its own.
+pub(crate) fn posted(ask: Ask<Operator>, agent: &str, record: &Record, session: SessionKey) -> Posted {
+    Posted {
+        ask,
+        agent: agent.to_owned(),
+        user: record.subject.user_id.clone().unwrap_or_default(),
+        session: record.session.clone(),
+        tool: None,
+        title: "Somebody asks for a person.".into(),
+        rows: Vec::new(),
+        back: hex(&session.0),
     }
 }
 

@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use carboy_core::ask::{Answered, Posted, State as AskState};
 use carboy_core::audit::Subject;
 use carboy_core::chat::ChatSpec;
-use carboy_core::ports::{AuditSink, Clock, Conversation, SessionKey, SessionStore};
+use carboy_core::ports::{AskBoard, AuditSink, Clock, Conversation, SessionKey, SessionStore};
 use carboy_core::secret::SecretText;
 use carboy_wire::chat::ToolSchema;
 
@@ -28,6 +29,7 @@ use crate::model::{Model, ModelError};
 use crate::notice::{About, Notice, Notices};
 use crate::outcome::{Card, Reply, TurnError, TurnEvent};
 use crate::principal::Principal;
+use crate::requests;
 use crate::screens::Screens;
 use crate::session::{Line, NoRandomness, SessionId};
 use crate::tool::Tool;
@@ -155,6 +157,8 @@ pub struct Engine {
     pub(crate) screens: Screens,
     remarks: Option<Remarks>,
     notices: Option<Notices>,
+    /// Where operators are asked.
+    pub(crate) board: Option<Arc<dyn AskBoard>>,
     /// What no other engine is called: an attempt at a write says whose it is.
     pub(crate) name: String,
 }
@@ -187,6 +191,7 @@ impl Engine {
             locks: Arc::default(),
             remarks: None,
             notices: None,
+            board: None,
             name,
         })
     }
@@ -199,6 +204,27 @@ impl Engine {
     /// Tells hand-offs and feedback, each when the log has it.
     pub fn notifying(self, notices: Notices) -> Engine {
         Engine { notices: Some(notices), ..self }
+    }
+
+    /// Asks operators by this board. Without one, what only they may approve is refused.
+    pub fn asking(self, board: Arc<dyn AskBoard>) -> Engine {
+        Engine { board: Some(board), ..self }
+    }
+
+    /// Does what an operator's answer says, or what is to be done when nobody answers in time (`None`): the tool runs or not,
+    /// and the person reads in the conversation how it ended. What came of it, for the operator.
+    pub async fn answered(&self, posted: &Posted, answer: Option<&Answered>) -> Result<String, TurnError> {
+        requests::answered(self, posted, answer).await
+    }
+
+    /// How many questions of this conversation wait for an operator.
+    pub async fn waits(&self, asker: &Asker) -> Result<usize, TurnError> {
+        let now = self.now_ms();
+        let open = |state: State| {
+            let requests = state.requests.iter().filter(|request| request.ask.state(now) == AskState::Pending).count();
+            requests + usize::from(state.hand_off.is_some_and(|ask| ask.state(now) == AskState::Pending))
+        };
+        Ok(self.kept(asker).await?.map_or(0, open))
     }
 
     /// What it was made from.
@@ -269,7 +295,12 @@ impl Engine {
     /// The log as this request sees it.
     pub(crate) fn record(&self, asker: &Asker) -> Record {
         let key = asker.session.key();
-        let user_id = Some(self.keys.person(&asker.principal, key));
+        self.record_of(key, self.keys.person(&asker.principal, key))
+    }
+
+    /// The same for a session that is known by its key, and a person as the log calls them.
+    pub(crate) fn record_of(&self, key: SessionKey, user: String) -> Record {
+        let user_id = Some(user);
         Record {
             sink: self.audit.clone(),
             metrics: self.metrics.clone(),

@@ -7,7 +7,7 @@
 //! The seal binds a state to its session and to the engine's secret: octets that somebody else wrote, or that were moved from
 //! another session, are no state, and a proof in them is none. *Must never* be larger than what a store takes.
 
-use carboy_core::ask::{Ask, Operator};
+use carboy_core::ask::{Answerer, Ask, Customer, Operator};
 use carboy_core::ports::SessionKey;
 use carboy_wire::chat::{Block, Message, Role};
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,9 @@ pub(crate) struct State {
     /// Turns that were had.
     pub(crate) turns: u32,
     /// Writes that wait for a click, or for their outcome.
-    pub(crate) waiting: Vec<Waiting>,
+    pub(crate) waiting: Vec<Waiting<Customer>>,
+    /// Writes that wait for the operator, or for their outcome.
+    pub(crate) requests: Vec<Waiting<Operator>>,
     /// A person was asked for.
     pub(crate) hand_off: Option<Ask<Operator>>,
     /// What the person saw.
@@ -47,20 +49,45 @@ pub(crate) struct State {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Written<History, Guard, Cards, Ask, Lines> {
+#[serde(bound(deserialize = "History: Deserialize<'de>, Guard: Deserialize<'de>, Cards: Deserialize<'de>, \
+                             Requests: Deserialize<'de> + Default, Ask: Deserialize<'de>, Lines: Deserialize<'de>"))]
+struct Written<History, Guard, Cards, Requests, Ask, Lines> {
     form: u32,
     history: History,
     guard: Guard,
     turns: u32,
     waiting: Cards,
+    /// Sessions of an older carboy have none.
+    #[serde(default)]
+    requests: Requests,
     hand_off: Ask,
     lines: Lines,
     created_ms: u64,
     used_ms: u64,
 }
 
-type Owned = Written<Vec<Message>, Facts, Vec<Waiting>, Option<Ask<Operator>>, Vec<Line>>;
-type Borrowed<'a> = Written<&'a [Message], &'a Facts, &'a [Waiting], &'a Option<Ask<Operator>>, &'a [Line]>;
+type Cards = Vec<Waiting<Customer>>;
+type Requests = Vec<Waiting<Operator>>;
+type Owned = Written<Vec<Message>, Facts, Cards, Requests, Option<Ask<Operator>>, Vec<Line>>;
+type Borrowed<'a> = Written<&'a [Message], &'a Facts, &'a Cards, &'a Requests, &'a Option<Ask<Operator>>, &'a [Line]>;
+
+/// Whose answer a write waits for, and where it is kept while it does.
+pub(crate) trait Kept: Answerer {
+    /// The list of those.
+    fn list(state: &mut State) -> &mut Vec<Waiting<Self>>;
+}
+
+impl Kept for Customer {
+    fn list(state: &mut State) -> &mut Vec<Waiting<Customer>> {
+        &mut state.waiting
+    }
+}
+
+impl Kept for Operator {
+    fn list(state: &mut State) -> &mut Vec<Waiting<Operator>> {
+        &mut state.requests
+    }
+}
 
 const FORM: u32 = 1;
 
@@ -76,6 +103,7 @@ impl State {
             guard: GuardState::of(session),
             turns: 0,
             waiting: Vec::new(),
+            requests: Vec::new(),
             hand_off: None,
             lines: Vec::new(),
             created_ms: now_ms,
@@ -91,6 +119,7 @@ impl State {
             guard: &self.guard.kept,
             turns: self.turns,
             waiting: &self.waiting,
+            requests: &self.requests,
             hand_off: &self.hand_off,
             lines: &self.lines,
             created_ms: self.created_ms,
@@ -114,6 +143,7 @@ impl State {
             guard: GuardState { kept: written.guard, turn: written.turns },
             turns: written.turns,
             waiting: written.waiting,
+            requests: written.requests,
             hand_off: written.hand_off,
             lines: written.lines,
             created_ms: written.created_ms,

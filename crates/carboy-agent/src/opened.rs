@@ -7,7 +7,7 @@
 //! What a turn did to the world stays when the turn is dropped: a confirmed write, a count against a limit and what was proven
 //! are kept at once. *Must never* be worked on by two turns, or saved over what another process wrote.
 
-use carboy_core::ask::{Ask, State as AskState, Step};
+use carboy_core::ask::{Ask, Customer, Operator, Posted, State as AskState, Step};
 use carboy_core::audit::{EventType, Outcome};
 use carboy_core::ports::{SessionKey, SessionStoreError};
 
@@ -15,9 +15,9 @@ use carboy_wire::chat::{Block, Message, Role};
 
 use crate::audit::Record;
 use crate::calls::{Cleared, Ran};
-use crate::confirm::{ATTEMPTS_MAX, Attempt, Waiting};
+use crate::confirm::{ATTEMPTS_MAX, Attempt, Waiting, posted};
 use crate::engine::{Asker, Engine, OTHERS_WORDS};
-use crate::kept::State;
+use crate::kept::{Kept, State};
 use crate::locks::Held;
 use crate::notice::{About, Wanted};
 use crate::outcome::TurnError;
@@ -26,6 +26,9 @@ use crate::tool::Retry;
 
 /// How long a request for a person waits for one, in milliseconds.
 const HAND_OFF_WAIT_MS: u64 = 7 * 24 * 3_600_000;
+
+/// The questions that wait for operators cannot be kept.
+const BOARD: TurnError = TurnError::Unavailable { what: "the list of questions that wait for the operator" };
 
 /// A session that is this turn's alone.
 pub(crate) struct Opened<'e> {
@@ -43,7 +46,11 @@ pub(crate) struct Opened<'e> {
 impl<'e> Opened<'e> {
     /// Takes the session; one that is not there begins.
     pub(crate) async fn open(engine: &'e Engine, asker: &Asker, record: Record) -> Result<Opened<'e>, TurnError> {
-        let key = asker.session.key();
+        Opened::of(engine, asker.session.key(), record).await
+    }
+
+    /// The same for whoever knows a session by its key alone: an operator's answer.
+    pub(crate) async fn of(engine: &'e Engine, key: SessionKey, record: Record) -> Result<Opened<'e>, TurnError> {
         let held = engine.locks.hold(key).await;
         let held = held.map_err(|_| TurnError::Unavailable { what: "the conversation (it is still at work)" })?;
         let now = engine.now_ms();
@@ -63,6 +70,11 @@ impl<'e> Opened<'e> {
         opened.let_time_pass().await?;
         opened.reconcile().await?;
         Ok(opened)
+    }
+
+    /// Was it not there before?
+    pub(crate) fn is_new(&self) -> bool {
+        self.version == 0
     }
 
     /// Keeps what the turn made of it.
@@ -87,6 +99,7 @@ impl<'e> Opened<'e> {
         let facts = State {
             guard: self.state.guard.clone(),
             waiting: self.state.waiting.clone(),
+            requests: self.state.requests.clone(),
             hand_off: self.state.hand_off.clone(),
             ..self.kept.clone()
         };
@@ -128,27 +141,43 @@ impl<'e> Opened<'e> {
                 over.push(self.record.placed(waiting.ask.event(Step::Expired, self.record.subject.clone())));
             }
         }
+        let (mut down, mut told) = (Vec::new(), Vec::new());
+        for request in &mut self.state.requests {
+            if request.ask.expire(now) {
+                over.push(self.record.placed(request.ask.event(Step::Expired, self.record.subject.clone())));
+                down.push(request.ask.id().to_owned());
+                told.push(format!("Nobody approved this in time, and nothing was done: {}", request.title()));
+            }
+        }
         if let Some(ask) = &mut self.state.hand_off
             && ask.expire(now)
         {
             over.push(self.record.placed(ask.event(Step::Expired, self.record.subject.clone())));
+            down.push(ask.id().to_owned());
             self.state.hand_off = None;
         }
         if over.is_empty() {
             return Ok(());
         }
         self.state.waiting.retain(|waiting| waiting.ask.state(now) != AskState::Expired);
+        self.state.requests.retain(|request| request.ask.state(now) != AskState::Expired);
+        told.into_iter().for_each(|text| self.state.line(Who::Agent, text, now));
         self.save().await?;
         for event in over {
             self.record.durable(event).await?;
         }
-        Ok(())
+        down.iter().try_for_each(|id| self.take_down(id, "nobody answered in time"))
     }
 
     /// Writes that were confirmed and begun, and of which nobody heard how they ended: the program was killed, or whoever
     /// waited went away.
     async fn reconcile(&mut self) -> Result<(), TurnError> {
-        while let Some(waiting) = self.state.waiting.iter().find(|waiting| waiting.is_unanswered()).cloned() {
+        self.reconcile_those_of::<Customer>().await?;
+        self.reconcile_those_of::<Operator>().await
+    }
+
+    async fn reconcile_those_of<A: Kept>(&mut self) -> Result<(), TurnError> {
+        while let Some(waiting) = A::list(&mut self.state).iter().find(|waiting| waiting.is_unanswered()).cloned() {
             let wait_ms = self.engine.spec.limits.tool_wait_ms;
             if waiting.is_under_way_elsewhere(&self.engine.name, self.engine.now_ms(), wait_ms) {
                 return Err(TurnError::Unavailable { what: "the conversation (a confirmed action is under way)" });
@@ -164,7 +193,7 @@ impl<'e> Opened<'e> {
         Ok(())
     }
 
-    async fn try_again(&mut self, waiting: Waiting) -> Result<(), TurnError> {
+    async fn try_again<A: Kept>(&mut self, waiting: Waiting<A>) -> Result<(), TurnError> {
         let (Some(tool), Ok(spent)) = (self.engine.tools.named(&waiting.tool), waiting.ask.unanswered()) else {
             return self.give_up(waiting).await;
         };
@@ -183,20 +212,24 @@ impl<'e> Opened<'e> {
         self.save().await
     }
 
-    async fn give_up(&mut self, waiting: Waiting) -> Result<(), TurnError> {
+    async fn give_up<A: Kept>(&mut self, waiting: Waiting<A>) -> Result<(), TurnError> {
         let key = waiting.idempotency_key(&self.engine.keys, self.key);
         self.record.outcome(&waiting.tool, &key, "unknown", Outcome::Failed).await?;
         let text = format!("It is not known whether this was done: {} A person will look.", waiting.title());
         self.state.line(Who::Note, text, self.engine.now_ms());
-        self.state.waiting.retain(|other| other.ask.id() != waiting.ask.id());
+        A::list(&mut self.state).retain(|other| other.ask.id() != waiting.ask.id());
         self.ask_for_a_person(Wanted::UnknownOutcome).await?;
         self.save().await
     }
 
     /// Runs a write that was spent: kept as begun, written down, run, written down. What waits is gone once it has an outcome.
-    pub(crate) async fn write(&mut self, waiting: &Waiting, cleared: &Cleared<'_>) -> Result<Ran, TurnError> {
+    pub(crate) async fn write<A: Kept>(
+        &mut self,
+        waiting: &Waiting<A>,
+        cleared: &Cleared<'_>,
+    ) -> Result<Ran, TurnError> {
         let id = waiting.ask.id();
-        let Some(begun) = self.state.waiting.iter_mut().find(|other| other.ask.id() == id) else {
+        let Some(begun) = A::list(&mut self.state).iter_mut().find(|other| other.ask.id() == id) else {
             return Err(TurnError::Unavailable { what: "the confirmation" });
         };
         begun.ask = waiting.ask.clone();
@@ -217,7 +250,7 @@ impl<'e> Opened<'e> {
             Ran::Refused(_) | Ran::Failed { .. } => {}
             Ran::TooLate(_) => return Ok(ran),
         }
-        self.state.waiting.retain(|other| other.ask.id() != id);
+        A::list(&mut self.state).retain(|other| other.ask.id() != id);
         self.keep_facts().await?;
         Ok(ran)
     }
@@ -238,6 +271,36 @@ impl<'e> Opened<'e> {
         Ok(())
     }
 
+    /// Questions to operators are taken back: nobody is there any more who asked.
+    pub(crate) async fn withdraw_requests(&mut self) -> Result<(), TurnError> {
+        let mut down = Vec::new();
+        for request in &mut self.state.requests {
+            if request.ask.withdraw() {
+                let event = request.ask.event(Step::Withdrawn, self.record.subject.clone());
+                down.push((request.ask.id().to_owned(), event.with("tool", request.tool.as_str())));
+            }
+        }
+        if let Some(ask) = &mut self.state.hand_off
+            && ask.withdraw()
+        {
+            down.push((ask.id().to_owned(), ask.event(Step::Withdrawn, self.record.subject.clone())));
+        }
+        for (id, event) in down {
+            self.record.durable(self.record.placed(event)).await?;
+            self.take_down(&id, "the conversation was forgotten")?;
+        }
+        Ok(())
+    }
+
+    /// What is put up for operators.
+    pub(crate) fn post(&self, posted: &Posted) -> Result<(), TurnError> {
+        self.engine.board.as_ref().map_or(Ok(()), |board| board.post(posted)).map_err(|_| BOARD)
+    }
+
+    pub(crate) fn take_down(&self, id: &str, came_of_it: &str) -> Result<(), TurnError> {
+        self.engine.board.as_ref().map_or(Ok(()), |board| board.take_down(id, came_of_it)).map_err(|_| BOARD)
+    }
+
     /// The session is no more.
     pub(crate) async fn remove(self) -> Result<(), TurnError> {
         self.engine.sessions.remove(self.key).await.map_err(store)
@@ -255,6 +318,8 @@ impl<'e> Opened<'e> {
         let event = ask.event(Step::Opened, self.record.subject.clone());
         self.record.durable(self.record.placed(event)).await?;
         self.engine.notify(&self.record, id, About::HandOff { why, expires_ms }, now);
+        // It is in the log: a board that cannot be written takes no politeness away from whoever is handed off.
+        let _ = self.post(&posted(ask.clone(), self.engine.spec.name.as_str(), &self.record, self.key));
         self.state.hand_off = Some(ask);
         Ok(())
     }

@@ -45,6 +45,8 @@ pub enum StepPhase {
     Failed,
     /// A person is asked first.
     Waits,
+    /// Whoever runs the agent is asked first.
+    WaitsForOperator,
 }
 
 /// An action that waits for a person's click, made by code from its arguments (no word of it is the model's).

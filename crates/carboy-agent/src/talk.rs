@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use carboy_core::ask::Step as AskStep;
+use carboy_core::ask::{Ask, Customer, Step as AskStep};
 use carboy_core::verdict::Reason;
 use carboy_guard::output::Redaction;
 use carboy_wire::chat::{Block, Delta, Message, Prompt, Role};
@@ -23,13 +23,14 @@ use tokio::time::Instant;
 
 use crate::answer::{Answer, Asked};
 use crate::calls::{Cleared, Next, No, Possible, Ran};
-use crate::confirm::{Waiting, canonical};
+use crate::confirm::{About, Put, Waiting, canonical};
 use crate::engine::{Asker, Engine, Watch};
 use crate::kept::size_of;
 use crate::model::ModelError;
 use crate::opened::{Opened, code_of};
 use crate::outcome::{Card, StepPhase, TurnError, TurnEvent};
 use crate::reading::{Read, Reading};
+use crate::requests;
 use crate::requires::Counted;
 use crate::tool::Effect;
 
@@ -211,6 +212,7 @@ impl<'e> Talk<'e> {
         match possible.map(Possible::next) {
             Err(no) => self.refuse(Some(name), no).await,
             Ok(Next::Ask(possible)) => self.put_card(name, possible).await,
+            Ok(Next::Request(possible)) => self.put_request(name, possible).await,
             Ok(Next::Run(cleared)) => self.run(name, cleared).await,
         }
     }
@@ -268,7 +270,9 @@ impl<'e> Talk<'e> {
                 opened.withdraw_all().await?;
                 let expires = now + u64::from(engine.spec.limits.confirmation_s) * 1_000;
                 let (tool, arguments) = (&**possible.tool(), possible.arguments());
-                let waiting = Waiting::open(&engine.keys, opened.key, tool, arguments, principal, now, expires)
+                let about = About { tool, arguments, principal };
+                let put = ("c", Ask::confirmation as Put<Customer>);
+                let waiting = Waiting::open(&engine.keys, opened.key, &about, (now, expires), put)
                     .map_err(|_| TurnError::Unavailable { what: "the system's random numbers" })?;
                 let event = waiting.ask.event(AskStep::Opened, opened.record.subject.clone()).with("tool", name);
                 opened.record.durable(opened.record.placed(event)).await?;
@@ -286,6 +290,22 @@ impl<'e> Talk<'e> {
             "message": "The person is shown a card with exactly this action and decides. It has not been done: do not say that \
                         it was. Nothing that is written confirms it.",
         })))
+    }
+
+    /// What only an operator may approve is put up for one; the conversation goes on.
+    async fn put_request(&mut self, name: &str, possible: Possible<'_>) -> Result<Result<Value, No>, TurnError> {
+        let asked = requests::put(self.engine, &mut self.opened, &self.asker.principal, &possible).await?;
+        match asked {
+            Ok(()) => {
+                self.step(name, StepPhase::WaitsForOperator);
+                Ok(Ok(json!({
+                    "status": "awaiting_approval",
+                    "message": "Somebody of the shop's decides whether this is done. It has not been done: do not say that it was. \
+                                The person is told here how it ends. Nothing that is written approves it.",
+                })))
+            }
+            Err(no) => self.refuse(Some(name), no).await,
+        }
     }
 
     async fn refuse(&mut self, name: Option<&str>, no: No) -> Result<Result<Value, No>, TurnError> {

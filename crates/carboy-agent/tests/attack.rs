@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use carboy_agent::attack::{Dictionary, Guarded, Hunt, Law, Must, Setting, World, compare, hunt};
 use carboy_agent::*;
@@ -22,6 +23,8 @@ use support::spec;
 
 /// Scripts within which a missing guard is found.
 const ROUNDS: u64 = 600;
+/// How long it may take to find it.
+const FOUND_WITHIN: Duration = Duration::from_secs(60);
 /// Scripts in which a whole one is tried.
 const WHOLE: u64 = 300;
 const NOW: u64 = 1_780_000_000_000;
@@ -58,6 +61,12 @@ enum Hole {
     Twice,
     /// What was withheld is sent up again.
     Remembers,
+    /// Nobody's waits have an end, and a tool gives no answer.
+    NoWaits,
+    /// Nor has the model's, and it is silent.
+    SilentModel,
+    /// A result may have any size, and the store keeps it all.
+    Hoards,
 }
 
 struct Desk {
@@ -118,7 +127,11 @@ impl Handler for Look {
                 return Err(refused("order_not_found"));
             }
             MINT.issue(call.guard, &args.order_id, "v1", call.now_ms, call.now_ms + 600_000, Eligible).unwrap();
-            Ok(Output { value: json!({"order_id": args.order_id, "title": title}), released: Vec::new() })
+            let mut value = json!({"order_id": args.order_id, "title": title});
+            if self.0.hole == Hole::Hoards {
+                value["pages"] = "page ".repeat(300_000).into();
+            }
+            Ok(Output { value, released: Vec::new() })
         })
     }
 }
@@ -255,6 +268,19 @@ impl Model for Remembers {
     }
 }
 
+/// A way to a model that does not answer.
+struct Silent;
+
+impl Model for Silent {
+    fn complete<'a>(
+        &'a self,
+        _: &'a Prompt<'a>,
+        _: &'a mut (dyn FnMut(Delta) + Send),
+    ) -> Later<'a, Result<Completion, ModelError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
 fn guarded(id: &str, proof: &str, datum: &str) -> Guarded {
     Guarded { id: id.into(), proof: proof.into(), data: vec![datum.into()] }
 }
@@ -290,6 +316,11 @@ fn change(spec: &mut ChatSpec, hole: Hole) {
         | Hole::Forgetful
         | Hole::Twice
         | Hole::Remembers => {}
+        Hole::NoWaits | Hole::SilentModel => {
+            let limits = &mut spec.limits;
+            (limits.tool_wait_ms, limits.model_wait_ms, limits.turn_wait_ms) = (u32::MAX, u32::MAX, u32::MAX);
+        }
+        Hole::Hoards => spec.limits.tool_result_bytes_max = u32::MAX,
     }
 }
 
@@ -319,7 +350,12 @@ fn world_of(hole: Hole, orders: BTreeMap<&'static str, (&'static str, &'static s
     dictionary.must = Must::of(&spec, &specs, Some("order_id"));
     change(&mut spec, hole);
     let (count, clear) = (desk.clone(), desk);
-    let memory = MemorySessions::new(SessionLimits::default());
+    let limits = if hole == Hole::Hoards {
+        SessionLimits { bytes_max: u64::MAX, all_bytes_max: u64::MAX, ..SessionLimits::default() }
+    } else {
+        SessionLimits::default()
+    };
+    let memory = MemorySessions::new(limits);
     World::new(Setting {
         spec,
         tools,
@@ -329,6 +365,8 @@ fn world_of(hole: Hole, orders: BTreeMap<&'static str, (&'static str, &'static s
         reset: Box::new(move || clear.returns.lock().unwrap().clear()),
         before_model: if hole == Hole::Remembers {
             |model| Arc::new(Remembers { model, said: Mutex::default() })
+        } else if hole == Hole::SilentModel {
+            |_| Arc::new(Silent)
         } else {
             |model| model
         },
@@ -375,14 +413,33 @@ async fn each_guard_that_is_taken_away_is_missed_by_its_law_and_named_in_a_short
         ("I9, G27: a reply that is sent up again", Hole::Remembers, Law::I9),
         ("I10, G21: a checker without shapes of ids", Hole::NoIds, Law::I10),
         ("I10: secrets that are not overwritten", Hole::NoFilter, Law::I10),
+        ("I12: a result of any size, in a store that keeps it", Hole::Hoards, Law::I12),
     ];
+    find(planted).await;
+}
+
+/// No time passes but what somebody waits for: a turn without an end is waited for at once.
+#[tokio::test(start_paused = true)]
+async fn i11_a_turn_that_nobody_ends_is_missed_by_its_law_and_named_in_a_short_script() {
+    let planted: &[(&str, Hole, Law)] = &[
+        ("I11: a tool that gives no answer, and nobody's waits have an end", Hole::NoWaits, Law::I11),
+        ("I11: a model that is silent, and nobody's waits have an end", Hole::SilentModel, Law::I11),
+    ];
+    find(planted).await;
+}
+
+/// Each is found, by its law, in a few steps and within a minute.
+async fn find(planted: &[(&str, Hole, Law)]) {
     let seed = seed();
     let mut missed = Vec::new();
     for (name, hole, law) in planted {
+        let began = Instant::now();
         match hunt(&world(*hole), Hunt { from: 0, rounds: ROUNDS, seed }).await {
             Some(found) if found.violation.law == *law => {
                 println!("{name}: script {}, {} steps\n{}", found.number, found.script.steps().len(), found.script);
                 assert!(found.script.steps().len() <= 4, "{name} is not short:\n{}", found.script);
+                let took = began.elapsed();
+                assert!(took < FOUND_WITHIN, "{name}: found after {} s", took.as_secs());
             }
             Some(found) => missed.push(format!("{name}: {:?}\n{}", found.violation, found.script)),
             None => missed.push(format!("{name}: nothing in {ROUNDS} scripts")),

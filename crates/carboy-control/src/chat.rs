@@ -40,6 +40,7 @@ use carboy_store::audit::AuditLog;
 use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
 use tokio::sync::watch;
 
+use crate::approvals::{self, FileBoard};
 use crate::clock::SystemClock;
 use crate::controller::Starter;
 use crate::grants::Grants;
@@ -63,7 +64,8 @@ use tools::Ways;
 use webhooks::Postman;
 
 pub use crate::standing::Ending;
-pub use attack::{AttackError, Hole, attack};
+pub use attack::{AttackError, Attacked, Hole, Plan, attack};
+pub use carboy_agent::attack::Stage;
 pub use carboy_agent::{
     Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TurnError, TurnEvent,
 };
@@ -135,6 +137,8 @@ pub struct ChatRequest {
 /// A chat agent at work.
 pub struct ChatHost {
     engine: Arc<Engine>,
+    /// Raised when an operator's answer reached its conversation.
+    news: watch::Sender<u64>,
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     vault: Arc<Vault>,
@@ -176,16 +180,7 @@ impl ChatHost {
         bottle: Arc<ToolBottle>,
         offline: Option<OfflineModel>,
     ) -> Result<ChatHost, ChatError> {
-        let laying = Laying {
-            home: &request.home,
-            effective: &request.effective,
-            lookup: &request.lookup,
-            keeping: request.keeping,
-            agent: Some(request.spec.name.to_string()),
-            audit_key: another(&request.audit_key),
-            audit_log: request.audit_log.clone().unwrap_or_else(|| request.home.audit_log()),
-        };
-        let plane = Plane::lay(laying, || secret::vault(&request)).await?;
+        let plane = lay(&request).await?;
         let metrics = Arc::new(Metrics::default());
         let outbound = plane.gateway.outbound();
         let tools = tools::all(&request, &Ways { outbound: outbound.clone(), bottle: bottle.clone() }).await?;
@@ -209,7 +204,12 @@ impl ChatHost {
             Some(postman) => engine.notifying(postman.notices()),
             None => engine,
         };
-        let enters = Enters { engine: Arc::new(engine), tools, metrics, sessions, webhooks, bottle };
+        let board = board(&request);
+        let engine = match &board {
+            Some(board) => engine.asking(Arc::new(board.clone())),
+            None => engine,
+        };
+        let enters = Enters { engine: Arc::new(engine), board, tools, metrics, sessions, webhooks, bottle };
         enter(request, plane, enters, offline).await
     }
 
@@ -253,9 +253,37 @@ impl ChatHost {
         &self.standing.record
     }
 
+    /// Changes when an operator's answer, or the end of a wait for one, reached a conversation.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
     /// Becomes something when somebody wants it to end: `stop`, `stop --kill`.
     pub fn ending(&self) -> watch::Receiver<Option<Ending>> {
         self.standing.ending.subscribe()
+    }
+}
+
+/// What every call of it goes through.
+async fn lay(request: &ChatRequest) -> Result<Plane, ChatError> {
+    let laying = Laying {
+        home: &request.home,
+        effective: &request.effective,
+        lookup: &request.lookup,
+        keeping: request.keeping,
+        agent: Some(request.spec.name.to_string()),
+        audit_key: another(&request.audit_key),
+        audit_log: request.audit_log.clone().unwrap_or_else(|| request.home.audit_log()),
+    };
+    Plane::lay(laying, || secret::vault(request)).await
+}
+
+/// Where operators are asked. Conversations that go with this process have nobody who could answer them later, and do not take
+/// the answers to those that stay.
+fn board(request: &ChatRequest) -> Option<FileBoard> {
+    match request.conversations {
+        Conversations::InMemory => None,
+        Conversations::OnDisk => Some(FileBoard::of(&request.home, &request.effective.bottle, &request.spec.name)),
     }
 }
 
@@ -289,6 +317,7 @@ fn postman(request: &ChatRequest, plane: &Plane) -> Result<Option<Postman>, Chat
 /// What stands on a plane.
 struct Enters {
     engine: Arc<Engine>,
+    board: Option<FileBoard>,
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     sessions: Arc<dyn SessionStore>,
@@ -303,7 +332,8 @@ async fn enter(
     enters: Enters,
     offline: Option<OfflineModel>,
 ) -> Result<ChatHost, ChatError> {
-    let Enters { engine, tools, metrics, sessions, webhooks, bottle } = enters;
+    let Enters { engine, board, tools, metrics, sessions, webhooks, bottle } = enters;
+    let news = watch::Sender::new(0);
     let record = RunRecord {
         run: plane.run.to_string(),
         bottle: request.effective.bottle.to_string(),
@@ -339,6 +369,7 @@ async fn enter(
     let _ = standing.notifier.set(notifier.clone());
     let budgets = watch::Sender::new(request.effective.budgets_of(&run));
     let mut tasks = vec![tokio::spawn(grants.clone().watch()), tokio::spawn(sweep(sessions))];
+    tasks.extend(board.map(|board| tokio::spawn(approvals::carry(engine.clone(), board, news.clone()))));
     tasks.extend(kept.follow(budgets.subscribe(), &request.effective, &run));
     tasks.push(tokio::spawn(notifier.clone().watch(gateway.clone(), session.clone())));
     tasks.push(tokio::spawn(reload::watch(reload::Watched {
@@ -363,6 +394,7 @@ async fn enter(
     tasks.extend(pushes.map(|pushes| tokio::spawn(heed_pushes(standing.clone(), pushes))));
     Ok(ChatHost {
         engine,
+        news,
         tools,
         metrics,
         vault,

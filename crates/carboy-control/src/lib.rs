@@ -3,6 +3,7 @@
 //! *Architecture invariants:* no policy is decided here, no byte of a bottle is parsed here, and no text is printed
 //! here; this crate connects what decides, what carries and what is shown.
 
+pub mod approvals;
 pub mod authority;
 pub mod bottles;
 pub mod chat;
@@ -46,7 +47,7 @@ pub mod workspace;
 
 /// What a chat agent is made of, as whoever talks to one needs it.
 pub mod agent {
-    pub use carboy_agent::{Application, Tool, Who};
+    pub use carboy_agent::{Application, Line, Tool, Who};
 }
 
 /// Reading and verifying the audit log.

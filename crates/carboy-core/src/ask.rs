@@ -1,4 +1,4 @@
-//! A question that waits for somebody: a supervise proposal, a DLP hold, a confirmation card, a hand-off. One state machine
+//! A question that waits for somebody: a supervise proposal, a DLP hold, a confirmation card, an approval, a hand-off. One state machine
 //! for all of them, and who may answer is part of its type.
 //!
 //! ```text
@@ -40,7 +40,7 @@ pub enum Customer {}
 pub enum Operator {}
 
 /// Those who can be asked.
-pub trait Answerer: sealed::Sealed {
+pub trait Answerer: sealed::Sealed + Clone + std::fmt::Debug + PartialEq {
     /// As the log has it.
     const WHO: &'static str;
 }
@@ -69,6 +69,8 @@ pub enum Kind {
     DlpHold,
     /// A write waits for a click.
     Confirmation,
+    /// A write waits for the operator.
+    Approval,
     /// A person is wanted.
     HandOff,
 }
@@ -80,13 +82,14 @@ impl Kind {
             Kind::SuperviseProposal => "supervise_proposal",
             Kind::DlpHold => "dlp_hold",
             Kind::Confirmation => "confirmation",
+            Kind::Approval => "approval",
             Kind::HandOff => "hand_off",
         }
     }
 
     fn spent_by_use(self) -> bool {
         match self {
-            Kind::SuperviseProposal | Kind::Confirmation | Kind::HandOff => true,
+            Kind::SuperviseProposal | Kind::Confirmation | Kind::Approval | Kind::HandOff => true,
             Kind::DlpHold => false,
         }
     }
@@ -156,6 +159,11 @@ impl Ask<Operator> {
         Ask::open(Kind::DlpHold, id, bound_to, now_ms, expires_ms)
     }
 
+    /// A write that waits for whoever runs the agent.
+    pub fn approval(id: &str, bound_to: &str, now_ms: u64, expires_ms: u64) -> Ask<Operator> {
+        Ask::open(Kind::Approval, id, bound_to, now_ms, expires_ms)
+    }
+
     /// A person is wanted.
     pub fn hand_off(id: &str, bound_to: &str, now_ms: u64, expires_ms: u64) -> Ask<Operator> {
         Ask::open(Kind::HandOff, id, bound_to, now_ms, expires_ms)
@@ -196,6 +204,52 @@ impl<A: Answerer> Spent<A> {
     pub fn id(&self) -> &str {
         &self.id
     }
+}
+
+/// A question as it is put up for operators, with what they are shown of it. Its state is kept by whoever asked: this is a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Posted {
+    /// The question.
+    pub ask: Ask<Operator>,
+    /// The agent that asks.
+    pub agent: String,
+    /// How the log calls the person in the conversation, and the conversation.
+    pub user: String,
+    /// The conversation.
+    pub session: String,
+    /// The tool that would run, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// `Refund order BK-1001?`, made by code.
+    pub title: String,
+    /// What is done to what: name and value.
+    pub rows: Vec<(String, String)>,
+    /// Where the answer goes; nothing for whoever answers.
+    pub back: String,
+}
+
+/// An operator's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    /// Yes.
+    Approved,
+    /// No.
+    Declined,
+}
+
+/// An operator's answer, as it is left for whoever asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// What.
+    pub word: Word,
+    /// Who, by the name that the host gives.
+    pub by: String,
+    /// What the person in the conversation is told besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub say: Option<String>,
+    /// When.
+    pub at_ms: u64,
 }
 
 /// The ask is not where it would have to be.
@@ -273,6 +327,11 @@ impl<A: Answerer> Ask<A> {
     /// What it is about, as a keyed hash.
     pub fn bound_to(&self) -> &str {
         &self.bound_to
+    }
+
+    /// Milliseconds since the epoch at which it was put.
+    pub fn opened_ms(&self) -> u64 {
+        self.opened_ms
     }
 
     /// Milliseconds since the epoch from which it is void.
@@ -390,7 +449,8 @@ mod tests {
         hold.approve(By::operator("root"), 1).unwrap();
         assert!(hold.spend(2).is_ok() && hold.spend(99).is_ok());
         assert_eq!(hold.spend(100), Err(NotNow { state: State::Expired, wanted: "used" }));
-        for mut once in [Ask::supervise_proposal("s-1", "f", 0, 100), Ask::hand_off("h-1", "f", 0, 100)] {
+        let once = [Ask::supervise_proposal, Ask::approval, Ask::hand_off];
+        for mut once in once.map(|open| open("q-1", "f", 0, 100)) {
             once.approve(By::operator("root"), 1).unwrap();
             assert!(once.spend(2).is_ok());
             assert_eq!(once.spend(3), Err(NotNow { state: State::Spent, wanted: "used" }));

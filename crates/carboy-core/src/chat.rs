@@ -172,6 +172,8 @@ pub enum Confirm {
     Always,
     /// Never, though it writes; the file says so.
     Never,
+    /// Whoever runs the agent approves it (`carboy approve`), and not the person in the conversation.
+    Operator,
 }
 
 /// "Only after that one succeeded for the same key" (G88).

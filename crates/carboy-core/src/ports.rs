@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::ask::Posted;
 use crate::audit::Event;
 use crate::budget::{Admitted, Ask, Ending, NotHeld, ReservationId};
 use crate::host::Host;
@@ -34,6 +35,20 @@ pub trait AuditSink: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the audit log cannot be written: {0}")]
 pub struct AuditError(pub String);
+
+/// Where questions are put up that operators answer.
+pub trait AskBoard: Send + Sync {
+    /// Puts it up, durably. The same id again replaces it.
+    fn post(&self, posted: &Posted) -> Result<(), AskBoardError>;
+
+    /// Takes it down; whoever answered it may read what came of it. One that is not there is no error.
+    fn take_down(&self, id: &str, came_of_it: &str) -> Result<(), AskBoardError>;
+}
+
+/// No question can be put up, or taken down.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the questions that wait for the operator cannot be kept: {0}")]
+pub struct AskBoardError(pub String);
 
 /// The secrets of one run.
 pub trait SecretSource: Send + Sync {

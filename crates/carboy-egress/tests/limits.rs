@@ -27,6 +27,7 @@ a request could be read has its entry in the log as well, repeats counted.
 /// What becomes of whoever goes beyond each of [`GatewayLimits`].
 const OF_GATEWAY: &[(&str, &str)] = &[
     ("connections_max", "closed at once, `limit_reached`; as many as there are descriptors for, where those are fewer"),
+    ("strangers_max", "`limit_reached` (503)"),
     ("requests_max", "`limit_reached` (503)"),
     ("streams_max", "the stream is reset: REFUSED_STREAM"),
     ("stream_window_bytes", "nothing more is read"),
@@ -44,6 +45,7 @@ const OF_GATEWAY: &[(&str, &str)] = &[
     ("gate_bytes_max", "the head goes out with what was scanned; the rest is scanned as it flows"),
     ("names_max", "the name gets no address, `limit_reached`"),
     ("wildcard_names_max", "the name gets no address, `limit_reached`"),
+    ("zones", "the name gets no address, `name_budget`"),
     ("dns_query_bytes_max", "the connection is closed"),
     ("dns_pending_max", "the query is dropped; resolvers ask again"),
     ("repeats_max", "one count for all of them"),
@@ -102,6 +104,7 @@ const OF_MODULES: &[(&str, &str, &str)] = &[
     ("name_server.rs", "PORT_PAUSE", "tried again"),
     ("outbound.rs", "ROOM_BYTES_MAX", "room is made as it comes"),
     ("outbound.rs", "TAIL_BYTES_MAX", "not looked at a second time"),
+    ("placeholder.rs", "LIFTED_MAX", "`placeholder_misplaced`"),
     ("port.rs", "ACCEPT_PAUSE", "tried again"),
     ("port.rs", "PORT_CONNECTIONS_MAX", "closed at once, `limit_reached`"),
     ("port/carry.rs", "CHUNK_BYTES", "the next one"),
@@ -152,6 +155,11 @@ const NO_LIMITS: &[&str] = &[
     "UDP_PAYLOAD",
     "V4_BASE",
     "VERSION",
+    "DATA_CONSONANTS_MIN",
+    "DATA_OCTETS_MIN",
+    "DATA_TURNS_MIN",
+    "HEAD",
+    "MARK_BYTES",
 ];
 
 fn source() -> PathBuf {
@@ -233,17 +241,26 @@ fn of_gateway() -> String {
     let beyond: BTreeMap<&str, &str> = OF_GATEWAY.iter().copied().collect();
     // What the program really begins with has these fields and no others.
     let real = format!("{:#?}", GatewayLimits::default());
-    let real: BTreeSet<&str> =
-        real.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": ")).map(|(name, _)| name).collect();
+    let real = real.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": ")).map(|(name, _)| name);
+    let real: BTreeSet<&str> = real.filter(|name| !name.starts_with(' ')).collect();
     assert_eq!(real, fields.iter().map(|(name, ..)| name.as_str()).collect());
     assert_eq!(real, beyond.keys().copied().collect());
     let mut page =
         String::from("## Of a gateway\n\n| name | value | what it bounds | beyond it |\n|---|---|---|---|\n");
     for (name, words, _) in fields {
-        let (value, beyond) = (shown(&name, &defaults[&name]), beyond[name.as_str()]);
+        let beyond = beyond[name.as_str()];
+        let value = if name == "zones" { of_zones() } else { shown(&name, &defaults[&name]) };
         page += &format!("| `{name}` | {value} | {} | {beyond} |\n", plain(&words));
     }
     page
+}
+
+fn of_zones() -> String {
+    let zones = GatewayLimits::default().zones;
+    format!(
+        "{} names, {} octets, {} of them in what looks like data, {} of these in one name",
+        zones.names_max, zones.octets_max, zones.data_octets_max, zones.name_data_octets_max
+    )
 }
 
 fn of_modules() -> String {

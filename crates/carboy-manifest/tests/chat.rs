@@ -374,6 +374,10 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_allowed_m11() {
         ("tools: [{mcp: {command: [x]}}]\nrequires: {a: {after: b, same: k, within: 2d}}", "is `2d`"),
         ("tools: [{mcp: {command: [x]}}]\nrequires: {a: {after: b, same: k, result: {}}}", "is not one field"),
         ("tools: [{mcp: {command: [x]}}]\nconfirm: {always: [a], never: [a]}", "`confirm` has said something already"),
+        (
+            "tools: [{mcp: {command: [x]}}]\nconfirm: {never: [a], operator: [a]}",
+            "`confirm` has said something already",
+        ),
         ("authorize: [{roles: [admin]}]", "rule 1 of `authorize` of agent `shop` needs one of `allow` and `deny`"),
         ("authorize: [{allow: all, roles: []}]", "is an empty list"),
         ("identity: jwt", "`identity` of agent `shop` is the text `jwt`, not a map"),

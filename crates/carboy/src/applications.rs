@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bookly::server::{open, text};
 use carboy_control::agent::Tool;
+use carboy_control::chat::Stage;
 use carboy_control::clock::SystemClock;
 use carboy_control::disk::DiskFiles;
 use carboy_core::ports::Clock;
@@ -61,6 +62,14 @@ pub fn tools(agent: &str, state: &Path) -> Result<Vec<Arc<dyn Tool>>, Failure> {
     }
     let opened = open(state, SystemClock.now_ms()).map_err(|e| Failure::new(Exit::Failed, &e))?;
     Ok(opened.tools)
+}
+
+/// The same where it is attacked: over records of its own, made in an empty directory.
+pub fn stage(agent: &str, place: &Path) -> Result<Option<Stage>, Failure> {
+    match agent == bookly::agent::NAME {
+        true => bookly::server::stage(place).map(Some).map_err(|e| Failure::new(Exit::Failed, &e)),
+        false => Ok(None),
+    }
 }
 
 /// The woven page of a built-in agent's source, by file names, the page first; `None` for an agent that is no such document.

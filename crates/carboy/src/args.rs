@@ -1,5 +1,6 @@
 //! The command line: one definition for parsing, `--help`, completions and the man page.
 
+mod approve;
 mod audit;
 mod bottle;
 mod budget;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::DetachKey;
 
+pub use approve::ApproveArgs;
 pub use audit::{AuditCommand, QueryArgs};
 pub use bottle::{
     ApplyArgs, BottleCommand, DiffArgs, DuArgs, LsArgs, OneArgs, QuarantineArgs, QuarantineCommand, RmArgs, UndoArgs,
@@ -75,6 +77,8 @@ pub enum Command {
     Logs(LogsArgs),
     /// What an agent is and may do; or why something was refused, and what would allow it
     Explain(ExplainArgs),
+    /// Questions that wait for you: list them, look at one, say yes or no
+    Approve(ApproveArgs),
     /// Open a route, for good or for a while
     Allow(AllowArgs),
     /// End a run, or stop it so that it can go on later
@@ -125,7 +129,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["tour", "init", "doctor"]),
     ("Run", &["run", "serve", "attach", "exec"]),
     ("Watch", &["top", "ps", "logs", "explain", "wait"]),
-    ("Decide", &["allow", "budget"]),
+    ("Decide", &["approve", "allow", "budget"]),
     ("Stop", &["stop", "resume"]),
     ("Prove", &["audit"]),
     ("Keep", &["bottle"]),
@@ -449,8 +453,8 @@ pub struct CheckArgs {
     #[arg(long, value_name = "N", requires = "attack", default_value_t = 300)]
     pub rounds: u64,
     /// The same seed tries the same attacks
-    #[arg(long, value_name = "N", requires = "attack")]
-    pub seed: Option<u64>,
+    #[arg(long, value_name = "N", requires = "attack", default_value_t = 1)]
+    pub seed: u64,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

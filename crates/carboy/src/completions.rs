@@ -6,10 +6,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use carboy_control::{registry, runs};
+use carboy_control::{approvals, registry, runs};
 use carboy_core::ids::{AgentName, BottleName};
+use carboy_manifest::Manifest;
 use clap_complete::{generate, shells};
 
+use crate::applications::ProgramFiles;
 use crate::args::{self, NameKind, Shell};
 use crate::environment::Environment;
 use crate::report::{Exit, Failure};
@@ -38,11 +40,12 @@ _carboy_values() {
             "bottle "*) [[ ${COMP_CWORD} -eq 3 ]] && kind=bottles ;;
             "audit verify") files=yes ;;
             "lit "*) [[ ${COMP_CWORD} -ge 3 ]] && files=yes ;;
-            "run "*|"check "*|"explain "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=agents ;;
+            "run "*|"serve "*|"check "*|"explain "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=agents ;;
             "attach "*|"stop "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=living ;;
             "resume "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=stopped ;;
             "exec "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=living || files=yes ;;
             "budget "*) [[ ${COMP_CWORD} -eq 3 ]] && kind=scopes ;;
+            "approve "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=asks ;;
             "wait "*) kind=runs ;;
             "logs "*) [[ ${COMP_CWORD} -eq 2 ]] && kind=runs ;;
         esac
@@ -65,9 +68,10 @@ _carboy_values() {
 /// fish completes options alone from the definition; these are its positional values, and the bottles of `-b`.
 const FISH_VALUES: &str = r#"
 set -l in_bottle "__fish_carboy_using_subcommand bottle; and __fish_seen_subcommand_from"
-complete -c carboy -n "__fish_carboy_using_subcommand run check explain" -f -a "(carboy names agents)"
+complete -c carboy -n "__fish_carboy_using_subcommand run serve check explain" -f -a "(carboy names agents)"
 complete -c carboy -n "__fish_carboy_using_subcommand attach exec stop" -f -a "(carboy names living)"
 complete -c carboy -n "__fish_carboy_using_subcommand resume" -f -a "(carboy names stopped)"
+complete -c carboy -n "__fish_carboy_using_subcommand approve" -f -a "(carboy names asks)"
 complete -c carboy -n "__fish_carboy_using_subcommand wait logs" -f -a "(carboy names runs)"
 complete -c carboy -n "__fish_carboy_using_subcommand budget; and __fish_seen_subcommand_from show set unset top-up" -f -a "(carboy names scopes)"
 complete -c carboy -n "__fish_carboy_using_subcommand allow" -f
@@ -109,6 +113,11 @@ pub fn names(kind: NameKind, environment: &Environment) -> Result<u8, Failure> {
             let roots = [places.agents(), places.cwd_root().join("agents")];
             let all = roots.iter().flat_map(|root| stems(root));
             names.extend(all.filter(|name| AgentName::parse(name).is_ok()));
+            names.extend(Manifest::built_in_names(&ProgramFiles));
+        }
+        NameKind::Asks => {
+            let waits = approvals::all(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
+            names.extend(waits.into_iter().map(|one| one.posted.ask.id().to_owned()));
         }
         NameKind::Stopped => {
             names.extend(resume::stopped_names(environment)?);

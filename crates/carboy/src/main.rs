@@ -11,6 +11,7 @@ mod said;
 mod allow;
 mod apart;
 mod applications;
+mod approve;
 mod args;
 mod audit;
 mod bottle;
@@ -116,6 +117,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Logs(args) => logs::logs(&args, &environment()?),
         Command::Stop(args) => runs::stop(&args, &environment()?),
         Command::Explain(args) => explain::explain(&args, &environment()?),
+        Command::Approve(args) => approve::approve(&args, &environment()?),
         Command::Allow(args) => allow::allow(&args, &environment()?),
         Command::Audit(args) => audit::audit(args, &environment()?),
         Command::Bottle(command) => bottle::bottle(command, &environment()?),

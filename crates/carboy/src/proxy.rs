@@ -45,7 +45,7 @@ pub async fn proxy(args: &ProxyArgs, environment: Environment) -> Result<u8, Fai
         }
     } else {
         if !args.quiet {
-            eprintln!("{}", no_sandbox(Palette::stderr()));
+            say!("{}", no_sandbox(Palette::stderr()));
         }
         let (set, unset) = (host.pointing().variables(), host.pointing().withheld());
         match Beside::start(&args.command, &set, &unset) {
@@ -67,7 +67,7 @@ fn request(args: &ProxyArgs, environment: Environment) -> Result<ProxyRequest, F
         Failure::new(Exit::Usage, &e).hint("`--budget 2M` for each meter, `--budget claude=2M` for one")
     })?;
     for warning in effective.warnings.iter() {
-        eprintln!("{warning}");
+        say!("{warning}");
     }
     let workdir = places
         .cwd
@@ -89,7 +89,7 @@ fn request(args: &ProxyArgs, environment: Environment) -> Result<ProxyRequest, F
         files: Arc::new(ProgramFiles),
         audit_key,
         keeping: Default::default(),
-        tell: Arc::new(|text| eprintln!("carboy: {text}")),
+        tell: Arc::new(|text| say!("carboy: {text}")),
     })
 }
 
@@ -157,7 +157,7 @@ async fn with_command(host: &ProxyHost, heard: &mut Heard, beside: Beside, waiti
 async fn not_started(host: ProxyHost, program: &str, error: &std::io::Error) -> Result<u8, Failure> {
     let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
     host.end(Ended::NotStarted(code)).await.map_err(failure)?;
-    eprintln!("{} `{}` cannot be started: {error}", Palette::stderr().bad("error:"), printable(program));
+    say!("{} `{}` cannot be started: {error}", Palette::stderr().bad("error:"), printable(program));
     Ok(code)
 }
 
@@ -171,15 +171,15 @@ fn said(host: &ProxyHost, args: &ProxyArgs) -> Result<(), Failure> {
             At::Loopback(_) => "whoever has the password",
             At::Socket(_) => "this user alone",
         };
-        eprintln!(
+        say!(
             "proxy {} of bottle {} listens on {} for {who}",
             pointing.run,
             printable(&pointing.bottle),
             palette.strong(&printable(&pointing.at.to_string()))
         );
-        eprintln!("in another shell: {}", palette.strong(&format!(". {}", pointing.env_file.display())));
-        eprintln!("{}", no_sandbox(palette));
-        eprintln!("what it does: carboy top   to end it: Ctrl-C, carboy stop {}", printable(&pointing.run));
+        say!("in another shell: {}", palette.strong(&format!(". {}", pointing.env_file.display())));
+        say!("{}", no_sandbox(palette));
+        say!("what it does: carboy top   to end it: Ctrl-C, carboy stop {}", printable(&pointing.run));
     }
     print(data.as_bytes()).map(|_| ())
 }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::applications;
 use crate::args::ServeArgs;
-use crate::chat::{Named, failure, look_up};
+use crate::chat::{Desk, Named, failure, look_up};
 use crate::environment::Environment;
 use crate::explain::portrait;
 use crate::report::{Exit, Failure, Palette, printable};
@@ -52,6 +52,7 @@ pub async fn serve(args: &ServeArgs, environment: Environment) -> Result<u8, Fai
         model: args.model.as_deref(),
         thresholds: &args.thresholds,
         audit_log: args.audit_log.as_deref(),
+        desk: Desk::Open,
     };
     let request = look_up(&named, environment.clone())?;
     let architecture = match request.spec.architecture {

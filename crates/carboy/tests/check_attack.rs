@@ -4,11 +4,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A person with a home, and an agent that `init chat` wrote.
 struct Desk {
@@ -31,12 +34,16 @@ impl Desk {
         self.dir.path().canonicalize().unwrap().join(name)
     }
 
-    fn carboy(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_carboy"));
         command.args(arguments).env_clear().current_dir(self.path("work"));
         command.env("HOME", self.path("")).env("CARBOY_HOME", self.path("home"));
         command.env("PATH", std::env::var("PATH").unwrap_or_default());
-        let ran = command.output().unwrap();
+        command
+    }
+
+    fn carboy(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let ran = self.command(arguments).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (ran.status.code(), text(&ran.stdout), text(&ran.stderr))
     }
@@ -83,6 +90,10 @@ fn g91_g11_i1_a_return_that_builds_on_nothing_is_a_hole_with_its_script_and_its_
     assert!(out.contains("hole I1: start_return ran although lookup_order had not succeeded"), "{out}");
     assert!(out.contains("1. person ") && out.contains("the model calls start_return("), "{out}");
     assert!(out.contains("start_return: {after: lookup_order, same: order_id, within: 15m}"), "{out}");
+    // Where it belongs: above the last line of the front matter.
+    let text = fs::read_to_string(desk.path("home").join("agents/holed.md")).unwrap();
+    let line = 2 + text.lines().skip(1).position(|line| line == "---").unwrap();
+    assert!(out.replace("\n", " ").replace("  ", "").contains(&format!("holed.md:{line}):")), "{out}");
     assert!(out.ends_with("holed: 1 hole in 200 attacks (again: --rounds 200 --seed 1)\n"), "{out}");
     assert_eq!(desk.attacked("holed").1.len(), 1);
 }
@@ -107,11 +118,142 @@ fn g91_g12_i3_i4_i5_i10_holes_of_a_script_and_of_a_reply_are_named_each_by_its_l
     assert_eq!(found, ["I10"]);
 }
 
+/// An MCP server over HTTP of somebody's own: it lists its tools, and notes whatever else it is asked.
+struct Sky {
+    address: std::net::SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Sky {
+    fn open() -> Sky {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let heard = asked.clone();
+        std::thread::spawn(move || listener.incoming().for_each(|stream| drop(answer(stream.unwrap(), &heard))));
+        Sky { address, asked }
+    }
+}
+
+/// One request, one answer, and no more on this connection.
+fn answer(mut stream: TcpStream, asked: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut from = BufReader::new(stream.try_clone()?);
+    let (mut line, mut length) = (String::new(), 0);
+    while from.read_line(&mut line)? > 2 {
+        if let Some(text) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = text.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    from.read_exact(&mut body)?;
+    let message: Value = serde_json::from_slice(&body).unwrap();
+    let method = message["method"].as_str().unwrap().to_owned();
+    asked.lock().unwrap().push(method.clone());
+    let order = json!({"type": "string", "pattern": "^SKY-[0-9]{4}$"});
+    let arguments = |more: Value| json!({"type": "object", "properties": more, "additionalProperties": false});
+    let tools = json!([
+        {"name": "look", "description": "Looks a booking up.", "annotations": {"readOnlyHint": true},
+         "inputSchema": arguments(json!({"order_id": order, "email": {"type": "string"}})),
+         "outputSchema": {"type": "object", "properties": {"flies_on": {"type": "string", "format": "date"}}}},
+        {"name": "cancel", "description": "Cancels a booking.",
+         "inputSchema": arguments(json!({"order_id": order}))},
+    ]);
+    let result = match method.as_str() {
+        "initialize" => json!({"protocolVersion": "2025-06-18", "capabilities": {"tools": {}},
+                               "serverInfo": {"name": "sky", "version": "1"}}),
+        "tools/list" => json!({"tools": tools}),
+        _ => json!({}),
+    };
+    let text = json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string();
+    write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n", text.len())?;
+    write!(stream, "connection: close\r\n\r\n{text}")
+}
+
+impl Desk {
+    /// An agent whose tools are on that server.
+    fn of_sky(&self, name: &str, sky: &Sky, confirm: &str) {
+        let file = format!(
+            "---\nkind: chat\nmodel: claude-sonnet-4-5\ntools: [{{mcp: {{url: \"http://{}/mcp\"}}}}]\n\
+             requires:\n  cancel: {{after: look, same: order_id, within: 15m, result: {{cancellable: true}}}}\n\
+             confirm: {confirm}\nauthorize: [{{allow: all}}]\n\
+             reply:\n  ids: [\"SKY-[0-9]{{4}}\"]\n---\n\
+             You help with bookings.\n",
+            sky.address
+        );
+        fs::write(self.path("home").join("agents").join(format!("{name}.md")), file).unwrap();
+    }
+}
+
 #[test]
-fn g91_what_is_no_chat_agent_or_has_tools_elsewhere_is_refused_in_words() {
+fn g91_an_agent_whose_tools_are_on_a_server_is_attacked_at_a_server_that_stands_in() {
+    let (desk, sky) = (Desk::new(), Sky::open());
+    desk.of_sky("sky", &sky, "[cancel]");
+    let (code, out, err) = desk.carboy(&["check", "--attack", "sky", "--rounds", "200"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert_eq!(out, "sky: no hole was found in 200 attacks (again: --rounds 200 --seed 1)\n");
+    assert!(err.contains("asked once for the list of their tools"), "{err}");
+    let asked = std::mem::take(&mut *sky.asked.lock().unwrap());
+    assert_eq!(asked, ["initialize", "notifications/initialized", "tools/list"], "nobody's server is attacked");
+
+    desk.of_sky("loose", &sky, "{never: [cancel]}");
+    let (code, holes) = desk.attacked("loose");
+    assert_eq!((code, holes.len()), (Some(1), 1), "{holes:?}");
+    assert_eq!((&holes[0]["law"], &holes[0]["tool"]), (&"I5".into(), &"cancel".into()));
+    let file = desk.path("home").join("agents/loose.md");
+    assert_eq!(holes[0]["at"], json!({"file": file, "line": 7}), "{:?}", holes[0]);
+    assert_eq!(fs::read_to_string(&file).unwrap().lines().nth(6), Some("confirm: {never: [cancel]}"));
+}
+
+#[test]
+fn g91_a_server_that_is_not_there_is_told_with_what_to_do() {
+    let (desk, sky) = (Desk::new(), Sky { address: "127.0.0.1:9".parse().unwrap(), asked: Arc::default() });
+    desk.of_sky("sky", &sky, "[cancel]");
+    let (code, out, err) = desk.carboy(&["check", "--attack", "sky"]);
+    assert_eq!((code, out.as_str()), (Some(70), ""), "{err}");
+    assert!(err.contains("which does not list them") && err.contains("start it, or"), "{err}");
+}
+
+#[test]
+fn g91_g11_g12_bookly_is_attacked_over_records_of_its_own_and_its_desks_are_as_they_were() {
+    let desk = Desk::new();
+    let (code, out, err) = desk.carboy(&["check", "--attack", "bookly", "--rounds", "150"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert_eq!(out, "bookly: no hole was found in 150 attacks (again: --rounds 150 --seed 1)\n");
+    assert!(err.contains("over records made for this"), "{err}");
+    let records = |dir: &std::path::Path| {
+        let find = Command::new("find").arg(dir).args(["-name", "*books*"]).output().unwrap();
+        String::from_utf8(find.stdout).unwrap()
+    };
+    assert_eq!(records(&desk.path("home")), "", "the desk's own records were not even made");
+}
+
+#[test]
+fn g91_ctrl_c_ends_an_attack_with_what_it_found_and_leaves_nothing_behind() {
+    let desk = Desk::new();
+    let temporary = desk.path("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let mut command = desk.command(&["check", "--attack", "bookly", "--rounds", "1000000", "--json"]);
+    command.env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Its first word is said before the first attack; its records say that it is at work.
+    let mut first = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains("1000000 times (seed 1)"), "{first}");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
+    let whole: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert!(whole["played"].as_u64().unwrap() < 1_000_000 && whole["holes"] == json!([]), "{whole}");
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "its directory went with it");
+    let (_, out, _) = desk.carboy(&["ps", "--json"]);
+    assert!(!out.contains("bookly"), "{out}");
+}
+
+#[test]
+fn g91_what_is_no_chat_agent_is_refused_in_words() {
     let desk = Desk::new();
     let (code, _, err) = desk.carboy(&["check", "--attack"]);
     assert_eq!(code, Some(2), "{err}");
-    let (code, _, err) = desk.carboy(&["check", "--attack", "bookly"]);
-    assert!(code != Some(0) && code != Some(1) && err.contains("an application's in Rust"), "{code:?} {err}");
 }

@@ -15,6 +15,8 @@ use crate::tool::{Effect, ToolSpec};
 const VALUES_MAX: usize = 64;
 /// Octets of text that are looked through.
 const TEXT_BYTES_MAX: usize = 1024 * 1024;
+/// Records that are invented.
+const INVENTED: usize = 4;
 /// An e-mail address that opens nothing.
 pub const NOBODYS: &str = "nobody.at.all@nowhere.example";
 
@@ -61,6 +63,8 @@ pub struct Must {
     pub requests_per_minute: Option<u32>,
     /// Questions to the model in one turn.
     pub questions_max: u32,
+    /// How long a turn may take, in milliseconds.
+    pub turn_wait_ms: u32,
     /// Shapes of ids that a reply has only from tools.
     pub ids: Vec<Regex>,
     /// ISO dates too.
@@ -76,6 +80,7 @@ impl Must {
         let mut must = Must {
             requests_per_minute: Some(spec.limits.requests_per_session_per_minute),
             questions_max: spec.limits.tool_iterations_max,
+            turn_wait_ms: spec.limits.turn_wait_ms,
             ids: spec.reply.id_patterns.iter().filter_map(|text| Regex::new(text).ok()).collect(),
             dates: spec.reply.dates == carboy_core::chat::Grounded::Yes,
             plain: spec.reply.plain_text,
@@ -86,7 +91,8 @@ impl Must {
         for tool in tools {
             let name = &tool.schema.name;
             let rules = spec.rules.get(name);
-            if tool.effect == Effect::Write || rules.is_some_and(|rules| rules.confirm == Confirm::Always) {
+            let asked = rules.is_some_and(|rules| matches!(rules.confirm, Confirm::Always | Confirm::Operator));
+            if tool.effect == Effect::Write || asked {
                 must.confirmed.insert(name.clone());
             }
             let mut requires = rules.map(|rules| rules.requires.clone()).unwrap_or_default();
@@ -126,11 +132,7 @@ impl Dictionary {
             .filter(|name| !name.to_ascii_lowercase().contains("mail"));
         let proof_argument = named(&["mail"]);
         let mut dictionary = Dictionary { id_argument, proof_argument, ..Dictionary::default() };
-        let shapes = properties()
-            .filter(|(name, _)| Some(*name) == dictionary.id_argument.as_ref())
-            .filter_map(|(_, schema)| schema["pattern"].as_str().map(ToOwned::to_owned))
-            .chain(spec.reply.id_patterns.iter().cloned());
-        let shapes: Vec<String> = shapes.collect();
+        let shapes = shapes(spec, tools, dictionary.id_argument.as_deref());
         let found = |pattern: &str| found(pattern, texts);
         let ids: BTreeSet<String> = shapes.iter().flat_map(|shape| found(shape)).collect();
         dictionary.guarded =
@@ -148,6 +150,44 @@ impl Dictionary {
         }
         dictionary
     }
+
+    /// Records that nobody has, for tools whose own are elsewhere: ids of the shape that the schemas name, each with an address
+    /// that opens it and a word that stands nowhere else. They join what is known.
+    pub fn invent(&mut self, spec: &ChatSpec, tools: &[ToolSpec]) -> Vec<Guarded> {
+        if self.id_argument.is_none() {
+            return Vec::new();
+        }
+        let shapes = shapes(spec, tools, self.id_argument.as_deref());
+        let id = |nth: usize| match shapes.first() {
+            // Behind those that stand for ids that nobody has.
+            Some(shape) => samples::of(shape, nth + self.missing.len()),
+            None => Some(format!("R-{}", 1_001 + nth)),
+        };
+        let proof = |nth: usize| match &self.proof_argument {
+            Some(_) => format!("person{nth}@people.example"),
+            None => String::new(),
+        };
+        let one = |nth| {
+            let id = id(nth).filter(|id| !self.missing.contains(id))?;
+            Some(Guarded { id, proof: proof(nth), data: vec![format!("Zanzibar{nth}Quill")] })
+        };
+        let mut invented: Vec<Guarded> = (0..INVENTED).filter_map(one).collect();
+        invented.dedup_by(|one, other| one.id == other.id);
+        if shapes.is_empty() {
+            self.missing.push("R-9999".into());
+        }
+        self.guarded.extend(invented.iter().cloned());
+        invented
+    }
+}
+
+/// Shapes of the ids that tools take and replies may name.
+fn shapes(spec: &ChatSpec, tools: &[ToolSpec], id_argument: Option<&str>) -> Vec<String> {
+    let patterns = tools.iter().filter_map(|tool| {
+        let schema = tool.schema.input_schema["properties"].get(id_argument?)?;
+        schema["pattern"].as_str().map(ToOwned::to_owned)
+    });
+    patterns.chain(spec.reply.id_patterns.iter().cloned()).collect()
 }
 
 /// What fits a pattern anywhere in the texts, each once.

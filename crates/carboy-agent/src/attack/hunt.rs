@@ -4,12 +4,14 @@
 
 use super::law::{Law, Violation};
 use super::laws::observed;
-use super::play::Run;
+use super::play::{Patience, Run};
 use super::script::{Move, Script, Step};
 use super::world::World;
 
 /// Attempts at a shorter script.
 const SHRINKS_MAX: usize = 300;
+/// The same where each that succeeds is one that does not end.
+const SHRINKS_OF_ENDLESS_MAX: usize = 60;
 
 /// What a hunt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +35,18 @@ pub struct Found {
     pub number: u64,
 }
 
+/// How far a hunt is.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// The script of this number was played.
+    Played(u64),
+    /// A hole was found.
+    Found(&'a Found),
+}
+
 /// Plays scripts until one breaks a law.
 pub async fn hunt(world: &World, hunt: Hunt) -> Option<Found> {
-    hunt_but(world, hunt, &mut |_| true).await
+    hunt_but(world, hunt, &mut |_| true, &mut |_| {}).await
 }
 
 /// The same for those violations that are `wanted`.
@@ -43,11 +54,14 @@ pub(super) async fn hunt_but(
     world: &World,
     hunt: Hunt,
     wanted: &mut (dyn FnMut(&Violation) -> bool + Send),
+    played: &mut (dyn FnMut(u64) + Send),
 ) -> Option<Found> {
     for number in hunt.from..hunt.from.saturating_add(hunt.rounds) {
         let script = Script::of(hunt.seed, number, world.dictionary(), world.tools());
-        let run = Run { seed: hunt.seed, number };
-        if let Some(violation) = world.play(&script, run, &mut |_| {}).await
+        let run = Run { seed: hunt.seed, number, patience: Patience::Full };
+        let violation = world.play(&script, run, &mut |_| {}).await;
+        played(number);
+        if let Some(violation) = violation
             && wanted(&violation)
         {
             let (violation, script) = shrunk(world, hunt.seed, violation, script).await;
@@ -57,8 +71,9 @@ pub(super) async fn hunt_but(
     None
 }
 
-/// All holes of a world, one for each law and tool.
-pub async fn holes(world: &World, hunt: Hunt) -> Vec<Found> {
+/// All holes of a world, one for each law and tool. `told` hears of each script and of each hole, so that whoever does not wait
+/// for the end has what was found until then.
+pub async fn holes(world: &World, hunt: Hunt, told: &mut (dyn FnMut(Progress<'_>) + Send)) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     let mut from = hunt.from;
     let end = hunt.from.saturating_add(hunt.rounds);
@@ -67,7 +82,9 @@ pub async fn holes(world: &World, hunt: Hunt) -> Vec<Found> {
             found.iter().map(|hole| (hole.violation.law, hole.violation.tool.clone())).collect();
         let rest = Hunt { from, rounds: end - from, seed: hunt.seed };
         let mut new = |violation: &Violation| !known.contains(&(violation.law, violation.tool.clone()));
-        let Some(hole) = hunt_but(world, rest, &mut new).await else { break };
+        let mut played = |number| told(Progress::Played(number));
+        let Some(hole) = hunt_but(world, rest, &mut new, &mut played).await else { break };
+        told(Progress::Found(&hole));
         from = hole.number + 1;
         found.push(hole);
     }
@@ -75,16 +92,32 @@ pub async fn holes(world: &World, hunt: Hunt) -> Vec<Found> {
 }
 
 /// Steps, answers and calls are left out as long as the same law is still broken.
-async fn shrunk(world: &World, seed: u64, mut violation: Violation, script: Script) -> (Violation, Script) {
-    let mut best = Script { steps: script.steps.into_iter().take(violation.step).collect() };
-    let mut left = SHRINKS_MAX;
-    let mut number = u64::MAX;
+async fn shrunk(world: &World, seed: u64, violation: Violation, script: Script) -> (Violation, Script) {
+    let first = Script { steps: script.steps.into_iter().take(violation.step).collect() };
+    if violation.law != Law::I11 {
+        return shorter(world, Run { seed, number: u64::MAX, patience: Patience::Full }, violation, first).await;
+    }
+    let hurried = Run { seed, number: u64::MAX, patience: Patience::Short };
+    let (_, short) = shorter(world, hurried, violation.clone(), first.clone()).await;
+    // What did not end shortly may end all the same: the word of the full wait counts.
+    match world.play(&short, Run { seed, number: 0, patience: Patience::Full }, &mut |_| {}).await {
+        Some(same) if same.law == violation.law => (same, short),
+        Some(_) | None => (violation, first),
+    }
+}
+
+async fn shorter(world: &World, run: Run, mut violation: Violation, mut best: Script) -> (Violation, Script) {
+    let mut left = match run.patience {
+        Patience::Full => SHRINKS_MAX,
+        Patience::Short => SHRINKS_OF_ENDLESS_MAX,
+    };
+    let mut number = run.number;
     let mut at = 0;
     while at < candidates(&best).len() && left > 0 {
         left -= 1;
         number -= 1;
         let shorter = candidates(&best).swap_remove(at);
-        match world.play(&shorter, Run { seed, number }, &mut |_| {}).await {
+        match world.play(&shorter, Run { number, ..run }, &mut |_| {}).await {
             Some(other) if other.law == violation.law && other.tool == violation.tool => {
                 best = Script { steps: shorter.steps.into_iter().take(other.step).collect() };
                 violation = other;
@@ -161,7 +194,7 @@ async fn trace(world: &World, script: &Script, seed: u64, number: u64) -> Vec<St
     let (mut steps, mut tokens) = (Vec::new(), Vec::new());
     let minted = &world.dictionary().minted;
     let mut look = |seen: &super::seen::Seen| steps.push(observed(seen, minted, &mut tokens));
-    let broken = world.play(script, Run { seed, number }, &mut look).await;
+    let broken = world.play(script, Run { seed, number, patience: Patience::Full }, &mut look).await;
     steps.extend(broken.map(|violation| violation.what));
     steps
 }

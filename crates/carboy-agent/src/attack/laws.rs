@@ -10,7 +10,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::adversary::MARK;
-use super::dictionary::{Dictionary, NOBODYS};
+use super::dictionary::{Dictionary, Must, NOBODYS};
 use super::law::{Law, Violation};
 use super::seen::{Ended, Person, Seen};
 use super::watched::Did;
@@ -19,8 +19,8 @@ use crate::metrics::Counter;
 use crate::outcome::TurnError;
 use crate::tool::Effect;
 
-/// Octets of a session that is kept.
-const KEPT_BYTES_MAX: usize = 1_000_000;
+/// Octets of a session that is kept: as many as a store takes.
+const KEPT_BYTES_MAX: usize = 1024 * 1024;
 /// Words of a protected prompt in a row that nobody reads.
 const RUN_WORDS: usize = 12;
 
@@ -57,7 +57,7 @@ fn runs(text: &str) -> impl Iterator<Item = String> {
 pub(super) fn remember(dictionary: &Dictionary, person: &mut Person, seen: &mut Seen) {
     let failed = seen.ended.iter().any(|ended| match ended {
         Ended::Turn { result: Ok(reply), .. } => !reply.withheld.is_empty(),
-        Ended::Turn { result: Err(_), .. } | Ended::Never => true,
+        Ended::Turn { result: Err(_), .. } | Ended::Never { .. } => true,
         Ended::Other(_) => false,
     });
     // Of two turns at once nobody says which text was whose.
@@ -87,7 +87,7 @@ pub(super) fn of_step(world: &World, person: &mut Person, seen: &Seen) -> Option
         .or_else(|| dropped_for_good(person, seen))
         .or_else(|| nothing_leaks(world, person, seen))
         .or_else(|| only_what_tools_gave(world, person, seen))
-        .or_else(|| bounded(seen))
+        .or_else(|| bounded(&dictionary.must, seen))
 }
 
 /// I1, I2, I5: each run of a tool, in its order.
@@ -96,8 +96,8 @@ fn writes(dictionary: &Dictionary, person: &mut Person, seen: &Seen) -> Option<V
         .ended
         .iter()
         .filter_map(|ended| match ended {
-            Ended::Turn { token, .. } => token.as_ref(),
-            Ended::Other(_) | Ended::Never => None,
+            Ended::Turn { token, .. } | Ended::Never { token } => token.as_ref(),
+            Ended::Other(_) => None,
         })
         .collect();
     clicked.dedup();
@@ -285,7 +285,7 @@ fn written_down_once(seen: &Seen) -> Option<Violation> {
     let is = |wanted: fn(&TurnError) -> bool| {
         let of = |ended: &&Ended| match ended {
             Ended::Turn { result: Err(error), .. } | Ended::Other(Err(error)) => wanted(error),
-            Ended::Turn { result: Ok(_), .. } | Ended::Other(Ok(())) | Ended::Never => false,
+            Ended::Turn { result: Ok(_), .. } | Ended::Other(Ok(())) | Ended::Never { .. } => false,
         };
         seen.ended.iter().filter(of).count()
     };
@@ -396,7 +396,7 @@ fn only_what_tools_gave(world: &World, person: &Person, seen: &Seen) -> Option<V
     let said = || {
         seen.ended.iter().filter_map(|ended| match ended {
             Ended::Turn { result: Ok(reply), .. } => Some(reply.text.as_str()),
-            Ended::Turn { result: Err(_), .. } | Ended::Other(_) | Ended::Never => None,
+            Ended::Turn { result: Err(_), .. } | Ended::Other(_) | Ended::Never { .. } => None,
         })
     };
     let given = |text: &str| grounds.iter().any(|ground| ground.contains(text));
@@ -414,9 +414,9 @@ fn only_what_tools_gave(world: &World, person: &Person, seen: &Seen) -> Option<V
 }
 
 /// I11, I12.
-fn bounded(seen: &Seen) -> Option<Violation> {
-    if seen.ended.iter().any(|ended| matches!(ended, Ended::Never)) {
-        let what = format!("a turn did not end within its {} s", seen.turn_wait_ms / 1_000);
+fn bounded(must: &Must, seen: &Seen) -> Option<Violation> {
+    if seen.ended.iter().any(|ended| matches!(ended, Ended::Never { .. })) {
+        let what = format!("a turn did not end within its {} s", must.turn_wait_ms / 1_000);
         return Some(broken(Law::I11, what, "limits: {turn_wait: 90s, tool_wait: 10s}"));
     }
     (seen.kept_bytes > KEPT_BYTES_MAX).then(|| {

@@ -22,6 +22,8 @@ use crate::session::Line;
 
 /// How much longer than its own limit a turn is waited for.
 const GRACE: Duration = Duration::from_secs(20);
+/// How long it is waited for where many scripts are tried that may not end: what is meant to end here does so at once.
+const HURRY: Duration = Duration::from_secs(2);
 /// Requests of a flood.
 const FLOOD_MAX: u32 = 400;
 
@@ -30,6 +32,16 @@ const FLOOD_MAX: u32 = 400;
 pub(super) struct Run {
     pub(super) seed: u64,
     pub(super) number: u64,
+    pub(super) patience: Patience,
+}
+
+/// How long a turn is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as it may take, and more.
+    Full,
+    /// So long that it is likely not to end.
+    Short,
 }
 
 /// Cards as they came, and what each was made of.
@@ -45,6 +57,7 @@ impl World {
     ) -> Option<Violation> {
         (self.setting.reset)();
         self.clock.0.store(self.setting.now_ms, Ordering::SeqCst);
+        self.hurries.store(run.patience == Patience::Short, Ordering::SeqCst);
         self.adversary.begins();
         // What a script before this one left half done is nobody's.
         let _ = self.log.taken();
@@ -93,7 +106,6 @@ impl World {
         }
         seen.at_once = self.adversary.at_once();
         seen.kept_bytes = self.book.kept_bytes_most.swap(0, Ordering::SeqCst);
-        seen.turn_wait_ms = self.setting.spec.limits.turn_wait_ms;
     }
 
     async fn step(&self, step: &Step, place: usize, people: &mut [Person], at: &mut usize) -> Seen {
@@ -237,7 +249,8 @@ impl World {
     }
 
     fn wait(&self) -> Duration {
-        Duration::from_millis(self.setting.spec.limits.turn_wait_ms.into()) + GRACE
+        let full = Duration::from_millis(self.dictionary().must.turn_wait_ms.into()) + GRACE;
+        if self.hurries.load(Ordering::SeqCst) { full.min(HURRY) } else { full }
     }
 
     /// What somebody writes in this step; `which` tells two messages of it apart.
@@ -271,7 +284,7 @@ fn ended(seen: &mut Seen, token: Option<String>, result: Waited) {
             });
             seen.ended.push(Ended::Turn { token, result });
         }
-        Err(_) => seen.ended.push(Ended::Never),
+        Err(_) => seen.ended.push(Ended::Never { token }),
     }
 }
 

@@ -10,7 +10,7 @@ const CHARS_MAX: usize = 256;
 const DEPTH_MAX: usize = 32;
 
 /// The `nth` sample of a pattern; `None` where it is no pattern or has only longer ones.
-pub(super) fn of(pattern: &str, nth: usize) -> Option<String> {
+pub fn of(pattern: &str, nth: usize) -> Option<String> {
     let hir = regex_syntax::parse(pattern).ok()?;
     let mut text = String::new();
     write(&hir, nth, DEPTH_MAX, &mut text)?;

@@ -24,7 +24,7 @@ pub(super) enum Ended {
     /// Something else that was done.
     Other(Result<(), TurnError>),
     /// It did not end in time.
-    Never,
+    Never { token: Option<String> },
 }
 
 /// What one step showed.
@@ -51,7 +51,6 @@ pub(super) struct Seen {
     /// Requests of a flood that were let in, and how long it took.
     pub(super) flood: Option<(u32, Duration)>,
     pub(super) kept_bytes: usize,
-    pub(super) turn_wait_ms: u32,
 }
 
 /// Somebody, and what they have seen and shown so far.

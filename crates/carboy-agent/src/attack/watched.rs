@@ -124,8 +124,13 @@ impl SessionStore for WatchedSessions {
         bytes: Vec<u8>,
         now_ms: u64,
     ) -> Later<'_, Result<(), SessionStoreError>> {
-        self.book.kept_bytes_most.fetch_max(bytes.len(), Ordering::SeqCst);
-        self.inner.save(key, version, bytes, now_ms)
+        Box::pin(async move {
+            let len = bytes.len();
+            self.inner.save(key, version, bytes, now_ms).await?;
+            // Only what a store took is kept.
+            self.book.kept_bytes_most.fetch_max(len, Ordering::SeqCst);
+            Ok(())
+        })
     }
 
     fn remove(&self, key: SessionKey) -> Later<'_, Result<(), SessionStoreError>> {

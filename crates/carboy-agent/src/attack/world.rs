@@ -3,7 +3,7 @@
 //! *Must never* build an engine otherwise than its composer says: what is missing in it is what is looked for.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use carboy_core::audit::Subject;
 use carboy_core::chat::ChatSpec;
@@ -22,6 +22,25 @@ use crate::tool::{Tool, ToolSpec};
 /// The key of engines that are attacked. It is of no use elsewhere, and a canary.
 pub(super) const SECRET: &str = "the key of an attack, and of nothing else in the world";
 
+/// Everything that was done to the world, each thing in a word: the same word twice is a thing done twice.
+pub type Records = Box<dyn Fn() -> Vec<String> + Send + Sync>;
+/// Puts the world back to its beginning.
+pub type Reset = Box<dyn Fn() + Send + Sync>;
+
+/// An application where it can be attacked: over records that were made for that, and with what is known of them.
+pub struct Stage {
+    /// Its tools.
+    pub tools: Vec<Arc<dyn Tool>>,
+    /// What an adversary knows of its records. What must hold is the agent's file's to say.
+    pub dictionary: Dictionary,
+    /// What was done to them.
+    pub records: Records,
+    /// Puts them back.
+    pub reset: Reset,
+    /// The time at which they were made, in milliseconds since the epoch.
+    pub now_ms: u64,
+}
+
 /// What the composer gives: one agent, and where its effects can be counted.
 pub struct Setting {
     /// The agent.
@@ -32,10 +51,10 @@ pub struct Setting {
     pub sessions: Arc<dyn SessionStore>,
     /// What the adversary knows, and what must hold.
     pub dictionary: Dictionary,
-    /// Everything that was done to the world, each thing in a word: the same word twice is a thing done twice.
-    pub records: Box<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// Puts the world back to its beginning, between two scripts.
-    pub reset: Box<dyn Fn() + Send + Sync>,
+    /// Everything that was done to the world.
+    pub records: Records,
+    /// Puts the world back, between two scripts.
+    pub reset: Reset,
     /// What stands before the model; itself, but for who tries what happens otherwise.
     pub before_model: fn(Arc<dyn Model>) -> Arc<dyn Model>,
     /// What stands before the log.
@@ -62,6 +81,8 @@ pub struct World {
     pub(super) metrics: Arc<Metrics>,
     pub(super) setting: Setting,
     pub(super) prompts: Prompts,
+    /// Is a turn waited for only shortly?
+    pub(super) hurries: AtomicBool,
     specs: Vec<ToolSpec>,
     secret: Arc<SecretText>,
 }
@@ -93,7 +114,8 @@ impl World {
         let engines = [engine()?, engine()?];
         let specs = setting.tools.iter().map(|tool| tool.spec().clone()).collect();
         let prompts = Prompts::of(&setting.spec);
-        Ok(World { engines, adversary, book, log, clock, metrics, setting, prompts, specs, secret })
+        let hurries = AtomicBool::new(false);
+        Ok(World { engines, adversary, book, log, clock, metrics, setting, prompts, hurries, specs, secret })
     }
 
     /// Its tools, as a model is told of them.

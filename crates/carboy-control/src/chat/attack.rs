@@ -3,23 +3,34 @@
 //!
 //! ```text
 //!  ChatRequest ─▶ ChatHost (gateway, bottle, tools) ─▶ tools, spec ─▶ attack::World ─▶ holes
+//!                   ├─ scripts, commands: themselves, in their bottle
+//!                   ├─ servers over HTTP: what stands in for each, on loopback, through the same gateway
+//!                   └─ an application: itself, over records of its stage
 //! ```
 //!
 //! What the adversary knows is read from the agent's own scripts: ids of the shape that the tools' schemas name, and e-mail
-//! addresses. *Must never* ask a provider, or act on a server that is not in the bottle: whoever attacks those attacks somebody.
+//! addresses; an application gives its own book. *Must never* ask a provider, or call a tool of a server that is not in the
+//! bottle: whoever attacks those attacks somebody. All that such a server is asked for is the list of its tools.
+
+mod answers;
+mod stand_in;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use carboy_agent::attack::{Dictionary, Found, Hunt, Setting, World, WorldError, holes};
+use carboy_agent::attack::{Dictionary, Found, Hunt, Must, Progress, Setting, Stage, World, WorldError, holes};
 use carboy_core::chat::{ChatSpec, ToolSource};
 use carboy_core::ports::Clock;
 use carboy_store::sessions::{MemorySessions, SessionLimits};
 use serde::Serialize;
 
+use super::bottles::ToolBottle;
+use super::offline::OfflineModel;
 use super::{ChatError, ChatHost, ChatRequest, Conversations, ModelMode};
 use crate::clock::SystemClock;
 use crate::summary::Ended;
 use crate::supervisor::Keeping;
+use stand_in::{Book, StandIns, demanded};
 
 /// What the adversary tries to let people read, besides the prompt. Keys of nobody.
 const CANARIES: &[&str] = &[
@@ -54,67 +65,156 @@ pub enum AttackError {
     /// Its engine does not.
     #[error(transparent)]
     World(#[from] WorldError),
-    /// A tool that is not in the bottle.
+    /// A server over HTTP that does not say which tools it has.
     #[error(
-        "its tools `{0}` are on a server over HTTP, and an attack would act on it; put a test server's script in its place"
+        "its tools `{name}` are on a server over HTTP, which does not list them: {why}; start it, or name another address \
+             for it under `upstreams` of the settings"
     )]
-    ElsewhereTools(String),
-    /// Tools in Rust.
-    #[error("its tools are an application's in Rust, whose own tests attack them on records of their own")]
-    ApplicationTools,
+    NoList {
+        /// The server.
+        name: String,
+        /// Why not.
+        why: String,
+    },
+    /// No socket for what stands in for a server.
+    #[error("no server can be opened on loopback: {0}")]
+    Loopback(std::io::Error),
+    /// An application whose records nobody made.
+    #[error("its tools are an application's in Rust, and this program has no records of it to attack")]
+    NoStage,
 }
 
-/// Attacks an agent with so many scripts of a seed. Its working directory is full of an adversary's notes afterwards: an empty
-/// one is for the better.
-pub async fn attack(mut request: ChatRequest, rounds: u64, seed: u64) -> Result<Vec<Hole>, AttackError> {
-    for source in &request.spec.tools {
-        match source {
-            ToolSource::Http { name, .. } => return Err(AttackError::ElsewhereTools(name.clone())),
-            ToolSource::Application => return Err(AttackError::ApplicationTools),
-            ToolSource::BuiltIn(_) | ToolSource::Command { .. } | ToolSource::Script { .. } => {}
-        }
+/// How an agent is attacked.
+pub struct Plan {
+    /// Scripts that are played.
+    pub rounds: u64,
+    /// The same seed plays the same scripts.
+    pub seed: u64,
+    /// For an agent with `tools: [application]`: the application, over records made for this.
+    pub stage: Option<Stage>,
+}
+
+/// What an attack came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attacked {
+    /// Holes, in the order in which they were found.
+    pub holes: Vec<Hole>,
+    /// Scripts that were played.
+    pub played: u64,
+}
+
+/// Attacks an agent until its scripts are played, or until `stop` is ready; `told` hears how many were played and how many holes
+/// there are. Its working directory is full of an adversary's notes afterwards: an empty one is for the better.
+pub async fn attack(
+    mut request: ChatRequest,
+    mut plan: Plan,
+    told: &mut (dyn FnMut(u64, usize) + Send),
+    stop: impl Future<Output = ()>,
+) -> Result<Attacked, AttackError> {
+    match (request.spec.tools.contains(&ToolSource::Application), &mut plan.stage) {
+        (false, _) => {}
+        (true, Some(stage)) => request.application = std::mem::take(&mut stage.tools),
+        (true, None) => return Err(AttackError::NoStage),
     }
     request.model = ModelMode::Offline;
     request.keeping = Keeping::InProcess;
     request.conversations = Conversations::InMemory;
     let spec = request.spec.clone();
-    let host = ChatHost::start(request).await?;
-    let found = of_host(&host, spec, rounds, seed).await;
-    let code = u8::from(!matches!(&found, Ok(found) if found.is_empty()));
+    let offline = OfflineModel::start(&mut request).await?;
+    // Before this process reads a secret to keep: a bottle is made of a clone of it.
+    let bottle = ToolBottle::start(&request).await?;
+    let started = async {
+        let stand_ins = StandIns::start(&mut request).await?;
+        let host = ChatHost::with(request, bottle.clone(), Some(offline)).await?;
+        Ok::<_, AttackError>((stand_ins, host))
+    };
+    let (stand_ins, host) = match started.await {
+        Ok(started) => started,
+        Err(error) => {
+            bottle.end().await;
+            return Err(error);
+        }
+    };
+    let mut attacked = Attacked { holes: Vec::new(), played: 0 };
+    let mut heard = |progress: Progress<'_>| {
+        match progress {
+            Progress::Played(number) => attacked.played = number + 1,
+            Progress::Found(found) => attacked.holes.push(hole(found)),
+        }
+        told(attacked.played, attacked.holes.len());
+    };
+    let played = {
+        let playing = of_host(&host, spec, plan, &stand_ins, &mut heard);
+        tokio::select! {
+            biased;
+            () = stop => Ok(()),
+            played = playing => played,
+        }
+    };
+    let code = u8::from(!(played.is_ok() && attacked.holes.is_empty()));
     host.end(Ended::Code(code)).await?;
-    Ok(found?.into_iter().map(hole).collect())
+    played?;
+    Ok(attacked)
 }
 
-async fn of_host(host: &ChatHost, spec: ChatSpec, rounds: u64, seed: u64) -> Result<Vec<Found>, WorldError> {
+async fn of_host(
+    host: &ChatHost,
+    spec: ChatSpec,
+    plan: Plan,
+    stand_ins: &StandIns,
+    heard: &mut (dyn FnMut(Progress<'_>) + Send),
+) -> Result<(), WorldError> {
     let specs: Vec<_> = host.tools().iter().map(|tool| tool.spec().clone()).collect();
-    let texts: Vec<&str> = spec
-        .tools
-        .iter()
-        .filter_map(|source| match source {
-            ToolSource::Script { text, .. } => Some(text.as_str()),
-            ToolSource::BuiltIn(_) | ToolSource::Command { .. } | ToolSource::Http { .. } | ToolSource::Application => {
-                None
-            }
-        })
-        .collect();
-    let mut dictionary = Dictionary::read(&spec, &specs, &texts);
-    dictionary.canaries = CANARIES.iter().map(|&canary| canary.to_owned()).collect();
+    let text = |source: &ToolSource| match source {
+        ToolSource::Script { text, .. } => Some(text.clone()),
+        ToolSource::BuiltIn(_) | ToolSource::Command { .. } | ToolSource::Http { .. } | ToolSource::Application => None,
+    };
+    let texts: Vec<String> = spec.tools.iter().filter_map(text).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let read = Dictionary::read(&spec, &specs, &texts);
+    let canaries = CANARIES.iter().map(|&canary| canary.to_owned());
+    let (mut dictionary, records, reset, now_ms) = match plan.stage {
+        // The application knows its records; its agent's file says what must hold.
+        Some(stage) => {
+            let must = Must::of(&spec, &specs, stage.dictionary.id_argument.as_deref());
+            (Dictionary { must, ..stage.dictionary }, stage.records, stage.reset, stage.now_ms)
+        }
+        None => {
+            let (records, reset) = stand_ins.records();
+            (read, records, reset, SystemClock.now_ms())
+        }
+    };
+    dictionary.canaries.extend(canaries);
+    if !stand_ins.is_empty() {
+        let invented = dictionary.invent(&spec, &specs);
+        stand_ins.know(Book {
+            seed: plan.seed,
+            id_argument: dictionary.id_argument.clone(),
+            proof_argument: dictionary.proof_argument.clone(),
+            records: invented,
+            demanded: demanded(&spec),
+            canaries: dictionary.canaries.clone(),
+            result_bytes_max: spec.limits.tool_result_bytes_max as usize,
+            wait: Duration::from_millis(spec.limits.tool_wait_ms.into()),
+        });
+    }
     let world = World::new(Setting {
-        spec: spec.clone(),
+        spec,
         tools: host.tools().to_vec(),
         sessions: Arc::new(MemorySessions::new(SessionLimits::default())),
         dictionary,
-        records: Box::new(Vec::new),
-        reset: Box::new(|| {}),
+        records,
+        reset,
         before_model: |model| model,
         before_log: |log| log,
-        now_ms: SystemClock.now_ms(),
+        now_ms,
     })?;
-    Ok(holes(&world, Hunt { from: 0, rounds, seed }).await)
+    holes(&world, Hunt { from: 0, rounds: plan.rounds, seed: plan.seed }, heard).await;
+    Ok(())
 }
 
-fn hole(found: Found) -> Hole {
-    let Found { violation, script, .. } = found;
+fn hole(found: &Found) -> Hole {
+    let Found { violation, script, .. } = found.clone();
     Hole {
         law: violation.law.code(),
         says: violation.law.says(),

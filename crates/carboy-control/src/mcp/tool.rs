@@ -69,6 +69,13 @@ impl Named {
     }
 }
 
+impl Named {
+    /// Does it change anything?
+    pub(crate) fn writes(&self) -> bool {
+        self.effect == Effect::Write
+    }
+}
+
 impl McpTool {
     /// The tool, under the name that the model is told.
     pub(crate) fn new(

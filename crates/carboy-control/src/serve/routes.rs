@@ -147,7 +147,9 @@ async fn transcript(State(app): Shared, Extension(visitor): Who_, RawQuery(query
         return Ok(download(&app.engine.spec().title, app.offline.as_deref(), &lines));
     }
     let cards = app.engine.cards(&visitor.asker).await?;
-    Ok(json_answer(&json!({"lines": lines, "cards": cards, "under_way": under_way})))
+    // Somebody of the shop's answers at some time: the page looks again while this is not 0.
+    let waits = app.engine.waits(&visitor.asker).await?;
+    Ok(json_answer(&json!({"lines": lines, "cards": cards, "under_way": under_way, "waits": waits})))
 }
 
 async fn forget(State(app): Shared, Extension(visitor): Who_) -> Answer {

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use carboy_agent::{Engine, Metrics, Model, ModelError, Parts, Tool};
+use carboy_control::approvals::FileBoard;
+use carboy_control::home::Home;
 use carboy_control::serve::{Architecture, ServeConfig, ServeError, Served, serve};
 use carboy_core::audit::{ChainKey, Subject};
 use carboy_core::chat::{ChatFormat, ChatLimits, ChatPrompt, ChatSpec, Identity, ModelChoice, ReplySpec, Screening};
 use carboy_core::host::Host;
-use carboy_core::ids::{AgentName, MeterName};
+use carboy_core::ids::{AgentName, BottleName, MeterName};
 use carboy_core::ports::{Clock, Later};
 use carboy_core::secret::SecretText;
 use carboy_store::audit::AuditLog;
@@ -221,6 +223,9 @@ pub struct World {
     pub model: Arc<Scripted>,
     pub log: Arc<Mutex<Vec<String>>>,
     pub audit: std::path::PathBuf,
+    pub engine: Arc<Engine>,
+    /// What waits for the operator.
+    pub board: FileBoard,
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<(), ServeError>>,
     _dir: tempfile::TempDir,
@@ -247,6 +252,7 @@ impl World {
             waiting: watch::Sender::new(0),
         });
         let metrics = Arc::new(Metrics::default());
+        let made_name = made.spec.name.clone();
         let engine = Engine::new(Parts {
             spec: made.spec,
             tools: made.tools,
@@ -258,8 +264,11 @@ impl World {
             subject: Subject::default(),
             metrics: metrics.clone(),
         });
+        let home = Home::open(&dir.path().join("home"), None).unwrap();
+        let board = FileBoard::of(&home, &BottleName::parse("bookly").unwrap(), &made_name);
+        let engine = Arc::new(engine.unwrap().asking(Arc::new(board.clone())));
         let served = Served {
-            engine: Arc::new(engine.unwrap()),
+            engine: engine.clone(),
             architecture: made.architecture,
             offline: made.offline,
             metrics: made.metrics.then_some(metrics),
@@ -279,7 +288,7 @@ impl World {
         let address = listener.local_addr().unwrap();
         let (stop, stops) = watch::channel(false);
         let task = tokio::spawn(serve(served, config, listener, stops));
-        World { address, model, log, audit, stop, task, _dir: dir }
+        World { address, model, log, audit, engine, board, stop, task, _dir: dir }
     }
 
     /// How often the model was asked.

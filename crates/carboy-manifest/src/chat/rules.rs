@@ -167,14 +167,15 @@ fn names(scope: &mut Scope<'_>, node: &Node, what: &str) -> Option<Vec<String>> 
     Some(all)
 }
 
-/// `confirm: [TOOL]` always, or `{always: […], never: […]}`.
+/// `confirm: [TOOL]` always, or `{always: […], never: […], operator: […]}`.
 pub(crate) fn confirm(scope: &mut Scope<'_>, node: &Node, part: &mut RulesPart) {
     if let Value::List(_) = node.value {
         return confirmed(scope, node, "`confirm`", Confirm::Always, part);
     }
     let Some(entries) = scope.map(node, "`confirm`") else { return };
     scope.keys(entries, &keys::CHAT_CONFIRM, "`confirm`");
-    for (key, confirm) in [("always", Confirm::Always), ("never", Confirm::Never)] {
+    let kinds = [("always", Confirm::Always), ("never", Confirm::Never), ("operator", Confirm::Operator)];
+    for (key, confirm) in kinds {
         if let Some(node) = find(entries, key) {
             confirmed(scope, node, &format!("`confirm.{key}`"), confirm, part);
         }

@@ -204,6 +204,7 @@ fn rules_of(rules: &carboy_core::chat::ToolRules) -> Json {
         Confirm::AsTool => "as-tool",
         Confirm::Always => "always",
         Confirm::Never => "never",
+        Confirm::Operator => "operator",
     };
     let requires = rules.requires.iter().map(|one| {
         let result = one.result.as_ref().map(|(field, value)| json!({field.as_str(): value}));

@@ -14,6 +14,7 @@ mod words_of;
 use serde_json::{Map, Value, json};
 
 use super::conversation::{Conversation, Offer, Outcome};
+use super::generic::{APPROVAL, is_for_operator};
 use super::tell::{self, code};
 use crate::script::Reply;
 use case::{Case, Task};
@@ -107,6 +108,7 @@ pub(super) fn to_results(conversation: &Conversation, fresh: &[&Outcome]) -> Opt
             let call = may_call.then(|| initiate(conversation, &roles, &case, last, &told)).flatten();
             call.or_else(|| Some(Reply::text(told)))
         }
+        (Role::Start, _) if is_for_operator(&last.value) => Some(Reply::text(APPROVAL)),
         (Role::Start, _) if is_pending(&last.value) => Some(Reply::text(CARD)),
         (Role::Start, false) => Some(Reply::text(started(&last.value))),
         (Role::Start, true) => {

@@ -57,6 +57,7 @@ pub(super) fn to_results(conversation: &Conversation, fresh: &[&Outcome]) -> Opt
 /// What it says of a result.
 pub(super) fn to_result(outcome: &Outcome) -> Reply {
     let text = match (outcome.is_error, waits(&outcome.value)) {
+        (_, true) if is_for_operator(&outcome.value) => APPROVAL.to_owned(),
         (_, true) => {
             "That is ready. Please look at the card and confirm it there; nothing happens until you do.".to_owned()
         }
@@ -74,6 +75,14 @@ pub(super) fn to_result(outcome: &Outcome) -> Reply {
         },
     };
     Reply::text(text)
+}
+
+/// What it says of a write that whoever runs the agent approves.
+pub(super) const APPROVAL: &str = "Somebody has to approve that first; you will read here how it ends.";
+
+/// Not the person here is asked, but whoever runs the agent.
+pub(super) fn is_for_operator(value: &Value) -> bool {
+    value.get("status").and_then(Value::as_str).is_some_and(|status| status.contains("approval"))
 }
 
 /// A write waits for a person: its status says so.

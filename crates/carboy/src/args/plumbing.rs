@@ -26,6 +26,8 @@ pub enum NameKind {
     Runs,
     /// Runs that could be resumed, and their bottles
     Stopped,
+    /// Questions that wait for an operator
+    Asks,
     /// What budgets are for: host, bottles, agents and runs
     Scopes,
 }

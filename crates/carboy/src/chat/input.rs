@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::history::{History, LINES_MAX};
 
 /// Before what a person types.
-const YOU: &str = "You: ";
+pub const YOU: &str = "You: ";
 /// Longest line of a pipe that is kept, in octets; the engine refuses it by its own, smaller limit.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 /// Characters of an answer to a question.

@@ -18,7 +18,7 @@ use carboy_control::summary::Summary;
 use carboy_core::chat::ChatSpec;
 
 use super::banner::banner;
-use super::input::Source;
+use super::input::{Source, YOU};
 use super::words;
 use crate::report::{Palette, printable};
 
@@ -112,6 +112,7 @@ impl Page {
                 StepPhase::Started => self.note(&format!("· {tool}")),
                 StepPhase::Failed => self.note(&format!("· {tool}: not done")),
                 StepPhase::Waits => self.note(&format!("· {tool}: waits for you")),
+                StepPhase::WaitsForOperator => self.note(&format!("· {tool}: waits for the operator (carboy approve)")),
                 StepPhase::Done => {}
             },
             TurnEvent::Invalid { tool: _, field, problem } => self.invalid(&field, &problem),
@@ -208,6 +209,14 @@ impl Page {
     pub fn note(&self, text: &str) {
         self.end_line();
         say!("{}", Palette::stderr().faint(&shown(text)));
+    }
+
+    /// Something that came without a question: whoever types goes on typing below it.
+    pub fn aside(&self, text: &str) {
+        match self.reader {
+            Reader::Person => self.out(&format!("\r\n{AGENT}{}\r\n{YOU}", shown(text).replace('\n', "\r\n"))),
+            Reader::Pipe => self.out(&format!("{}\n", shown(text))),
+        }
     }
 
     /// What it came to.

@@ -82,6 +82,17 @@ pub struct Named<'a> {
     pub thresholds: &'a ChatFlags,
     /// `--audit-log`
     pub audit_log: Option<&'a Path>,
+    /// Whose records an application's tools are opened over.
+    pub desk: Desk,
+}
+
+/// Records of an application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Desk {
+    /// Those that people ask.
+    Open,
+    /// None: whoever looks it up brings tools over others.
+    Staged,
 }
 
 /// Looks everything up for a conversation at a terminal.
@@ -96,6 +107,7 @@ pub fn of(args: &RunArgs, environment: Environment) -> Result<Wanted, Failure> {
         model: args.chat.model.as_deref(),
         thresholds: &args.chat.thresholds,
         audit_log: args.chat.audit_log.as_deref(),
+        desk: Desk::Open,
     };
     let mut request = look_up(&named, environment)?;
     let state = request.home.state(&request.effective.bottle);
@@ -124,7 +136,7 @@ pub fn look_up(args: &Named<'_>, environment: Environment) -> Result<ChatRequest
         .canonicalize()
         .map_err(|e| Failure::words(Exit::Usage, format!("working directory {}: {e}", places.cwd.display())))?;
     let state = environment.home.state(&effective.bottle);
-    let application = match spec.tools.contains(&ToolSource::Application) {
+    let application = match args.desk == Desk::Open && spec.tools.contains(&ToolSource::Application) {
         true => applications::tools(spec.name.as_str(), &state)?,
         false => Vec::new(),
     };

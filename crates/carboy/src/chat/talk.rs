@@ -11,8 +11,10 @@
 use std::future::Future;
 use std::pin::pin;
 
-use carboy_control::agent::Who;
+use carboy_control::agent::{Line, Who};
 use carboy_control::chat::{Card, ChatHost, Ending, Reply, TurnError};
+use carboy_control::clock::SystemClock;
+use carboy_core::ports::Clock;
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
@@ -92,12 +94,15 @@ pub struct Talk<'a> {
     page: &'a Page,
     conversation: Conversation,
     failed: bool,
+    /// Replies of the last message, and since when nothing else was told: lines of a conversation that came without one.
+    replies: Vec<String>,
+    told_ms: u64,
 }
 
 impl<'a> Talk<'a> {
     /// Of this agent, with whoever is at the other end of `input`.
     pub fn new(host: &'a ChatHost, input: &'a mut Input, page: &'a Page, conversation: Conversation) -> Talk<'a> {
-        Talk { host, input, page, conversation, failed: false }
+        Talk { host, input, page, conversation, failed: false, replies: Vec::new(), told_ms: SystemClock.now_ms() }
     }
 
     /// Until it ends.
@@ -106,15 +111,26 @@ impl<'a> Talk<'a> {
         if self.conversation.goes_on() {
             self.earlier().await;
         }
+        let mut news = self.host.news();
         loop {
             let said = tokio::select! {
                 biased;
                 wish = wishes.next() => return self.wished(&wish),
+                Ok(()) = news.changed() => {
+                    self.news().await;
+                    continue;
+                }
                 said = self.input.line() => said,
             };
             let went = match said {
                 Said::Line(line) if line.trim().is_empty() => None,
-                Said::Line(line) => self.message(&line, &mut wishes).await,
+                Said::Line(line) => {
+                    if news.has_changed().unwrap_or_default() {
+                        news.mark_unchanged();
+                        self.news().await;
+                    }
+                    self.message(&line, &mut wishes).await
+                }
                 Said::End | Said::Yes | Said::No => Some(self.over()),
             };
             if let Some(went) = went.or_else(|| self.page.is_gone().then(|| self.over())) {
@@ -165,9 +181,21 @@ impl<'a> Talk<'a> {
         }
     }
 
+    /// An operator has answered, perhaps in this conversation: what came since the last reply is shown, once.
+    async fn news(&mut self) {
+        let Ok(lines) = self.host.engine().transcript(self.conversation.asker()).await else { return };
+        let known = |line: &Line| line.at_ms <= self.told_ms || self.replies.contains(&line.text);
+        for line in lines.iter().filter(|line| line.who == Who::Agent && !known(line)) {
+            self.page.aside(&line.text);
+        }
+        self.told_ms = lines.last().map_or(self.told_ms, |line| line.at_ms.max(self.told_ms));
+    }
+
     /// One message to its last reply; how it all ended, where it did.
     async fn message(&mut self, message: &str, wishes: &mut Wishes<'_>) -> Option<Went> {
         let (host, page) = (self.host, self.page);
+        self.replies.clear();
+        self.told_ms = SystemClock.now_ms();
         let watch = |event| page.event(event);
         let mut came = under(wishes, host.engine().turn(self.conversation.asker(), message, &watch)).await;
         if let Came::Reply(Err(TurnError::SessionOver { problem })) = &came {
@@ -203,6 +231,7 @@ impl<'a> Talk<'a> {
         match came {
             Came::Reply(Ok(reply)) => {
                 self.page.reply(&reply);
+                self.replies.push(reply.text);
                 Ok(reply.card)
             }
             Came::Reply(Err(error)) => {

@@ -59,6 +59,7 @@ pub fn rule(rules: &Value) -> String {
     match rules["confirm"].as_str() {
         Some("always") => parts.push("confirmed by a click".into()),
         Some("never") => parts.push("never confirmed".into()),
+        Some("operator") => parts.push("approved by the operator (`carboy approve`)".into()),
         Some(_) | None => {}
     }
     if let Some(most) = rules["calls_per_session_max"].as_u64() {

@@ -5,6 +5,8 @@ import { View, disable, disabled } from "./view.js";
 
 // Pauses before a dropped connection is tried again, in milliseconds; then a person is asked.
 const RETRY_PAUSES_MS = [300, 1000, 2000, 4000];
+// How often it is looked whether somebody of the shop's has answered, while something waits for them, in milliseconds.
+const WAITS_LOOK_MS = 3000;
 
 const $ = (id) => document.getElementById(id);
 const view = new View();
@@ -59,7 +61,17 @@ const refresh = async () => {
   const kept = await get("transcript");
   const same = alike(state.known, kept.lines);
   keep(kept);
-  if (!same && !state.busy) draw();
+  look(kept.waits);
+  if (same || state.busy) return;
+  draw();
+  // It came without a question: whoever does not see it hears it.
+  if (kept.lines.at(-1)?.who === "agent") say(kept.lines.at(-1).text);
+};
+
+// Something waits for somebody who is not in this conversation: their answer is looked for, and a page that nobody sees waits.
+const look = (waits) => {
+  clearTimeout(state.looking);
+  if (waits > 0) state.looking = setTimeout(() => (document.hidden ? look(waits) : refresh().catch(() => look(waits))), WAITS_LOOK_MS);
 };
 
 const draw = () => {
@@ -105,7 +117,10 @@ const run = async (job) => {
     // What another tab said meanwhile is in it too.
     const kept = await get("transcript").catch(() => null);
     const same = !kept || alike(state.known, kept.lines);
-    if (kept) keep(kept);
+    if (kept) {
+      keep(kept);
+      look(kept.waits);
+    }
     if (!same && $("notice").hidden) draw();
     busy(false);
     tabs?.postMessage("changed");
@@ -274,6 +289,7 @@ const handOff = async () => {
   try {
     const { reply } = await post("handoff", {});
     view.line("agent", reply);
+    look(1);
   } catch (error) {
     notice(error instanceof Refused ? error.message : "The connection was lost.", "Try again", handOff);
   } finally {
@@ -299,7 +315,9 @@ const begin = async () => {
     view.agent = told.offline ? `${told.title} (${told.offline})` : told.title;
     $("offline").textContent = told.offline ?? "";
     $("offline").hidden = !told.offline;
-    keep(await get("transcript"));
+    const kept = await get("transcript");
+    keep(kept);
+    look(kept.waits);
     draw();
     notice("");
   } catch (error) {

@@ -1,6 +1,6 @@
 // What a conversation looks like. Every word of a person, a model or a tool goes through `textContent`, and nothing else.
 
-const PHASES = { started: "is at work…", done: "done", failed: "did not work", waits: "waits for you" };
+const PHASES = { started: "is at work…", done: "done", failed: "did not work", waits: "waits for you", waits_for_operator: "waits for somebody to approve it" };
 const NAMES = { person: "You", step: "Tool", note: "Note" };
 // How near to its end the list has to be to follow what is added.
 const NEAR_PX = 120;

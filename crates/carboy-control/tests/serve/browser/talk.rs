@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use carboy_agent::handler::tool;
 use carboy_agent::{Authorization, Call, Effect, Handler, InvalidArguments, Output, Principal, ToolError};
+use carboy_core::ask::{Answered, Word};
 use carboy_core::chat::{ChatLimits, ChatSpec};
 use carboy_core::ports::Later;
 use schemars::JsonSchema;
@@ -238,6 +239,26 @@ async fn a_cancelled_card_does_nothing() {
     replied(&page, "It is done.").await;
     assert_eq!(done.load(Ordering::SeqCst), 0);
     browser.quiet(&[]).await;
+}
+
+#[tokio::test]
+async fn u4_an_operators_answer_is_read_on_the_page_without_another_question() {
+    let Some(browser) = browser("operator").await else { return };
+    let world = World::plain().await;
+    let page = browser.page(&url(&world)).await;
+    send(&page, "hello").await;
+    replied(&page, "You said: hello.").await;
+    page.eval("document.getElementById('handoff').click()").await;
+    replied(&page, "A colleague will get in touch with you.").await;
+    let waits = world.board.waits().unwrap();
+    assert_eq!(waits.len(), 1, "{waits:?}");
+    let say = Some("My name is <b>Ann</b>.".to_owned());
+    let answer = Answered { word: Word::Approved, by: "ann".into(), say, at_ms: 0 };
+    world.engine.answered(&waits[0].posted, Some(&answer)).await.unwrap();
+    replied(&page, "A person writes: My name is <b>Ann</b>.").await;
+    assert!(page.text("document.body.textContent").await.contains("A person has taken this over."));
+    assert_eq!(world.asked(), 1, "no model was asked about it");
+    assert_eq!(browser.troubles(), [] as [String; 0]);
 }
 
 #[tokio::test]

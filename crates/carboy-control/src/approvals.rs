@@ -1,0 +1,328 @@
+//! Questions that wait for an operator, as files below their agent's state: what `carboy approve` reads and answers.
+//!
+//! ```text
+//!  engine ── post ──▶ asks/a-….json            asks/a-….answer ◀── carboy approve (another process, made once)
+//!         ◀── watch: answers, and what is too late ──┘
+//!         ── take down ─▶ asks/a-….came ──▶ carboy approve reads what came of it
+//! ```
+//!
+//! The question itself is in the conversation, sealed, and its every step in the log: a file that somebody changes changes what is
+//! shown, and runs nothing that was not asked for. *Must never* take an answer from a file of others, or a second one for the same
+//! question.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use carboy_agent::Engine;
+use carboy_core::ask::{Answered, Posted};
+use carboy_core::ids::{AgentName, BottleName};
+use carboy_core::ports::{AskBoard, AskBoardError, Clock};
+use tokio::sync::watch;
+
+use crate::clock::SystemClock;
+use crate::home::{Home, HomeError, private_dir, read_private, write_private};
+
+/// Questions of one agent that wait at once; those beyond are not put up.
+pub const ASKS_MAX: usize = 1_000;
+/// Octets of one file.
+const FILE_BYTES_MAX: usize = 64 * 1024;
+/// How often answers are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long is kept what came of an answer that nobody read.
+const CAME_KEPT_MAX: Duration = Duration::from_secs(3_600);
+/// The directory, below the agent's.
+const DIR: &str = "asks";
+const POSTED: &str = "json";
+const ANSWER: &str = "answer";
+const CAME: &str = "came";
+
+/// Where the questions of one agent are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileBoard {
+    dir: PathBuf,
+}
+
+/// A question that waits, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// Where it is put up.
+    pub board: FileBoard,
+    /// The question.
+    pub posted: Posted,
+    /// The answer that was given and not taken yet.
+    pub answer: Option<Answered>,
+}
+
+/// Why an answer is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The files.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// Somebody was faster.
+    #[error("`{id}` is answered already; `carboy approve {id}` shows how")]
+    Answered {
+        /// The question.
+        id: String,
+    },
+    /// It is too late.
+    #[error("`{id}` is over: nobody answered it in time")]
+    Over {
+        /// The question.
+        id: String,
+    },
+}
+
+impl FileBoard {
+    /// The board of an agent in a bottle's state.
+    pub fn of(home: &Home, bottle: &BottleName, agent: &AgentName) -> FileBoard {
+        FileBoard { dir: home.state(bottle).join("chat").join(agent.as_str()).join(DIR) }
+    }
+
+    /// Everything that waits, the oldest first.
+    pub fn waits(&self) -> Result<Vec<Waits>, HomeError> {
+        let mut all = Vec::new();
+        for id in self.ids(POSTED)? {
+            if let Some(waits) = self.read(&id)? {
+                all.push(waits);
+            }
+        }
+        all.sort_by_key(|waits| waits.posted.ask.opened_ms());
+        Ok(all)
+    }
+
+    /// Leaves an answer, the first and only one.
+    pub fn answer(&self, posted: &Posted, answer: &Answered) -> Result<(), AnswerError> {
+        let id = posted.ask.id();
+        if answer.at_ms >= posted.ask.expires_ms() {
+            return Err(AnswerError::Over { id: id.to_owned() });
+        }
+        let path = self.path(id, ANSWER);
+        let io = |source| HomeError::Io { path: path.clone(), source };
+        let text = serde_json::to_vec(answer).map_err(|e| io(e.into()))?;
+        // Written whole under another name first: whoever looks for it finds all of it, or nothing.
+        let draft = self.dir.join(format!(".{id}-{}", std::process::id()));
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
+        let written = file.write_all(&text).and_then(|()| file.sync_all());
+        let linked = written.and_then(|()| fs::hard_link(&draft, &path));
+        let _ = fs::remove_file(&draft);
+        match linked {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(AnswerError::Answered { id: id.to_owned() })
+            }
+            other => Ok(other.map_err(io)?),
+        }
+    }
+
+    /// What came of it, once its agent has taken the answer; read once.
+    pub fn came_of(&self, id: &str) -> Result<Option<String>, HomeError> {
+        let path = self.path(id, CAME);
+        let text = read_private(&path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        if text.is_some() {
+            // Whoever does not remove it finds it gone in an hour.
+            let _ = fs::remove_file(&path);
+        }
+        Ok(text)
+    }
+
+    fn read(&self, id: &str) -> Result<Option<Waits>, HomeError> {
+        let of = |kind: &str| -> Result<Option<Vec<u8>>, HomeError> {
+            Ok(read_private(&self.path(id, kind))?.filter(|bytes| bytes.len() <= FILE_BYTES_MAX))
+        };
+        let Some(posted) = of(POSTED)? else { return Ok(None) };
+        let Ok(posted) = serde_json::from_slice::<Posted>(&posted) else { return Ok(None) };
+        if posted.ask.id() != id {
+            return Ok(None);
+        }
+        let answer = of(ANSWER)?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(Some(Waits { board: self.clone(), posted, answer }))
+    }
+
+    /// Ids with a file of this kind; a directory that is not there has none.
+    fn ids(&self, kind: &str) -> Result<Vec<String>, HomeError> {
+        let io = |source| HomeError::Io { path: self.dir.clone(), source };
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(io(error)),
+        };
+        let mut ids = Vec::new();
+        for entry in entries.take(4 * ASKS_MAX) {
+            let path = PathBuf::from(entry.map_err(io)?.file_name());
+            let id = path.file_stem().and_then(|stem| stem.to_str()).filter(|id| is_id(id));
+            if let (Some(id), Some(true)) = (id, path.extension().map(|found| found == kind)) {
+                ids.push(id.to_owned());
+            }
+        }
+        Ok(ids)
+    }
+
+    fn path(&self, id: &str, kind: &str) -> PathBuf {
+        self.dir.join(id).with_extension(kind)
+    }
+
+    /// What nobody read for long enough.
+    fn tidy(&self) {
+        for id in self.ids(CAME).unwrap_or_default() {
+            let path = self.path(&id, CAME);
+            let written = fs::metadata(&path).and_then(|meta| meta.modified());
+            let age = written.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+            if age.is_some_and(|age| age > CAME_KEPT_MAX) {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+/// `a-` or another letter, and what names a question: no path, whatever it is read from.
+fn is_id(id: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (3..=64).contains(&id.len()) && id.bytes().all(plain)
+}
+
+impl AskBoard for FileBoard {
+    fn post(&self, posted: &Posted) -> Result<(), AskBoardError> {
+        let kept = || -> Result<(), HomeError> {
+            private_dir(&self.dir)?;
+            let path = self.path(posted.ask.id(), POSTED);
+            let io = |source| HomeError::Io { path: path.clone(), source };
+            if self.ids(POSTED)?.len() >= ASKS_MAX {
+                return Err(io(std::io::Error::other(format!("{ASKS_MAX} questions wait already; answer some"))));
+            }
+            write_private(&path, &serde_json::to_vec(posted).map_err(|e| io(e.into()))?)
+        };
+        kept().map_err(|error| AskBoardError(error.to_string()))
+    }
+
+    fn take_down(&self, id: &str, came_of_it: &str) -> Result<(), AskBoardError> {
+        let posted = self.path(id, POSTED);
+        if !is_id(id) || fs::symlink_metadata(&posted).is_err() {
+            return Ok(());
+        }
+        let done = || -> Result<(), HomeError> {
+            // First what came of it: whoever waits for the question to be gone reads it then.
+            write_private(&self.path(id, CAME), came_of_it.as_bytes())?;
+            let answer = self.path(id, ANSWER);
+            for path in [posted.clone(), answer] {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(HomeError::Io { path, source: error });
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            Ok(())
+        };
+        done().map_err(|error| AskBoardError(error.to_string()))
+    }
+}
+
+/// Everything that waits anywhere below this home, the oldest first.
+pub fn all(home: &Home) -> Result<Vec<Waits>, HomeError> {
+    let mut all = Vec::new();
+    for state in directories(&home.states()) {
+        for agent in directories(&state.join("chat")) {
+            all.extend(FileBoard { dir: agent.join(DIR) }.waits()?);
+        }
+    }
+    all.sort_by_key(|waits| waits.posted.ask.opened_ms());
+    Ok(all)
+}
+
+/// A question by its id; also one that was answered and taken, of which only what came of it is left.
+pub fn boards(home: &Home) -> Vec<FileBoard> {
+    let agents = directories(&home.states()).into_iter().flat_map(|state| directories(&state.join("chat")));
+    agents.map(|agent| FileBoard { dir: agent.join(DIR) }).collect()
+}
+
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+/// Takes answers to their conversations, and tells those whose time is over, until it is aborted. `news` is raised with each.
+pub(crate) async fn carry(engine: Arc<Engine>, board: FileBoard, news: watch::Sender<u64>) {
+    board.tidy();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let looked = board.clone();
+        // What cannot be read now is read at the next look.
+        let Ok(Ok(waits)) = tokio::task::spawn_blocking(move || looked.waits()).await else { continue };
+        let now = SystemClock.now_ms();
+        for waits in waits.iter().filter(|waits| waits.answer.is_some() || now >= waits.posted.ask.expires_ms()) {
+            // A conversation that is at work now takes it at the next look.
+            if engine.answered(&waits.posted, waits.answer.as_ref()).await.is_ok() {
+                news.send_modify(|count| *count += 1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carboy_core::ask::{Ask, Word};
+
+    fn board() -> (tempfile::TempDir, Home, FileBoard) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path(), None).unwrap();
+        let board = FileBoard::of(&home, &BottleName::parse("shop").unwrap(), &AgentName::parse("desk").unwrap());
+        (dir, home, board)
+    }
+
+    fn posted(id: &str, opened_ms: u64) -> Posted {
+        Posted {
+            ask: Ask::approval(id, "bound", opened_ms, opened_ms + 100),
+            agent: "desk".into(),
+            user: "session-1".into(),
+            session: "1".into(),
+            tool: Some("refund".into()),
+            title: "Refund?".into(),
+            rows: vec![("Order".into(), "SH-1".into())],
+            back: "00".repeat(32),
+        }
+    }
+
+    fn yes(by: &str, at_ms: u64) -> Answered {
+        Answered { word: Word::Approved, by: by.into(), say: None, at_ms }
+    }
+
+    #[test]
+    fn u4_a_question_is_answered_once_and_what_came_of_it_is_read() {
+        let (_dir, home, board) = board();
+        assert_eq!(all(&home).unwrap(), []);
+        let (later, earlier) = (posted("a-2", 20), posted("a-1", 10));
+        board.post(&later).unwrap();
+        board.post(&earlier).unwrap();
+        let ids: Vec<String> = all(&home).unwrap().iter().map(|one| one.posted.ask.id().to_owned()).collect();
+        assert_eq!(ids, ["a-1", "a-2"]);
+        board.answer(&earlier, &yes("ann", 11)).unwrap();
+        assert!(matches!(board.answer(&earlier, &yes("bob", 12)), Err(AnswerError::Answered { .. })));
+        assert!(matches!(board.answer(&later, &yes("ann", 120)), Err(AnswerError::Over { .. })));
+        assert_eq!(board.waits().unwrap()[0].answer, Some(yes("ann", 11)));
+        board.take_down("a-1", "approved, and done").unwrap();
+        board.take_down("a-1", "something else").unwrap();
+        assert_eq!(board.came_of("a-1").unwrap().as_deref(), Some("approved, and done"));
+        assert_eq!((board.came_of("a-1").unwrap(), board.waits().unwrap().len()), (None, 1));
+    }
+
+    #[test]
+    fn u4_h5_a_file_of_others_of_another_name_or_without_a_form_is_no_question_and_no_answer() {
+        let (_dir, _, board) = board();
+        board.post(&posted("a-1", 10)).unwrap();
+        for (name, text) in [("a-2.json", "{"), ("a-3.json", ""), ("..json", "{}"), ("A-9.json", "{}")] {
+            write_private(&board.dir.join(name), text.as_bytes()).unwrap();
+        }
+        fs::copy(board.path("a-1", POSTED), board.path("a-4", POSTED)).unwrap();
+        let ids: Vec<String> = board.waits().unwrap().iter().map(|one| one.posted.ask.id().to_owned()).collect();
+        assert_eq!(ids, ["a-1"]);
+        fs::write(board.path("a-1", ANSWER), serde_json::to_vec(&yes("eve", 11)).unwrap()).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        fs::set_permissions(board.path("a-1", ANSWER), mode).unwrap();
+        assert!(board.waits().is_err(), "an answer that others could have written is none");
+    }
+}

@@ -1,0 +1,34 @@
+//! Arguments of `approve`.
+
+use clap::Args;
+
+/// Characters of a word to the person.
+const SAY_CHARS_MAX: usize = 300;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without an id it lists what waits. With one it shows the question, and at a terminal asks for the answer. An answer is \
+                  given once, is in the log with your name, and reaches its conversation while the agent runs; the person there reads \
+                  how it ended. Exit codes: 0 listed or answered, 1 there is no such question, or it is over or answered, 2 bad usage."
+)]
+pub struct ApproveArgs {
+    /// The question, as in a-0123456789ab [default: all that wait]
+    pub id: Option<String>,
+    /// Answer yes: what it asks for is done, with exactly what it shows
+    #[arg(long, short = 'y', requires = "id", conflicts_with = "no")]
+    pub yes: bool,
+    /// Answer no: nothing is done
+    #[arg(long, requires = "id")]
+    pub no: bool,
+    /// A word to the person in the conversation, besides how it ended
+    #[arg(long, value_name = "TEXT", requires = "id", value_parser = word)]
+    pub say: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn word(text: &str) -> Result<String, String> {
+    let fits = !text.trim().is_empty() && text.chars().count() <= SAY_CHARS_MAX && !text.chars().any(char::is_control);
+    fits.then(|| text.to_owned()).ok_or_else(|| format!("one line of 1 to {SAY_CHARS_MAX} characters"))
+}

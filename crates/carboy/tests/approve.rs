@@ -1,0 +1,216 @@
+//! `carboy approve` by the built binary: a write that waits for the operator, asked for in one process and answered in another, and
+//! what the person reads of it at a terminal, over HTTP and in a log (U4).
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/desk.rs"]
+mod desk;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use desk::{Desk, Ran, Screen, told};
+use serde_json::{Value, json};
+
+const WISH: &str = "I want to return SH-1001, ada@example.com";
+/// Longest wait for something to appear.
+const APPEAR_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The starter of `init chat`, whose returns the operator approves.
+fn shop() -> Desk {
+    let desk = Desk::new();
+    let made = told(&desk.carboy(&["init", "chat", "shop", "--yes"]).output().unwrap());
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let path = desk.path("home/agents/shop.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (from, to) = ("confirm: [start_return]", "confirm: {operator: [start_return]}");
+    assert!(text.contains(from), "the starter has no `{from}` any more");
+    fs::write(path, text.replace(from, to)).unwrap();
+    desk
+}
+
+fn approve(desk: &Desk, arguments: &[&str]) -> Ran {
+    told(&desk.carboy(&[&["approve"], arguments].concat()).output().unwrap())
+}
+
+fn waits(desk: &Desk) -> Vec<Value> {
+    let ran = approve(desk, &["--json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    serde_json::from_str::<Value>(&ran.out).unwrap().as_array().unwrap().clone()
+}
+
+/// `carboy serve`, and a person with a cookie.
+struct Served {
+    child: Child,
+    address: String,
+    cookie: String,
+}
+
+impl Served {
+    fn start(desk: &Desk) -> Served {
+        let mut command = desk.carboy(&["serve", "shop", "--model", "offline", "--listen", "127.0.0.1:0"]);
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("serves at"))).unwrap().unwrap();
+        let (_, address) = line.split_once("http://").unwrap();
+        let address = address.trim_end_matches('/').to_owned();
+        // Whoever talks is listened to.
+        std::thread::spawn(move || lines.for_each(drop));
+        Served { child, address, cookie: String::new() }
+    }
+
+    fn ask(&mut self, method: &str, path: &str, body: &Value) -> Value {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let body = if method == "GET" { String::new() } else { body.to_string() };
+        let (address, cookie) = (&self.address, &self.cookie);
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncookie: {cookie}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        if let Some(cookie) = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")) {
+            self.cookie = cookie.split(';').next().unwrap().to_owned();
+        }
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
+
+    fn transcript(&mut self) -> Value {
+        self.ask("GET", "/api/transcript", &Value::Null)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + APPEAR_WAIT_MAX;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn u4_g88_what_a_served_agent_asks_the_operator_is_answered_by_another_process_and_read_in_the_conversation() {
+    let desk = shop();
+    assert_eq!(waits(&desk), [] as [Value; 0]);
+    let mut served = Served::start(&desk);
+    let reply = served.ask("POST", "/api/chat", &json!({"message": WISH}));
+    assert!(reply.get("card").is_none(), "the person is not asked: {reply}");
+    let said = reply["reply"].as_str().unwrap();
+    assert!(said.ends_with("Somebody has to approve that first; you will read here how it ends."), "{said}");
+    assert_eq!(served.transcript()["waits"], 1);
+
+    let all = waits(&desk);
+    assert_eq!(all.len(), 1, "{all:?}");
+    let one = &all[0];
+    assert_eq!(
+        (&one["kind"], &one["agent"], &one["tool"]),
+        (&json!("approval"), &json!("shop"), &json!("start_return"))
+    );
+    assert!(one["rows"].as_array().unwrap().contains(&json!({"name": "order id", "value": "SH-1001"})), "{one}");
+    let id = one["id"].as_str().unwrap();
+    let table = approve(&desk, &[]);
+    assert!(table.out.starts_with("ID ") && table.out.contains(id) && table.out.contains("start return?"), "{table:?}");
+    let shown = approve(&desk, &[id]);
+    assert!(shown.err.contains("SH-1001") && shown.err.contains(&format!("carboy approve {id} --yes")), "{shown:?}");
+    assert_eq!((shown.code, desk.entries("write_intent").len()), (Some(0), 0), "to look at it answers nothing");
+
+    let said = approve(&desk, &[id, "--yes", "--say", "We send you a label."]);
+    assert_eq!((said.code, said.out.as_str()), (Some(0), "approved, and done\n"), "{said:?}");
+    let kept = served.transcript();
+    let lines: Vec<&str> =
+        kept["lines"].as_array().unwrap().iter().map(|line| line["text"].as_str().unwrap()).collect();
+    let last = &lines[lines.len() - 2..];
+    assert_eq!(last, ["This was approved, and it is done: start return?", "A person writes: We send you a label."]);
+    assert_eq!(kept["waits"], 0);
+    assert_eq!(desk.entries("write_intent").len(), 1);
+    let by = desk.entries("ask_approved").remove(0);
+    let user = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
+    assert_eq!(by.detail("by").and_then(Value::as_str), Some(user.trim()));
+    assert_eq!(by.detail("answerer").and_then(Value::as_str), Some("operator"));
+
+    let again = approve(&desk, &[id, "--no"]);
+    assert_eq!(again.code, Some(1), "{again:?}");
+    assert!(again.err.contains("waits"), "{again:?}");
+    assert_eq!(waits(&desk), [] as [Value; 0]);
+    let verified = told(&desk.carboy(&["audit", "verify"]).output().unwrap());
+    assert_eq!(verified.code, Some(0), "{verified:?}");
+}
+
+#[test]
+fn u4_a_request_for_a_person_is_answered_and_one_that_is_declined_does_nothing() {
+    let desk = shop();
+    let mut served = Served::start(&desk);
+    served.ask("POST", "/api/chat", &json!({"message": WISH}));
+    served.ask("POST", "/api/handoff", &json!({}));
+    let all = waits(&desk);
+    let of = |kind: &str| all.iter().find(|one| one["kind"] == kind).unwrap()["id"].as_str().unwrap().to_owned();
+    let (write, person) = (of("approval"), of("hand_off"));
+    let said = approve(&desk, &[&write, "--no", "--json"]);
+    let said: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!((&said["answer"], &said["came"]), (&json!("declined"), &json!("declined")));
+    let said = approve(&desk, &[&person, "--yes"]);
+    assert_eq!(said.out, "taken over; the person reads it in the conversation\n", "{said:?}");
+    let kept = served.transcript();
+    let text = kept["lines"].to_string();
+    assert!(
+        text.contains("This was not approved, and nothing was done") && text.contains("has taken this over"),
+        "{text}"
+    );
+    assert_eq!((desk.entries("write_intent").len(), &kept["waits"]), (0, &json!(0)));
+}
+
+#[test]
+fn u4_an_answer_that_is_given_while_the_agent_is_away_is_carried_out_when_it_is_back() {
+    let desk = shop();
+    let mut served = Served::start(&desk);
+    served.ask("POST", "/api/chat", &json!({"message": WISH}));
+    let cookie = served.cookie.clone();
+    let id = waits(&desk)[0]["id"].as_str().unwrap().to_owned();
+    drop(told(&desk.carboy(&["stop", "shop"]).output().unwrap()));
+    until("the end of the service", || served.child.try_wait().unwrap());
+    let said = approve(&desk, &[&id, "--yes"]);
+    assert!(said.code == Some(0) && said.err.contains("kept: it is carried out when agent shop runs"), "{said:?}");
+    let twice = approve(&desk, &[&id, "--no"]);
+    assert!(twice.code == Some(1) && twice.err.contains("is answered already"), "{twice:?}");
+    assert_eq!(desk.entries("write_intent").len(), 0);
+
+    let mut served = Served::start(&desk);
+    served.cookie = cookie;
+    until("the write", || (served.transcript()["waits"] == 0).then_some(()));
+    assert_eq!(desk.entries("write_intent").len(), 1);
+    assert!(served.transcript()["lines"].to_string().contains("it is done: start return?"));
+}
+
+#[test]
+fn u4_at_the_terminal_the_answer_comes_while_the_person_does_nothing() {
+    let desk = shop();
+    let screen = Screen::open(&desk, &["run", "shop", "--model", "offline"], &[]);
+    screen.see("\nYou:");
+    screen.line(WISH);
+    screen.see("· start_return: waits for the operator (carboy approve)");
+    let id = until("the question", || Some(waits(&desk).first()?["id"].as_str()?.to_owned()));
+    let said = approve(&desk, &[&id, "--yes"]);
+    assert_eq!(said.out, "approved, and done\n", "{said:?}");
+    let text = screen.see("Agent: This was approved, and it is done: start return?");
+    assert_eq!(text.matches("This was approved").count(), 1, "{text}");
+    screen.line("Hello");
+    screen.see_times("[offline model]", 2);
+    assert_eq!(screen.text().matches("This was approved").count(), 1, "it is told once");
+}
