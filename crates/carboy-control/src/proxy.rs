@@ -17,6 +17,7 @@ mod ending;
 mod failing;
 mod pointing;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -44,7 +45,8 @@ use crate::standing::{Standing, StandingParts, heed_pushes};
 use crate::summary::By;
 use crate::supervisor::enforce::shutdown_of_bottle;
 use crate::supervisor::keeping::Kept;
-use crate::supervisor::seal::injected_secrets;
+use crate::supervisor::seal::{faked_secrets, injected_secrets};
+use crate::supervisor::secrets::placeholders;
 use crate::supervisor::{Keeping, Tell};
 use crate::vault::{Lookup, Vault};
 
@@ -141,7 +143,8 @@ impl ProxyHost {
             ca_file: files.ca(),
             env_file: files.env(),
             password,
-            fakes: injected_secrets(&request.effective.routes),
+            fakes: faked_secrets(&request.effective.routes),
+            placeholders: placeholders_of(&request, &plane.vault)?,
             origins: variables_of_secrets(&request.effective),
         };
         files.write(&plane.ca_pem, &pointing)?;
@@ -201,7 +204,14 @@ fn vault(request: &ProxyRequest, with_password: bool) -> Result<Vault, ProxyErro
             needed.push(name);
         }
     }
-    Ok(Vault::open(&needed, origins, request.lookup.clone(), &request.places.settings())?)
+    let vault = Vault::open(&needed, origins, request.lookup.clone(), &request.places.settings())?;
+    placeholders_of(request, &vault)?; // before anything is looked for
+    Ok(vault)
+}
+
+/// The placeholders of its routes by their variables, for whoever is pointed at it; made the first time.
+fn placeholders_of(request: &ProxyRequest, vault: &Vault) -> Result<BTreeMap<String, String>, ProxyError> {
+    Ok(placeholders(&request.effective.routes, vault, &[], &request.places.settings())?)
 }
 
 /// Among the runs: a record, a socket, a start in the log, and what watches over it. Last of all the door is opened.

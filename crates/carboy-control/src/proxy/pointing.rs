@@ -6,6 +6,7 @@
 //!
 //! *Must never* give a client a real key: where a route sets one, its variable holds a fake.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub struct Pointing {
     pub env_file: PathBuf,
     pub(super) password: Option<Arc<SecretText>>,
     pub(super) fakes: Vec<SecretName>,
+    /// Placeholders by the variables that hold them.
+    pub(super) placeholders: BTreeMap<String, String>,
     pub(super) origins: Vec<String>,
 }
 
@@ -73,6 +76,7 @@ impl Pointing {
         for name in &self.fakes {
             set(name.as_str(), &carboy_guard::placeholder_for(name));
         }
+        self.placeholders.iter().for_each(|(name, value)| set(name, value));
         variables
     }
 
@@ -134,6 +138,7 @@ mod tests {
             env_file: "/env".into(),
             password: Some(Arc::new(SecretText::new("pass".into()))),
             fakes: vec![SecretName::parse("ANTHROPIC_API_KEY").unwrap()],
+            placeholders: [("GH_TOKEN".to_owned(), "ghp_a0b1".to_owned())].into(),
             origins: vec!["MY_KEY".into()],
         };
         let shell = pointing.shell();

@@ -151,7 +151,7 @@ pub(crate) fn injected_secrets(routes: &RouteSet) -> Vec<SecretName> {
 }
 
 /// Those that a route sets whatever the program sends: inside, each name holds a fake that says so.
-fn faked_secrets(routes: &RouteSet) -> Vec<SecretName> {
+pub(crate) fn faked_secrets(routes: &RouteSet) -> Vec<SecretName> {
     let names: std::collections::BTreeSet<_> =
         routes.iter().filter_map(|route| route.auth.as_ref()).map(|auth| auth.secret.clone()).collect();
     names.into_iter().collect()

@@ -31,7 +31,7 @@ pub(super) fn no_secret_inside(env: &BTreeMap<String, String>, vault: &Vault) ->
 
 /// Makes the placeholders of these routes and gives the variables that hold them inside, less those that the person set by
 /// hand for this run.
-pub(super) fn placeholders(
+pub(crate) fn placeholders(
     routes: &RouteSet,
     vault: &Vault,
     by_hand: &[(String, String)],
