@@ -450,7 +450,7 @@ fn one_webhook() -> (u16, std::sync::mpsc::Receiver<String>) {
         let (mut stream, _) = listener.accept().unwrap();
         let mut text = String::new();
         let mut piece = [0; 4096];
-        while !text.split_once("\r\n\r\n").is_some_and(|(_, body)| serde_json::from_str::<Value>(body).is_ok()) {
+        while text.split_once("\r\n\r\n").is_none_or(|(_, body)| serde_json::from_str::<Value>(body).is_err()) {
             let read = std::io::Read::read(&mut stream, &mut piece).unwrap();
             assert_ne!(read, 0, "it broke off: {text}");
             text.push_str(std::str::from_utf8(&piece[..read]).unwrap());
