@@ -261,7 +261,7 @@ fn of_http2() -> Vec<Way> {
     let settings = frame(SETTINGS, 0, 0, &[]);
     // `:status: 200`, from the static table.
     let head = frame(HEADERS, 4, 1, &[0x88]);
-    let with = |frames: &[Vec<u8>]| [&[settings.clone()], frames].concat().concat();
+    let with = |frames: &[Vec<u8>]| [std::slice::from_ref(&settings), frames].concat().concat();
     let data = |flags: u8| frame(DATA, flags, 1, b"hello");
     let reset = |code: u8| frame(RST_STREAM, 0, 1, &[0, 0, 0, code]);
     let goaway = frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 2]);
@@ -271,7 +271,7 @@ fn of_http2() -> Vec<Way> {
         way("silent behind its settings", with(&[]), Stalls, InWords),
         way("no settings", "", Stalls, InWords),
         way("HTTP/1.1", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Closes, InWords),
-        way("sent away", with(&[goaway.clone()]), Closes, InWords),
+        way("sent away", with(std::slice::from_ref(&goaway)), Closes, InWords),
         way("a stream reset before its head", with(&[reset(2)]), Stalls, InWords),
         way("a stream reset in the middle", with(&[head.clone(), data(0), reset(2)]), Stalls, Cut),
         way("a stream that is cancelled", with(&[head.clone(), data(0), reset(8)]), Stalls, Cut),
