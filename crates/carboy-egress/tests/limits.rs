@@ -209,7 +209,7 @@ fn product(value: &str) -> Option<u64> {
 /// Octets in KiB and up.
 fn number(name: &str, n: u64) -> String {
     let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match units.iter().find(|(size, _)| n > 0 && n % size == 0) {
+    match units.iter().find(|(size, _)| n > 0 && n.is_multiple_of(*size)) {
         Some((size, unit)) if name.to_lowercase().contains("bytes") => format!("{} {unit}", n / size),
         Some(_) | None => n.to_string(),
     }
