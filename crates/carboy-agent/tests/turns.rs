@@ -474,6 +474,7 @@ async fn i8_a_turns_decisions_are_written_down_once_each_in_their_order() {
         "invalid_input denied",
         "feedback done",
         "ask_opened done",
+        "ask_withdrawn denied",
         "session_forgotten done",
     ];
     assert_eq!(world.actions(), expected);

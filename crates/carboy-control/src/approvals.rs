@@ -315,7 +315,9 @@ mod tests {
         let (_dir, _, board) = board();
         board.post(&posted("a-1", 10)).unwrap();
         for (name, text) in [("a-2.json", "{"), ("a-3.json", ""), ("..json", "{}"), ("A-9.json", "{}")] {
-            write_private(&board.dir.join(name), text.as_bytes()).unwrap();
+            fs::write(board.dir.join(name), text).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            fs::set_permissions(board.dir.join(name), mode).unwrap();
         }
         fs::copy(board.path("a-1", POSTED), board.path("a-4", POSTED)).unwrap();
         let ids: Vec<String> = board.waits().unwrap().iter().map(|one| one.posted.ask.id().to_owned()).collect();

@@ -102,7 +102,7 @@ const OF_MODULES: &[(&str, &str, &str)] = &[
     ("metering.rs", "ERROR_BYTES_MAX", "taken for an answer, and charged"),
     ("name_server.rs", "DATAGRAM_BYTES_MAX", "cut, and refused as malformed"),
     ("name_server.rs", "PORT_PAUSE", "tried again"),
-    ("outbound.rs", "ROOM_BYTES_MAX", "room is made as it comes"),
+    ("outbound/whole.rs", "ROOM_BYTES_MAX", "room is made as it comes"),
     ("outbound.rs", "TAIL_BYTES_MAX", "not looked at a second time"),
     ("placeholder.rs", "LIFTED_MAX", "`placeholder_misplaced`"),
     ("port.rs", "ACCEPT_PAUSE", "tried again"),

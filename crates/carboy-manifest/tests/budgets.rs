@@ -318,7 +318,7 @@ fn what_is_wrong_is_said_with_its_place_and_what_to_write() {
         let errors = Manifest::load(&files, &request(None, &["dev"])).err().unwrap();
         assert!(shown(&errors)[0].contains(words), "{yaml}: {errors}");
     }
-    for key in ["ceiling: 1", "window: lifetime", "shutdown: kill", "gate: observe", "warn: [5]", "count: raw"] {
+    for key in ["ceiling: 1", "shutdown: kill", "gate: observe", "warn: [5]", "count: raw"] {
         let files = home(&[("agents/fix.md", &format!("bottle: dev\n{key}")), ("bottles/dev.md", "")]);
         let errors = Manifest::load(&files, &request(Some("fix"), &[])).err().unwrap();
         assert!(shown(&errors)[0].starts_with("bottle-key-in-agent 3:1"), "{key}: {errors}");

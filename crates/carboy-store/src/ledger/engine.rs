@@ -198,7 +198,7 @@ enum Command {
 }
 
 fn closed() -> Unavailable {
-    Unavailable("the ledger was closed; `carboy controller start` opens it again".to_owned())
+    Unavailable("the ledger was closed; the next run, or `carboy budget show`, opens it again".to_owned())
 }
 
 impl Engine {

@@ -258,7 +258,7 @@ async fn u4_an_operators_answer_is_read_on_the_page_without_another_question() {
     replied(&page, "A person writes: My name is <b>Ann</b>.").await;
     assert!(page.text("document.body.textContent").await.contains("A person has taken this over."));
     assert_eq!(world.asked(), 1, "no model was asked about it");
-    assert_eq!(browser.troubles(), [] as [String; 0]);
+    browser.quiet(&[]).await;
 }
 
 #[tokio::test]
