@@ -312,8 +312,10 @@ impl<'a> Reader<'a> {
 
     /// The value that begins on the next line, in that line's column.
     fn block(&mut self, indent: usize, depth: usize) -> Node {
+        let begins = self.lines.get(self.next).map_or(column(1, 0), Line::at);
         let Some(line) = self.peek() else {
-            return Node { value: Value::Null, at: column(0, indent) };
+            // Nothing that can be read is left: what stood there was refused.
+            return Node { value: Value::Invalid, at: begins };
         };
         if depth > DEPTH_MAX {
             self.fail(SyntaxErrorKind::TooDeep, line.at());

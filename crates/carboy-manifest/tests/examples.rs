@@ -79,7 +79,7 @@ fn every_example_of_the_reference_is_accepted() {
         assert!(check(&home, &request(None, &[])).ok, "{key}");
     }
     let chat: Vec<_> = section("Chat agent").into_iter().take_while(|(key, _)| key != "--preset").collect();
-    assert_eq!(chat.len(), 14);
+    assert_eq!(chat.len(), 15);
     for (key, example) in chat {
         let model = if key == "model" { "" } else { "model: gpt-5\n" };
         let tools = if key == "tools" { "" } else { "tools: [{mcp: {command: [shop]}}]\n" };

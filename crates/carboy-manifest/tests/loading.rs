@@ -221,7 +221,6 @@ fn an_agent_file_selects_and_never_widens() {
         "backend: namespaces",
         "workspace: overlay",
         "ceiling: 2M",
-        "window: lifetime",
         "shutdown: cutoff",
         "extends: dev",
         "presets: [github-read]",

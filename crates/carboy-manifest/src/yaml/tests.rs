@@ -192,6 +192,12 @@ fn check_places(text: &str) {
     }
 }
 
+#[test]
+fn a_refused_rest_of_an_item_has_the_place_where_it_stands() {
+    check_places("\r\n- \t\t\r");
+    assert!(read("- \tx").contains("1:3"), "{}", read("- \tx"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
