@@ -86,7 +86,7 @@ impl Client {
         self.calls.endings()
     }
 
-    /// Ready when every ending was told, or after so long; says how many were not.
+    /// Ready when every ending was told and no controller is being started, or after so long; says how many were not told.
     pub async fn drained(&self, wait_max: Duration) -> usize {
         // Nothing is lost by giving up: the controller charges what was dispatched in full.
         let _ = tokio::time::timeout(wait_max, self.calls.all_told()).await;

@@ -32,6 +32,8 @@ struct State {
     endings: usize,
     supervised: Supervised,
     away: Option<String>,
+    /// The controller is being reached for the first time, or started.
+    reaching: bool,
     closed: bool,
 }
 
@@ -40,7 +42,7 @@ pub(super) struct Calls {
     state: Mutex<State>,
     /// There is something to send.
     wake: Notify,
-    /// The last ending was told.
+    /// The last ending was told, or a controller reached.
     told: Notify,
 }
 
@@ -54,6 +56,7 @@ impl Calls {
             endings: 0,
             supervised,
             away: Some("the controller was not reached yet".into()),
+            reaching: true,
             closed: false,
         };
         Calls { state: Mutex::new(state), wake: Notify::new(), told: Notify::new() }
@@ -130,10 +133,18 @@ impl Calls {
     pub(super) fn linked(&self) {
         let mut state = self.state();
         state.away = None;
+        state.reaching = false;
         state.again.clear();
         state.to_send = state.pending.keys().copied().collect();
         drop(state);
         self.wake.notify_one();
+        self.told.notify_waiters();
+    }
+
+    /// It is being started, or that has come to nothing.
+    pub(super) fn reaching(&self, reaching: bool) {
+        self.state().reaching = reaching;
+        self.told.notify_waiters();
     }
 
     /// There is no connection.
@@ -182,21 +193,27 @@ impl Calls {
         self.state().endings
     }
 
-    /// Ready when no ending waits.
+    /// Ready when no ending waits and no controller is being started: whoever starts one leaves nobody half begun behind.
     pub(super) async fn all_told(&self) {
         loop {
             let told = self.told.notified();
-            if self.endings() == 0 {
+            if self.is_settled() {
                 return;
             }
             told.await;
         }
     }
 
+    fn is_settled(&self) -> bool {
+        let state = self.state();
+        state.closed || state.endings == 0 && !state.reaching
+    }
+
     /// Nothing is taken any more, and who waits is told.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
+        state.reaching = false;
         let pending = std::mem::take(&mut state.pending);
         state.endings = 0;
         drop(state);

@@ -86,6 +86,7 @@ pub(super) async fn carry(calls: Arc<Calls>, reach: Arc<dyn Reach>, events: Even
         calls.lost(not_started.clone().filter(|_| nobody).unwrap_or_else(|| away.to_string()));
         if nobody && starts < STARTS_MAX {
             starts += 1;
+            calls.reaching(true);
             match reach.start().await {
                 Ok(()) => continue,
                 Err(why) => {
@@ -95,6 +96,7 @@ pub(super) async fn carry(calls: Arc<Calls>, reach: Arc<dyn Reach>, events: Even
                 }
             }
         }
+        calls.reaching(false);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
     }
