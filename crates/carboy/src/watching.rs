@@ -4,7 +4,9 @@
 
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
+use carboy_control::controller::process::wait_for_end;
 use carboy_control::registry::{self, Answer, AskError, ExecAsked, Question, RunRecord};
 use carboy_control::runs::{self, Past};
 use carboy_control::session::End;
@@ -20,6 +22,9 @@ use crate::{print, run, terminal};
 
 /// The exit code of a program that its terminal's hang-up has ended, 128 + SIGHUP.
 const HUNG_UP: u8 = 129;
+
+/// Longest wait for a killed supervisor's process to be gone.
+const GONE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The bottle's own shell where it has the one that its environment names, else the one that every system has.
 const A_SHELL: [&str; 3] = ["sh", "-c", "command -v \"${SHELL:-}\" >/dev/null 2>&1 && exec \"$SHELL\" -l; exec sh -l"];
@@ -150,6 +155,8 @@ fn close(left: Left, record: &RunRecord, tell: &Tell, environment: &Environment)
 
 /// Says so, and does what the supervisor cannot do any more: stubs and hooks that it left in the workspace go.
 fn lost(record: &RunRecord, environment: &Environment) -> Failure {
+    // What it left is locked by it until then, and passed over.
+    wait_for_end(record.supervisor_pid, GONE_WAIT_MAX);
     let bottle = BottleName::parse(&record.bottle);
     let in_order = bottle.is_ok_and(|bottle| runs::put_in_order(&environment.home, &bottle).is_ok());
     let workspace = if in_order {

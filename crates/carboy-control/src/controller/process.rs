@@ -4,6 +4,7 @@
 //! *Must never* say that a process has ended which may still send what it holds.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -75,10 +76,23 @@ pub fn undumpable() -> std::io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
+/// Waits until nothing of a process is left, or so long: its connections end before its locks do, and its first thread before
+/// the last.
+pub fn wait_for_end(pid: u32, wait_max: Duration) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        ended_within(&pidfd, wait_max);
+    }
+}
+
 fn ended(pidfd: &OwnedFd) -> bool {
+    ended_within(pidfd, Duration::ZERO)
+}
+
+fn ended_within(pidfd: &OwnedFd, wait_max: Duration) -> bool {
     let mut watched = [PollFd::new(pidfd, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(poll(&mut watched, Some(&now)), Ok(1..))
+    let wait = Timespec::try_from(wait_max).ok();
+    matches!(poll(&mut watched, wait.as_ref()), Ok(1..))
 }
 
 /// State and start of a process (proc_pid_stat(5), fields 3 and 22).
