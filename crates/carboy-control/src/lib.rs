@@ -8,6 +8,7 @@ pub mod authority;
 pub mod bottles;
 pub mod chat;
 pub mod clock;
+mod closing;
 pub mod controller;
 mod datagram;
 mod descriptors;

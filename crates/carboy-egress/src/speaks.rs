@@ -1,4 +1,6 @@
 //! What a client reads a refusal in, as far as its request says.
+//!
+//! *Must never* decide anything by it but the words of a refusal.
 
 use carboy_wire::format::WireFormat;
 use http::{Request, Version, header};

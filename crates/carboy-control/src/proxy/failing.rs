@@ -1,4 +1,6 @@
 //! Why a proxy does not start, in words that name the thing and the next step.
+//!
+//! *Must never* say a password or a key.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,6 @@
 //! Placeholders in a body: JSON, a form, or any other text.
+//!
+//! *Must never* lift one out of a part of the body that the route does not name.
 
 use std::ops::Range;
 

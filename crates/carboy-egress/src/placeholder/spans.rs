@@ -1,4 +1,6 @@
 //! Where a text stands within another one, however that is escaped.
+//!
+//! *Must never* say a place that is not wholly the text that was looked for.
 
 use std::ops::Range;
 
