@@ -11,8 +11,6 @@
 //! question.
 
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,7 +22,7 @@ use carboy_core::ports::{AskBoard, AskBoardError, Clock};
 use tokio::sync::watch;
 
 use crate::clock::SystemClock;
-use crate::home::{Home, HomeError, private_dir, read_private, write_private};
+use crate::home::{Home, HomeError, Reaches, draft_of, private_dir, read_private, write_private};
 
 /// Questions of one agent that wait at once; those beyond are not put up.
 pub const ASKS_MAX: usize = 1_000;
@@ -105,12 +103,7 @@ impl FileBoard {
         let io = |source| HomeError::Io { path: path.clone(), source };
         let text = serde_json::to_vec(answer).map_err(|e| io(e.into()))?;
         // Written whole under another name first: whoever looks for it finds all of it, or nothing.
-        let draft = self.dir.join(format!(".{id}-{}", std::process::id()));
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
-        let written = file.write_all(&text).and_then(|()| file.sync_all());
-        let linked = written.and_then(|()| fs::hard_link(&draft, &path));
-        let _ = fs::remove_file(&draft);
-        match linked {
+        match draft_of(&path).and_then(|draft| draft.fill(&text, Reaches::Disk)?.place(&path)) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 Err(AnswerError::Answered { id: id.to_owned() })
             }

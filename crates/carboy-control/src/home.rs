@@ -198,16 +198,63 @@ pub fn private_dir(path: &Path) -> Result<(), HomeError> {
 
 /// Writes a file of mode 0600 under its final name in one step: a reader sees the old content or the new.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), HomeError> {
-    let io = |source| HomeError::Io { path: path.to_owned(), source };
-    let draft = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    if let Err(source) = written.and_then(|()| fs::rename(&draft, path)) {
-        // The draft is ours and of no use any more.
-        let _ = fs::remove_file(&draft);
-        return Err(io(source));
+    draft_of(path)
+        .and_then(|draft| draft.fill(content, Reaches::Disk)?.replace(path))
+        .map_err(|source| HomeError::Io { path: path.to_owned(), source })
+}
+
+/// A file that is written whole before it gets its name. Dropped without one, it is gone.
+///
+/// Its own name is random: those who write the same file at once, other threads, processes and containers that share
+/// the home among them, have each their own, and one that a killed process left is in nobody's way.
+pub(crate) struct Draft {
+    path: PathBuf,
+    file: fs::File,
+}
+
+/// How far what is written must have got before the draft gets its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reaches {
+    /// On the disk: it is there after a power cut.
+    Disk,
+    /// With the kernel: whoever reads it finds it, and after a power cut it is made anew.
+    Kernel,
+}
+
+/// An empty draft of mode 0600 beside `path`.
+pub(crate) fn draft_of(path: &Path) -> std::io::Result<Draft> {
+    let own = getrandom::u64().map_err(std::io::Error::other)?;
+    let path = path.with_extension(format!("new-{own:016x}"));
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    Ok(Draft { path, file })
+}
+
+impl Draft {
+    /// Writes all of it.
+    pub(crate) fn fill(mut self, content: &[u8], reaches: Reaches) -> std::io::Result<Self> {
+        self.file.write_all(content)?;
+        if reaches == Reaches::Disk {
+            self.file.sync_all()?;
+        }
+        Ok(self)
     }
-    Ok(())
+
+    /// Gives it this name, whatever had it before.
+    pub(crate) fn replace(self, path: &Path) -> std::io::Result<()> {
+        fs::rename(&self.path, path)
+    }
+
+    /// Gives it this name unless something has it; `AlreadyExists` then.
+    pub(crate) fn place(self, path: &Path) -> std::io::Result<()> {
+        fs::hard_link(&self.path, path)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // It is ours alone, and of no use without the name; after `replace` nothing stands there.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// Reads a file that must not be readable by others; `None` when it is not there.
@@ -249,6 +296,28 @@ mod tests {
         assert_eq!(read_private(&path).unwrap().as_deref(), Some(&b"k"[..]));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(read_private(&path).is_err());
+    }
+
+    #[test]
+    fn a_file_that_many_write_at_once_is_one_of_theirs_whole_and_no_draft_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("layer.json");
+        let texts: Vec<Vec<u8>> = (0..8_u8).map(|n| vec![b'a' + n; 10_000]).collect();
+        std::thread::scope(|scope| {
+            for text in &texts {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        write_private(&path, text).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(texts.contains(&fs::read(&path).unwrap()));
+        // A name that is taken is left as it is, and so is a directory in the way.
+        assert!(draft_of(&path).unwrap().place(&path).is_err());
+        fs::create_dir(dir.path().join("taken")).unwrap();
+        assert!(write_private(&dir.path().join("taken"), b"x").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

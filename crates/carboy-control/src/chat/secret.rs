@@ -9,8 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use carboy_core::chat::Identity;
@@ -19,7 +18,7 @@ use carboy_manifest::SecretFrom;
 
 use super::{ChatError, ChatRequest};
 use crate::fresh::random_text;
-use crate::home::{Home, HomeError};
+use crate::home::{Home, HomeError, Reaches, draft_of};
 use crate::supervisor::seal::injected_secrets;
 use crate::vault::{Lookup, Vault};
 
@@ -114,16 +113,10 @@ fn make(path: &Path) -> Result<(), ChatError> {
         return Ok(()); // whether it may be used is for the vault to say, which reads it
     }
     let text = random_text()?;
-    let draft = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-    let placed = written.and_then(|()| match fs::hard_link(&draft, path) {
+    match draft_of(path).and_then(|draft| draft.fill(text.as_bytes(), Reaches::Disk)?.place(path)) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    });
-    // The draft is ours and of no use any more.
-    let _ = fs::remove_file(&draft);
-    Ok(placed.map_err(io)?)
+        other => Ok(other.map_err(io)?),
+    }
 }
 
 #[cfg(test)]

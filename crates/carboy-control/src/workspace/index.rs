@@ -4,11 +4,12 @@
 //! since. No content is read: a tree of 50 000 files takes a tenth of a second.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::tree::{Kind, PATH_BYTES_MAX, Rel, Root, Stamp, list};
+use crate::home::{Reaches, draft_of};
 
 /// Most entries of an index. What is beyond is not in it, and counts as changed where that matters.
 pub const ENTRIES_MAX: usize = 400_000;
@@ -129,11 +130,8 @@ impl Index {
             bytes.extend(stamp.owner.0.to_le_bytes());
             bytes.extend(stamp.owner.1.to_le_bytes());
         }
-        let draft = path.with_extension("new");
-        let _ = std::fs::remove_file(&draft);
-        let mut file = std::fs::File::create_new(&draft)?;
-        file.write_all(&bytes)?;
-        std::fs::rename(&draft, path)
+        // Two runs that begin at once in one directory may both write it.
+        draft_of(path)?.fill(&bytes, Reaches::Kernel)?.replace(path)
     }
 
     /// Reads it back; `None` when there is none, or it is not whole.

@@ -280,7 +280,7 @@ fn others_memory() -> Row {
             variant(
                 "processes of the host",
                 py(
-                    "own = [int(p) for p in os.listdir('/proc') if p.isdigit()]\nprint('none' if max(own) < 5000 and 1 in own and not any('carboy-bin' in open(f'/proc/{p}/cmdline').read() for p in own if p not in (1, os.getpid())) else 'done')",
+                    "own = [int(p) for p in os.listdir('/proc') if p.isdigit()]\ndef line(p):\n    try: return open(f'/proc/{p}/cmdline').read()\n    except (FileNotFoundError, ProcessLookupError): return ''\nprint('none' if max(own) < 5000 and 1 in own and not any('carboy-bin' in line(p) for p in own if p not in (1, os.getpid())) else 'done')",
                 ),
                 Kernel(NONE),
             ),
@@ -294,7 +294,7 @@ fn others_memory() -> Row {
             variant(
                 "no helper of the gateway's to attack",
                 py(
-                    "names = [open(f'/proc/{p}/comm').read().strip() for p in os.listdir('/proc') if p.isdigit()]\nprint('done' if any(n in ('socat', 'slirp4netns', 'pasta', 'passt', 'bwrap', 'redsocks') for n in names) else 'none')",
+                    "def name(p):\n    try: return open(f'/proc/{p}/comm').read().strip()\n    except (FileNotFoundError, ProcessLookupError): return ''\nnames = [name(p) for p in os.listdir('/proc') if p.isdigit()]\nprint('done' if any(n in ('socat', 'slirp4netns', 'pasta', 'passt', 'bwrap', 'redsocks') for n in names) else 'none')",
                 ),
                 Kernel(NONE),
             ),
