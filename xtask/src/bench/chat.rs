@@ -26,7 +26,7 @@ use super::budget::home::KEY;
 use super::process::Process;
 use load::{Outcome, Pace, Person, Question};
 use memory::Memory;
-use service::{Carboy, Peer, Service, free_address};
+use service::{Carboy, Launch, Peer, Service, free_address};
 
 /// Rounds; in each, every service carries out every order.
 const ROUNDS: usize = 3;
@@ -90,6 +90,7 @@ pub fn run(bench: &Bench) -> Result<String, String> {
     let carboy = Carboy::new(bench, &program, &bench.scratch.join("home"))?;
     let home = carboy.home(bench, &settings)?;
     let (questions, spec) = learn(&carboy, &mut model)?;
+    carboy.lift_cap()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let peers = [Peer::new(bench, &spec, &address, 1)?, Peer::new(bench, &spec, &address, cores)?];
     let mut text = String::new();
@@ -117,7 +118,7 @@ pub fn run(bench: &Bench) -> Result<String, String> {
 /// Asks carboy each question once: what it replies, and what the peer has to be told to ask the model the same way.
 fn learn(carboy: &Carboy, model: &mut Process) -> Result<(Vec<Question>, String), String> {
     let address = free_address()?;
-    let (_service, _) = Service::start(CARBOY, &mut carboy.serve(address), address)?;
+    let (_service, _) = Service::start(CARBOY, carboy.serve(address), address)?;
     let (mut questions, mut last) = (Vec::new(), Value::Null);
     for (_, asked) in ASKED {
         let expected = Person::new(address)?.ask(asked)?;
@@ -149,10 +150,10 @@ impl Contestant {
         name: &'static str,
         questions: &[Question],
         besides: &[u32],
-        command: impl Fn(SocketAddr) -> std::process::Command,
+        launch: impl Fn(SocketAddr) -> Launch,
     ) -> Result<Contestant, String> {
         let address = free_address()?;
-        let (service, _) = Service::start(name, &mut command(address), address)?;
+        let (service, _) = Service::start(name, launch(address), address)?;
         let mut roots = vec![service.pid()];
         roots.extend(besides);
         // One answer: what is made at the first request belongs to a service that idles.
@@ -171,7 +172,7 @@ impl Contestant {
         let Order { question, connections, pace } = order;
         let (address, roots) = (self.service.address, &self.roots);
         let outcome = load::measure(address, &questions[question], connections, pace, &|| memory::cpu_seconds(roots));
-        let outcome = outcome.map_err(|error| format!("{}: {order:?}: {error}", self.name))?;
+        let outcome = outcome.map_err(|error| self.service.blamed(self.name)(format!("{order:?}: {error}")))?;
         self.outcomes.push((order, outcome));
         let now = memory::of(roots)?;
         if now.rss > self.loaded.rss {
@@ -195,7 +196,8 @@ fn compete(contestants: &mut [Contestant], questions: &[Question]) -> Result<(),
     }
     for contestant in contestants {
         eprintln!("measuring: {SESSIONS} sessions of {}", contestant.name);
-        load::fill(contestant.service.address, &questions[0], SESSIONS, MANY)?;
+        let filled = load::fill(contestant.service.address, &questions[0], SESSIONS, MANY);
+        filled.map_err(|error| contestant.service.blamed(contestant.name)(error))?;
         contestant.full = memory::of(&contestant.roots)?;
     }
     Ok(())

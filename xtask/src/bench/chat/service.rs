@@ -11,6 +11,8 @@ use super::super::budget::home::{Home, KEY};
 
 /// How long a service may take until it answers.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Lines of a service's own that an error shows.
+const LINES_SHOWN: usize = 30;
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_micros(500);
 /// How long it may take to end.
@@ -20,26 +22,44 @@ const MODULE: &str = "peer";
 /// What cookies of the peer are signed with.
 const SECRET: &str = "bench-b1946ac92492d2347c6235b4d2611184";
 
+/// One that is to be started, and the file with what it says.
+pub struct Launch {
+    command: Command,
+    log: PathBuf,
+}
+
 /// One that runs.
 pub struct Service {
     child: Child,
     pub address: SocketAddr,
+    log: PathBuf,
 }
 
 impl Service {
     /// Starts it; gives it when `/health` said 200, with the milliseconds from the start until then.
-    pub fn start(name: &str, command: &mut Command, address: SocketAddr) -> Result<(Service, f64), String> {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    pub fn start(name: &str, launch: Launch, address: SocketAddr) -> Result<(Service, f64), String> {
+        let Launch { mut command, log } = launch;
+        let file = std::fs::File::create(&log).and_then(|file| Ok((file.try_clone()?, file)));
+        let (out, err) = file.map_err(|error| format!("cannot make {}: {error}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
         let begun = Instant::now();
         let child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
-        let mut service = Service { child, address };
+        let mut service = Service { child, address, log };
         while !healthy(address) {
             if begun.elapsed() > ANSWER_MAX || !matches!(service.child.try_wait(), Ok(None)) {
-                return Err(format!("{name} does not answer on {address}"));
+                return Err(service.blamed(name)(format!("no answer on {address}")));
             }
             std::thread::sleep(LOOK_EVERY);
         }
         Ok((service, begun.elapsed().as_secs_f64() * 1e3))
+    }
+
+    /// An error with the last that the service said.
+    pub fn blamed(&self, name: &str) -> impl Fn(String) -> String {
+        let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        let last = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n");
+        move |error| format!("{name}: {error}; the last that it said:\n{last}")
     }
 
     /// Its process.
@@ -110,19 +130,31 @@ impl Carboy {
     }
 
     /// `carboy serve bookly`.
-    pub fn serve(&self, address: SocketAddr) -> Command {
+    pub fn serve(&self, address: SocketAddr) -> Launch {
         let mut command = self.command(&["serve", "bookly", "--listen"]);
         command.arg(address.to_string()).env("ANTHROPIC_API_KEY", KEY);
-        command
+        Launch { command, log: self.work.join("serve.log") }
+    }
+
+    /// Bookly has a cap for a day of its own, which a bench has used up in seconds; the operator's is over it.
+    pub fn lift_cap(&self) -> Result<(), String> {
+        self.carry_out(&["budget", "set", "agent:bookly", "1000000M"])
     }
 
     /// Ends a controller that a service started.
     pub fn end_controller(&self) -> Result<(), String> {
-        let mut command = self.command(&["controller", "stop", "--force"]);
-        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        match status.map_err(|error| format!("cannot run carboy: {error}"))?.success() {
+        self.carry_out(&["controller", "stop", "--force"])
+    }
+
+    fn carry_out(&self, words: &[&str]) -> Result<(), String> {
+        let output = self.command(words).stdin(Stdio::null()).output();
+        let output = output.map_err(|error| format!("cannot run carboy: {error}"))?;
+        match output.status.success() {
             true => Ok(()),
-            false => Err("the controller cannot be stopped".into()),
+            false => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                Err(format!("`carboy {}` failed: {}", words.join(" "), said.trim_end()))
+            }
         }
     }
 
@@ -163,7 +195,7 @@ impl Peer {
     }
 
     /// `uvicorn` with its fast loop and parser, and its log, which goes where carboy's goes.
-    pub fn serve(&self, address: SocketAddr) -> Command {
+    pub fn serve(&self, address: SocketAddr) -> Launch {
         let mut command = Command::new(&self.python);
         command.args(["-m", "uvicorn", "peer:app", "--loop", "uvloop", "--http", "httptools", "--app-dir"]);
         command.arg(&self.place).args(["--host", "127.0.0.1", "--workers", &self.workers.to_string(), "--port"]);
@@ -174,6 +206,6 @@ impl Peer {
             .env("PEER_DATABASE", self.place.join("sessions.db"))
             .env("PEER_MODEL_URL", format!("http://{}/v1/messages", self.model))
             .env("PEER_MODEL_KEY", KEY);
-        command
+        Launch { command, log: self.place.join("serve.log") }
     }
 }

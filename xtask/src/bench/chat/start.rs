@@ -27,13 +27,13 @@ pub fn run(
     for round in 0..WARMUP_ROUNDS + ROUNDS {
         for (name, times) in &mut times {
             let address = free_address()?;
-            let mut command = match *name {
+            let launch = match *name {
                 CARBOY => warm.serve(address),
                 FIRST => cold.serve(address),
                 ONE_WORKER => peers[0].serve(address),
                 _ => peers[1].serve(address),
             };
-            let (service, took) = Service::start(name, &mut command, address)?;
+            let (service, took) = Service::start(name, launch, address)?;
             drop(service);
             if *name == FIRST {
                 cold.end_controller()?;
