@@ -17,6 +17,7 @@ use carboy_manifest::RunBudget;
 use carboy_manifest::budget::METERS;
 
 use crate::args::{BudgetCommand, SetArgs, TopUpArgs, UnsetArgs};
+use crate::completions;
 use crate::controller::failed;
 use crate::environment::Environment;
 use crate::report::{Exit, Failure};
@@ -305,17 +306,11 @@ fn known(snapshot: &LedgerSnapshot, environment: &Environment) -> Vec<Scope> {
     known
 }
 
-/// Every scope of which this home has a file.
+/// Every scope of which there is a file, or that comes with the program.
 fn of_home(environment: &Environment) -> Vec<Scope> {
     let mut known = vec![Scope::Host];
-    let stems = |dir: &str| -> Vec<String> {
-        let entries = std::fs::read_dir(environment.home.root().join(dir)).into_iter().flatten().flatten();
-        let markdown = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "md");
-        let files = entries.map(|entry| entry.path()).filter(markdown);
-        files.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect()
-    };
-    known.extend(stems("bottles").into_iter().map(Scope::Bottle));
-    known.extend(stems("agents").into_iter().map(Scope::Agent));
+    known.extend(completions::bottles(environment).map(Scope::Bottle));
+    known.extend(completions::agents(environment).map(Scope::Agent));
     let live = registry::live_runs(&environment.home).unwrap_or_default();
     known.extend(live.into_iter().map(|run| Scope::Run(run.record.run)));
     known.extend(runs::past(&environment.home).into_iter().map(|past| Scope::Run(past.record.run)));

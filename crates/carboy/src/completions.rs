@@ -105,16 +105,10 @@ pub fn completions_of(shell: Shell) -> Vec<u8> {
 
 /// `carboy names`: one a line.
 pub fn names(kind: NameKind, environment: &Environment) -> Result<u8, Failure> {
-    let places = &environment.places;
     let mut names = BTreeSet::new();
     match kind {
-        NameKind::Bottles => names.extend(stems(&places.bottles()).filter(|name| BottleName::parse(name).is_ok())),
-        NameKind::Agents => {
-            let roots = [places.agents(), places.cwd_root().join("agents")];
-            let all = roots.iter().flat_map(|root| stems(root));
-            names.extend(all.filter(|name| AgentName::parse(name).is_ok()));
-            names.extend(Manifest::built_in_names(&ProgramFiles));
-        }
+        NameKind::Bottles => names.extend(bottles(environment)),
+        NameKind::Agents => names.extend(agents(environment)),
         NameKind::Asks => {
             let waits = approvals::all(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
             names.extend(waits.into_iter().map(|one| one.posted.ask.id().to_owned()));
@@ -134,6 +128,19 @@ pub fn names(kind: NameKind, environment: &Environment) -> Result<u8, Failure> {
     }
     let out: String = names.iter().take(NAMES_MAX).map(|name| format!("{name}\n")).collect();
     print(out.as_bytes())
+}
+
+/// Bottles that this user has a file of.
+pub fn bottles(environment: &Environment) -> impl Iterator<Item = String> {
+    stems(&environment.places.bottles()).filter(|name| BottleName::parse(name).is_ok())
+}
+
+/// Agents that this user or this directory has a file of, and those that come with the program.
+pub fn agents(environment: &Environment) -> impl Iterator<Item = String> {
+    let places = &environment.places;
+    let roots = [places.agents(), places.cwd_root().join("agents")];
+    let all = roots.into_iter().flat_map(|root| stems(&root)).filter(|name| AgentName::parse(name).is_ok());
+    all.chain(Manifest::built_in_names(&ProgramFiles))
 }
 
 /// `NAME` of each `NAME.md`.

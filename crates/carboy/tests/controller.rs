@@ -366,9 +366,10 @@ fn budgets_are_set_topped_up_and_unset_by_name_and_every_slip_is_told() {
     std::fs::create_dir_all(place.root().join("bottles")).unwrap();
     std::fs::write(place.root().join("bottles/dev.md"), "---\n---\n").unwrap();
     place.done(&["budget", "set", "dev", "500k"]);
+    place.done(&["budget", "set", "bookly", "7M"]); // which comes with the program and has not run yet
     place.done(&["budget", "top-up", "bottle:dev", "claude=1_000"]);
     let shown = place.done(&["budget", "show"]);
-    for text in ["5M max", "bottle:dev", "501k", "500k", "openai"] {
+    for text in ["5M max", "bottle:dev", "501k", "500k", "openai", "agent:bookly", "7M"] {
         assert!(shown.contains(text), "{text}: {shown}");
     }
     for (arguments, said) in [

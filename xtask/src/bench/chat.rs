@@ -89,8 +89,8 @@ pub fn run(bench: &Bench) -> Result<String, String> {
     let settings = Carboy::settings(&address, PER_MINUTE);
     let carboy = Carboy::new(bench, &program, &bench.scratch.join("home"))?;
     let home = carboy.home(bench, &settings)?;
-    let (questions, spec) = learn(&carboy, &mut model)?;
     carboy.lift_cap()?;
+    let (questions, spec) = learn(&carboy, &mut model)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let peers = [Peer::new(bench, &spec, &address, 1)?, Peer::new(bench, &spec, &address, cores)?];
     let mut text = String::new();

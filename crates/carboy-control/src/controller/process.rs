@@ -32,9 +32,10 @@ pub struct EndOf {
 impl Process {
     /// The process that has this number now.
     pub fn of(pid: u32) -> Option<Process> {
-        let (state, started) = stat(pid)?;
+        let Stat { state, threads, started } = stat(pid)?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let lives = !matches!(state, 'Z' | 'X');
+        // The state is that of the first thread, which may have ended while others work.
+        let lives = !matches!(state, 'Z' | 'X') || threads > 1;
         lives.then(|| Process { pid, started, boot: boot.trim().to_owned() })
     }
 
@@ -95,13 +96,22 @@ fn ended_within(pidfd: &OwnedFd, wait_max: Duration) -> bool {
     matches!(poll(&mut watched, wait.as_ref()), Ok(1..))
 }
 
-/// State and start of a process (proc_pid_stat(5), fields 3 and 22).
-fn stat(pid: u32) -> Option<(char, u64)> {
+/// What the kernel says of a process (proc_pid_stat(5), fields 3, 20 and 22).
+struct Stat {
+    /// Of its first thread.
+    state: char,
+    /// How many it has, an ended first one included.
+    threads: u32,
+    started: u64,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // Its name, in brackets, may have brackets and blanks of its own.
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    let threads = fields.nth(16)?.parse().ok()?;
+    Some(Stat { state, threads, started: fields.nth(1)?.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -121,6 +131,27 @@ mod tests {
         assert!(!process.lives() && process.end().is_none());
         child.wait().unwrap();
         assert!(Process::of(child.id()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_first_thread_has_ended_lives_until_its_last_one_has() {
+        let script = "import ctypes, os, sys, threading\n\
+                      threading.Thread(target=sys.stdin.buffer.read).start()\n\
+                      exit = {'x86_64': 60, 'aarch64': 93}[os.uname().machine]\n\
+                      ctypes.CDLL(None).syscall(exit, 0)\n";
+        let mut command = Command::new("python3");
+        let mut child = command.args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
+        let begun = std::time::Instant::now();
+        while stat(child.id()).is_none_or(|stat| stat.state != 'Z') {
+            assert!(begun.elapsed() < Duration::from_secs(10), "its first thread does not end");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let process = Process::of(child.id()).expect("a thread of it lives");
+        let end = process.end().unwrap();
+        child.kill().unwrap();
+        end.come().await;
+        assert!(!process.lives() && process.end().is_none());
+        child.wait().unwrap();
     }
 
     #[tokio::test]
