@@ -29,32 +29,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_agent::{Metrics, Model, Parts, ProviderModel, Terms, Tool};
-use carboy_core::audit::{ChainKey, Event, EventType, Outcome, hex, sha256};
+use carboy_core::audit::{ChainKey, Event, hex, sha256};
 use carboy_core::chat::{ChatSpec, ToolSource};
 use carboy_core::ids::SecretName;
 use carboy_core::ports::{AuditSink, Clock, SecretSource, SessionStore};
 use carboy_core::secret::SecretText;
-use carboy_egress::Gateway;
 use carboy_manifest::{Effective, ManifestFiles, Places};
-use carboy_store::audit::AuditLog;
 use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
 use tokio::sync::watch;
 
 use crate::approvals::{self, FileBoard};
 use crate::clock::SystemClock;
-use crate::controller::Starter;
-use crate::grants::Grants;
 use crate::home::{Home, private_dir};
-use crate::notify::Notifier;
-use crate::plane::{self, Laying, Plane};
-use crate::registry::{Registration, RunRecord};
-use crate::reload;
-use crate::runs;
+use crate::hosted::{Entering, Hosted};
+use crate::plane::{Laying, Plane};
+use crate::registry::RunRecord;
 use crate::serve::Lines;
-use crate::session::Session;
-use crate::standing::{Standing, StandingParts, heed_pushes};
-use crate::supervisor::enforce::shutdown_of_bottle;
-use crate::supervisor::keeping::Kept;
 use crate::supervisor::{Keeping, Tell};
 use crate::vault::{Lookup, Vault};
 
@@ -142,19 +132,10 @@ pub struct ChatHost {
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     vault: Arc<Vault>,
-    gateway: Arc<Gateway>,
-    audit: Arc<AuditLog>,
-    standing: Arc<Standing>,
+    hosted: Hosted,
     bottle: Arc<ToolBottle>,
-    session: Arc<Session>,
-    notifier: Arc<Notifier>,
     webhooks: Option<Postman>,
-    kept: Kept,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
-    registration: Registration,
     offline: Option<OfflineModel>,
-    started_ms: u64,
-    run_dir: PathBuf,
 }
 
 impl ChatHost {
@@ -230,7 +211,7 @@ impl ChatHost {
 
     /// The log.
     pub fn audit(&self) -> Arc<dyn AuditSink> {
-        self.audit.clone()
+        self.hosted.audit.clone()
     }
 
     /// A secret that it was started with: of its session, or of its identity's header.
@@ -250,7 +231,7 @@ impl ChatHost {
 
     /// What it is known by.
     pub fn record(&self) -> &RunRecord {
-        &self.standing.record
+        &self.hosted.standing.record
     }
 
     /// Changes when an operator's answer, or the end of a wait for one, reached a conversation.
@@ -260,7 +241,7 @@ impl ChatHost {
 
     /// Becomes something when somebody wants it to end: `stop`, `stop --kill`.
     pub fn ending(&self) -> watch::Receiver<Option<Ending>> {
-        self.standing.ending.subscribe()
+        self.hosted.standing.ending.subscribe()
     }
 }
 
@@ -325,7 +306,7 @@ struct Enters {
     bottle: Arc<ToolBottle>,
 }
 
-/// Among the runs: a record, a socket, a start in the log, and what watches over it.
+/// Among the runs.
 async fn enter(
     request: ChatRequest,
     plane: Plane,
@@ -343,75 +324,35 @@ async fn enter(
         supervisor_pid: std::process::id(),
         started_ms: plane.started_ms,
         socket: request.home.run_socket(&plane.run)?,
-        workdir: request.workdir.clone(),
+        workdir: request.workdir,
         terminal: false,
     };
-    private_dir(&request.home.state(&request.effective.bottle))?;
-    let run_dir = runs::begin(&request.home, &request.effective.bottle, &plane.run, &record)?;
-    let session = plane::nobodys_session()?;
-    let notifier = plane.notifier(&request.effective, &request.lookup, &record);
-    let Plane { run, started_ms, subject, audit, vault, gateway, kept, pushes, .. } = plane;
-    let grants = Grants::new(gateway.clone(), audit.clone(), subject.clone(), &request.effective.routes);
-    let standing = Standing::new(StandingParts {
-        record: record.clone(),
-        gateway: gateway.clone(),
-        subject: subject.clone(),
-        audit: audit.clone(),
-        grants: grants.clone(),
-        hangs: bottle.clone(),
-        session: session.clone(),
-        shutdown: shutdown_of_bottle(&request.effective, &request.places),
-        controller: match request.keeping {
-            Keeping::Controller => Some(Starter::new(&request.home, request.lookup.clone())?),
-            Keeping::InProcess => None,
-        },
-    });
-    let _ = standing.notifier.set(notifier.clone());
-    let budgets = watch::Sender::new(request.effective.budgets_of(&run));
-    let mut tasks = vec![tokio::spawn(grants.clone().watch()), tokio::spawn(sweep(sessions))];
-    tasks.extend(board.map(|board| tokio::spawn(approvals::carry(engine.clone(), board, news.clone()))));
-    tasks.extend(kept.follow(budgets.subscribe(), &request.effective, &run));
-    tasks.push(tokio::spawn(notifier.clone().watch(gateway.clone(), session.clone())));
-    tasks.push(tokio::spawn(reload::watch(reload::Watched {
-        grants,
-        audit: audit.clone(),
-        subject: subject.clone(),
-        files: request.files,
+    let vault = plane.vault.clone();
+    let entering = Entering {
+        home: request.home,
         places: request.places,
+        files: request.files,
         effective: request.effective,
-        budgets,
-        run,
+        lookup: request.lookup,
+        keeping: request.keeping,
         tell: request.tell,
-    })));
-    let registration = Registration::open(&request.home, &record, standing.clone())?;
-    let event = Event::new(EventType::Run, subject, "start", Outcome::Done)
-        .with("program", record.command.first().cloned().unwrap_or_default())
-        .with("model", request.spec.model.model.clone())
-        .with("offline", offline.is_some())
-        .with("tools", tools.len() as u64)
-        .with("scripts", scripts(&request.spec));
-    audit.append_durable(event).await.map_err(|e| ChatError::Audit(e.to_string()))?;
-    tasks.extend(pushes.map(|pushes| tokio::spawn(heed_pushes(standing.clone(), pushes))));
-    Ok(ChatHost {
-        engine,
-        news,
-        tools,
-        metrics,
-        vault,
-        gateway,
-        audit,
-        standing,
-        bottle,
-        session,
-        notifier,
-        webhooks,
-        kept,
-        tasks,
-        registration,
-        offline,
-        started_ms,
-        run_dir,
-    })
+        record,
+        hangs: bottle.clone(),
+    };
+    let start = |event: Event| {
+        event
+            .with("program", request.command.first().cloned().unwrap_or_default())
+            .with("model", request.spec.model.model.clone())
+            .with("offline", offline.is_some())
+            .with("tools", tools.len() as u64)
+            .with("scripts", scripts(&request.spec))
+    };
+    let mut hosted = Hosted::enter(plane, entering, start, || Ok::<_, ChatError>(())).await?;
+    hosted.beside(sweep(sessions));
+    if let Some(board) = board {
+        hosted.beside(approvals::carry(engine.clone(), board, news.clone()));
+    }
+    Ok(ChatHost { engine, news, tools, metrics, vault, hosted, bottle, webhooks, offline })
 }
 
 /// Lets sessions go whose time is over, until it is aborted.

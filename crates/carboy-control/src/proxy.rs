@@ -21,30 +21,20 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use carboy_core::audit::{ChainKey, Event, EventType, Outcome};
+use carboy_core::audit::{ChainKey, Event};
 use carboy_core::budget::Shutdown;
 use carboy_core::ids::SecretName;
-use carboy_core::ports::AuditSink;
 use carboy_core::secret::SecretText;
-use carboy_egress::Gateway;
 use carboy_manifest::{Effective, ManifestFiles, Places, SecretFrom};
-use carboy_store::audit::AuditLog;
 use tokio::sync::watch;
 
-use crate::controller::Starter;
 use crate::fresh::WithKey;
-use crate::grants::Grants;
-use crate::home::{Home, private_dir};
-use crate::notify::Notifier;
-use crate::plane::{self, Laying, Plane};
-use crate::registry::{Registration, RunRecord};
-use crate::reload;
-use crate::runs;
-use crate::session::Session;
-use crate::standing::{Standing, StandingParts, heed_pushes};
+use crate::home::Home;
+use crate::hosted::{Entering, Hosted};
+use crate::plane::{Laying, Plane};
+use crate::registry::RunRecord;
+use crate::standing::Standing;
 use crate::summary::By;
-use crate::supervisor::enforce::shutdown_of_bottle;
-use crate::supervisor::keeping::Kept;
 use crate::supervisor::seal::{faked_secrets, injected_secrets};
 use crate::supervisor::secrets::placeholders;
 use crate::supervisor::{Keeping, Tell};
@@ -105,19 +95,10 @@ pub struct ProxyRequest {
 
 /// A proxy at work.
 pub struct ProxyHost {
-    gateway: Arc<Gateway>,
-    audit: Arc<AuditLog>,
-    standing: Arc<Standing>,
-    session: Arc<Session>,
-    notifier: Arc<Notifier>,
-    kept: Kept,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
-    registration: Registration,
+    hosted: Hosted,
     pointing: Pointing,
     door: Arc<Door>,
     files: Files,
-    started_ms: u64,
-    run_dir: PathBuf,
 }
 
 impl ProxyHost {
@@ -158,12 +139,12 @@ impl ProxyHost {
 
     /// What it is known by.
     pub fn record(&self) -> &RunRecord {
-        &self.standing.record
+        &self.hosted.standing.record
     }
 
     /// Becomes something when somebody wants it to end: `stop`, `stop --kill`. Nothing is accepted any more then.
     pub fn ending(&self) -> watch::Receiver<Option<Ending>> {
-        self.standing.ending.subscribe()
+        self.hosted.standing.ending.subscribe()
     }
 }
 
@@ -214,74 +195,30 @@ fn placeholders_of(request: &ProxyRequest, vault: &Vault) -> Result<BTreeMap<Str
     Ok(placeholders(&request.effective.routes, vault, &[], &request.places.settings())?)
 }
 
-/// Among the runs: a record, a socket, a start in the log, and what watches over it. Last of all the door is opened.
+/// Among the runs. Last of all the door is opened.
 async fn enter(
     request: ProxyRequest,
     plane: Plane,
     (door, files, pointing): (Arc<Door>, Files, Pointing),
 ) -> Result<ProxyHost, ProxyError> {
     let record = record(&request, &plane, &pointing)?;
-    private_dir(&request.home.state(&request.effective.bottle))?;
-    let run_dir = runs::begin(&request.home, &request.effective.bottle, &plane.run, &record)?;
-    let session = plane::nobodys_session()?;
-    let notifier = plane.notifier(&request.effective, &request.lookup, &record);
-    let Plane { run, started_ms, subject, audit, gateway, kept, pushes, .. } = plane;
-    let grants = Grants::new(gateway.clone(), audit.clone(), subject.clone(), &request.effective.routes);
-    let standing = Standing::new(StandingParts {
-        record: record.clone(),
-        gateway: gateway.clone(),
-        subject: subject.clone(),
-        audit: audit.clone(),
-        grants: grants.clone(),
-        hangs: door.clone(),
-        session: session.clone(),
-        shutdown: shutdown_of_bottle(&request.effective, &request.places),
-        controller: match request.keeping {
-            Keeping::Controller => Some(Starter::new(&request.home, request.lookup.clone())?),
-            Keeping::InProcess => None,
-        },
-    });
-    let _ = standing.notifier.set(notifier.clone());
-    let budgets = watch::Sender::new(request.effective.budgets_of(&run));
-    let mut tasks = vec![tokio::spawn(grants.clone().watch())];
-    tasks.extend(kept.follow(budgets.subscribe(), &request.effective, &run));
-    tasks.push(tokio::spawn(notifier.clone().watch(gateway.clone(), session.clone())));
-    tasks.push(tokio::spawn(reload::watch(reload::Watched {
-        grants,
-        audit: audit.clone(),
-        subject: subject.clone(),
-        files: request.files,
+    let (listens, beside) = (pointing.at.to_string(), request.command.first().cloned().unwrap_or_default());
+    let entering = Entering {
+        home: request.home,
         places: request.places,
+        files: request.files,
         effective: request.effective,
-        budgets,
-        run,
+        lookup: request.lookup,
+        keeping: request.keeping,
         tell: request.tell,
-    })));
-    let registration = Registration::open(&request.home, &record, standing.clone())?;
-    let event = Event::new(EventType::Run, subject, "start", Outcome::Done)
-        .with("program", "proxy")
-        .with("listens", pointing.at.to_string())
-        .with("beside", request.command.first().cloned().unwrap_or_default());
-    audit.append_durable(event).await.map_err(|e| ProxyError::Audit(e.to_string()))?;
-    door.open()?;
-    tasks.extend(pushes.map(|pushes| tokio::spawn(heed_pushes(standing.clone(), pushes))));
-    tasks.push(tokio::spawn(shut_against_storms(standing.clone())));
-    tasks.push(tokio::spawn(end_when_deaf(standing.clone(), door.clone())));
-    Ok(ProxyHost {
-        gateway,
-        audit,
-        standing,
-        session,
-        notifier,
-        kept,
-        tasks,
-        registration,
-        pointing,
-        door,
-        files,
-        started_ms,
-        run_dir,
-    })
+        record,
+        hangs: door.clone(),
+    };
+    let start = |event: Event| event.with("program", "proxy").with("listens", listens).with("beside", beside);
+    let mut hosted = Hosted::enter(plane, entering, start, || door.open()).await?;
+    hosted.beside(shut_against_storms(hosted.standing.clone()));
+    hosted.beside(end_when_deaf(hosted.standing.clone(), door.clone()));
+    Ok(ProxyHost { hosted, pointing, door, files })
 }
 
 /// What it is known by: where it listens stands in the place of a program.

@@ -224,7 +224,6 @@ fn failure(error: ProxyError) -> Failure {
         ProxyError::Vault(error) => run::failure(RunError::Vault(error)),
         ProxyError::Home(error) => run::failure(RunError::Home(error)),
         ProxyError::Authority(error) => run::failure(RunError::Authority(error)),
-        ProxyError::Audit(why) => run::failure(RunError::Audit(why)),
         ProxyError::Run(error) => run::failure(error),
     }
 }

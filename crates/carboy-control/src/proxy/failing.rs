@@ -43,9 +43,6 @@ pub enum ProxyError {
     /// The authority.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
-    /// The log.
-    #[error("{0}")]
-    Audit(String),
     /// What every run needs.
     #[error(transparent)]
     Run(#[from] RunError),
