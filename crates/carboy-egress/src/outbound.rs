@@ -97,8 +97,18 @@ impl Routed {
             let whole = Whole { codings, keep, route: route.route(), scan: &scan, limits: &gateway.limits };
             (whole.read(body, &mut head.headers).await?, Arc::default())
         };
+        if route.route().dlp.inbound.contains(&Detector::NaiveInjectionDetection) {
+            make_ready_for_answers();
+        }
         Ok(Scanned { head, body, gate, permit, route, exchange, used, lifted, socket })
     }
+}
+
+/// What the first answer of a process is to be read with is made while its upstream is asked.
+fn make_ready_for_answers() {
+    static BEGUN: std::sync::Once = std::sync::Once::new();
+    // Without the thread the first scan makes it.
+    BEGUN.call_once(|| drop(tokio::task::spawn_blocking(carboy_guard::InjectionScanner::make_ready)));
 }
 
 /// `Supervise` refuses at once: no body waits for a person.

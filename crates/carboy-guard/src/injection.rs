@@ -79,6 +79,12 @@ impl Kind {
 }
 
 impl InjectionScanner {
+    /// Compiles what most text is gone through with, tens of milliseconds of work, unless that has been done: the first
+    /// scan of a process otherwise waits for it.
+    pub fn make_ready() {
+        LazyLock::force(&EITHER);
+    }
+
     /// A scanner at the start of a part.
     pub fn new(location: Location) -> Self {
         InjectionScanner {
