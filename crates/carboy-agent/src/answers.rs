@@ -48,7 +48,7 @@ pub(crate) async fn confirm(engine: &Engine, asker: &Asker, token: &str, watch: 
         }
     };
     step(if ended.is_ok() { StepPhase::Done } else { StepPhase::Failed });
-    let (note, instead) = words(&waiting, &ended);
+    let (note, instead) = words(engine, &opened, &waiting, &ended);
     opened.state.line(Who::Note, instead.clone(), engine.now_ms());
     let mut begun = Begun::after_a_write(engine, asker, opened, watch, note, instead);
     let answered = begun.converse().await;
@@ -154,7 +154,10 @@ async fn find(
     let name = record.subject.user_id.as_deref().unwrap_or_default();
     let answered = |waiting: &Waiting<Customer>| {
         let by = waiting.answered(&engine.keys, opened.key, name, principal, token)?;
-        Some((waiting.clone(), by))
+        let mut waiting = waiting.clone();
+        // The same person, with the roles that they have now: one that was taken away since does nothing any more.
+        waiting.principal = principal.clone();
+        Some((waiting, by))
     };
     // Every card is looked at, whichever it is.
     match opened.state.waiting.iter().filter_map(answered).collect::<Vec<_>>().pop() {
@@ -204,7 +207,12 @@ pub(crate) async fn written<A: Kept>(
 }
 
 /// For the model, and for the person where the model has no words.
-fn words(waiting: &Waiting<Customer>, ended: &Result<Value, No>) -> (String, String) {
+fn words(
+    engine: &Engine,
+    opened: &Opened<'_>,
+    waiting: &Waiting<Customer>,
+    ended: &Result<Value, No>,
+) -> (String, String) {
     let title = waiting.title();
     match ended {
         Ok(value) => (
@@ -229,9 +237,15 @@ fn words(waiting: &Waiting<Customer>, ended: &Result<Value, No>) -> (String, Str
                 waiting.tool,
                 no.to_json()
             ),
-            format!("Not done: {title} ({})", no.message),
+            format!("Not done: {title}{}", why(engine, opened, no)),
         ),
     }
+}
+
+/// Behind what was not done, for a person: why, where that may be said.
+pub(crate) fn why(engine: &Engine, opened: &Opened<'_>, no: &No) -> String {
+    let words = engine.screens.words_of_a_tool(&no.message, &opened.state.guard.kept.grounds);
+    words.map(|words| format!(" ({words})")).unwrap_or_default()
 }
 
 pub(crate) async fn tell<A: Answerer>(opened: &Opened<'_>, waiting: &Waiting<A>, step: Step) -> Result<(), TurnError> {

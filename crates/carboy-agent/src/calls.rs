@@ -24,6 +24,7 @@ use crate::guard_state::GuardState;
 use crate::principal::Principal;
 use crate::requires::{Demands, NotYet};
 use crate::tool::{Authorization, Call, Effect, Output, Tool, ToolError, without_control};
+use crate::unasked::Unasked;
 
 /// What the engine knows of tools: the agent's, and what its file demands of them.
 pub(crate) struct Tools {
@@ -282,6 +283,11 @@ impl<'e> Cleared<'e> {
     ) -> Cleared<'e> {
         let _ = spent;
         Cleared(Checked { tools, tool, arguments })
+    }
+
+    /// The same for one that asks nobody.
+    pub(crate) fn begun(tools: &'e Tools, tool: &'e Arc<dyn Tool>, begun: &Unasked) -> Cleared<'e> {
+        Cleared(Checked { tools, tool, arguments: begun.arguments.clone() })
     }
 
     pub(crate) fn name(&self) -> &'e str {

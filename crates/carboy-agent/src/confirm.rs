@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::audit::Record;
+use crate::canonical::canonical;
 use crate::keys::Keys;
 use crate::outcome::Card;
 use crate::principal::Principal;
@@ -60,6 +61,13 @@ pub(crate) struct Attempt {
     pub(crate) at_ms: u64,
 }
 
+impl Attempt {
+    /// May another engine still be at it? One of our own would have the session's lock.
+    pub(crate) fn is_under_way_elsewhere(&self, engine: &str, now_ms: u64, wait_ms: u32) -> bool {
+        self.engine != engine && now_ms.saturating_sub(self.at_ms) <= u64::from(wait_ms)
+    }
+}
+
 /// Makes the question itself: id, what it is bound to, from when and until when.
 pub(crate) type Put<A> = fn(&str, &str, u64, u64) -> Ask<A>;
 
@@ -84,7 +92,7 @@ impl<A: Answerer> Waiting<A> {
         getrandom::fill(&mut nonce).map_err(|error| NoRandomness(error.to_string()))?;
         let nonce = hex(&nonce);
         let name = &tool.spec().schema.name;
-        let bound_to = keys.short(&[b"bound", &session.0, name.as_bytes(), &canonical(arguments)]);
+        let bound_to = keys.short(&[b"bound", &session.0, name.as_bytes(), &canonical(arguments.clone())]);
         let id = format!("{prefix}-{}", keys.short(&[b"ask", &session.0, nonce.as_bytes()]));
         Ok(Waiting {
             ask: put(&id, &bound_to, now_ms, expires_ms),
@@ -98,6 +106,11 @@ impl<A: Answerer> Waiting<A> {
         })
     }
 
+    /// What is shown, without its token.
+    pub(crate) fn shown(&self) -> &Card {
+        &self.card
+    }
+
     /// The card's title, for a person.
     pub(crate) fn title(&self) -> &str {
         &self.card.title
@@ -109,7 +122,7 @@ impl<A: Answerer> Waiting<A> {
             b"write",
             &session.0,
             self.tool.as_bytes(),
-            &canonical(&self.arguments),
+            &canonical(self.arguments.clone()),
             self.nonce.as_bytes(),
         ])[..16])
     }
@@ -126,12 +139,6 @@ impl<A: Answerer> Waiting<A> {
             && self.tool == tool
             && self.arguments == *arguments
             && self.principal.id == principal.id
-    }
-
-    /// May another engine still be at it? One of our own would have the session's lock.
-    pub(crate) fn is_under_way_elsewhere(&self, engine: &str, now_ms: u64, wait_ms: u32) -> bool {
-        let lately = |at_ms: u64| now_ms.saturating_sub(at_ms) <= u64::from(wait_ms);
-        self.begun.as_ref().is_some_and(|begun| begun.engine != engine && lately(begun.at_ms))
     }
 
     /// Did it run, and nobody heard how it ended?
@@ -168,7 +175,7 @@ impl Waiting<Customer> {
     }
 
     fn token(&self, keys: &Keys, session: SessionKey) -> [u8; 32] {
-        keys.token(&[&session.0, self.tool.as_bytes(), &canonical(&self.arguments), self.nonce.as_bytes()])
+        keys.token(&[&session.0, self.tool.as_bytes(), &canonical(self.arguments.clone()), self.nonce.as_bytes()])
     }
 }
 
@@ -196,11 +203,6 @@ pub(crate) fn posted(ask: Ask<Operator>, agent: &str, record: &Record, session: 
         rows: Vec::new(),
         back: hex(&session.0),
     }
-}
-
-/// RFC 8785.
-pub(crate) fn canonical(arguments: &Map<String, Value>) -> Vec<u8> {
-    serde_json_canonicalizer::to_vec(arguments).expect("a JSON map with text keys has a canonical form")
 }
 
 /// The tool's card, or a table of the arguments. Texts are short and say what they seem to say.

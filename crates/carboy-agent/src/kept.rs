@@ -17,6 +17,7 @@ use crate::confirm::Waiting;
 use crate::guard_state::{Facts, GuardState};
 use crate::keys::Keys;
 use crate::session::{Line, Who};
+use crate::unasked::Unasked;
 
 /// Octets of a conversation's messages, as JSON; beyond, the oldest turns go, down to half.
 pub const HISTORY_BYTES_MAX: usize = 320 * 1024;
@@ -40,6 +41,8 @@ pub(crate) struct State {
     pub(crate) waiting: Vec<Waiting<Customer>>,
     /// Writes that wait for the operator, or for their outcome.
     pub(crate) requests: Vec<Waiting<Operator>>,
+    /// Writes that ask nobody and whose outcome is not known.
+    pub(crate) unasked: Vec<Unasked>,
     /// A person was asked for.
     pub(crate) hand_off: Option<Ask<Operator>>,
     /// What the person saw.
@@ -50,8 +53,9 @@ pub(crate) struct State {
 
 #[derive(Serialize, Deserialize)]
 #[serde(bound(deserialize = "History: Deserialize<'de>, Guard: Deserialize<'de>, Cards: Deserialize<'de>, \
-                             Requests: Deserialize<'de> + Default, Ask: Deserialize<'de>, Lines: Deserialize<'de>"))]
-struct Written<History, Guard, Cards, Requests, Ask, Lines> {
+                             Requests: Deserialize<'de> + Default, Begun: Deserialize<'de> + Default, \
+                             Ask: Deserialize<'de>, Lines: Deserialize<'de>"))]
+struct Written<History, Guard, Cards, Requests, Begun, Ask, Lines> {
     form: u32,
     history: History,
     guard: Guard,
@@ -60,6 +64,9 @@ struct Written<History, Guard, Cards, Requests, Ask, Lines> {
     /// Sessions of an older carboy have none.
     #[serde(default)]
     requests: Requests,
+    /// The same.
+    #[serde(default)]
+    unasked: Begun,
     hand_off: Ask,
     lines: Lines,
     created_ms: u64,
@@ -68,8 +75,10 @@ struct Written<History, Guard, Cards, Requests, Ask, Lines> {
 
 type Cards = Vec<Waiting<Customer>>;
 type Requests = Vec<Waiting<Operator>>;
-type Owned = Written<Vec<Message>, Facts, Cards, Requests, Option<Ask<Operator>>, Vec<Line>>;
-type Borrowed<'a> = Written<&'a [Message], &'a Facts, &'a Cards, &'a Requests, &'a Option<Ask<Operator>>, &'a [Line]>;
+type Begun = Vec<Unasked>;
+type Owned = Written<Vec<Message>, Facts, Cards, Requests, Begun, Option<Ask<Operator>>, Vec<Line>>;
+type Borrowed<'a> =
+    Written<&'a [Message], &'a Facts, &'a Cards, &'a Requests, &'a Begun, &'a Option<Ask<Operator>>, &'a [Line]>;
 
 /// Whose answer a write waits for, and where it is kept while it does.
 pub(crate) trait Kept: Answerer {
@@ -104,6 +113,7 @@ impl State {
             turns: 0,
             waiting: Vec::new(),
             requests: Vec::new(),
+            unasked: Vec::new(),
             hand_off: None,
             lines: Vec::new(),
             created_ms: now_ms,
@@ -120,6 +130,7 @@ impl State {
             turns: self.turns,
             waiting: &self.waiting,
             requests: &self.requests,
+            unasked: &self.unasked,
             hand_off: &self.hand_off,
             lines: &self.lines,
             created_ms: self.created_ms,
@@ -144,6 +155,7 @@ impl State {
             turns: written.turns,
             waiting: written.waiting,
             requests: written.requests,
+            unasked: written.unasked,
             hand_off: written.hand_off,
             lines: written.lines,
             created_ms: written.created_ms,

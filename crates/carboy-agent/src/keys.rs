@@ -6,10 +6,14 @@ use carboy_core::audit::{hex, hmac_sha256, sha256};
 use carboy_core::ports::SessionKey;
 use carboy_core::secret::{Secret, SecretText};
 
-use crate::principal::{Principal, PrincipalKind};
+use crate::principal::{ANONYMOUS, Principal, PrincipalKind, TERMINAL_USER};
 
 /// Octets of a hash in the log: enough to tell people apart, useless to whoever has only the log.
 const SHORT_BYTES: usize = 6;
+/// Begins how the log calls whoever is known by a session alone.
+const OF_SESSION: &str = "session-";
+/// Begins how the log calls whoever has a name that does not stand there as it is.
+const OF_USER: &str = "user-";
 /// Characters of an id that stands in the log as it is.
 const ID_CHARS_MAX: usize = 64;
 
@@ -62,17 +66,24 @@ impl Keys {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '|');
         let id = principal.id.as_str();
         match principal.kind {
-            PrincipalKind::Anonymous => format!("session-{}", self.session(session)),
+            PrincipalKind::Anonymous => format!("{OF_SESSION}{}", self.session(session)),
             PrincipalKind::Terminal | PrincipalKind::Verified
-                if !id.is_empty() && id.len() <= ID_CHARS_MAX && id.chars().all(plain) =>
+                if !id.is_empty() && id.len() <= ID_CHARS_MAX && id.chars().all(plain) && !is_ours(principal) =>
             {
                 id.to_owned()
             }
             PrincipalKind::Terminal | PrincipalKind::Verified => {
-                format!("user-{}", self.short(&[b"user", id.as_bytes()]))
+                format!("{OF_USER}{}", self.short(&[b"user", id.as_bytes()]))
             }
         }
     }
+}
+
+/// Does a shop's user have a name that says something else in a log? It is the shop's users who choose theirs.
+fn is_ours(principal: &Principal) -> bool {
+    let id = principal.id.as_str();
+    principal.kind == PrincipalKind::Verified
+        && (id == TERMINAL_USER || [ANONYMOUS, OF_SESSION, OF_USER].iter().any(|ours| id.starts_with(ours)))
 }
 
 /// The parts with their lengths: no two lists of parts give the same octets.
@@ -99,9 +110,11 @@ mod tests {
     fn g40_the_log_calls_people_by_plain_ids_and_by_hashes_of_everything_else() {
         assert_eq!(person("cli_user", PrincipalKind::Terminal), "cli_user");
         assert_eq!(person("auth0|5f7c8ec7", PrincipalKind::Verified), "auth0|5f7c8ec7");
-        for id in ["sarah@example.com", "Sarah Chen", "", "a\u{0}b"] {
+        // Whoever chose to be called as we call others is not taken for them.
+        let ours = ["cli_user", "anonymous-1", "session-0123456789ab", "user-0123456789ab"];
+        for id in ["sarah@example.com", "Sarah Chen", "", "a\u{0}b"].into_iter().chain(ours) {
             let name = person(id, PrincipalKind::Verified);
-            assert!(name.starts_with("user-") && name.len() == 17, "{name}");
+            assert!(name.starts_with("user-") && name.len() == 17 && name != id, "{name}");
         }
         let anonymous = person("whatever whoever serves made up", PrincipalKind::Anonymous);
         assert!(anonymous.starts_with("session-") && anonymous.len() == 20, "{anonymous}");

@@ -13,6 +13,7 @@ use carboy_core::ports::{SessionKey, SessionStoreError};
 
 use carboy_wire::chat::{Block, Message, Role};
 
+use crate::answers::why;
 use crate::audit::Record;
 use crate::calls::{Cleared, Ran};
 use crate::confirm::{ATTEMPTS_MAX, Attempt, Waiting, posted};
@@ -21,6 +22,7 @@ use crate::kept::{Kept, State};
 use crate::locks::Held;
 use crate::notice::{About, Wanted};
 use crate::outcome::TurnError;
+use crate::principal::Principal;
 use crate::session::Who;
 use crate::tool::Retry;
 
@@ -100,6 +102,7 @@ impl<'e> Opened<'e> {
             guard: self.state.guard.clone(),
             waiting: self.state.waiting.clone(),
             requests: self.state.requests.clone(),
+            unasked: self.state.unasked.clone(),
             hand_off: self.state.hand_off.clone(),
             ..self.kept.clone()
         };
@@ -173,13 +176,35 @@ impl<'e> Opened<'e> {
     /// waited went away.
     async fn reconcile(&mut self) -> Result<(), TurnError> {
         self.reconcile_those_of::<Customer>().await?;
-        self.reconcile_those_of::<Operator>().await
+        self.reconcile_those_of::<Operator>().await?;
+        self.reconcile_unasked().await
+    }
+
+    /// May an attempt at a write still be another process's?
+    pub(crate) fn is_elsewhere(&self, attempt: &Attempt) -> bool {
+        let wait_ms = self.engine.spec.limits.tool_wait_ms;
+        attempt.is_under_way_elsewhere(&self.engine.name, self.engine.now_ms(), wait_ms)
+    }
+
+    /// One of ours that begins now.
+    pub(crate) fn attempt(&self) -> Attempt {
+        Attempt { engine: self.engine.name.clone(), at_ms: self.engine.now_ms() }
+    }
+
+    pub(crate) fn engine(&self) -> &'e Engine {
+        self.engine
+    }
+
+    /// A write itself; why it failed goes to the operator.
+    pub(crate) async fn carry_out(&mut self, cleared: &Cleared<'_>, principal: &Principal, key: &str) -> Ran {
+        let ran = cleared.run(principal, &mut self.state.guard, self.engine.now_ms(), key).await;
+        self.engine.remark(&self.record, cleared.name(), &ran);
+        ran
     }
 
     async fn reconcile_those_of<A: Kept>(&mut self) -> Result<(), TurnError> {
         while let Some(waiting) = A::list(&mut self.state).iter().find(|waiting| waiting.is_unanswered()).cloned() {
-            let wait_ms = self.engine.spec.limits.tool_wait_ms;
-            if waiting.is_under_way_elsewhere(&self.engine.name, self.engine.now_ms(), wait_ms) {
+            if waiting.begun.as_ref().is_some_and(|begun| self.is_elsewhere(begun)) {
                 return Err(TurnError::Unavailable { what: "the conversation (a confirmed action is under way)" });
             }
             let tool = self.engine.tools.named(&waiting.tool);
@@ -204,7 +229,7 @@ impl<'e> Opened<'e> {
                 self.state.line(Who::Note, text, self.engine.now_ms());
             }
             Ran::Refused(no) | Ran::Failed { no, .. } => {
-                let text = format!("Not done: {} ({})", waiting.title(), no.message);
+                let text = format!("Not done: {}{}", waiting.title(), why(self.engine, self, &no));
                 self.state.line(Who::Note, text, self.engine.now_ms());
             }
             Ran::TooLate(_) => return Ok(()), // the next attempt, until there were enough
@@ -233,6 +258,7 @@ impl<'e> Opened<'e> {
             return Err(TurnError::Unavailable { what: "the confirmation" });
         };
         begun.ask = waiting.ask.clone();
+        begun.principal = waiting.principal.clone();
         begun.attempts += 1;
         begun.begun = Some(Attempt { engine: self.engine.name.clone(), at_ms: self.engine.now_ms() });
         let attempt = begun.attempts;
@@ -240,9 +266,7 @@ impl<'e> Opened<'e> {
         self.keep_facts().await?;
         let key = waiting.idempotency_key(&self.engine.keys, self.key);
         self.record.intent(cleared.name(), &key, attempt).await?;
-        let now = self.engine.now_ms();
-        let ran = cleared.run(&waiting.principal, &mut self.state.guard, now, &key).await;
-        self.engine.remark(&self.record, cleared.name(), &ran);
+        let ran = self.carry_out(cleared, &waiting.principal, &key).await;
         let (code, result) = code_of(&ran);
         self.record.outcome(cleared.name(), &key, code, result).await?;
         match &ran {

@@ -6,6 +6,11 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+/// The person at the terminal, where nobody says another name (G73). No user of a shop's has it.
+pub const TERMINAL_USER: &str = "cli_user";
+/// Begins the id of whoever is known by a session alone. No user of a shop's has one that begins so.
+pub const ANONYMOUS: &str = "anonymous-";
+
 /// One person, as tools and limits see them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Principal {

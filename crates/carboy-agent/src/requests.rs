@@ -15,7 +15,7 @@ use carboy_core::audit::Subject;
 use carboy_core::ports::SessionKey;
 use serde_json::Value;
 
-use crate::answers::{FROM_THE_RUNTIME, not_now, possible, tell, written};
+use crate::answers::{FROM_THE_RUNTIME, not_now, possible, tell, why, written};
 use crate::calls::{LATE, No, Possible};
 use crate::confirm::{About, CARD_CHARS_MAX, Put, Waiting};
 use crate::engine::Engine;
@@ -130,7 +130,7 @@ async fn decided(
         // One whose outcome nobody knows is looked after when the conversation is opened next.
         opened.state.requests.retain(|other| other.ask.id() != request.ask.id());
     }
-    let (note, told, came_of_it) = words(&request, &ended);
+    let (note, told, came_of_it) = words(engine, opened, &request, &ended);
     opened.told(format!("{FROM_THE_RUNTIME} {note}"), &told);
     opened.state.line(Who::Agent, told, engine.now_ms());
     say(engine, opened, answer);
@@ -139,7 +139,12 @@ async fn decided(
 }
 
 /// For the model, for the person, and for the operator.
-fn words(request: &Waiting<Operator>, ended: &Result<Value, Option<No>>) -> (String, String, String) {
+fn words(
+    engine: &Engine,
+    opened: &Opened<'_>,
+    request: &Waiting<Operator>,
+    ended: &Result<Value, Option<No>>,
+) -> (String, String, String) {
     let (tool, title) = (&request.tool, request.title());
     match ended {
         Ok(value) => (
@@ -161,7 +166,7 @@ fn words(request: &Waiting<Operator>, ended: &Result<Value, Option<No>>) -> (Str
         ),
         Err(Some(no)) => (
             format!("The operator approved {tool}, and it did not succeed: {}", no.to_json()),
-            format!("This was approved, and could not be done: {title} ({})", no.message),
+            format!("This was approved, and could not be done: {title}{}", why(engine, opened, no)),
             format!("approved, and not done: {} ({})", no.message, no.code),
         ),
     }

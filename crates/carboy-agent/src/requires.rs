@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use carboy_core::chat::{Requirement, ToolRules};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use crate::canonical::canonical;
 use crate::guard_state::GuardState;
 
 /// Successes of one session at once; the oldest goes first.
@@ -134,7 +135,7 @@ fn key_of(requirement: &Requirement, arguments: &Map<String, Value>) -> Option<S
     let same: Option<Vec<&Value>> =
         requirement.same.iter().map(|name| arguments.get(name).filter(|value| !value.is_null())).collect();
     let result = requirement.result.as_ref().map(|(field, value)| (field, value));
-    let text = serde_json_canonicalizer::to_vec(&(&requirement.same, same?, result)).ok()?;
+    let text = canonical(json!([requirement.same, same?, result]));
     Some(carboy_core::audit::hex(&carboy_core::audit::sha256(&text)))
 }
 
@@ -145,7 +146,6 @@ fn says(requirement: &Requirement, result: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn demands() -> Demands {
         let requires = vec![Requirement {
@@ -170,6 +170,13 @@ mod tests {
         demands.ended(&mut guard, "check", &order("a"), Some(&json!({"eligible": true})), 1_000);
         assert!(met(&guard, "a", 1_000) && met(&guard, "a", 60_999));
         assert!(!met(&guard, "b", 1_000), "another order");
+        let long = |id: u64| Map::from_iter([("order".to_owned(), json!(id))]);
+        demands.ended(&mut guard, "check", &long(1 << 53), Some(&json!({"eligible": true})), 1_000);
+        assert!(demands.met(&guard, "give_back", &long(1 << 53), 1_000).is_ok());
+        assert!(
+            demands.met(&guard, "give_back", &long((1 << 53) + 1), 1_000).is_err(),
+            "its neighbour is another order"
+        );
         assert!(!met(&guard, "a", 61_000), "too long ago");
         assert!(!met(&guard, "a", 999), "a clock that was set back");
         assert!(!met(&GuardState::default(), "a", 1_000), "another session, or one that was reset");

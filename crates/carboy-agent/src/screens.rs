@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use carboy_core::chat::{ChatPrompt, ChatSpec};
 use carboy_guard::PatternError;
-use carboy_guard::output::{OutputRules, ProtectedPrompt, prompt_sections};
+use carboy_guard::output::{OutputRules, ProtectedPrompt, RUN_WORDS, prompt_sections, redact};
 use carboy_guard::override_rules::{Judgement, Rules};
 
 use crate::audit::Record;
 use crate::engine::{Asker, EngineError};
+use crate::layers::grounds::Grounds;
 use crate::layers::input::CleanText;
 use crate::layers::limiter::{Admitted, Limited, Limiter, RuleId, Steady, address_key};
 use crate::layers::reply::Checker;
+use crate::outcome::Card;
 
 /// Every screen of one agent.
 pub(crate) struct Screens {
@@ -40,6 +42,23 @@ impl Screens {
         let mut keys = vec![(RuleId::UserPerHour, person), (RuleId::SessionPerMinute, record.session.as_str())];
         keys.extend(address.as_deref().map(|address| (RuleId::AddressPerMinute, address)));
         self.limiter.admit(&keys, self.steady.now_ms())
+    }
+
+    /// Why a tool did not do something, in its own words, where a reply could say them. Whoever made the tool may not be
+    /// whoever answers for the words.
+    pub(crate) fn words_of_a_tool<'t>(&self, text: &'t str, grounds: &Grounds) -> Option<&'t str> {
+        let (_, redactions) = redact(&self.output, text, &|value| grounds.allows(value));
+        (redactions.is_empty() && self.checker.check(text, grounds).is_valid()).then_some(text)
+    }
+
+    /// May a person read this on a card? It shows what a model wrote as it will be used, so nothing of it is overwritten:
+    /// what may not be shown is not asked. What a person is called is theirs to see; a credential or the prompt is not.
+    pub(crate) fn may_stand_on_a_card(&self, card: &Card, grounds: &Grounds) -> bool {
+        let is_short = |value: &str| value.split_whitespace().count() < RUN_WORDS;
+        let texts = card.rows.iter().flat_map(|(name, value)| [name, value]).chain([&card.title, &card.action]);
+        texts
+            .into_iter()
+            .all(|text| redact(&self.output, text, &|value| is_short(value) || grounds.allows(value)).1.is_empty())
     }
 
     /// What the patterns say of a message.

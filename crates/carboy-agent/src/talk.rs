@@ -23,7 +23,8 @@ use tokio::time::Instant;
 
 use crate::answer::{Answer, Asked};
 use crate::calls::{Cleared, Next, No, Possible, Ran};
-use crate::confirm::{About, Put, Waiting, canonical};
+use crate::canonical::canonical;
+use crate::confirm::{About, Put, Waiting};
 use crate::engine::{Asker, Engine, Watch};
 use crate::kept::size_of;
 use crate::model::ModelError;
@@ -223,26 +224,21 @@ impl<'e> Talk<'e> {
         if engine.tools.demands.count(&mut opened.state.guard, name) == Counted::Limited {
             opened.keep_facts().await?; // a turn that is broken off does not give the count back
         }
-        let arguments = canonical(cleared.arguments());
+        let arguments = canonical(cleared.arguments().clone());
         let turn = opened.state.turns.to_be_bytes();
         let key = engine.keys.hash(&[b"call", &opened.key.0, &turn, name.as_bytes(), &arguments]);
         let key = carboy_core::audit::hex(&key[..16]);
-        let writes = cleared.effect() == Effect::Write;
-        if writes {
-            opened.record.intent(name, &key, 1).await?;
-        }
-        let ran = cleared.run(&self.asker.principal, &mut opened.state.guard, engine.now_ms(), &key).await;
-        engine.remark(&opened.record, name, &ran);
-        let (code, outcome) = code_of(&ran);
-        if writes {
-            opened.record.outcome(name, &key, code, outcome).await?;
-            opened.keep_facts().await?;
+        let ran = if cleared.effect() == Effect::Write {
+            opened.write_unasked(&cleared, &self.asker.principal, key).await?
         } else {
+            let ran = opened.carry_out(&cleared, &self.asker.principal, &key).await;
+            let (code, outcome) = code_of(&ran);
             opened.record.ran(name, code, outcome)?;
             if opened.decides_otherwise() {
                 opened.keep_facts().await?; // a check that says no takes a yes back, however this turn ends
             }
-        }
+            ran
+        };
         let result = match ran {
             Ran::Done(output) => {
                 opened.state.guard.kept.grounds.release_output(&output);
@@ -267,13 +263,17 @@ impl<'e> Talk<'e> {
                 return self.refuse(Some(name), no).await;
             }
             (None, None) => {
-                opened.withdraw_all().await?;
                 let expires = now + u64::from(engine.spec.limits.confirmation_s) * 1_000;
                 let (tool, arguments) = (&**possible.tool(), possible.arguments());
                 let about = About { tool, arguments, principal };
                 let put = ("c", Ask::confirmation as Put<Customer>);
                 let waiting = Waiting::open(&engine.keys, opened.key, &about, (now, expires), put)
                     .map_err(|_| TurnError::Unavailable { what: "the system's random numbers" })?;
+                if !engine.screens.may_stand_on_a_card(waiting.shown(), &opened.state.guard.kept.grounds) {
+                    let no = No::new("not_for_a_card", "the arguments hold what no person may be shown; leave it out");
+                    return self.refuse(Some(name), no).await;
+                }
+                opened.withdraw_all().await?;
                 let event = waiting.ask.event(AskStep::Opened, opened.record.subject.clone()).with("tool", name);
                 opened.record.durable(opened.record.placed(event)).await?;
                 let card = waiting.card(&engine.keys, opened.key);

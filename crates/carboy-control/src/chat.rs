@@ -57,7 +57,8 @@ pub use crate::standing::Ending;
 pub use attack::{AttackError, Attacked, Hole, Plan, attack};
 pub use carboy_agent::attack::Stage;
 pub use carboy_agent::{
-    Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TurnError, TurnEvent,
+    Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TERMINAL_USER, TurnError,
+    TurnEvent,
 };
 pub use failing::ChatError;
 pub use secret::{Deployment, SESSION_SECRET};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use carboy_agent::{Principal, PrincipalKind, SessionId};
+use carboy_agent::{ANONYMOUS, Principal, PrincipalKind, SessionId, TERMINAL_USER};
 use carboy_core::chat::Identity;
 use carboy_core::secret::SecretText;
 use hmac::{Hmac, KeyInit, Mac};
@@ -148,12 +148,10 @@ fn token<'h>(headers: &'h HeaderMap, name: Option<&'h str>) -> Option<&'h str> {
     bearer.or_else(|| name.and_then(|name| cookie::values(headers, name).find(|value| !value.is_empty())))
 }
 
-/// Names of sessions without a person; no shop's user takes one.
-const ANONYMOUS: &str = "anonymous-";
-
 fn is_user(user: &str) -> bool {
     !user.is_empty()
         && !user.starts_with(ANONYMOUS)
+        && user != TERMINAL_USER
         && user.chars().count() <= USER_CHARS_MAX
         && !user.chars().any(char::is_control)
 }

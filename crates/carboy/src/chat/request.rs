@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use carboy_control::chat::{ChatRequest, Conversations, Deployment, ModelMode};
+use carboy_control::chat::{ChatRequest, Conversations, Deployment, ModelMode, TERMINAL_USER};
 use carboy_control::host_programs::Program;
 use carboy_control::vault::Lookup;
 use carboy_core::audit::ChainKey;
@@ -25,8 +25,6 @@ use crate::environment::Environment;
 use crate::report::{Exit, Failure};
 use crate::{chat, trust};
 
-/// The person at the terminal, where nobody says another name (G73).
-const CLI_USER: &str = "cli_user";
 /// `--model` of this name is no provider's.
 const OFFLINE: &str = "offline";
 /// Longest name of a person or a model, in characters.
@@ -97,7 +95,7 @@ pub enum Desk {
 
 /// Looks everything up for a conversation at a terminal.
 pub fn of(args: &RunArgs, environment: Environment) -> Result<Wanted, Failure> {
-    let who = name("--user", args.user.as_deref().unwrap_or(CLI_USER))?;
+    let who = name("--user", args.user.as_deref().unwrap_or(TERMINAL_USER))?;
     let named = Named {
         verb: "run",
         agent: args.agent.as_deref(),
