@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Possible ─▶ kept, pending ─▶ put up (AskBoard)                    the conversation goes on
+//!                          └─▶ no room there ─▶ taken back          the model hears that nobody was asked
 //! answer   ─▶ approved ─▶ authorized, required, prechecked again ─▶ spent, kept ─▶ the write ─▶ lines for the person ─▶ taken down
 //!          └▶ declined, or too late ─▶ lines for the person ─▶ taken down
 //! ```
@@ -44,24 +45,46 @@ pub(crate) async fn put(
     }
     let (tool, arguments, now) = (&**possible.tool(), possible.arguments(), engine.now_ms());
     let name = &tool.spec().schema.name;
-    if opened.state.requests.iter().any(|other| other.asks_for(name, arguments, principal, now)) {
-        return Ok(Ok(()));
+    let known = opened.state.requests.iter().find(|other| other.asks_for(name, arguments, principal, now)).cloned();
+    let waiting = match known {
+        // It is put up again: a turn that was broken off after it was kept may not have come so far.
+        Some(waiting) => waiting,
+        None if opened.state.requests.len() >= REQUESTS_MAX => {
+            let message = format!("{REQUESTS_MAX} actions wait for approval already; ask for this one afterwards");
+            return Ok(Err(No::new("too_many_requests", message)));
+        }
+        None => kept(engine, opened, &About { tool, arguments, principal }).await?,
+    };
+    if opened.post(&waiting.posted(engine.spec.name.as_str(), &opened.record, opened.key)).is_err() {
+        return Ok(Err(taken_back(opened, waiting).await?));
     }
-    if opened.state.requests.len() >= REQUESTS_MAX {
-        let message = format!("{REQUESTS_MAX} actions wait for approval already; ask for this one afterwards");
-        return Ok(Err(No::new("too_many_requests", message)));
-    }
+    Ok(Ok(()))
+}
+
+/// A new question, in the log and with its conversation: what was asked can be answered, however this turn ends.
+async fn kept(engine: &Engine, opened: &mut Opened<'_>, about: &About<'_>) -> Result<Waiting<Operator>, TurnError> {
+    let now = engine.now_ms();
     let wait_ms = (u64::from(engine.spec.limits.session_idle_s) * 1_000).min(WAIT_MS_MAX);
-    let put = ("a", Ask::approval as Put<Operator>);
-    let about = About { tool, arguments, principal };
-    let waiting = Waiting::open(&engine.keys, opened.key, &about, (now, now + wait_ms), put)
+    let put = (Kind::Approval, Ask::approval as Put<Operator>);
+    let waiting = Waiting::open(&engine.keys, opened.key, about, (now, now + wait_ms), put)
         .map_err(|_| TurnError::Unavailable { what: "the system's random numbers" })?;
     tell(opened, &waiting, Step::Opened).await?;
-    let posted = waiting.posted(engine.spec.name.as_str(), &opened.record, opened.key);
-    opened.state.requests.push(waiting);
-    opened.keep_facts().await?; // what was asked can be answered, however this turn ends
-    opened.post(&posted)?;
-    Ok(Ok(()))
+    opened.state.requests.push(waiting.clone());
+    opened.keep_facts().await?;
+    Ok(waiting)
+}
+
+/// A question that nobody is shown waits for nobody: the same call later asks anew.
+async fn taken_back(opened: &mut Opened<'_>, mut waiting: Waiting<Operator>) -> Result<No, TurnError> {
+    opened.state.requests.retain(|other| other.ask.id() != waiting.ask.id());
+    opened.keep_facts().await?;
+    waiting.ask.withdraw();
+    tell(opened, &waiting, Step::Withdrawn).await?;
+    // One that was up before; the board says no to more just now, and has told the operator so.
+    let _ = opened.take_down(waiting.ask.id(), "nothing was done: it was taken back");
+    let message = "whoever could approve this cannot be asked just now, and nothing waits for them; say so, and that it can be \
+                   asked for again later";
+    Ok(No::new("cannot_ask", message))
 }
 
 /// See [`Engine::answered`].

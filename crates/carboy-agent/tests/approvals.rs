@@ -6,6 +6,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use carboy_agent::*;
@@ -20,10 +21,14 @@ use support::*;
 struct Board {
     up: Mutex<BTreeMap<String, Posted>>,
     down: Mutex<BTreeMap<String, String>>,
+    full: AtomicBool,
 }
 
 impl AskBoard for Board {
     fn post(&self, posted: &Posted) -> Result<(), AskBoardError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(AskBoardError("1000 approvals wait already".into()));
+        }
         self.up.lock().unwrap().insert(posted.ask.id().to_owned(), posted.clone());
         Ok(())
     }
@@ -172,7 +177,7 @@ async fn u4_i1_an_approval_is_decided_again_when_it_comes_and_one_without_an_out
     assert!(told.starts_with("This was approved, and could not be done: Return order BK-1001?"), "{told}");
 
     requested(&world, &asker).await;
-    world.shop.write_hangs.store(1, std::sync::atomic::Ordering::SeqCst);
+    world.shop.write_hangs.store(1, Ordering::SeqCst);
     let posted = board.only();
     let came = world.engine.answered(&posted, Some(&said(Word::Approved, None))).await.unwrap();
     assert_eq!(came, "approved, and begun; whether it was done is not known");
@@ -211,6 +216,45 @@ async fn u4_g70_without_an_operator_to_ask_it_is_refused_and_there_are_only_so_m
     }
     assert_eq!(board.up.lock().unwrap().len(), 4);
     assert!(many.model.last().messages.contains("too_many_requests"));
+}
+
+#[tokio::test]
+async fn u4_what_a_full_board_does_not_take_waits_for_nobody_and_the_model_is_told_and_asks_again_later() {
+    let ((world, board), asker) = (world(), person());
+    board.full.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let events = requested(&world, &asker).await;
+        let failed = TurnEvent::Step { tool: "return_order".into(), phase: StepPhase::Failed };
+        assert!(events.contains(&failed), "{events:?}");
+        let told = world.model.last().messages;
+        assert!(told.contains("cannot_ask") && !told.contains("awaiting_approval"), "{told}");
+        assert_eq!(world.engine.waits(&asker).await.unwrap(), 0);
+    }
+    board.full.store(false, Ordering::SeqCst);
+    requested(&world, &asker).await;
+    assert!(world.model.last().messages.contains("awaiting_approval"));
+    let posted = board.only();
+    // One that was kept by a turn which did not come as far as the board.
+    board.up.lock().unwrap().clear();
+    requested(&world, &asker).await;
+    assert_eq!((board.only(), world.engine.waits(&asker).await.unwrap()), (posted, 1));
+    let asks: Vec<String> = world.actions().into_iter().filter(|action| action.starts_with("ask_")).collect();
+    let (opened, taken_back) = ("ask_opened done", "ask_withdrawn denied");
+    assert_eq!(asks, [opened, taken_back, opened, taken_back, opened]);
+}
+
+#[tokio::test]
+async fn u4_a_hand_off_that_a_full_board_does_not_take_is_in_the_log_and_put_up_when_it_is_asked_for_again() {
+    let ((world, board), asker) = (world(), person());
+    board.full.store(true, Ordering::SeqCst);
+    world.engine.hand_off(&asker).await.unwrap();
+    assert!(board.up.lock().unwrap().is_empty());
+    board.full.store(false, Ordering::SeqCst);
+    world.engine.hand_off(&asker).await.unwrap();
+    let entry = world.entries().into_iter().find(|entry| entry["action"] == "ask_opened").unwrap();
+    assert_eq!(board.only().ask.id(), entry["details"]["ask"]);
+    let asks = world.actions().into_iter().filter(|action| action.starts_with("ask_")).count();
+    assert_eq!(asks, 1, "it is the same question");
 }
 
 #[tokio::test]

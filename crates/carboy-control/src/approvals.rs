@@ -10,6 +10,8 @@
 //! shown, and runs nothing that was not asked for. *Must never* take an answer from a file of others, or a second one for the same
 //! question. Nor let files of another kind, however many, hide a question.
 
+mod warned;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use carboy_agent::Engine;
-use carboy_core::ask::{Answered, Posted};
+use carboy_core::ask::{Answered, Kind, Posted};
 use carboy_core::ids::{AgentName, BottleName};
 use carboy_core::ports::{AskBoard, AskBoardError, Clock};
 use tokio::sync::watch;
@@ -26,8 +28,11 @@ use tokio::sync::watch;
 use crate::clock::SystemClock;
 use crate::home::{Home, HomeError, Reaches, draft_of, private_dir, read_private, write_private};
 
-/// Questions of one agent that wait at once; those beyond are not put up.
-pub const ASKS_MAX: usize = 1_000;
+/// Writes of one agent that wait at once; those beyond are not put up, and the model is told.
+pub const APPROVALS_MAX: usize = 1_000;
+/// Requests for a person that wait at once; those beyond are in the log and go to the webhook alone. A share of their own:
+/// anybody may ask for a person, and none of them keeps a write from being asked about.
+pub const HAND_OFFS_MAX: usize = 1_000;
 /// Octets of one file.
 const FILE_BYTES_MAX: usize = 64 * 1024;
 /// Files of every kind in one board's directory; one with more is not read in part.
@@ -45,6 +50,8 @@ const DIR: &str = "asks";
 const POSTED: &str = "json";
 const ANSWER: &str = "answer";
 const CAME: &str = "came";
+
+pub(crate) use warned::{Warned, Warnings};
 
 /// Where the questions of one agent are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,6 +217,26 @@ impl FileBoard {
     }
 }
 
+/// How much of a board questions of one kind may take.
+struct Share {
+    /// How their ids begin.
+    prefix: &'static str,
+    max: usize,
+    name: &'static str,
+}
+
+impl Share {
+    fn of(kind: Kind) -> Share {
+        let (max, name) = match kind {
+            Kind::HandOff => (HAND_OFFS_MAX, "requests for a person"),
+            Kind::Approval => (APPROVALS_MAX, "approvals"),
+            // Put up by no conversation.
+            Kind::SuperviseProposal | Kind::DlpHold | Kind::Confirmation => (0, "questions of this kind"),
+        };
+        Share { prefix: kind.prefix(), max, name }
+    }
+}
+
 /// Id and kind of a file of a board.
 fn parts(path: &Path) -> Option<(&str, &str)> {
     let id = path.file_stem()?.to_str().filter(|id| is_id(id))?;
@@ -234,8 +261,13 @@ impl AskBoard for FileBoard {
             private_dir(&self.dir)?;
             let path = self.path(posted.ask.id(), POSTED);
             let io = |source| HomeError::Io { path: path.clone(), source };
-            if self.ids(POSTED)?.len() >= ASKS_MAX {
-                return Err(io(std::io::Error::other(format!("{ASKS_MAX} questions wait already; answer some"))));
+            let Share { prefix, max, name } = Share::of(posted.ask.kind());
+            let of_it = |id: &String| id.split_once('-').is_some_and(|(of, _)| of == prefix);
+            // One that is up already takes no other place.
+            if !self.is_there(posted.ask.id(), POSTED) && self.ids(POSTED)?.iter().filter(|id| of_it(id)).count() >= max
+            {
+                let text = format!("{max} {name} wait already; `carboy approve` lists them, answer some");
+                return Err(io(std::io::Error::other(text)));
             }
             write_private(&path, &serde_json::to_vec(posted).map_err(|e| io(e.into()))?)
         };
@@ -295,7 +327,8 @@ fn directories(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Takes answers to their conversations, and tells those whose time is over, until it is aborted. `news` is raised with each.
-pub(crate) async fn carry(engine: Arc<Engine>, board: FileBoard, news: watch::Sender<u64>) {
+pub(crate) async fn carry(engine: Arc<Engine>, board: Warned, news: watch::Sender<u64>) {
+    let Warned { board, warnings } = board;
     let mut tidied: Option<Instant> = None;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -310,8 +343,15 @@ pub(crate) async fn carry(engine: Arc<Engine>, board: FileBoard, news: watch::Se
             }
             looked.waits()
         };
-        // What cannot be read now is read at the next look.
-        let Ok(Ok(waits)) = tokio::task::spawn_blocking(look).await else { continue };
+        let waits = match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(waits)) => waits,
+            // What cannot be read now is read at the next look.
+            Ok(Err(error)) => {
+                warnings.tell("questions_not_read", "board", &error);
+                continue;
+            }
+            Err(_) => continue,
+        };
         let now = SystemClock.now_ms();
         for waits in waits.iter().filter(|waits| waits.answer.is_some() || now >= waits.posted.ask.expires_ms()) {
             // A conversation that is at work now takes it at the next look.
@@ -325,6 +365,8 @@ pub(crate) async fn carry(engine: Arc<Engine>, board: FileBoard, news: watch::Se
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+
     use carboy_core::ask::{Ask, Word};
 
     fn board() -> (tempfile::TempDir, Home, FileBoard) {
@@ -459,5 +501,35 @@ mod tests {
         board.tidy();
         let gone = (0..CAME_MAX + 3).filter(|n| !board.is_there(&format!("a-{n}"), CAME)).collect::<Vec<_>>();
         assert_eq!(gone, [0, 1, 2]);
+    }
+
+    #[test]
+    fn u4_no_number_of_requests_for_a_person_keeps_a_write_off_the_board_and_the_operator_is_told_once() {
+        let (_dir, _, board) = board();
+        private_dir(&board.dir).unwrap();
+        for n in 0..HAND_OFFS_MAX {
+            fs::write(board.path(&format!("h-{n}"), POSTED), "{}").unwrap();
+        }
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let lines = told.clone();
+        let warnings = Warnings::new(Arc::new(move |line: &str| lines.lock().unwrap().push(line.to_owned())));
+        let warned = Warned { board: board.clone(), warnings };
+        let person = |id: &str| Posted { ask: Ask::hand_off(id, "1", 10, 110), ..posted(id, 10) };
+        for n in 0..3 {
+            let error = warned.post(&person(&format!("h-more-{n}"))).unwrap_err().to_string();
+            assert!(error.contains("1000 requests for a person wait already; `carboy approve` lists them"), "{error}");
+        }
+        warned.post(&person("h-1")).unwrap();
+        warned.post(&posted("a-1", 10)).unwrap();
+        for n in 2..=APPROVALS_MAX {
+            fs::write(board.path(&format!("a-{n}"), POSTED), "{}").unwrap();
+        }
+        warned.post(&posted("a-1", 10)).unwrap();
+        warned.post(&posted("a-0", 10)).unwrap_err();
+        let told: Vec<serde_json::Value> =
+            told.lock().unwrap().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let about: Vec<_> = told.iter().map(|line| (&line["event"], &line["about"])).collect();
+        let event = &"question_not_put_up".into();
+        assert_eq!(about, [(event, &"hand_off".into()), (event, &"approval".into())]);
     }
 }
