@@ -46,13 +46,17 @@ pub(crate) struct Opened<'e> {
 impl<'e> Opened<'e> {
     /// Takes the session; one that is not there begins.
     pub(crate) async fn open(engine: &'e Engine, asker: &Asker, record: Record) -> Result<Opened<'e>, TurnError> {
-        Opened::of(engine, asker.session.key(), record).await
+        let key = asker.session.key();
+        Opened::with(engine, key, record, hold(engine, key).await?).await
     }
 
-    /// The same for whoever knows a session by its key alone: an operator's answer.
-    pub(crate) async fn of(engine: &'e Engine, key: SessionKey, record: Record) -> Result<Opened<'e>, TurnError> {
-        let held = engine.locks.hold(key).await;
-        let held = held.map_err(|_| TurnError::Unavailable { what: "the conversation (it is still at work)" })?;
+    /// The same for whoever knows a session by its key alone, and holds it: an operator's answer.
+    pub(crate) async fn with(
+        engine: &'e Engine,
+        key: SessionKey,
+        record: Record,
+        held: Held,
+    ) -> Result<Opened<'e>, TurnError> {
         let now = engine.now_ms();
         let loaded = engine.sessions.load(key, now).await.map_err(store)?;
         let (version, state) = match loaded {
@@ -331,6 +335,12 @@ impl<'e> Opened<'e> {
     fn put_up(&self, hand_off: &Ask<Operator>) {
         let _ = self.post(&posted(hand_off.clone(), self.engine.spec.name.as_str(), &self.record, self.key));
     }
+}
+
+/// Waits until nobody else is at work in the session.
+pub(crate) async fn hold(engine: &Engine, key: SessionKey) -> Result<Held, TurnError> {
+    let held = engine.locks.hold(key).await;
+    held.map_err(|_| TurnError::Unavailable { what: "the conversation (it is still at work)" })
 }
 
 /// How a run ended, for the log.

@@ -15,18 +15,22 @@ use carboy_core::ask::{Answered, Ask, By, Kind, Operator, Posted, Step, Word};
 use carboy_core::audit::Subject;
 use carboy_core::ports::SessionKey;
 use serde_json::Value;
+use tokio::sync::SemaphorePermit;
 
 use crate::answers::{FROM_THE_RUNTIME, not_now, possible, tell, written};
 use crate::calls::{LATE, No, Possible};
 use crate::confirm::{About, CARD_CHARS_MAX, Put, Waiting};
 use crate::engine::Engine;
-use crate::opened::Opened;
+use crate::locks::Held;
+use crate::opened::{Opened, hold};
 use crate::outcome::TurnError;
 use crate::principal::Principal;
 use crate::session::Who;
 
 /// Writes of one conversation that wait for an operator at once.
 pub const REQUESTS_MAX: usize = 4;
+/// Answers of operators that are carried out at once, each in another conversation; those that wait for theirs do not count.
+pub const ANSWERS_AT_ONCE_MAX: usize = 16;
 /// The longest that one waits, in milliseconds: a day. A conversation that is kept for less takes its questions with it.
 const WAIT_MS_MAX: u64 = 24 * 3_600_000;
 
@@ -91,7 +95,8 @@ async fn taken_back(opened: &mut Opened<'_>, mut waiting: Waiting<Operator>) -> 
 pub(crate) async fn answered(engine: &Engine, posted: &Posted, answer: Option<&Answered>) -> Result<String, TurnError> {
     let key = back(posted)?;
     let record = engine.record_of(key, posted.user.clone());
-    let mut opened = Opened::of(engine, key, record).await?;
+    let (held, _place) = place(engine, key).await?;
+    let mut opened = Opened::with(engine, key, record, held).await?;
     let id = posted.ask.id();
     let came_of_it = match posted.ask.kind() {
         Kind::HandOff => handed_off(engine, &mut opened, posted, answer).await?,
@@ -110,6 +115,22 @@ pub(crate) async fn answered(engine: &Engine, posted: &Posted, answer: Option<&A
     };
     opened.take_down(id, &came_of_it)?;
     Ok(came_of_it)
+}
+
+/// The conversation, and a place among the answers that are carried out. Whoever waits for the one has not got the other: an
+/// answer to a conversation that is at work holds up no other answer, and one that waits for a place no conversation.
+async fn place(engine: &Engine, key: SessionKey) -> Result<(Held, SemaphorePermit<'_>), TurnError> {
+    loop {
+        let held = hold(engine, key).await?;
+        if let Ok(place) = engine.answering.try_acquire() {
+            return Ok((held, place));
+        }
+        drop(held);
+        let place = engine.answering.acquire().await.expect("it is never closed");
+        if let Some(held) = engine.locks.try_hold(key) {
+            return Ok((held, place));
+        }
+    }
 }
 
 fn back(posted: &Posted) -> Result<SessionKey, TurnError> {

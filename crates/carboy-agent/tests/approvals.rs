@@ -8,6 +8,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
 use carboy_agent::*;
 use carboy_core::ask::{Answered, Kind, Posted, Word};
@@ -54,11 +55,16 @@ impl Board {
 }
 
 fn world() -> (World, Arc<Board>) {
+    world_that_waits(50)
+}
+
+/// One whose tools may take so long.
+fn world_that_waits(tool_wait_ms: u32) -> (World, Arc<Board>) {
     let world = World::with(
         |spec| {
             let rules = ToolRules { confirm: Confirm::Operator, ..ToolRules::default() };
             spec.rules.insert("return_order".into(), rules);
-            spec.limits.tool_wait_ms = 50;
+            spec.limits.tool_wait_ms = tool_wait_ms;
         },
         Vec::new(),
     );
@@ -255,6 +261,43 @@ async fn u4_a_hand_off_that_a_full_board_does_not_take_is_in_the_log_and_put_up_
     assert_eq!(board.only().ask.id(), entry["details"]["ask"]);
     let asks = world.actions().into_iter().filter(|action| action.starts_with("ask_")).count();
     assert_eq!(asks, 1, "it is the same question");
+}
+
+#[tokio::test]
+async fn u4_g32_so_many_answers_are_carried_out_at_once_and_one_that_waits_for_a_place_holds_up_no_conversation() {
+    const AT_ONCE: usize = 16;
+    let (world, board) = world_that_waits(60_000);
+    let mut asked = Vec::new();
+    for n in 0..=AT_ONCE {
+        let asker = asker(&format!("person-{n}"), PrincipalKind::Terminal);
+        requested(&world, &asker).await;
+        asked.push((asker, board.only()));
+        board.up.lock().unwrap().clear();
+    }
+    world.shop.write_hangs.store(AT_ONCE + 1, Ordering::SeqCst);
+    let yes = said(Word::Approved, None);
+    let mut answers: Vec<_> =
+        asked.iter().map(|(_, posted)| Box::pin(world.engine.answered(posted, Some(&yes)))).collect();
+    let carried_out = std::future::poll_fn(|context| {
+        let ready = answers.iter_mut().find_map(|one| match one.as_mut().poll(context) {
+            Poll::Ready(came) => Some(came),
+            Poll::Pending => None,
+        });
+        ready.map_or(Poll::Pending, Poll::Ready)
+    });
+    let meanwhile = async {
+        while world.writes() < AT_ONCE {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        world.model.says([text("It still waits.")]);
+        world.turn(&asked[AT_ONCE].0, "How is it?").await.unwrap().text
+    };
+    tokio::select! {
+        biased;
+        came = carried_out => panic!("a write ended: {came:?}"),
+        text = meanwhile => assert_eq!(text, "It still waits."),
+    }
+    assert_eq!(world.writes(), AT_ONCE);
 }
 
 #[tokio::test]

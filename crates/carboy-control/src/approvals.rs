@@ -10,23 +10,23 @@
 //! shown, and runs nothing that was not asked for. *Must never* take an answer from a file of others, or a second one for the same
 //! question. Nor let files of another kind, however many, hide a question.
 
+mod carry;
 mod warned;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use carboy_agent::Engine;
 use carboy_core::ask::{Answered, Kind, Posted};
 use carboy_core::ids::{AgentName, BottleName};
-use carboy_core::ports::{AskBoard, AskBoardError, Clock};
-use tokio::sync::watch;
+use carboy_core::ports::{AskBoard, AskBoardError};
 
-use crate::clock::SystemClock;
 use crate::home::{Home, HomeError, Reaches, draft_of, private_dir, read_private, write_private};
+
+pub(crate) use carry::carry;
+pub(crate) use warned::{Warned, Warnings};
 
 /// Writes of one agent that wait at once; those beyond are not put up, and the model is told.
 pub const APPROVALS_MAX: usize = 1_000;
@@ -39,10 +39,6 @@ const FILE_BYTES_MAX: usize = 64 * 1024;
 pub const ENTRIES_MAX: usize = 16_384;
 /// Outcomes of answers that are kept for those who answered; the oldest go first.
 pub const CAME_MAX: usize = 1_000;
-/// How often answers are looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often what was left behind is cleared away.
-const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// How long is kept what nobody came back for.
 const LEFT_BEHIND_MAX: Duration = Duration::from_secs(3_600);
 /// The directory, below the agent's.
@@ -50,8 +46,6 @@ const DIR: &str = "asks";
 const POSTED: &str = "json";
 const ANSWER: &str = "answer";
 const CAME: &str = "came";
-
-pub(crate) use warned::{Warned, Warnings};
 
 /// Where the questions of one agent are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -326,46 +320,10 @@ fn directories(path: &Path) -> Vec<PathBuf> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
-/// Takes answers to their conversations, and tells those whose time is over, until it is aborted. `news` is raised with each.
-pub(crate) async fn carry(engine: Arc<Engine>, board: Warned, news: watch::Sender<u64>) {
-    let Warned { board, warnings } = board;
-    let mut tidied: Option<Instant> = None;
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let looked = board.clone();
-        let due = tidied.is_none_or(|at| at.elapsed() >= TIDY_EVERY);
-        if due {
-            tidied = Some(Instant::now());
-        }
-        let look = move || {
-            if due {
-                looked.tidy();
-            }
-            looked.waits()
-        };
-        let waits = match tokio::task::spawn_blocking(look).await {
-            Ok(Ok(waits)) => waits,
-            // What cannot be read now is read at the next look.
-            Ok(Err(error)) => {
-                warnings.tell("questions_not_read", "board", &error);
-                continue;
-            }
-            Err(_) => continue,
-        };
-        let now = SystemClock.now_ms();
-        for waits in waits.iter().filter(|waits| waits.answer.is_some() || now >= waits.posted.ask.expires_ms()) {
-            // A conversation that is at work now takes it at the next look.
-            if engine.answered(&waits.posted, waits.answer.as_ref()).await.is_ok() {
-                news.send_modify(|count| *count += 1);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use carboy_core::ask::{Ask, Word};
 
