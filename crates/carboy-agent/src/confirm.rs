@@ -11,7 +11,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use carboy_core::ask::{Answerer, Ask, By, Customer, Operator, Posted, State as AskState};
+use carboy_core::ask::{Answerer, Ask, By, Customer, Kind, Operator, Posted, State as AskState};
 use carboy_core::audit::hex;
 use carboy_core::ports::SessionKey;
 use serde::{Deserialize, Serialize};
@@ -79,13 +79,13 @@ pub(crate) struct About<'a> {
 }
 
 impl<A: Answerer> Waiting<A> {
-    /// A question about this call; `prefix` begins its id.
+    /// A question of this kind about this call.
     pub(crate) fn open(
         keys: &Keys,
         session: SessionKey,
         about: &About<'_>,
         (now_ms, expires_ms): (u64, u64),
-        (prefix, put): (&str, Put<A>),
+        (kind, put): (Kind, Put<A>),
     ) -> Result<Waiting<A>, NoRandomness> {
         let About { tool, arguments, principal } = *about;
         let mut nonce = [0; NONCE_BYTES];
@@ -93,7 +93,7 @@ impl<A: Answerer> Waiting<A> {
         let nonce = hex(&nonce);
         let name = &tool.spec().schema.name;
         let bound_to = keys.short(&[b"bound", &session.0, name.as_bytes(), &canonical(arguments.clone())]);
-        let id = format!("{prefix}-{}", keys.short(&[b"ask", &session.0, nonce.as_bytes()]));
+        let id = format!("{}-{}", kind.prefix(), keys.short(&[b"ask", &session.0, nonce.as_bytes()]));
         Ok(Waiting {
             ask: put(&id, &bound_to, now_ms, expires_ms),
             tool: name.clone(),

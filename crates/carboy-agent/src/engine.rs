@@ -16,6 +16,7 @@ use carboy_core::chat::ChatSpec;
 use carboy_core::ports::{AskBoard, AuditSink, Clock, Conversation, SessionKey, SessionStore};
 use carboy_core::secret::SecretText;
 use carboy_wire::chat::ToolSchema;
+use tokio::sync::Semaphore;
 
 use crate::answers;
 use crate::audit::Record;
@@ -154,6 +155,8 @@ pub struct Engine {
     subject: Subject,
     metrics: Arc<Metrics>,
     pub(crate) locks: Arc<Locks>,
+    /// Places of answers of operators that are carried out.
+    pub(crate) answering: Semaphore,
     pub(crate) screens: Screens,
     remarks: Option<Remarks>,
     notices: Option<Notices>,
@@ -189,6 +192,7 @@ impl Engine {
             subject,
             metrics,
             locks: Arc::default(),
+            answering: Semaphore::new(requests::ANSWERS_AT_ONCE_MAX),
             remarks: None,
             notices: None,
             board: None,
@@ -212,7 +216,8 @@ impl Engine {
     }
 
     /// Does what an operator's answer says, or what is to be done when nobody answers in time (`None`): the tool runs or not,
-    /// and the person reads in the conversation how it ended. What came of it, for the operator.
+    /// and the person reads in the conversation how it ended. What came of it, for the operator. A conversation that is at work
+    /// is waited for; so many answers are carried out at once.
     pub async fn answered(&self, posted: &Posted, answer: Option<&Answered>) -> Result<String, TurnError> {
         requests::answered(self, posted, answer).await
     }

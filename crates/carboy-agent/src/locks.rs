@@ -52,6 +52,12 @@ impl Locks {
         Ok(Held { _guard: lock.lock_owned().await, _place: place })
     }
 
+    /// The same where nobody else is at work in the session.
+    pub(crate) fn try_hold(self: &Arc<Self>, key: SessionKey) -> Option<Held> {
+        let (place, lock) = self.enter(key).ok()?;
+        Some(Held { _guard: lock.try_lock_owned().ok()?, _place: place })
+    }
+
     fn enter(self: &Arc<Self>, key: SessionKey) -> Result<(Place, Arc<tokio::sync::Mutex<()>>), Busy> {
         let mut table = self.table();
         let full = table.len() >= SESSIONS_AT_ONCE_MAX;
@@ -129,12 +135,13 @@ mod tests {
         let locks = Arc::new(Locks::default());
         let held = locks.hold(key(1)).await.unwrap();
         let waiting: Vec<_> = (1..TURNS_WAITING_MAX).map(|_| locks.enter(key(1)).ok().unwrap()).collect();
-        assert!(locks.hold(key(1)).await.is_err());
+        assert!(locks.hold(key(1)).await.is_err() && locks.try_hold(key(1)).is_none());
         assert!(locks.hold(key(2)).await.is_ok(), "another session is free");
         drop(waiting);
         let mut wait = Box::pin(locks.hold(key(1)));
         assert!(futures_poll(wait.as_mut()).is_none(), "it waits");
         drop(wait);
+        assert!(locks.try_hold(key(1)).is_none() && locks.try_hold(key(2)).is_some());
         drop(held);
         assert!(locks.table().is_empty());
 

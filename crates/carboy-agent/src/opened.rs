@@ -7,7 +7,7 @@
 //! What a turn did to the world stays when the turn is dropped: a confirmed write, a count against a limit and what was proven
 //! are kept at once. *Must never* be worked on by two turns, or saved over what another process wrote.
 
-use carboy_core::ask::{Ask, Customer, Operator, Posted, State as AskState, Step};
+use carboy_core::ask::{Ask, Customer, Kind, Operator, Posted, State as AskState, Step};
 use carboy_core::audit::{EventType, Outcome};
 use carboy_core::ports::{SessionKey, SessionStoreError};
 
@@ -48,13 +48,17 @@ pub(crate) struct Opened<'e> {
 impl<'e> Opened<'e> {
     /// Takes the session; one that is not there begins.
     pub(crate) async fn open(engine: &'e Engine, asker: &Asker, record: Record) -> Result<Opened<'e>, TurnError> {
-        Opened::of(engine, asker.session.key(), record).await
+        let key = asker.session.key();
+        Opened::with(engine, key, record, hold(engine, key).await?).await
     }
 
-    /// The same for whoever knows a session by its key alone: an operator's answer.
-    pub(crate) async fn of(engine: &'e Engine, key: SessionKey, record: Record) -> Result<Opened<'e>, TurnError> {
-        let held = engine.locks.hold(key).await;
-        let held = held.map_err(|_| TurnError::Unavailable { what: "the conversation (it is still at work)" })?;
+    /// The same for whoever knows a session by its key alone, and holds it: an operator's answer.
+    pub(crate) async fn with(
+        engine: &'e Engine,
+        key: SessionKey,
+        record: Record,
+        held: Held,
+    ) -> Result<Opened<'e>, TurnError> {
         let now = engine.now_ms();
         let loaded = engine.sessions.load(key, now).await.map_err(store)?;
         let (version, state) = match loaded {
@@ -332,21 +336,35 @@ impl<'e> Opened<'e> {
 
     /// A person is wanted; one question at a time.
     pub(crate) async fn ask_for_a_person(&mut self, why: Wanted) -> Result<(), TurnError> {
-        if self.state.hand_off.is_some() {
+        if let Some(ask) = &self.state.hand_off {
+            // One that the board had no room for gets there once it has some.
+            self.put_up(ask);
             return Ok(());
         }
         let now = self.engine.now_ms();
-        let id = format!("h-{}", self.engine.keys.short(&[b"hand_off", &self.key.0, &now.to_be_bytes()]));
+        let prefix = Kind::HandOff.prefix();
+        let id = format!("{prefix}-{}", self.engine.keys.short(&[b"hand_off", &self.key.0, &now.to_be_bytes()]));
         let expires_ms = now + HAND_OFF_WAIT_MS;
         let ask = Ask::hand_off(&id, &self.record.session, now, expires_ms);
         let event = ask.event(Step::Opened, self.record.subject.clone());
         self.record.durable(self.record.placed(event)).await?;
         self.engine.notify(&self.record, id, About::HandOff { why, expires_ms }, now);
-        // It is in the log: a board that cannot be written takes no politeness away from whoever is handed off.
-        let _ = self.post(&posted(ask.clone(), self.engine.spec.name.as_str(), &self.record, self.key));
+        self.put_up(&ask);
         self.state.hand_off = Some(ask);
         Ok(())
     }
+
+    /// It is in the log, and was told to whoever fetches people: a board that takes no more, and has told the operator so,
+    /// takes no politeness away from whoever is handed off.
+    fn put_up(&self, hand_off: &Ask<Operator>) {
+        let _ = self.post(&posted(hand_off.clone(), self.engine.spec.name.as_str(), &self.record, self.key));
+    }
+}
+
+/// Waits until nobody else is at work in the session.
+pub(crate) async fn hold(engine: &Engine, key: SessionKey) -> Result<Held, TurnError> {
+    let held = engine.locks.hold(key).await;
+    held.map_err(|_| TurnError::Unavailable { what: "the conversation (it is still at work)" })
 }
 
 /// How a run ended, for the log.

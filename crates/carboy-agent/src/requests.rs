@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Possible ─▶ kept, pending ─▶ put up (AskBoard)                    the conversation goes on
+//!                          └─▶ no room there ─▶ taken back          the model hears that nobody was asked
 //! answer   ─▶ approved ─▶ authorized, required, prechecked again ─▶ spent, kept ─▶ the write ─▶ lines for the person ─▶ taken down
 //!          └▶ declined, or too late ─▶ lines for the person ─▶ taken down
 //! ```
@@ -14,18 +15,22 @@ use carboy_core::ask::{Answered, Ask, By, Kind, Operator, Posted, Step, Word};
 use carboy_core::audit::Subject;
 use carboy_core::ports::SessionKey;
 use serde_json::Value;
+use tokio::sync::SemaphorePermit;
 
 use crate::answers::{FROM_THE_RUNTIME, not_now, possible, tell, why, written};
 use crate::calls::{LATE, No, Possible};
 use crate::confirm::{About, CARD_CHARS_MAX, Put, Waiting};
 use crate::engine::Engine;
-use crate::opened::Opened;
+use crate::locks::Held;
+use crate::opened::{Opened, hold};
 use crate::outcome::TurnError;
 use crate::principal::Principal;
 use crate::session::Who;
 
 /// Writes of one conversation that wait for an operator at once.
 pub const REQUESTS_MAX: usize = 4;
+/// Answers of operators that are carried out at once, each in another conversation; those that wait for theirs do not count.
+pub const ANSWERS_AT_ONCE_MAX: usize = 16;
 /// The longest that one waits, in milliseconds: a day. A conversation that is kept for less takes its questions with it.
 const WAIT_MS_MAX: u64 = 24 * 3_600_000;
 
@@ -44,31 +49,54 @@ pub(crate) async fn put(
     }
     let (tool, arguments, now) = (&**possible.tool(), possible.arguments(), engine.now_ms());
     let name = &tool.spec().schema.name;
-    if opened.state.requests.iter().any(|other| other.asks_for(name, arguments, principal, now)) {
-        return Ok(Ok(()));
+    let known = opened.state.requests.iter().find(|other| other.asks_for(name, arguments, principal, now)).cloned();
+    let waiting = match known {
+        // It is put up again: a turn that was broken off after it was kept may not have come so far.
+        Some(waiting) => waiting,
+        None if opened.state.requests.len() >= REQUESTS_MAX => {
+            let message = format!("{REQUESTS_MAX} actions wait for approval already; ask for this one afterwards");
+            return Ok(Err(No::new("too_many_requests", message)));
+        }
+        None => kept(engine, opened, &About { tool, arguments, principal }).await?,
+    };
+    if opened.post(&waiting.posted(engine.spec.name.as_str(), &opened.record, opened.key)).is_err() {
+        return Ok(Err(taken_back(opened, waiting).await?));
     }
-    if opened.state.requests.len() >= REQUESTS_MAX {
-        let message = format!("{REQUESTS_MAX} actions wait for approval already; ask for this one afterwards");
-        return Ok(Err(No::new("too_many_requests", message)));
-    }
+    Ok(Ok(()))
+}
+
+/// A new question, in the log and with its conversation: what was asked can be answered, however this turn ends.
+async fn kept(engine: &Engine, opened: &mut Opened<'_>, about: &About<'_>) -> Result<Waiting<Operator>, TurnError> {
+    let now = engine.now_ms();
     let wait_ms = (u64::from(engine.spec.limits.session_idle_s) * 1_000).min(WAIT_MS_MAX);
-    let put = ("a", Ask::approval as Put<Operator>);
-    let about = About { tool, arguments, principal };
-    let waiting = Waiting::open(&engine.keys, opened.key, &about, (now, now + wait_ms), put)
+    let put = (Kind::Approval, Ask::approval as Put<Operator>);
+    let waiting = Waiting::open(&engine.keys, opened.key, about, (now, now + wait_ms), put)
         .map_err(|_| TurnError::Unavailable { what: "the system's random numbers" })?;
     tell(opened, &waiting, Step::Opened).await?;
-    let posted = waiting.posted(engine.spec.name.as_str(), &opened.record, opened.key);
-    opened.state.requests.push(waiting);
-    opened.keep_facts().await?; // what was asked can be answered, however this turn ends
-    opened.post(&posted)?;
-    Ok(Ok(()))
+    opened.state.requests.push(waiting.clone());
+    opened.keep_facts().await?;
+    Ok(waiting)
+}
+
+/// A question that nobody is shown waits for nobody: the same call later asks anew.
+async fn taken_back(opened: &mut Opened<'_>, mut waiting: Waiting<Operator>) -> Result<No, TurnError> {
+    opened.state.requests.retain(|other| other.ask.id() != waiting.ask.id());
+    opened.keep_facts().await?;
+    waiting.ask.withdraw();
+    tell(opened, &waiting, Step::Withdrawn).await?;
+    // One that was up before; the board says no to more just now, and has told the operator so.
+    let _ = opened.take_down(waiting.ask.id(), "nothing was done: it was taken back");
+    let message = "whoever could approve this cannot be asked just now, and nothing waits for them; say so, and that it can be \
+                   asked for again later";
+    Ok(No::new("cannot_ask", message))
 }
 
 /// See [`Engine::answered`].
 pub(crate) async fn answered(engine: &Engine, posted: &Posted, answer: Option<&Answered>) -> Result<String, TurnError> {
     let key = back(posted)?;
     let record = engine.record_of(key, posted.user.clone());
-    let mut opened = Opened::of(engine, key, record).await?;
+    let (held, _place) = place(engine, key).await?;
+    let mut opened = Opened::with(engine, key, record, held).await?;
     let id = posted.ask.id();
     let came_of_it = match posted.ask.kind() {
         Kind::HandOff => handed_off(engine, &mut opened, posted, answer).await?,
@@ -87,6 +115,22 @@ pub(crate) async fn answered(engine: &Engine, posted: &Posted, answer: Option<&A
     };
     opened.take_down(id, &came_of_it)?;
     Ok(came_of_it)
+}
+
+/// The conversation, and a place among the answers that are carried out. Whoever waits for the one has not got the other: an
+/// answer to a conversation that is at work holds up no other answer, and one that waits for a place no conversation.
+async fn place(engine: &Engine, key: SessionKey) -> Result<(Held, SemaphorePermit<'_>), TurnError> {
+    loop {
+        let held = hold(engine, key).await?;
+        if let Ok(place) = engine.answering.try_acquire() {
+            return Ok((held, place));
+        }
+        drop(held);
+        let place = engine.answering.acquire().await.expect("it is never closed");
+        if let Some(held) = engine.locks.try_hold(key) {
+            return Ok((held, place));
+        }
+    }
 }
 
 fn back(posted: &Posted) -> Result<SessionKey, TurnError> {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use carboy_core::ask::{Ask, Customer, Step as AskStep};
+use carboy_core::ask::{Ask, Customer, Kind, Step as AskStep};
 use carboy_core::verdict::Reason;
 use carboy_guard::output::Redaction;
 use carboy_wire::chat::{Block, Delta, Message, Prompt, Role};
@@ -266,7 +266,7 @@ impl<'e> Talk<'e> {
                 let expires = now + u64::from(engine.spec.limits.confirmation_s) * 1_000;
                 let (tool, arguments) = (&**possible.tool(), possible.arguments());
                 let about = About { tool, arguments, principal };
-                let put = ("c", Ask::confirmation as Put<Customer>);
+                let put = (Kind::Confirmation, Ask::confirmation as Put<Customer>);
                 let waiting = Waiting::open(&engine.keys, opened.key, &about, (now, expires), put)
                     .map_err(|_| TurnError::Unavailable { what: "the system's random numbers" })?;
                 if !engine.screens.may_stand_on_a_card(waiting.shown(), &opened.state.guard.kept.grounds) {

@@ -6,7 +6,9 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
 use carboy_agent::*;
 use carboy_core::ask::{Answered, Kind, Posted, Word};
@@ -20,10 +22,14 @@ use support::*;
 struct Board {
     up: Mutex<BTreeMap<String, Posted>>,
     down: Mutex<BTreeMap<String, String>>,
+    full: AtomicBool,
 }
 
 impl AskBoard for Board {
     fn post(&self, posted: &Posted) -> Result<(), AskBoardError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(AskBoardError("1000 approvals wait already".into()));
+        }
         self.up.lock().unwrap().insert(posted.ask.id().to_owned(), posted.clone());
         Ok(())
     }
@@ -49,11 +55,16 @@ impl Board {
 }
 
 fn world() -> (World, Arc<Board>) {
+    world_that_waits(50)
+}
+
+/// One whose tools may take so long.
+fn world_that_waits(tool_wait_ms: u32) -> (World, Arc<Board>) {
     let world = World::with(
         |spec| {
             let rules = ToolRules { confirm: Confirm::Operator, ..ToolRules::default() };
             spec.rules.insert("return_order".into(), rules);
-            spec.limits.tool_wait_ms = 50;
+            spec.limits.tool_wait_ms = tool_wait_ms;
         },
         Vec::new(),
     );
@@ -172,7 +183,7 @@ async fn u4_i1_an_approval_is_decided_again_when_it_comes_and_one_without_an_out
     assert!(told.starts_with("This was approved, and could not be done: Return order BK-1001?"), "{told}");
 
     requested(&world, &asker).await;
-    world.shop.write_hangs.store(1, std::sync::atomic::Ordering::SeqCst);
+    world.shop.write_hangs.store(1, Ordering::SeqCst);
     let posted = board.only();
     let came = world.engine.answered(&posted, Some(&said(Word::Approved, None))).await.unwrap();
     assert_eq!(came, "approved, and begun; whether it was done is not known");
@@ -211,6 +222,82 @@ async fn u4_g70_without_an_operator_to_ask_it_is_refused_and_there_are_only_so_m
     }
     assert_eq!(board.up.lock().unwrap().len(), 4);
     assert!(many.model.last().messages.contains("too_many_requests"));
+}
+
+#[tokio::test]
+async fn u4_what_a_full_board_does_not_take_waits_for_nobody_and_the_model_is_told_and_asks_again_later() {
+    let ((world, board), asker) = (world(), person());
+    board.full.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let events = requested(&world, &asker).await;
+        let failed = TurnEvent::Step { tool: "return_order".into(), phase: StepPhase::Failed };
+        assert!(events.contains(&failed), "{events:?}");
+        let told = world.model.last().messages;
+        assert!(told.contains("cannot_ask") && !told.contains("awaiting_approval"), "{told}");
+        assert_eq!(world.engine.waits(&asker).await.unwrap(), 0);
+    }
+    board.full.store(false, Ordering::SeqCst);
+    requested(&world, &asker).await;
+    assert!(world.model.last().messages.contains("awaiting_approval"));
+    let posted = board.only();
+    // One that was kept by a turn which did not come as far as the board.
+    board.up.lock().unwrap().clear();
+    requested(&world, &asker).await;
+    assert_eq!((board.only(), world.engine.waits(&asker).await.unwrap()), (posted, 1));
+    let asks: Vec<String> = world.actions().into_iter().filter(|action| action.starts_with("ask_")).collect();
+    let (opened, taken_back) = ("ask_opened done", "ask_withdrawn denied");
+    assert_eq!(asks, [opened, taken_back, opened, taken_back, opened]);
+}
+
+#[tokio::test]
+async fn u4_a_hand_off_that_a_full_board_does_not_take_is_in_the_log_and_put_up_when_it_is_asked_for_again() {
+    let ((world, board), asker) = (world(), person());
+    board.full.store(true, Ordering::SeqCst);
+    world.engine.hand_off(&asker).await.unwrap();
+    assert!(board.up.lock().unwrap().is_empty());
+    board.full.store(false, Ordering::SeqCst);
+    world.engine.hand_off(&asker).await.unwrap();
+    let entry = world.entries().into_iter().find(|entry| entry["action"] == "ask_opened").unwrap();
+    assert_eq!(board.only().ask.id(), entry["details"]["ask"]);
+    let asks = world.actions().into_iter().filter(|action| action.starts_with("ask_")).count();
+    assert_eq!(asks, 1, "it is the same question");
+}
+
+#[tokio::test]
+async fn u4_g32_so_many_answers_are_carried_out_at_once_and_one_that_waits_for_a_place_holds_up_no_conversation() {
+    const AT_ONCE: usize = 16;
+    let (world, board) = world_that_waits(60_000);
+    let mut asked = Vec::new();
+    for n in 0..=AT_ONCE {
+        let asker = asker(&format!("person-{n}"), PrincipalKind::Terminal);
+        requested(&world, &asker).await;
+        asked.push((asker, board.only()));
+        board.up.lock().unwrap().clear();
+    }
+    world.shop.write_hangs.store(AT_ONCE + 1, Ordering::SeqCst);
+    let yes = said(Word::Approved, None);
+    let mut answers: Vec<_> =
+        asked.iter().map(|(_, posted)| Box::pin(world.engine.answered(posted, Some(&yes)))).collect();
+    let carried_out = std::future::poll_fn(|context| {
+        let ready = answers.iter_mut().find_map(|one| match one.as_mut().poll(context) {
+            Poll::Ready(came) => Some(came),
+            Poll::Pending => None,
+        });
+        ready.map_or(Poll::Pending, Poll::Ready)
+    });
+    let meanwhile = async {
+        while world.writes() < AT_ONCE {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        world.model.says([text("It still waits.")]);
+        world.turn(&asked[AT_ONCE].0, "How is it?").await.unwrap().text
+    };
+    tokio::select! {
+        biased;
+        came = carried_out => panic!("a write ended: {came:?}"),
+        text = meanwhile => assert_eq!(text, "It still waits."),
+    }
+    assert_eq!(world.writes(), AT_ONCE);
 }
 
 #[tokio::test]

@@ -3,35 +3,44 @@
 //! ```text
 //!  engine ── post ──▶ asks/a-….json            asks/a-….answer ◀── carboy approve (another process, made once)
 //!         ◀── watch: answers, and what is too late ──┘
-//!         ── take down ─▶ asks/a-….came ──▶ carboy approve reads what came of it
+//!         ── take down ─▶ asks/a-….came ──▶ carboy approve reads what came of it, where somebody answered
 //! ```
 //!
 //! The question itself is in the conversation, sealed, and its every step in the log: a file that somebody changes changes what is
 //! shown, and runs nothing that was not asked for. *Must never* take an answer from a file of others, or a second one for the same
-//! question.
+//! question. Nor let files of another kind, however many, hide a question.
 
+mod carry;
+mod warned;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use carboy_agent::Engine;
-use carboy_core::ask::{Answered, Posted};
+use carboy_core::ask::{Answered, Kind, Posted};
 use carboy_core::ids::{AgentName, BottleName};
-use carboy_core::ports::{AskBoard, AskBoardError, Clock};
-use tokio::sync::watch;
+use carboy_core::ports::{AskBoard, AskBoardError};
 
-use crate::clock::SystemClock;
 use crate::home::{Home, HomeError, Reaches, draft_of, private_dir, read_private, write_private};
 
-/// Questions of one agent that wait at once; those beyond are not put up.
-pub const ASKS_MAX: usize = 1_000;
+pub(crate) use carry::carry;
+pub(crate) use warned::{Warned, Warnings};
+
+/// Writes of one agent that wait at once; those beyond are not put up, and the model is told.
+pub const APPROVALS_MAX: usize = 1_000;
+/// Requests for a person that wait at once; those beyond are in the log and go to the webhook alone. A share of their own:
+/// anybody may ask for a person, and none of them keeps a write from being asked about.
+pub const HAND_OFFS_MAX: usize = 1_000;
 /// Octets of one file.
 const FILE_BYTES_MAX: usize = 64 * 1024;
-/// How often answers are looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long is kept what came of an answer that nobody read.
-const CAME_KEPT_MAX: Duration = Duration::from_secs(3_600);
+/// Files of every kind in one board's directory; one with more is not read in part.
+pub const ENTRIES_MAX: usize = 16_384;
+/// Outcomes of answers that are kept for those who answered; the oldest go first.
+pub const CAME_MAX: usize = 1_000;
+/// How long is kept what nobody came back for.
+const LEFT_BEHIND_MAX: Duration = Duration::from_secs(3_600);
 /// The directory, below the agent's.
 const DIR: &str = "asks";
 const POSTED: &str = "json";
@@ -73,6 +82,12 @@ pub enum AnswerError {
         /// The question.
         id: String,
     },
+    /// It was taken down meanwhile.
+    #[error("`{id}` waits no more: its conversation took it back, or is over; nothing was done")]
+    Gone {
+        /// The question.
+        id: String,
+    },
 }
 
 impl FileBoard {
@@ -101,14 +116,21 @@ impl FileBoard {
         }
         let path = self.path(id, ANSWER);
         let io = |source| HomeError::Io { path: path.clone(), source };
+        let gone = || AnswerError::Gone { id: id.to_owned() };
+        if !self.is_there(id, POSTED) {
+            return Err(gone());
+        }
         let text = serde_json::to_vec(answer).map_err(|e| io(e.into()))?;
         // Written whole under another name first: whoever looks for it finds all of it, or nothing.
         match draft_of(&path).and_then(|draft| draft.fill(&text, Reaches::Disk)?.place(&path)) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(AnswerError::Answered { id: id.to_owned() })
+                return Err(AnswerError::Answered { id: id.to_owned() });
             }
-            other => Ok(other.map_err(io)?),
+            other => other.map_err(io)?,
         }
+        // Taken down at the same moment: whoever did has seen the answer, says so and removes it, or nobody ever will.
+        let unseen = !self.is_there(id, POSTED) && !self.is_there(id, CAME) && fs::remove_file(&path).is_ok();
+        if unseen { Err(gone()) } else { Ok(()) }
     }
 
     /// What came of it, once its agent has taken the answer; read once.
@@ -144,12 +166,14 @@ impl FileBoard {
             Err(error) => return Err(io(error)),
         };
         let mut ids = Vec::new();
-        for entry in entries.take(4 * ASKS_MAX) {
-            let path = PathBuf::from(entry.map_err(io)?.file_name());
-            let id = path.file_stem().and_then(|stem| stem.to_str()).filter(|id| is_id(id));
-            if let (Some(id), Some(true)) = (id, path.extension().map(|found| found == kind)) {
-                ids.push(id.to_owned());
+        for (place, entry) in entries.enumerate() {
+            if place >= ENTRIES_MAX {
+                let text =
+                    format!("it has more than {ENTRIES_MAX} files; its agent clears away what is old when it runs");
+                return Err(io(std::io::Error::other(text)));
             }
+            let path = PathBuf::from(entry.map_err(io)?.file_name());
+            ids.extend(parts(&path).filter(|(_, found)| *found == kind).map(|(id, _)| id.to_owned()));
         }
         Ok(ids)
     }
@@ -158,17 +182,65 @@ impl FileBoard {
         self.dir.join(id).with_extension(kind)
     }
 
-    /// What nobody read for long enough.
+    fn is_there(&self, id: &str, kind: &str) -> bool {
+        fs::symlink_metadata(self.path(id, kind)).is_ok()
+    }
+
+    /// Clears away what nobody came back for in an hour: outcomes, answers whose question is gone, drafts of those who were
+    /// killed. Of outcomes only so many stay. It reads a directory of any size, or one that is full would stay so.
     fn tidy(&self) {
-        for id in self.ids(CAME).unwrap_or_default() {
-            let path = self.path(&id, CAME);
-            let written = fs::metadata(&path).and_then(|meta| meta.modified());
-            let age = written.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-            if age.is_some_and(|age| age > CAME_KEPT_MAX) {
-                let _ = fs::remove_file(&path);
+        let mut came = BinaryHeap::new();
+        // What cannot be removed now is tried again.
+        let remove = |path: &Path| drop(fs::remove_file(path));
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let Some((id, kind)) = parts(&path) else { continue };
+            let leftover = kind == CAME || is_draft(kind) || (kind == ANSWER && !self.is_there(id, POSTED));
+            let Some(Ok(written)) = leftover.then(|| entry.metadata().and_then(|meta| meta.modified())) else {
+                continue;
+            };
+            if SystemTime::now().duration_since(written).is_ok_and(|age| age > LEFT_BEHIND_MAX) {
+                remove(&path);
+            } else if kind == CAME {
+                came.push((Reverse(written), path));
+            }
+            if came.len() > CAME_MAX {
+                came.pop().iter().for_each(|(_, oldest)| remove(oldest));
             }
         }
     }
+}
+
+/// How much of a board questions of one kind may take.
+struct Share {
+    /// How their ids begin.
+    prefix: &'static str,
+    max: usize,
+    name: &'static str,
+}
+
+impl Share {
+    fn of(kind: Kind) -> Share {
+        let (max, name) = match kind {
+            Kind::HandOff => (HAND_OFFS_MAX, "requests for a person"),
+            Kind::Approval => (APPROVALS_MAX, "approvals"),
+            // Put up by no conversation.
+            Kind::SuperviseProposal | Kind::DlpHold | Kind::Confirmation => (0, "questions of this kind"),
+        };
+        Share { prefix: kind.prefix(), max, name }
+    }
+}
+
+/// Id and kind of a file of a board.
+fn parts(path: &Path) -> Option<(&str, &str)> {
+    let id = path.file_stem()?.to_str().filter(|id| is_id(id))?;
+    Some((id, path.extension()?.to_str()?))
+}
+
+/// Is it the kind of a file that did not get its name yet?
+fn is_draft(kind: &str) -> bool {
+    let own = kind.strip_prefix("new-");
+    own.is_some_and(|own| own.len() == 16 && own.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// `a-` or another letter, and what names a question: no path, whatever it is read from.
@@ -183,8 +255,13 @@ impl AskBoard for FileBoard {
             private_dir(&self.dir)?;
             let path = self.path(posted.ask.id(), POSTED);
             let io = |source| HomeError::Io { path: path.clone(), source };
-            if self.ids(POSTED)?.len() >= ASKS_MAX {
-                return Err(io(std::io::Error::other(format!("{ASKS_MAX} questions wait already; answer some"))));
+            let Share { prefix, max, name } = Share::of(posted.ask.kind());
+            let of_it = |id: &String| id.split_once('-').is_some_and(|(of, _)| of == prefix);
+            // One that is up already takes no other place.
+            if !self.is_there(posted.ask.id(), POSTED) && self.ids(POSTED)?.iter().filter(|id| of_it(id)).count() >= max
+            {
+                let text = format!("{max} {name} wait already; `carboy approve` lists them, answer some");
+                return Err(io(std::io::Error::other(text)));
             }
             write_private(&path, &serde_json::to_vec(posted).map_err(|e| io(e.into()))?)
         };
@@ -196,17 +273,23 @@ impl AskBoard for FileBoard {
         if !is_id(id) || fs::symlink_metadata(&posted).is_err() {
             return Ok(());
         }
+        let removed = |path: PathBuf| match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(HomeError::Io { path, source }),
+        };
         let done = || -> Result<(), HomeError> {
-            // First what came of it: whoever waits for the question to be gone reads it then.
-            write_private(&self.path(id, CAME), came_of_it.as_bytes())?;
-            let answer = self.path(id, ANSWER);
-            for path in [posted.clone(), answer] {
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(HomeError::Io { path, source: error });
-                    }
-                    Ok(()) | Err(_) => {}
-                }
+            // For whoever answered, and nobody else: what anybody in a conversation can have taken down leaves no file. Before
+            // the question goes: whoever waits for that reads it then.
+            let came = || write_private(&self.path(id, CAME), came_of_it.as_bytes());
+            let answered = self.is_there(id, ANSWER);
+            if answered {
+                came()?;
+            }
+            removed(posted.clone())?;
+            // Answered between the two looks.
+            if removed(self.path(id, ANSWER))? && !answered {
+                came()?;
             }
             Ok(())
         };
@@ -237,27 +320,11 @@ fn directories(path: &Path) -> Vec<PathBuf> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
-/// Takes answers to their conversations, and tells those whose time is over, until it is aborted. `news` is raised with each.
-pub(crate) async fn carry(engine: Arc<Engine>, board: FileBoard, news: watch::Sender<u64>) {
-    board.tidy();
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let looked = board.clone();
-        // What cannot be read now is read at the next look.
-        let Ok(Ok(waits)) = tokio::task::spawn_blocking(move || looked.waits()).await else { continue };
-        let now = SystemClock.now_ms();
-        for waits in waits.iter().filter(|waits| waits.answer.is_some() || now >= waits.posted.ask.expires_ms()) {
-            // A conversation that is at work now takes it at the next look.
-            if engine.answered(&waits.posted, waits.answer.as_ref()).await.is_ok() {
-                news.send_modify(|count| *count += 1);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Mutex};
+
     use carboy_core::ask::{Ask, Word};
 
     fn board() -> (tempfile::TempDir, Home, FileBoard) {
@@ -319,5 +386,108 @@ mod tests {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
         fs::set_permissions(board.path("a-1", ANSWER), mode).unwrap();
         assert!(board.waits().is_err(), "an answer that others could have written is none");
+    }
+
+    fn made_at(path: &Path, age: Duration) {
+        fs::write(path, "x").unwrap();
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+
+    fn names(board: &FileBoard) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(&board.dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn u4_no_number_of_other_files_hides_a_question_and_a_directory_that_is_too_full_is_an_error() {
+        let (_dir, home, board) = board();
+        private_dir(&board.dir).unwrap();
+        for n in 0..5_000 {
+            fs::write(board.path(&format!("h-{n}"), CAME), "x").unwrap();
+        }
+        board.post(&posted("a-1", 10)).unwrap();
+        assert_eq!(all(&home).unwrap().len(), 1);
+        for n in 5_000..ENTRIES_MAX {
+            fs::write(board.path(&format!("h-{n}"), CAME), "x").unwrap();
+        }
+        let error = all(&home).unwrap_err().to_string();
+        assert!(error.contains("more than 16384 files"), "{error}");
+        board.tidy();
+        assert_eq!((all(&home).unwrap().len(), names(&board).len()), (1, CAME_MAX + 1));
+    }
+
+    #[test]
+    fn u4_a_question_that_nobody_answered_leaves_nothing_and_cannot_be_answered_any_more() {
+        let (_dir, _, board) = board();
+        let question = posted("a-1", 10);
+        board.post(&question).unwrap();
+        board.take_down("a-1", "the conversation was forgotten").unwrap();
+        assert_eq!(names(&board), [] as [String; 0]);
+        assert!(matches!(board.answer(&question, &yes("ann", 11)), Err(AnswerError::Gone { .. })));
+        assert_eq!(names(&board), [] as [String; 0]);
+    }
+
+    #[test]
+    fn u4_what_nobody_came_back_for_is_cleared_away_after_an_hour_and_questions_with_their_answers_stay() {
+        let (_dir, _, board) = board();
+        let (old, lately) = (LEFT_BEHIND_MAX + Duration::from_secs(60), LEFT_BEHIND_MAX - Duration::from_secs(60));
+        private_dir(&board.dir).unwrap();
+        for name in
+            ["a-1.json", "a-1.answer", "a-2.answer", "a-3.came", "a-4.new-00ff00ff00ff00ff", "a-5.new-1", "notes.txt"]
+        {
+            made_at(&board.dir.join(name), old);
+        }
+        for name in ["b-2.answer", "b-3.came", "b-4.new-00ff00ff00ff00ff"] {
+            made_at(&board.dir.join(name), lately);
+        }
+        board.tidy();
+        let stay =
+            ["a-1.answer", "a-1.json", "a-5.new-1", "b-2.answer", "b-3.came", "b-4.new-00ff00ff00ff00ff", "notes.txt"];
+        assert_eq!(names(&board), stay);
+    }
+
+    #[test]
+    fn u4_of_outcomes_that_nobody_reads_the_newest_stay() {
+        let (_dir, _, board) = board();
+        private_dir(&board.dir).unwrap();
+        for n in 0..CAME_MAX + 3 {
+            made_at(&board.path(&format!("a-{n}"), CAME), Duration::from_secs(3_000 - n as u64));
+        }
+        board.tidy();
+        let gone = (0..CAME_MAX + 3).filter(|n| !board.is_there(&format!("a-{n}"), CAME)).collect::<Vec<_>>();
+        assert_eq!(gone, [0, 1, 2]);
+    }
+
+    #[test]
+    fn u4_no_number_of_requests_for_a_person_keeps_a_write_off_the_board_and_the_operator_is_told_once() {
+        let (_dir, _, board) = board();
+        private_dir(&board.dir).unwrap();
+        for n in 0..HAND_OFFS_MAX {
+            fs::write(board.path(&format!("h-{n}"), POSTED), "{}").unwrap();
+        }
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let lines = told.clone();
+        let warnings = Warnings::new(Arc::new(move |line: &str| lines.lock().unwrap().push(line.to_owned())));
+        let warned = Warned { board: board.clone(), warnings };
+        let person = |id: &str| Posted { ask: Ask::hand_off(id, "1", 10, 110), ..posted(id, 10) };
+        for n in 0..3 {
+            let error = warned.post(&person(&format!("h-more-{n}"))).unwrap_err().to_string();
+            assert!(error.contains("1000 requests for a person wait already; `carboy approve` lists them"), "{error}");
+        }
+        warned.post(&person("h-1")).unwrap();
+        warned.post(&posted("a-1", 10)).unwrap();
+        for n in 2..=APPROVALS_MAX {
+            fs::write(board.path(&format!("a-{n}"), POSTED), "{}").unwrap();
+        }
+        warned.post(&posted("a-1", 10)).unwrap();
+        warned.post(&posted("a-0", 10)).unwrap_err();
+        let told: Vec<serde_json::Value> =
+            told.lock().unwrap().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let about: Vec<_> = told.iter().map(|line| (&line["event"], &line["about"])).collect();
+        let event = &"question_not_put_up".into();
+        assert_eq!(about, [(event, &"hand_off".into()), (event, &"approval".into())]);
     }
 }

@@ -38,7 +38,7 @@ use carboy_manifest::{Effective, ManifestFiles, Places};
 use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
 use tokio::sync::watch;
 
-use crate::approvals::{self, FileBoard};
+use crate::approvals::{self, FileBoard, Warned, Warnings};
 use crate::clock::SystemClock;
 use crate::home::{Home, private_dir};
 use crate::hosted::{Entering, Hosted};
@@ -262,10 +262,13 @@ async fn lay(request: &ChatRequest) -> Result<Plane, ChatError> {
 
 /// Where operators are asked. Conversations that go with this process have nobody who could answer them later, and do not take
 /// the answers to those that stay.
-fn board(request: &ChatRequest) -> Option<FileBoard> {
+fn board(request: &ChatRequest) -> Option<Warned> {
     match request.conversations {
         Conversations::InMemory => None,
-        Conversations::OnDisk => Some(FileBoard::of(&request.home, &request.effective.bottle, &request.spec.name)),
+        Conversations::OnDisk => Some(Warned {
+            board: FileBoard::of(&request.home, &request.effective.bottle, &request.spec.name),
+            warnings: Warnings::new(request.lines.clone()),
+        }),
     }
 }
 
@@ -299,7 +302,7 @@ fn postman(request: &ChatRequest, plane: &Plane) -> Result<Option<Postman>, Chat
 /// What stands on a plane.
 struct Enters {
     engine: Arc<Engine>,
-    board: Option<FileBoard>,
+    board: Option<Warned>,
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     sessions: Arc<dyn SessionStore>,

@@ -87,6 +87,17 @@ impl Kind {
         }
     }
 
+    /// How the ids of its questions begin, before a `-`.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Kind::SuperviseProposal => "s",
+            Kind::DlpHold => "d",
+            Kind::Confirmation => "c",
+            Kind::Approval => "a",
+            Kind::HandOff => "h",
+        }
+    }
+
     fn spent_by_use(self) -> bool {
         match self {
             Kind::SuperviseProposal | Kind::Confirmation | Kind::Approval | Kind::HandOff => true,

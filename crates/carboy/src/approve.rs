@@ -74,7 +74,9 @@ fn answer(one: &Waits, word: Word, args: &ApproveArgs, environment: &Environment
     let by = host_user::name_of(rustix::process::getuid().as_raw());
     let answered = Answered { word, by, say: args.say.clone(), at_ms: SystemClock.now_ms() };
     one.board.answer(&one.posted, &answered).map_err(|error| match error {
-        AnswerError::Answered { .. } | AnswerError::Over { .. } => Failure::new(Exit::Found, &error),
+        AnswerError::Answered { .. } | AnswerError::Over { .. } | AnswerError::Gone { .. } => {
+            Failure::new(Exit::Found, &error)
+        }
         AnswerError::Home(_) => Failure::new(Exit::Failed, &error),
     })?;
     let came = if lives(one, environment)? { came_of(one)? } else { None };
