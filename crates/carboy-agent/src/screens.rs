@@ -12,6 +12,7 @@ use crate::engine::{Asker, EngineError};
 use crate::layers::input::CleanText;
 use crate::layers::limiter::{Admitted, Limited, Limiter, RuleId, Steady, address_key};
 use crate::layers::reply::Checker;
+use crate::principal::PrincipalKind;
 
 /// Every screen of one agent.
 pub(crate) struct Screens {
@@ -33,12 +34,19 @@ impl Screens {
         Ok(Screens { limiter, steady, rules, output: Arc::new(output), checker })
     }
 
-    /// Counts a request at its person, its address and its session. People and sessions are called as in the log.
+    /// Counts a request at its person, its address and its session. People and sessions are called as in the log. Who is
+    /// known by a session alone can be somebody new each time: the hour of their address holds for them too.
     pub(crate) fn admit(&self, asker: &Asker, record: &Record) -> Result<Admitted, Limited> {
         let address = asker.address.map(address_key);
         let person = record.subject.user_id.as_deref().unwrap_or_default();
         let mut keys = vec![(RuleId::UserPerHour, person), (RuleId::SessionPerMinute, record.session.as_str())];
-        keys.extend(address.as_deref().map(|address| (RuleId::AddressPerMinute, address)));
+        if let Some(address) = &address {
+            keys.push((RuleId::AddressPerMinute, address));
+            match asker.principal.kind {
+                PrincipalKind::Anonymous => keys.push((RuleId::AddressPerHour, address)),
+                PrincipalKind::Terminal | PrincipalKind::Verified => {}
+            }
+        }
         self.limiter.admit(&keys, self.steady.now_ms())
     }
 

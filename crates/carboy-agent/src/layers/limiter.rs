@@ -58,17 +58,20 @@ pub enum RuleId {
     UserPerHour,
     /// Requests of one address in any minute (G46).
     AddressPerMinute,
+    /// Requests of one address in any hour, of people whom nobody knows.
+    AddressPerHour,
     /// Requests of one session in any minute (G46).
     SessionPerMinute,
 }
 
 impl RuleId {
-    const ALL: [RuleId; 3] = [RuleId::UserPerHour, RuleId::AddressPerMinute, RuleId::SessionPerMinute];
+    const ALL: [RuleId; 4] =
+        [RuleId::UserPerHour, RuleId::AddressPerMinute, RuleId::SessionPerMinute, RuleId::AddressPerHour];
 
     /// The length of its window.
     pub fn window(self) -> Window {
         match self {
-            RuleId::UserPerHour => Window::Hour,
+            RuleId::UserPerHour | RuleId::AddressPerHour => Window::Hour,
             RuleId::AddressPerMinute | RuleId::SessionPerMinute => Window::Minute,
         }
     }
@@ -78,6 +81,7 @@ impl RuleId {
             RuleId::UserPerHour => 0,
             RuleId::AddressPerMinute => 1,
             RuleId::SessionPerMinute => 2,
+            RuleId::AddressPerHour => 3,
         }
     }
 }
@@ -155,6 +159,7 @@ impl Limiter {
         let max = |rule| match rule {
             RuleId::UserPerHour => limits.requests_per_hour,
             RuleId::AddressPerMinute => limits.requests_per_ip_per_minute,
+            RuleId::AddressPerHour => limits.requests_per_ip_per_hour,
             RuleId::SessionPerMinute => limits.requests_per_session_per_minute,
         };
         Limiter {
