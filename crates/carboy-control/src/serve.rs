@@ -150,7 +150,9 @@ pub async fn serve(
         engine: agent.engine,
     });
     let router = routes::router(app.clone());
+    let engine = app.engine.clone();
     listener::serve(listener, app, router, stop, config.grace).await;
+    engine.settle();
     Ok(())
 }
 

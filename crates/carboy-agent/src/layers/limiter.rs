@@ -76,6 +76,16 @@ impl RuleId {
         }
     }
 
+    /// The threshold that it is, by its name in an agent's file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RuleId::UserPerHour => "requests_per_hour",
+            RuleId::AddressPerMinute => "requests_per_ip_per_minute",
+            RuleId::SessionPerMinute => "requests_per_session_per_minute",
+            RuleId::AddressPerHour => "requests_per_ip_per_hour",
+        }
+    }
+
     fn index(self) -> usize {
         match self {
             RuleId::UserPerHour => 0,
