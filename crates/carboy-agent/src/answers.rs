@@ -18,6 +18,7 @@ use crate::kept::Kept;
 use crate::notice::{About, Wanted};
 use crate::opened::Opened;
 use crate::outcome::{HandOff, Reply, StepPhase, TurnError, TurnEvent};
+use crate::screens::Rates;
 use crate::session::{Line, Who};
 use crate::turn::{Begun, Counted};
 
@@ -121,10 +122,13 @@ pub(crate) async fn feedback(
     Ok(())
 }
 
-/// Forgets a session: writes without an outcome first get one, and what waits is taken back.
+/// Forgets a session: writes without an outcome first get one, and what waits is taken back. Of one that is not there
+/// nothing is written.
 pub(crate) async fn forget(engine: &Engine, asker: &Asker) -> Result<(), TurnError> {
+    let counted = Counted::at(engine, asker, Rates::OfTheMinute).await?;
     let record = engine.record(asker);
-    match Opened::open(engine, asker, record.clone()).await {
+    match counted.open().await {
+        Ok(opened) if opened.is_new() => Ok(()),
         Ok(mut opened) => {
             opened.withdraw_all().await?;
             opened.withdraw_requests().await?;

@@ -1,8 +1,8 @@
 //! What the engine writes down: every decision exactly once, in typed fields (I8, G81).
 //!
 //! ```text
-//! refusal, intent, answer to an ask ─▶ append_durable: nothing happens before it is on disk
-//! call, redaction, end of a turn    ─▶ append: in the chain at once, durable within 100 ms
+//! refusal, intent, answer to an ask       ─▶ append_durable: nothing happens before it is on disk
+//! call, redaction, end of a turn, repeats ─▶ append: in the chain at once, durable within 100 ms
 //! ```
 //!
 //! People and sessions are keyed hashes, and the words of a message, a reply, an argument or a result are nowhere (G40). A log
@@ -15,8 +15,12 @@ use carboy_core::audit::{Detail, Event, EventType, Outcome, Subject};
 use carboy_core::ports::AuditSink;
 use carboy_guard::output::Redaction;
 
+use crate::layers::limiter::Limited;
 use crate::metrics::{Counter, Metrics};
 use crate::outcome::TurnError;
+
+/// What an entry of a request beyond a limit is called, and what its repeats are repeats of.
+pub(crate) const RATE_LIMIT_EXCEEDED: &str = "rate_limit_exceeded";
 
 /// The log as one request of one person sees it.
 #[derive(Clone)]
@@ -52,19 +56,14 @@ impl Record {
         self.sink.append(event).map_err(|_| unwritable())
     }
 
-    /// A request beyond a limit (G80).
-    pub(crate) async fn rate_limited(
-        &self,
-        max: u32,
-        window: &'static str,
-        retry_after_s: u32,
-    ) -> Result<(), TurnError> {
-        self.metrics.count(Counter::RateLimitExceeded);
+    /// A request beyond a limit (G80), the first of its key.
+    pub(crate) async fn rate_limited(&self, limited: &Limited) -> Result<(), TurnError> {
         let event = self
-            .event(EventType::RateLimit, "rate_limit_exceeded", Outcome::Denied)
-            .with("max", u64::from(max))
-            .with("window", window)
-            .with("retry_after_s", u64::from(retry_after_s));
+            .event(EventType::RateLimit, RATE_LIMIT_EXCEEDED, Outcome::Denied)
+            .with("limit", limited.rule.as_str())
+            .with("max", u64::from(limited.max))
+            .with("window", limited.window)
+            .with("retry_after_s", u64::from(limited.retry_after_s));
         self.durable(event).await
     }
 

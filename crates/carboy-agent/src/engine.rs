@@ -31,7 +31,7 @@ use crate::notice::{About, Notice, Notices};
 use crate::outcome::{Card, Reply, TurnError, TurnEvent};
 use crate::principal::Principal;
 use crate::requests;
-use crate::screens::Screens;
+use crate::screens::{Rates, Screens};
 use crate::session::{Line, NoRandomness, SessionId};
 use crate::tool::Tool;
 use crate::turn;
@@ -274,6 +274,16 @@ impl Engine {
     /// Forgets the session and all that was proven in it. The log keeps that it was there.
     pub async fn forget(&self, asker: &Asker) -> Result<(), TurnError> {
         answers::forget(self, asker).await
+    }
+
+    /// Counts somebody who reads along with a turn that was begun, at their address.
+    pub async fn reads_along(&self, asker: &Asker) -> Result<(), TurnError> {
+        turn::Counted::at(self, asker, Rates::OfTheAddress).await.map(drop)
+    }
+
+    /// Writes down what was counted and has no entry yet: refusals that repeat themselves. Its end does the same.
+    pub fn settle(&self) {
+        self.screens.settle();
     }
 
     /// Asks for a person.

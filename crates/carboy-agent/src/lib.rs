@@ -36,6 +36,7 @@ pub mod outcome;
 pub mod principal;
 pub mod provider;
 mod reading;
+mod repeats;
 mod requests;
 mod requires;
 mod screens;

@@ -11,14 +11,62 @@ use crate::audit::Record;
 use crate::engine::{Asker, EngineError};
 use crate::layers::grounds::Grounds;
 use crate::layers::input::CleanText;
-use crate::layers::limiter::{Admitted, Limited, Limiter, RuleId, Steady, address_key};
+use crate::layers::limiter::{Admitted, Because, Limited, Limiter, RuleId, Steady, Window, address_key};
 use crate::layers::reply::Checker;
-use crate::outcome::Card;
+use crate::metrics::Counter;
+use crate::outcome::{Card, TurnError};
+use crate::principal::PrincipalKind;
+use crate::repeats::{Key, Note, Repeats};
+
+/// Which rates a request counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rates {
+    /// All of them: it may cost something.
+    All,
+    /// Those of a minute: whoever has had their hour may still be forgotten.
+    OfTheMinute,
+    /// That of the address and the minute: its turn was counted when it began.
+    OfTheAddress,
+}
+
+impl Rates {
+    /// People and sessions are called as in the log. Who is known by a session alone can be somebody new each time: the hour
+    /// of their address holds for them too.
+    fn keys<'k>(self, asker: &Asker, record: &'k Record, address: Option<&'k str>) -> Vec<(RuleId, &'k str)> {
+        let person = record.subject.user_id.as_deref().unwrap_or_default();
+        let hour_of_address = match asker.principal.kind {
+            PrincipalKind::Anonymous => address,
+            PrincipalKind::Terminal | PrincipalKind::Verified => None,
+        };
+        let keys = [
+            (RuleId::UserPerHour, Some(person)),
+            (RuleId::SessionPerMinute, Some(record.session.as_str())),
+            (RuleId::AddressPerMinute, address),
+            (RuleId::AddressPerHour, hour_of_address),
+        ];
+        let count = |rule: RuleId| match self {
+            Rates::All => true,
+            Rates::OfTheMinute => rule.window() == Window::Minute,
+            Rates::OfTheAddress => rule == RuleId::AddressPerMinute,
+        };
+        keys.into_iter().filter(|(rule, _)| count(*rule)).filter_map(|(rule, key)| Some((rule, key?))).collect()
+    }
+}
+
+/// What of a refusal comes again when the same one asks again.
+fn repeating(limited: &Limited, keys: &[(RuleId, &str)]) -> Key {
+    let key = keys.iter().find(|(rule, _)| *rule == limited.rule).map(|(_, key)| *key).unwrap_or_default();
+    match limited.because {
+        Because::Quota => Key::Of(limited.rule, key.to_owned()),
+        Because::Keys => Key::NoRoom(limited.rule),
+    }
+}
 
 /// Every screen of one agent.
 pub(crate) struct Screens {
     limiter: Limiter,
     steady: Steady,
+    repeats: Repeats,
     rules: Rules,
     /// What is overwritten in replies.
     pub(crate) output: Arc<OutputRules>,
@@ -32,16 +80,35 @@ impl Screens {
         let output = OutputRules::new(&spec.screening, protected(spec, &public(spec))).map_err(pattern)?;
         let checker = Checker::new(&spec.reply, &spec.prompt.refusal).map_err(pattern)?;
         let (limiter, steady) = (Limiter::new(&spec.limits), Steady::start());
-        Ok(Screens { limiter, steady, rules, output: Arc::new(output), checker })
+        let repeats = Repeats::new();
+        Ok(Screens { limiter, steady, repeats, rules, output: Arc::new(output), checker })
     }
 
-    /// Counts a request at its person, its address and its session. People and sessions are called as in the log.
-    pub(crate) fn admit(&self, asker: &Asker, record: &Record) -> Result<Admitted, Limited> {
+    /// Counts a request at its keys, or writes down that one of them has had its requests.
+    pub(crate) async fn admit(&self, asker: &Asker, record: &Record, rates: Rates) -> Result<Admitted, TurnError> {
         let address = asker.address.map(address_key);
-        let person = record.subject.user_id.as_deref().unwrap_or_default();
-        let mut keys = vec![(RuleId::UserPerHour, person), (RuleId::SessionPerMinute, record.session.as_str())];
-        keys.extend(address.as_deref().map(|address| (RuleId::AddressPerMinute, address)));
-        self.limiter.admit(&keys, self.steady.now_ms())
+        let keys = rates.keys(asker, record, address.as_deref());
+        let limited = match self.limiter.admit(&keys, self.steady.now_ms()) {
+            Ok(admitted) => {
+                keys.iter().for_each(|(rule, key)| self.repeats.admitted(*rule, key));
+                return Ok(admitted);
+            }
+            Err(limited) => limited,
+        };
+        record.metrics.count(Counter::RateLimitExceeded);
+        let key = repeating(&limited, &keys);
+        match self.repeats.note(key.clone(), record) {
+            Note::Counted => {}
+            Note::Write => {
+                record.rate_limited(&limited).await.inspect_err(|_| self.repeats.unwritten(&key))?;
+            }
+        }
+        Err(limited.into())
+    }
+
+    /// Writes down how many more requests were beyond a limit than have entries of their own.
+    pub(crate) fn settle(&self) {
+        self.repeats.settle();
     }
 
     /// Why a tool did not do something, in its own words, where a reply could say them. Whoever made the tool may not be

@@ -27,6 +27,7 @@ use crate::notice::Wanted;
 use crate::opened::Opened;
 use crate::outcome::{HandOff, Reply, TurnError, TurnEvent};
 use crate::reading::Read;
+use crate::screens::Rates;
 use crate::session::Who;
 use crate::talk::{Answered, Talk};
 
@@ -88,14 +89,14 @@ pub(crate) struct Recorded(Reply);
 
 impl<'e> Counted<'e> {
     pub(crate) async fn by(engine: &'e Engine, asker: &'e Asker) -> Result<Counted<'e>, TurnError> {
+        Counted::at(engine, asker, Rates::All).await
+    }
+
+    /// The same against some of the rates alone.
+    pub(crate) async fn at(engine: &'e Engine, asker: &'e Asker, rates: Rates) -> Result<Counted<'e>, TurnError> {
         let record = engine.record(asker);
-        match engine.screens.admit(asker, &record) {
-            Ok(permit) => Ok(Counted { engine, asker, record, _permit: permit }),
-            Err(limited) => {
-                record.rate_limited(limited.max, limited.window, limited.retry_after_s).await?;
-                Err(limited.into())
-            }
-        }
+        let permit = engine.screens.admit(asker, &record, rates).await?;
+        Ok(Counted { engine, asker, record, _permit: permit })
     }
 
     async fn read(self, message: &str) -> Result<Clean<'e>, TurnError> {

@@ -218,6 +218,7 @@ fn stage(path: &std::path::Path) -> (Stage, Arc<AuditLog>) {
         });
         let mut spec = spec();
         spec.limits.requests_per_ip_per_minute = 1_000_000;
+        spec.limits.requests_per_ip_per_hour = 1_000_000;
         spec.limits.requests_per_hour = 1_000_000;
         Engine::new(Parts {
             spec,

@@ -46,7 +46,7 @@ pub use page::Architecture;
 pub use plane::{MetricsPage, OFFLINE, Opening, serve_host};
 pub use proxies::{Network, NetworkError};
 pub use stream::HEARTBEAT;
-pub use turns::{TURNS_MAX, TURNS_PER_SESSION_MAX};
+pub use turns::{READERS_PER_TURN_MAX, TURNS_MAX, TURNS_PER_SESSION_MAX};
 
 use cookie::{Cookies, Placed};
 use headers::Walls;
@@ -150,7 +150,9 @@ pub async fn serve(
         engine: agent.engine,
     });
     let router = routes::router(app.clone());
+    let engine = app.engine.clone();
     listener::serve(listener, app, router, stop, config.grace).await;
+    engine.settle();
     Ok(())
 }
 

@@ -252,6 +252,8 @@ pub struct ChatLimits {
     pub requests_per_hour: u32,
     /// Requests of one address in any minute (`rate_limit_per_ip_per_minute`).
     pub requests_per_ip_per_minute: u32,
+    /// Requests of one address in any hour, of people whom nobody knows: without a cookie each would be somebody new.
+    pub requests_per_ip_per_hour: u32,
     /// Requests of one session in any minute (`rate_limit_per_session_per_minute`).
     pub requests_per_session_per_minute: u32,
     /// Keys that limiters remember at once; a key beyond that is refused, never let in on a fresh quota.
@@ -291,6 +293,7 @@ impl Default for ChatLimits {
         ChatLimits {
             requests_per_hour: 100,
             requests_per_ip_per_minute: 30,
+            requests_per_ip_per_hour: 300,
             requests_per_session_per_minute: 20,
             limiter_keys_max: 1_000_000,
             message_chars_max: 4_000,

@@ -122,6 +122,9 @@ fn presets_are_those_of_the_reference_and_production_needs_its_key_g72() {
     assert_eq!(main(Preset::Strict), (30, true, 50));
     assert_eq!(main(Preset::Dev), (70, false, 1_000));
     assert_eq!(main(Preset::Production), (50, true, 100));
+    // A preset that lets one person ask more often lets their address.
+    let by_address = |preset| with(preset).spec.limits.requests_per_ip_per_hour;
+    assert_eq!([Preset::Strict, Preset::Dev, Preset::Production].map(by_address), [300, 1_000, 300]);
     let screening = with(Preset::Production).spec.screening;
     assert!(screening.filter_secrets && screening.filter_pii);
     assert!(!with(Preset::Strict).spec.screening.filter_pii);

@@ -86,7 +86,10 @@ fn g80_g84b_test_5_the_101st_request_of_an_hour_is_refused_and_the_documented_qu
     for refused in &said[100..] {
         assert_eq!(*refused, "🚫 Rate limit exceeded: Rate limit exceeded. Max 100 requests per hour.");
     }
-    assert_eq!(desk.entries("rate_limit_exceeded").len(), 2);
+    // The first has an entry of its own, and what is refused after it is counted.
+    assert_eq!(desk.entries("rate_limit_exceeded").len(), 1);
+    let repeats = desk.entries("repeats");
+    assert_eq!(repeats.iter().map(|entry| entry.detail("repeats").unwrap().as_u64()).collect::<Vec<_>>(), [Some(1)]);
     // G84b: the documented queries, on the log that `audit path` names.
     desk.says(&["run", "assistant", "--model", "offline", "--user", "other"], &format!("{ATTACK}\n"));
     let path = told(&desk.carboy(&["audit", "path"]).output().unwrap()).out;
@@ -106,7 +109,11 @@ fn g80_g84b_test_5_the_101st_request_of_an_hour_is_refused_and_the_documented_qu
     let one: Value = serde_json::Deserializer::from_str(&limited).into_iter().next().unwrap().unwrap();
     assert_eq!((&one["user_id"], &one["details"]["max"]), (&Value::from("cli_user"), &Value::from(100)));
     let count = shell("jq -r 'select(.event_type == \"rate_limit\") | .action' AUDIT | sort | uniq -c | tr -s ' '");
-    assert_eq!(count.trim(), "2 rate_limit_exceeded", "G84");
+    assert_eq!(count.trim(), "1 rate_limit_exceeded\n 1 repeats", "G84");
+    let refused = shell(
+        "jq -s 'map(if .action == \"rate_limit_exceeded\" then 1 elif .event_type == \"rate_limit\" then .details.repeats else 0 end) | add' AUDIT",
+    );
+    assert_eq!(refused.trim(), "2", "and as many as were refused");
 }
 
 #[test]

@@ -159,6 +159,7 @@ impl World {
         spec.limits.requests_per_hour = 100_000;
         spec.limits.requests_per_session_per_minute = 100_000;
         spec.limits.requests_per_ip_per_minute = 100_000;
+        spec.limits.requests_per_ip_per_hour = 100_000;
         change(&mut spec);
         let clock = Arc::new(Hands(AtomicU64::new(NOW)));
         let log = AuditLog::open(&home.path().join("audit.jsonl"), ChainKey::Plain, clock.clone()).unwrap();

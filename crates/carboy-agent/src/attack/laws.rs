@@ -282,6 +282,13 @@ fn written_down_once(seen: &Seen) -> Option<Violation> {
         return Some(broken(Law::I8, format!("the chain does not verify: {why}"), rule));
     }
     let count = |action: &str| seen.entries.iter().filter(|entry| entry.text("action") == Some(action)).count();
+    // Those of a key after its first are counted, and told together.
+    let repeated = |entry: &carboy_core::audit::Entry| match entry.text("action") {
+        Some("repeats") => entry.detail("repeats").and_then(Value::as_u64).unwrap_or_default(),
+        Some(_) | None => 0,
+    };
+    let repeated = usize::try_from(seen.entries.iter().map(repeated).sum::<u64>()).unwrap_or(usize::MAX);
+    let limited = count("rate_limit_exceeded").saturating_add(repeated);
     let is = |wanted: fn(&TurnError) -> bool| {
         let of = |ended: &&Ended| match ended {
             Ended::Turn { result: Err(error), .. } | Ended::Other(Err(error)) => wanted(error),
@@ -313,11 +320,7 @@ fn written_down_once(seen: &Seen) -> Option<Violation> {
     };
     ran.or_else(|| differs("turns were answered", answered, ended_well.count() + declined))
         .or_else(|| {
-            differs(
-                "requests beyond a rate",
-                is(|error| matches!(error, TurnError::RateLimited { .. })),
-                count("rate_limit_exceeded"),
-            )
+            differs("requests beyond a rate", is(|error| matches!(error, TurnError::RateLimited { .. })), limited)
         })
         .or_else(|| {
             differs(
@@ -326,13 +329,7 @@ fn written_down_once(seen: &Seen) -> Option<Violation> {
                 count("injection_detected"),
             )
         })
-        .or_else(|| {
-            differs(
-                "requests beyond a rate were counted",
-                counted(Counter::RateLimitExceeded),
-                count("rate_limit_exceeded"),
-            )
-        })
+        .or_else(|| differs("requests beyond a rate were counted", counted(Counter::RateLimitExceeded), limited))
         .or_else(|| {
             differs(
                 "unauthorized calls were counted",

@@ -96,6 +96,8 @@ impl World {
         seen.said = self.adversary.said();
         seen.did = std::mem::take(&mut lock(&self.book.did));
         lock(&self.book.shown).clear();
+        // What was counted for the log is told before it is read.
+        self.engines.iter().for_each(Engine::settle);
         match self.log.taken() {
             Ok(entries) => seen.entries = entries,
             Err(why) => seen.broken_chain = Some(why),
@@ -148,7 +150,10 @@ impl World {
             }
             Step::Forgets { who } => {
                 let ended = engine.forget(&people[*who].asker).await;
-                people[*who].begins_anew();
+                // Beyond a rate it is refused, and the conversation is there as before.
+                if ended.is_ok() {
+                    people[*who].begins_anew();
+                }
                 Seen { who: *who, ended: vec![Ended::Other(ended)], ..Seen::default() }
             }
             Step::Floods { who } => self.flood(engine, &people[*who], *who).await,

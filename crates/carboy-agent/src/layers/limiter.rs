@@ -58,18 +58,31 @@ pub enum RuleId {
     UserPerHour,
     /// Requests of one address in any minute (G46).
     AddressPerMinute,
+    /// Requests of one address in any hour, of people whom nobody knows.
+    AddressPerHour,
     /// Requests of one session in any minute (G46).
     SessionPerMinute,
 }
 
 impl RuleId {
-    const ALL: [RuleId; 3] = [RuleId::UserPerHour, RuleId::AddressPerMinute, RuleId::SessionPerMinute];
+    const ALL: [RuleId; 4] =
+        [RuleId::UserPerHour, RuleId::AddressPerMinute, RuleId::SessionPerMinute, RuleId::AddressPerHour];
 
     /// The length of its window.
     pub fn window(self) -> Window {
         match self {
-            RuleId::UserPerHour => Window::Hour,
+            RuleId::UserPerHour | RuleId::AddressPerHour => Window::Hour,
             RuleId::AddressPerMinute | RuleId::SessionPerMinute => Window::Minute,
+        }
+    }
+
+    /// The threshold that it is, by its name in an agent's file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RuleId::UserPerHour => "requests_per_hour",
+            RuleId::AddressPerMinute => "requests_per_ip_per_minute",
+            RuleId::SessionPerMinute => "requests_per_session_per_minute",
+            RuleId::AddressPerHour => "requests_per_ip_per_hour",
         }
     }
 
@@ -78,6 +91,7 @@ impl RuleId {
             RuleId::UserPerHour => 0,
             RuleId::AddressPerMinute => 1,
             RuleId::SessionPerMinute => 2,
+            RuleId::AddressPerHour => 3,
         }
     }
 }
@@ -155,6 +169,7 @@ impl Limiter {
         let max = |rule| match rule {
             RuleId::UserPerHour => limits.requests_per_hour,
             RuleId::AddressPerMinute => limits.requests_per_ip_per_minute,
+            RuleId::AddressPerHour => limits.requests_per_ip_per_hour,
             RuleId::SessionPerMinute => limits.requests_per_session_per_minute,
         };
         Limiter {

@@ -376,6 +376,7 @@ pub fn spec() -> ChatSpec {
         limits: ChatLimits {
             requests_per_session_per_minute: 10_000,
             requests_per_hour: 10_000,
+            requests_per_ip_per_hour: 10_000,
             ..ChatLimits::default()
         },
         screening: Screening::default(),

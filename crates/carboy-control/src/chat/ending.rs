@@ -20,6 +20,8 @@ impl ChatHost {
         }
         self.hosted.gateway.shutdown();
         self.bottle.end().await;
+        // While there is a log.
+        self.engine.settle();
         let summary = self.hosted.close(bottles::TIER, ended).await;
         if let Some(offline) = self.offline.take() {
             offline.stop().await;

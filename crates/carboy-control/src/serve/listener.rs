@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
+use carboy_agent::layers::limiter::address_key;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -33,7 +34,7 @@ use super::proxies::Network;
 
 /// Connections at once.
 pub const CONNECTIONS_MAX: usize = 2_048;
-/// Connections of one address at once, unless it is a listed proxy's.
+/// Connections of one address (of IPv6: of one network of 64 bits) at once, unless it is a listed proxy's.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
 /// How long a request's head may take, and how long a connection may be idle.
 pub const HEAD_WAIT_MAX: Duration = Duration::from_secs(15);
@@ -48,14 +49,14 @@ const CLOSE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Pause after a connection that could not be accepted: descriptors have run out, most of all.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many connections each address has.
+/// How many connections each address has, by the name that limits of requests count it by too.
 #[derive(Default)]
-struct Addresses(Mutex<HashMap<IpAddr, usize>>);
+struct Addresses(Mutex<HashMap<String, usize>>);
 
 /// A place of one address.
 struct Place {
     addresses: Arc<Addresses>,
-    address: Option<IpAddr>,
+    address: Option<String>,
 }
 
 impl Addresses {
@@ -63,8 +64,9 @@ impl Addresses {
         if trusted.iter().any(|network| network.contains(address)) {
             return Some(Place { addresses: self.clone(), address: None });
         }
+        let address = address_key(address);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
+        let count = counts.entry(address.clone()).or_default();
         if *count >= CONNECTIONS_PER_ADDRESS_MAX {
             return None;
         }
@@ -75,12 +77,12 @@ impl Addresses {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some(address) = self.address else { return };
+        let Some(address) = &self.address else { return };
         let mut counts = self.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&address) {
+        if let Some(count) = counts.get_mut(address) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&address);
+                counts.remove(address);
             }
         }
     }
@@ -143,7 +145,7 @@ impl Accepting {
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let place = self.addresses.place(peer.ip().to_canonical(), &self.app.trusted);
+            let place = self.addresses.place(peer.ip(), &self.app.trusted);
             let (Some(place), Ok(permit)) = (place, self.room.clone().try_acquire_owned()) else {
                 self.too_many(&stream);
                 continue;
@@ -262,5 +264,30 @@ impl AsyncWrite for Guarded {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g46_addresses_of_one_ipv6_network_share_their_connections() {
+        let addresses = Arc::new(Addresses::default());
+        let place = |text: &str| addresses.place(text.parse().unwrap(), &["10.0.0.0/8".parse().unwrap()]);
+        let held: Vec<Place> = (0..CONNECTIONS_PER_ADDRESS_MAX)
+            .map(|host| place(&format!("2001:db8:1:2::{host:x}")).expect("there is room"))
+            .collect();
+        assert!(place("2001:db8:1:2:ffff::1").is_none());
+        assert!(place("2001:db8:1:3::1").is_some() && place("192.0.2.7").is_some());
+        drop(held);
+        assert!(place("2001:db8:1:2:ffff::1").is_some());
+        // However a socket spells it; a listed proxy has no such limit.
+        let four: Vec<_> = (0..CONNECTIONS_PER_ADDRESS_MAX).map(|_| place("192.0.2.7")).collect();
+        assert!(four.iter().all(Option::is_some) && place("::ffff:192.0.2.7").is_none());
+        let proxy: Vec<_> = (0..=CONNECTIONS_PER_ADDRESS_MAX).map(|_| place("10.0.0.1")).collect();
+        assert!(proxy.iter().all(Option::is_some));
+        drop((four, proxy));
+        assert!(addresses.0.lock().unwrap().is_empty(), "nothing is kept of who is gone");
     }
 }

@@ -7,10 +7,11 @@
 //!
 //! *Must never* believe a field that an unlisted peer sent: whoever may write its own address has no limit.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 /// Most addresses of a chain that are looked at.
 const HOPS_MAX: usize = 32;
@@ -78,32 +79,31 @@ pub(super) struct Way {
 
 /// Reads the way of a request.
 pub(super) fn way(peer: SocketAddr, headers: &HeaderMap, trusted: &[Network]) -> Way {
-    let host = single(headers, "host").map(str::to_ascii_lowercase);
+    // A name that is no text is a name all the same, and nobody's.
+    let host = headers.get("host").map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase());
     let listed = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     if !listed(peer.ip()) {
         return Way { address: plain(peer.ip()), https: false, host };
     }
     let address = if headers.contains_key("forwarded") && !headers.contains_key("x-forwarded-for") {
-        farthest(elements(headers, "forwarded").map(forwarded_for), peer.ip(), listed)
+        farthest(elements(headers, "forwarded").map(|element| forwarded_for(&element)), peer.ip(), listed)
     } else {
-        farthest(elements(headers, "x-forwarded-for").map(bare), peer.ip(), listed)
+        farthest(elements(headers, "x-forwarded-for").map(|element| bare(&element)), peer.ip(), listed)
     };
     // The last one was written by the proxy that speaks to us.
-    let last = |name| elements(headers, name).next().map(str::to_ascii_lowercase);
-    let of_forwarded = |key| elements(headers, "forwarded").next().and_then(|element| parameter(element, key));
+    let last = |name| elements(headers, name).next().map(|element| element.to_ascii_lowercase());
+    let of_forwarded = |key| elements(headers, "forwarded").next().and_then(|element| parameter(&element, key));
     let scheme = last("x-forwarded-proto").or_else(|| of_forwarded("proto"));
     let named = last("x-forwarded-host").or_else(|| of_forwarded("host"));
     Way { address, https: scheme.as_deref() == Some("https"), host: named.or(host) }
 }
 
-fn single<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-/// Elements of a list that may stand in several fields, from the right.
-fn elements<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = &'h str> {
-    let fields: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
-    fields.into_iter().rev().flat_map(|field| field.rsplit(',')).map(str::trim).take(HOPS_MAX)
+/// Elements of a list that may stand in several fields, from the right. One that is no text is an element all the same, and
+/// says nothing that is known: whoever writes such an octet in front must not hide what a proxy wrote behind it.
+fn elements<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = Cow<'h, str>> {
+    let fields: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    let octets = fields.into_iter().rev().flat_map(|field| field.rsplit(|octet| *octet == b','));
+    octets.map(|element| String::from_utf8_lossy(element.trim_ascii())).take(HOPS_MAX)
 }
 
 /// The nearest address that is not a listed proxy's; what stands left of it, it may have written itself.
@@ -122,7 +122,7 @@ fn farthest(chain: impl Iterator<Item = Option<IpAddr>>, peer: IpAddr, listed: i
 
 /// `203.0.113.7`, `203.0.113.7:4711`, `2001:db8::1`, `[2001:db8::1]:4711`.
 fn bare(text: &str) -> Option<IpAddr> {
-    let text = text.trim();
+    let text = text.trim_ascii();
     let address = text.parse::<IpAddr>().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
     address.or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()).map(plain)
 }
@@ -202,6 +202,42 @@ mod tests {
         assert_eq!((trusted.https, trusted.host.as_deref()), (true, Some("shop.example")));
         let stranger = way(peer, &headers, &[]);
         assert_eq!((stranger.https, stranger.host.as_deref()), (false, Some("127.0.0.1:8080")));
+    }
+
+    #[test]
+    fn g52_an_octet_that_is_no_text_hides_nothing_that_a_proxy_wrote() {
+        let proxies = ["127.0.0.1".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+        let read = |fields: &[(&'static str, &[u8])]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_bytes(value).unwrap());
+            }
+            way(SocketAddr::from(([127, 0, 0, 1], 4711)), &headers, &proxies)
+        };
+        let table: &[(&'static str, &[u8], &str)] = &[
+            ("x-forwarded-for", b"\xff, 203.0.113.9", "203.0.113.9"),
+            ("x-forwarded-for", b"\xff,203.0.113.9, 10.0.0.7", "203.0.113.9"),
+            // It ends the chain where it stands, as `unknown` does.
+            ("x-forwarded-for", b"203.0.113.9, \xff, 10.0.0.7", "10.0.0.7"),
+            ("x-forwarded-for", b"203.0.113.9, 198.51.100.1\xff", "127.0.0.1"),
+            ("x-forwarded-for", "203.0.113.9, 198.51.100.1\u{a0}".as_bytes(), "127.0.0.1"),
+            ("forwarded", b"for=\xff, for=203.0.113.9", "203.0.113.9"),
+            ("forwarded", b"for=203.0.113.9, for=\xff", "127.0.0.1"),
+            ("forwarded", b"for=203.0.113.9;by=\xff", "203.0.113.9"),
+        ];
+        for (name, value, wanted) in table {
+            assert_eq!(read(&[(*name, value)]).address.to_string(), *wanted, "{name}: {}", value.escape_ascii());
+        }
+        // A field of its own before the proxy's.
+        let two: [(&str, &[u8]); 2] = [("x-forwarded-for", b"\xff"), ("x-forwarded-for", b"203.0.113.9")];
+        assert_eq!(read(&two).address.to_string(), "203.0.113.9");
+        // What the proxy passed on as the last word stands for nobody: an earlier one, which is the client's, does not.
+        let named: [(&str, &[u8]); 2] =
+            [("x-forwarded-host", b"evil.example"), ("x-forwarded-host", b"shop.example\xff")];
+        assert_ne!(read(&named).host.as_deref(), Some("evil.example"));
+        assert!(read(&[("host", b"\xff")]).host.is_some(), "a name that nobody can read is not the absence of one");
+        let scheme: [(&str, &[u8]); 2] = [("x-forwarded-proto", b"https"), ("x-forwarded-proto", b"\xff")];
+        assert!(!read(&scheme).https);
     }
 
     #[test]

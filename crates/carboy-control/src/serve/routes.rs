@@ -22,7 +22,7 @@ use super::body::Said;
 use super::entry::Visitor;
 use super::page::{Embedding, asset, no_architecture};
 use super::refusal::Refusal;
-use super::turns::{Event, REQUEST_BYTES_MAX, Turn, Work, of_reply};
+use super::turns::{Came, Event, REQUEST_BYTES_MAX, Reading, Work, of_reply};
 use super::{App, stream};
 
 /// How long the head of a stream waits for a first event, so that a refusal is an answer of its own.
@@ -100,14 +100,10 @@ async fn chat(State(app): Shared, Extension(visitor): Who_, request: Request<Bod
     let said = Said::read(&head.headers, body, app.engine.spec().limits.message_chars_max).await?;
     let message = said.text("message")?.to_owned();
     let (engine, asker) = (app.engine.clone(), visitor.asker.clone());
-    let turn =
-        app.begin(
-            &visitor,
-            &said,
-            Work::Answer,
-            move |watch| async move { engine.turn(&asker, &message, &*watch).await },
-        )?;
-    answer(turn, &head.headers).await
+    let reading = app
+        .begin(&visitor, &said, Work::Answer, move |watch| async move { engine.turn(&asker, &message, &*watch).await })
+        .await?;
+    answer(reading, &head.headers).await
 }
 
 async fn confirm(State(app): Shared, Extension(visitor): Who_, request: Request<Body>) -> Answer {
@@ -115,14 +111,10 @@ async fn confirm(State(app): Shared, Extension(visitor): Who_, request: Request<
     let said = Said::read(&head.headers, body, 0).await?;
     let token = said.text("token")?.to_owned();
     let (engine, asker) = (app.engine.clone(), visitor.asker.clone());
-    let turn =
-        app.begin(
-            &visitor,
-            &said,
-            Work::Action,
-            move |watch| async move { engine.confirm(&asker, &token, &*watch).await },
-        )?;
-    answer(turn, &head.headers).await
+    let reading = app
+        .begin(&visitor, &said, Work::Action, move |watch| async move { engine.confirm(&asker, &token, &*watch).await })
+        .await?;
+    answer(reading, &head.headers).await
 }
 
 async fn decline(State(app): Shared, Extension(visitor): Who_, request: Request<Body>) -> Answer {
@@ -201,7 +193,7 @@ async fn state(State(app): Shared, Extension(visitor): Who_) -> Answer {
 }
 
 impl App {
-    fn begin<W, F>(&self, visitor: &Visitor, said: &Said, work: Work, run: W) -> Result<Arc<Turn>, Refusal>
+    async fn begin<W, F>(&self, visitor: &Visitor, said: &Said, work: Work, run: W) -> Result<Reading, Refusal>
     where
         W: FnOnce(Box<dyn Fn(carboy_agent::TurnEvent) + Send + Sync>) -> F,
         F: Future<Output = Result<carboy_agent::Reply, carboy_agent::TurnError>> + Send + 'static,
@@ -213,19 +205,26 @@ impl App {
         let request = said.optional("request").filter(plain).unwrap_or(&visitor.correlation).to_owned();
         let (key, correlation) = (visitor.asker.session.key(), visitor.correlation.clone());
         let (journal, session) = (self.journal.clone(), self.engine.name_of(key));
-        self.turns.start(key, request, work, run, move |ended| {
+        let reading = self.turns.start(key, request, work, run, move |ended| {
             let turn = ended.as_ref().map_or(0, |reply| reply.turn);
             let whose = Conversation { session, turn };
             match ended {
                 Ok(_) => journal.turn(&correlation, &whose, "done", None),
                 Err(refusal) => journal.turn(&correlation, &whose, refusal.code, refusal.particulars.as_deref()),
             }
-        })
+        })?;
+        match reading.came {
+            Came::Began => {}
+            // The engine counts what it is asked; of a turn that is there already it hears nothing.
+            Came::Joined => self.engine.reads_along(&visitor.asker).await?,
+        }
+        Ok(reading)
     }
 }
 
 /// A stream where one is asked for, else the whole reply.
-async fn answer(turn: Arc<Turn>, headers: &HeaderMap) -> Answer {
+async fn answer(reading: Reading, headers: &HeaderMap) -> Answer {
+    let turn = &reading.turn;
     let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     if !accepts.to_ascii_lowercase().contains("text/event-stream") {
         return Ok(json_answer(&of_reply(&turn.outcome().await?)));
@@ -234,7 +233,7 @@ async fn answer(turn: Arc<Turn>, headers: &HeaderMap) -> Answer {
     let _ = timeout(FIRST_EVENT_WAIT, turn.grown().wait_for(|(count, _)| *count > 0)).await;
     match turn.event(0) {
         Some(Event::Failed(refusal)) => Err(refusal),
-        Some(_) | None => Ok(stream::answer(turn, stream::place(headers))),
+        Some(_) | None => Ok(stream::answer(reading, stream::place(headers))),
     }
 }
 

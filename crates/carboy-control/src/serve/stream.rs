@@ -2,7 +2,6 @@
 //!
 //! *Must never* buffer for a slow client: an event is made when the connection takes it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -11,7 +10,7 @@ use http::{HeaderMap, Response};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::turns::{Event, Turn};
+use super::turns::{Event, Reading};
 
 /// Silence after which a comment is sent, so that proxies keep the connection.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -19,8 +18,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(15);
 const STILL_HERE: &str = ": still here\n\n";
 
 /// The answer that streams a turn's events from `place` on.
-pub(super) fn answer(turn: Arc<Turn>, place: usize) -> Response<Body> {
-    let reader = Reader { grown: turn.grown(), turn, place, ended: false };
+pub(super) fn answer(reading: Reading, place: usize) -> Response<Body> {
+    let reader = Reader { grown: reading.turn.grown(), reading, place, ended: false };
     let events = futures_util::stream::unfold(reader, |mut reader| async move {
         let text = reader.next().await?;
         Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), reader))
@@ -41,7 +40,7 @@ pub(super) fn place(headers: &HeaderMap) -> usize {
 }
 
 struct Reader {
-    turn: Arc<Turn>,
+    reading: Reading,
     grown: watch::Receiver<(usize, bool)>,
     place: usize,
     ended: bool,
@@ -55,7 +54,7 @@ impl Reader {
         let (count, ended) = *self.grown.borrow_and_update();
         // Who names an event that never was gets the last one again, which has the whole reply.
         let place = if ended { self.place.min(count.saturating_sub(1)) } else { self.place };
-        if let Some(event) = self.turn.event(place) {
+        if let Some(event) = self.reading.turn.event(place) {
             self.place = place + 1;
             self.ended = matches!(event, Event::Done(..) | Event::Failed(_));
             return Some(text(place, &event));

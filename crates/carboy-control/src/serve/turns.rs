@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  POST (request id) ─▶ start ─┬─ new ──▶ task: Engine::turn ─▶ log of events ─▶ every stream that reads it
-//!                              └─ known ─────────────────────▶ the same log, from where the client stood
+//!                              └─ known ─▶ a place to read ───▶ the same log, from where the client stood
 //! ```
 //!
 //! *Must never* stop a confirmed action half-way: only answers can be stopped.
@@ -16,7 +16,7 @@ use carboy_agent::{Card, HandOff, Reply, StepPhase, TurnError, TurnEvent};
 use carboy_core::ports::SessionKey;
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::listener::said;
 use super::refusal::Refusal;
@@ -29,6 +29,8 @@ pub const TURNS_PER_SESSION_MAX: usize = 4;
 const FINISHED_MAX: usize = 1_024;
 /// Events of one turn that are kept; past that, the last one (which has the whole reply) is the next that is read.
 const EVENTS_MAX: usize = 8_192;
+/// Clients that read one turn at once.
+pub const READERS_PER_TURN_MAX: usize = 8;
 /// Longest id that a client gives a request.
 pub const REQUEST_BYTES_MAX: usize = 64;
 
@@ -120,6 +122,22 @@ pub(super) struct Turn {
     /// How many events there are; closed never.
     grown: watch::Sender<(usize, bool)>,
     stop: watch::Sender<bool>,
+    places: Arc<Semaphore>,
+}
+
+/// Whoever reads a turn. Their place is free again when this is dropped.
+pub(super) struct Reading {
+    pub turn: Arc<Turn>,
+    /// Whether they began it or came to one that was there.
+    pub came: Came,
+    _place: OwnedSemaphorePermit,
+}
+
+/// How somebody came to a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    Began,
+    Joined,
 }
 
 impl Turn {
@@ -130,7 +148,19 @@ impl Turn {
             log: Mutex::new(Vec::new()),
             grown: watch::Sender::new((0, false)),
             stop: watch::Sender::new(false),
+            places: Arc::new(Semaphore::new(READERS_PER_TURN_MAX)),
         }
+    }
+
+    /// A place to read it from.
+    fn read(self: &Arc<Self>, came: Came) -> Result<Reading, Refusal> {
+        let place = self.places.clone().try_acquire_owned();
+        let place = place.map_err(|_| {
+            let next = "close one of the windows that wait for it, then try again";
+            let message = "this answer is being read in too many places";
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_readers", message, next).after(2)
+        })?;
+        Ok(Reading { turn: self.clone(), came, _place: place })
     }
 
     fn put(&self, event: Event, last: bool) {
@@ -195,7 +225,8 @@ impl Turns {
         Turns { shelves: Mutex::new(shelves), running: watch::Sender::new(0) }
     }
 
-    /// Starts the turn, or joins the one that this request id started. `told` hears how a new one ended.
+    /// Starts the turn, or joins the one that this request id started. `told` hears how a new one ended. Whoever joins
+    /// has been counted nowhere yet.
     pub fn start<W, F>(
         self: &Arc<Self>,
         session: SessionKey,
@@ -203,17 +234,17 @@ impl Turns {
         work: Work,
         run: W,
         told: impl FnOnce(&Result<Reply, Refusal>) + Send + 'static,
-    ) -> Result<Arc<Turn>, Refusal>
+    ) -> Result<Reading, Refusal>
     where
         W: FnOnce(Box<dyn Fn(TurnEvent) + Send + Sync>) -> F,
         F: Future<Output = Result<Reply, TurnError>> + Send + 'static,
     {
-        let turn = {
+        let reading = {
             let mut shelves = held(&self.shelves);
             let open = shelves.open;
             let own = shelves.of.entry(session).or_default();
             if let Some(known) = own.iter().find(|turn| turn.request == request && turn.work == work) {
-                return Ok(known.clone());
+                return known.read(Came::Joined);
             }
             let at_work = own.iter().filter(|turn| !turn.ended()).count();
             let refused = if !open {
@@ -232,24 +263,25 @@ impl Turns {
                 return Err(refusal);
             }
             let turn = Arc::new(Turn::new(request, work));
-            own.push(turn.clone());
+            let reading = turn.read(Came::Began)?;
+            own.push(turn);
             self.running.send_modify(|count| *count += 1);
-            turn
+            reading
         };
-        let heard = turn.clone();
+        let heard = reading.turn.clone();
         let running = run(Box::new(move |event| {
             if let Some(event) = Event::of(event) {
                 heard.put(event, false);
             }
         }));
-        let (turns, theirs) = (self.clone(), turn.clone());
+        let (turns, theirs) = (self.clone(), reading.turn.clone());
         tokio::spawn(async move {
             let outcome = ending(running, &theirs).await;
             told(&outcome);
             theirs.put(outcome.map_or_else(Event::Failed, Event::Done), true);
             turns.finished(session, theirs);
         });
-        Ok(turn)
+        Ok(reading)
     }
 
     fn finished(&self, session: SessionKey, turn: Arc<Turn>) {
@@ -361,15 +393,38 @@ mod tests {
     }
 
     fn start(turns: &Arc<Turns>, request: &str, work: Work) -> (Result<Arc<Turn>, Refusal>, oneshot::Sender<Reply>) {
+        let (reading, tell) = read(turns, request, work);
+        (reading.map(|reading| reading.turn.clone()), tell)
+    }
+
+    fn read(turns: &Arc<Turns>, request: &str, work: Work) -> (Result<Reading, Refusal>, oneshot::Sender<Reply>) {
         let (tell, told) = oneshot::channel();
-        let turn = turns.start(
+        let reading = turns.start(
             SESSION,
             request.into(),
             work,
             |_| async { told.await.map_err(|_| TurnError::Unavailable { what: "the test" }) },
             |_| {},
         );
-        (turn, tell)
+        (reading, tell)
+    }
+
+    #[tokio::test]
+    async fn g46_so_many_read_one_turn_at_once_and_a_place_that_is_left_is_free() {
+        let turns = Arc::new(Turns::new());
+        let (first, tell) = read(&turns, "a", Work::Answer);
+        let first = first.unwrap();
+        assert_eq!(first.came, Came::Began);
+        let join = || read(&turns, "a", Work::Answer).0;
+        let mut others: Vec<Reading> = (1..READERS_PER_TURN_MAX).map(|_| join().unwrap()).collect();
+        assert!(others.iter().all(|other| other.came == Came::Joined));
+        let refused = join().err().unwrap();
+        assert_eq!((refused.status.as_u16(), refused.code, refused.retry_after_s), (429, "too_many_readers", Some(2)));
+        assert!(read(&turns, "b", Work::Answer).0.is_ok(), "another turn has places of its own");
+        others.pop();
+        assert!(join().is_ok());
+        tell.send(reply("done")).unwrap();
+        assert_eq!(first.turn.outcome().await.unwrap().text, "done");
     }
 
     #[tokio::test]
@@ -417,8 +472,8 @@ mod tests {
     async fn a_panic_in_a_turn_is_an_error_and_not_a_silence() {
         let turns = Arc::new(Turns::new());
         let broken = |_| async { panic!("on purpose") };
-        let turn = turns.start(SESSION, "a".into(), Work::Answer, broken, |_| {}).unwrap();
-        assert_eq!(turn.outcome().await.unwrap_err().code, "internal");
+        let reading = turns.start(SESSION, "a".into(), Work::Answer, broken, |_| {}).unwrap();
+        assert_eq!(reading.turn.outcome().await.unwrap_err().code, "internal");
     }
 
     #[tokio::test]
@@ -427,8 +482,8 @@ mod tests {
         for number in 0..FINISHED_MAX + 3 {
             let key = SessionKey(std::array::from_fn(|at| (number >> (8 * (at % 4))) as u8));
             let done = |_| async { Ok(reply("x")) };
-            let turn = turns.start(key, "a".into(), Work::Answer, done, |_| {}).unwrap();
-            turn.outcome().await.unwrap();
+            let reading = turns.start(key, "a".into(), Work::Answer, done, |_| {}).unwrap();
+            reading.turn.outcome().await.unwrap();
         }
         turns.idle().await;
         let shelves = held(&turns.shelves);

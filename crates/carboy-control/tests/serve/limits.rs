@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use carboy_control::serve::{CONNECTIONS_PER_ADDRESS_MAX, HEAD_WAIT_MAX};
+use carboy_core::chat::{ChatLimits, ChatSpec};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::http::{PATIENCE, chat, get, raw};
-use super::world::{Made, Play, World};
+use super::http::{PATIENCE, ask, chat, get, raw};
+use super::world::{Made, Play, World, spec};
 
 #[tokio::test]
 async fn a_head_that_drips_is_cut_off_and_so_is_a_connection_that_says_nothing() {
@@ -117,4 +119,57 @@ async fn past_its_grace_a_turn_is_stopped_and_its_stream_says_so() {
     let last = events.rest().await.pop().unwrap();
     assert_eq!((last.name.as_str(), last.data["error"]["code"].as_str()), ("error", Some("stopped")));
     world.stopped().await;
+}
+
+/// A world in which one address may ask so often in a minute.
+async fn rated(requests_per_ip_per_minute: u32) -> World {
+    let limits = ChatLimits { requests_per_ip_per_minute, ..spec().limits };
+    World::made(Made { spec: ChatSpec { limits, ..spec() }, ..Made::default() }).await
+}
+
+fn entries(log: &std::path::Path, action: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(log).unwrap();
+    let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    all.filter(|entry| entry["action"] == action).collect()
+}
+
+#[tokio::test]
+async fn g80_a_flood_beyond_a_limit_is_two_entries_of_the_log_and_none_of_it_is_lost() {
+    let world = rated(3).await;
+    let (to, log) = (world.address, world.audit.clone());
+    for sent in 0..43 {
+        // Nobody keeps the cookie.
+        assert_eq!(chat("hello").send(to).await.status, if sent < 3 { 200 } else { 429 });
+    }
+    assert_eq!((entries(&log, "rate_limit_exceeded").len(), entries(&log, "repeats").len()), (1, 0));
+    let _dir = world.stopped().await;
+    let (first, repeats) = (entries(&log, "rate_limit_exceeded"), entries(&log, "repeats"));
+    assert_eq!((first.len(), repeats.len()), (1, 1));
+    assert_eq!(first[0]["details"]["limit"], "requests_per_ip_per_minute");
+    assert_eq!(
+        (repeats[0]["event_type"].as_str(), repeats[0]["result"].as_str()),
+        (Some("rate_limit"), Some("denied"))
+    );
+    let details = &repeats[0]["details"];
+    assert_eq!((details["what"].as_str(), details["repeats"].as_u64()), (Some("rate_limit_exceeded"), Some(39)));
+    assert_eq!(details["session"], first[0]["details"]["session"], "it says which entry they repeat");
+}
+
+#[tokio::test]
+async fn g46_forgetting_is_counted_and_what_was_never_there_leaves_nothing_in_the_log() {
+    let world = rated(4).await;
+    let to = world.address;
+    let forget = ask("DELETE", "/api/transcript");
+    let cookie = chat("hello").send(to).await.cookie().unwrap();
+    let before = std::fs::read_to_string(&world.audit).unwrap();
+    assert_eq!(forget.send(to).await.status, 200);
+    assert_eq!(std::fs::read_to_string(&world.audit).unwrap(), before, "there was no such conversation");
+    let own = forget.with("cookie", &cookie);
+    assert_eq!(own.send(to).await.status, 200);
+    assert_eq!(own.send(to).await.status, 200, "and once more");
+    assert_eq!(entries(&world.audit, "session_forgotten").len(), 1);
+    let refused = own.send(to).await;
+    assert_eq!((refused.status, refused.code()), (429, "rate_limited".into()));
+    assert!(refused.field("retry-after").unwrap().parse::<u32>().unwrap() <= 60);
+    assert_eq!(entries(&world.audit, "session_forgotten").len(), 1);
 }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use carboy_core::chat::{ChatSpec, Identity};
+use carboy_core::chat::{ChatLimits, ChatSpec, Identity};
 use carboy_core::ids::SecretName;
 use hmac::{Hmac, KeyInit, Mac};
 use ring::rand::SystemRandom;
@@ -86,22 +86,67 @@ async fn g89_whoever_signs_in_or_out_gets_a_session_of_their_own() {
     assert!(own.body.contains("BK-1"));
 }
 
-#[tokio::test]
-async fn g89_a_signed_field_signs_in_and_an_unsigned_one_does_not() {
+/// What a shop's front that holds the key says of a person.
+fn signed(said: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(b"shared key").unwrap();
+    mac.update(said.as_bytes());
+    let hex: String = mac.finalize().into_bytes().iter().map(|octet| format!("{octet:02x}")).collect();
+    format!("{said};{hex}")
+}
+
+fn fronted() -> ChatSpec {
     let identity = Identity::SignedHeader {
         header: "X-Shop-User".into(),
         secret: SecretName::parse("SHOP").unwrap(),
         max_age_s: 60,
     };
-    let made = Made { spec: ChatSpec { identity, ..spec() }, identity_secret: Some("shared key"), ..Made::default() };
+    ChatSpec { identity, ..spec() }
+}
+
+#[tokio::test]
+async fn g89_a_signed_field_signs_in_and_an_unsigned_one_does_not() {
+    let made = Made { spec: fronted(), identity_secret: Some("shared key"), ..Made::default() };
     let world = World::made(made).await;
     let said = format!("sarah;admin;{NOW_S}");
-    let mut mac = Hmac::<Sha256>::new_from_slice(b"shared key").unwrap();
-    mac.update(said.as_bytes());
-    let hex: String = mac.finalize().into_bytes().iter().map(|octet| format!("{octet:02x}")).collect();
+    let whole = signed(&said);
+    let hex = whole.rsplit(';').next().unwrap();
     let ask = |field: &str| get("/api/state").with("x-shop-user", field);
-    assert_eq!(ask(&format!("{said};{hex}")).send(world.address).await.json()["signed_in"], true);
+    assert_eq!(ask(&whole).send(world.address).await.json()["signed_in"], true);
     for forged in [format!("peter;admin;{NOW_S};{hex}"), said, "sarah".into()] {
         assert_eq!(ask(&forged).send(world.address).await.status, 401, "{forged}");
     }
+}
+
+#[tokio::test]
+async fn g46_g69_without_a_cookie_the_hour_of_an_address_holds_and_signed_in_people_have_their_own() {
+    let limits = ChatLimits { requests_per_ip_per_hour: 3, ..spec().limits };
+    let made = Made {
+        spec: ChatSpec { limits, ..fronted() },
+        identity_secret: Some("shared key"),
+        proxies: vec!["127.0.0.1"],
+        ..Made::default()
+    };
+    let world = World::made(made).await;
+    let to = world.address;
+    let from = |address: &str| chat("hello").with("x-forwarded-for", address);
+    // Nobody keeps the cookie: each of them is somebody new, and all of them are one network.
+    for host in 1..=3 {
+        assert_eq!(from(&format!("2001:db8:1:2::{host}")).send(to).await.status, 200);
+    }
+    let more = from("2001:db8:1:2::4").send(to).await;
+    assert_eq!((more.status, more.code()), (429, "rate_limited".into()));
+    assert_eq!(
+        more.json()["error"]["message"],
+        "Rate limit exceeded: Rate limit exceeded. Max 3 requests per hour.",
+        "{more:?}"
+    );
+    let wait: u32 = more.field("retry-after").unwrap().parse().unwrap();
+    assert!((3_500..=3_600).contains(&wait), "{wait}");
+    assert_eq!(from("2001:db8:1:3::1").send(to).await.status, 200, "another network");
+    // Whom the shop vouches for is counted by who they are.
+    for _ in 0..4 {
+        let sarah = from("2001:db8:1:2::4").with("x-shop-user", &signed(&format!("sarah;;{NOW_S}")));
+        assert_eq!(sarah.send(to).await.status, 200);
+    }
+    assert_eq!(from("2001:db8:1:2::4").send(to).await.status, 429);
 }

@@ -1,9 +1,14 @@
 //! Replies as they come, and what a dropped connection, a second sending and a stop make of them.
 
-use serde_json::json;
+use std::sync::Arc;
 
-use super::http::{ask, chat, get, post};
-use super::world::{Made, Play, World};
+use carboy_control::serve::READERS_PER_TURN_MAX;
+use carboy_core::chat::{ChatLimits, ChatSpec};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::http::{PATIENCE, ask, chat, get, post};
+use super::world::{Made, Play, World, spec};
 
 fn gated(said: &str) -> Play {
     match said {
@@ -55,6 +60,52 @@ async fn the_same_request_sent_again_joins_its_turn_and_the_model_is_asked_once(
     // Another session's request of the same name is another's.
     let other = post("/api/chat", &json!({"message": "quick", "request": "r-1"})).send(to).await;
     assert_eq!(other.json()["reply"], "Quick.");
+}
+
+#[tokio::test]
+async fn g46_so_many_read_one_turn_and_each_that_joins_is_counted_at_its_address() {
+    // The one that begins it, all who have a place beside it, and one more.
+    let limits = ChatLimits { requests_per_ip_per_minute: READERS_PER_TURN_MAX as u32 + 1, ..spec().limits };
+    let made = Made { spec: ChatSpec { limits, ..spec() }, script: Arc::new(gated), ..Made::default() };
+    let world = World::made(made).await;
+    let to = world.address;
+    let cookie = get("/api/state").send(to).await.cookie().unwrap();
+    let body = json!({"message": "hello", "request": "r-1"});
+    let join = post("/api/chat", &body).with("cookie", &cookie).streamed();
+    let mut readers = Vec::new();
+    for _ in 0..READERS_PER_TURN_MAX {
+        let mut events = join.open(to).await;
+        assert_eq!(events.next().await.unwrap().name, "sentence");
+        readers.push(events);
+    }
+    let refused = join.send(to).await;
+    assert_eq!((refused.status, refused.code()), (429, "too_many_readers".into()));
+    assert_eq!(refused.field("retry-after"), Some("2"));
+    // Whoever goes leaves a place, and the next that takes it is the address's last for this minute.
+    drop(readers.pop());
+    let last = timeout(PATIENCE, async {
+        loop {
+            let mut events = join.open(to).await;
+            if events.next().await.is_some() {
+                break events;
+            }
+        }
+    });
+    readers.push(last.await.expect("the place is given back"));
+    drop(readers.pop());
+    let limited = timeout(PATIENCE, async {
+        loop {
+            let refused = join.send(to).await;
+            if refused.code() != "too_many_readers" {
+                break refused;
+            }
+        }
+    });
+    let limited = limited.await.expect("the place is given back");
+    assert_eq!((limited.status, limited.code()), (429, "rate_limited".into()));
+    world.model.gate.add_permits(1);
+    assert_eq!(readers[0].rest().await.pop().unwrap().name, "done");
+    assert_eq!(world.asked(), 1);
 }
 
 #[tokio::test]

@@ -189,6 +189,7 @@ pub fn spec() -> ChatSpec {
         identity: Identity::Anonymous,
         limits: ChatLimits {
             requests_per_ip_per_minute: 10_000,
+            requests_per_ip_per_hour: 10_000,
             requests_per_hour: 10_000,
             requests_per_session_per_minute: 10_000,
             ..ChatLimits::default()

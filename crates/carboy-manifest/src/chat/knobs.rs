@@ -102,6 +102,15 @@ pub const KNOBS: &[Knob] = &[
     limit!(requests_per_hour, PER_HOUR, 1, 1_000_000, Lower, "requests", "of one person in any hour"),
     limit!(requests_per_ip_per_minute, PER_IP, 1, 1_000_000, Lower, "requests", "of one address in any minute"),
     limit!(
+        requests_per_ip_per_hour,
+        [],
+        1,
+        1_000_000,
+        Lower,
+        "requests",
+        "of one address in any hour, of people who are not signed in"
+    ),
+    limit!(
         requests_per_session_per_minute,
         PER_SESSION,
         1,
@@ -336,6 +345,7 @@ mod tests {
         let ChatLimits {
             requests_per_hour: _,
             requests_per_ip_per_minute: _,
+            requests_per_ip_per_hour: _,
             requests_per_session_per_minute: _,
             limiter_keys_max: _,
             message_chars_max: _,
@@ -353,7 +363,7 @@ mod tests {
             session_idle_s: _,
             confirmation_s: _,
         } = ChatLimits::default();
-        assert_eq!(KNOBS.iter().filter(|knob| is_limit(knob)).count(), 18);
+        assert_eq!(KNOBS.iter().filter(|knob| is_limit(knob)).count(), 19);
         assert_eq!(KNOBS.iter().filter(|knob| is_screening(knob)).count(), 4);
         let (mut limits, mut screening) = (ChatLimits::default(), Screening::default());
         for knob in KNOBS {

@@ -51,7 +51,12 @@ impl Preset {
     pub fn values(self) -> &'static [(&'static str, u32)] {
         match self {
             Preset::Strict => &[("injection_percent", 30), ("block_suspicious_inputs", 1), ("requests_per_hour", 50)],
-            Preset::Dev => &[("injection_percent", 70), ("block_suspicious_inputs", 0), ("requests_per_hour", 1_000)],
+            Preset::Dev => &[
+                ("injection_percent", 70),
+                ("block_suspicious_inputs", 0),
+                ("requests_per_hour", 1_000),
+                ("requests_per_ip_per_hour", 1_000),
+            ],
             Preset::Production => &[
                 ("injection_percent", 50),
                 ("block_suspicious_inputs", 1),

@@ -120,7 +120,7 @@ impl Carboy {
         format!(
             "upstreams:\n  api.anthropic.com: {{address: \"{model}\", tls: false}}\nbudget: {{claude: 1000000M}}\nchat:\n  \
              requests_per_hour: {per_minute}\n  requests_per_ip_per_minute: {per_minute}\n  \
-             requests_per_session_per_minute: {per_minute}\n"
+             requests_per_ip_per_hour: {per_minute}\n  requests_per_session_per_minute: {per_minute}\n"
         )
     }
 

@@ -7,12 +7,15 @@ use super::*;
 const USER: RuleId = RuleId::UserPerHour;
 const ADDRESS: RuleId = RuleId::AddressPerMinute;
 const SESSION: RuleId = RuleId::SessionPerMinute;
+const HOURLY: RuleId = RuleId::AddressPerHour;
 const HOUR: u64 = 3_600_000;
 
 fn limits(hour: u32, address: u32, session: u32, keys: u32) -> ChatLimits {
     ChatLimits {
         requests_per_hour: hour,
         requests_per_ip_per_minute: address,
+        // Another number than the minute's, so that either of them is the one that refuses.
+        requests_per_ip_per_hour: address.saturating_mul(2),
         requests_per_session_per_minute: session,
         limiter_keys_max: keys,
         ..ChatLimits::default()
@@ -150,10 +153,10 @@ proptest! {
         let mut now = 5_000_000u64;
         for (step, user, address, session) in steps {
             now += step * scale;
-            let names: Vec<(RuleId, u8, String)> = [(USER, user), (ADDRESS, address), (SESSION, session)]
+            let names: Vec<(RuleId, u8, String)> = [(USER, user), (ADDRESS, address), (HOURLY, address), (SESSION, session)]
                 .into_iter().filter_map(|(rule, key)| key.map(|key| (rule, key, key.to_string()))).collect();
             let keys: Vec<(RuleId, &str)> = names.iter().map(|(rule, _, name)| (*rule, name.as_str())).collect();
-            let max = |rule| match rule { USER => maxima.0, ADDRESS => maxima.1, SESSION => maxima.2 };
+            let max = |rule| match rule { USER => maxima.0, ADDRESS => maxima.1, HOURLY => maxima.1 * 2, SESSION => maxima.2 };
             let live = |oracle: &Oracle, rule: RuleId, key: u8, now| {
                 oracle.live((rule.index() as u8, key), rule.window().ms(), now)
             };
