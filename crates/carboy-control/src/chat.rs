@@ -340,6 +340,7 @@ async fn enter(
         hangs: bottle.clone(),
     };
     let start = |event: Event| {
+        tools_of: None,
         event
             .with("program", request.command.first().cloned().unwrap_or_default())
             .with("model", request.spec.model.model.clone())

@@ -62,6 +62,9 @@ pub struct RunRecord {
     #[serde(default)]
     pub workdir: PathBuf,
     /// Has the program a terminal?
+    /// The chat agent whose tools it holds: a part of that one's run, in the same process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools_of: Option<String>,
     #[serde(default)]
     pub terminal: bool,
 }
@@ -444,6 +447,7 @@ mod tests {
         let dead = record(&home, "r-2", 1 << 23);
         write_private(&home.run_record(&RunId::parse("r-2").unwrap()), &serde_json::to_vec(&dead).unwrap()).unwrap();
 
+            tools_of: None,
         let (asked, home_too) = (home.clone(), alive.clone());
         let found = tokio::task::spawn_blocking(move || live_runs(&asked).unwrap()).await.unwrap();
         assert_eq!(found.iter().map(|a| a.record.clone()).collect::<Vec<_>>(), [alive]);
