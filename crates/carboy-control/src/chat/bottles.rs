@@ -144,12 +144,13 @@ impl Hangs for ToolBottle {
     }
 
     /// Cut off: people read that somebody else will answer. Paused: the same, and its tools' processes stand still. Frozen: the
-    /// same, and they end; conversations stay on the disk. A bottle that does not answer is on its way out already.
+    /// same, and they end, with their way out closed; conversations stay on the disk. A bottle that does not answer is on its way out already.
     fn stop(&self, how: Shutdown, _by: By) {
         match how {
             Shutdown::Cutoff | Shutdown::Pause => self.ask(&Question::Enforce { how }),
             Shutdown::Freeze => {
                 self.closed.store(true, Ordering::Release);
+                self.ask(&Question::Enforce { how: Shutdown::Cutoff });
                 self.servers().iter().filter_map(Weak::upgrade).for_each(|server| kill(&server));
             }
             Shutdown::Kill => {

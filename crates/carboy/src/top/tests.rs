@@ -78,6 +78,7 @@ fn run(name: &str, bottle: &str, state: &str) -> Answer {
         state: state.into(),
         why,
         shutdown: None,
+        stays: false,
         requests: 41,
         refusals: 2,
         failures: 0,
