@@ -35,7 +35,7 @@ pub const TOOLS_MAX: usize = 64;
 /// Pages in which they are listed.
 const PAGES_MAX: usize = 16;
 /// How long a server may take to start, and to list its tools.
-const START_WAIT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const START_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The revision that is asked for, and those that are understood.
 const REVISION: &str = "2025-06-18";
 const REVISIONS: &[&str] = &["2025-06-18", "2025-03-26", "2024-11-05"];

@@ -123,9 +123,10 @@ pub async fn attack(
     let offline = OfflineModel::start(&mut request).await?;
     // Before this process reads a secret to keep: a bottle is made of a clone of it.
     let bottle = ToolBottle::start(&request).await?;
+    let mut stop = std::pin::pin!(stop);
     let started = async {
         let stand_ins = StandIns::start(&mut request).await?;
-        let host = ChatHost::with(request, bottle.clone(), Some(offline)).await?;
+        let host = ChatHost::with(request, bottle.clone(), Some(offline), &mut stop).await?;
         Ok::<_, AttackError>((stand_ins, host))
     };
     let (stand_ins, host) = match started.await {
@@ -147,7 +148,7 @@ pub async fn attack(
         let playing = of_host(&host, spec, plan, &stand_ins, &mut heard);
         tokio::select! {
             biased;
-            () = stop => Ok(()),
+            () = &mut stop => Ok(()),
             played = playing => played,
         }
     };

@@ -19,18 +19,16 @@ use serde_json::{Value, json};
 
 use crate::applications;
 use crate::args::CheckArgs;
-use crate::chat::{self, Desk, Named, look_up};
+use crate::chat::{self, Desk, INTERRUPTED, Named, look_up};
 use crate::environment::Environment;
 use crate::print;
 use crate::report::{self, Exit, Failure, Palette, printable};
-use crate::signals::{Heard, next};
+use crate::signals::Heard;
 
 use place::{Place, place_of};
 
 /// The exit code of an attack that found something.
 const HOLES: u8 = 1;
-/// That of one that a signal ended.
-const INTERRUPTED: u8 = 130;
 /// How often it says how far it is: at a terminal, and elsewhere.
 const SAID_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
 
@@ -62,11 +60,7 @@ pub async fn attack(args: &CheckArgs, environment: Environment) -> Result<u8, Fa
     let mut far = Far::new(args.rounds);
     let mut interrupted = false;
     let stop = async {
-        tokio::select! {
-            () = next(&mut heard.interrupt) => {}
-            () = next(&mut heard.terminate) => {}
-            () = next(&mut heard.hangup) => {}
-        }
+        heard.ending().await;
         interrupted = true;
     };
     let ended = attack_agent(request, plan, &mut |played, holes| far.say(played, holes), stop).await;
