@@ -50,12 +50,14 @@ pub enum McpError {
     #[error("the agent is stopped, and its tools' bottles with it; `carboy resume` lets them go on")]
     Stopped,
     /// It did not answer in time.
-    #[error("no answer to {method} within {seconds} s")]
+    #[error("no answer to {method} within {seconds} s{}", said.as_ref().map(|said| format!("; {said}")).unwrap_or_default())]
     Late {
         /// To what.
         method: &'static str,
         /// The limit.
         seconds: u64,
+        /// What it said instead, where it has never answered.
+        said: Option<String>,
     },
     /// It answered with an error of the protocol.
     #[error("error {code}: {message}")]

@@ -38,7 +38,7 @@ use crate::task;
 
 use input::{Input, Source};
 use page::Page;
-pub use request::{Desk, Named, WithDotenv, look_up};
+pub use request::{Desk, Named, WithDotenv, look_up, why_tools_failed};
 use talk::{Talk, Went};
 
 /// Exit code of a conversation that `carboy stop --kill` ended, as a shell has it for SIGKILL.
