@@ -54,7 +54,7 @@ use tools::Ways;
 use webhooks::Postman;
 
 pub use crate::standing::Ending;
-pub use attack::{AttackError, Attacked, Hole, Plan, attack};
+pub use attack::{AttackError, Attacked, Calls, Hole, Plan, attack};
 pub use carboy_agent::attack::Stage;
 pub use carboy_agent::{
     Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TurnError, TurnEvent,

@@ -13,7 +13,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use carboy_control::chat::{AttackError, Attacked, ChatRequest, Hole, Plan, attack as attack_agent};
+use carboy_control::chat::{AttackError, Attacked, Calls, ChatRequest, Hole, Plan, attack as attack_agent};
 use carboy_core::chat::ToolSource;
 use serde_json::{Value, json};
 
@@ -168,7 +168,14 @@ fn as_json(name: &str, args: &CheckArgs, attacked: &Attacked, places: &[Option<P
         value
     };
     let holes: Vec<Value> = attacked.holes.iter().zip(places).map(one).collect();
-    json!({"agent": name, "rounds": args.rounds, "played": attacked.played, "seed": args.seed, "holes": holes})
+    let untried: Vec<&str> = untried(attacked).collect();
+    json!({"agent": name, "rounds": args.rounds, "played": attacked.played, "seed": args.seed, "holes": holes,
+           "calls": attacked.calls, "untried": untried})
+}
+
+/// Tools of which nothing was tried, because no call of them succeeded.
+fn untried(attacked: &Attacked) -> impl Iterator<Item = &str> {
+    attacked.calls.iter().filter(|calls| !calls.was_tried()).map(|calls| calls.tool.as_str())
 }
 
 fn told(name: &str, args: &CheckArgs, attacked: &Attacked, places: &[Option<Place>], palette: Palette) -> String {
@@ -187,9 +194,19 @@ fn told(name: &str, args: &CheckArgs, attacked: &Attacked, places: &[Option<Plac
             let _ = writeln!(out, "    {}", printable(line));
         }
     }
-    let verdict = match attacked.holes.len() {
-        0 => palette.good("no hole was found"),
-        found => palette.bad(&count(found)),
+    for Calls { tool, succeeded, refused, failed } in &attacked.calls {
+        let tool = printable(tool);
+        let _ =
+            writeln!(out, "calls of {tool}: {succeeded} succeeded, {refused} were answered with no, {failed} failed");
+    }
+    for tool in untried(attacked) {
+        let why = "nothing about it was tried; mend it, or give it records that it finds something in";
+        let _ = writeln!(out, "{}", palette.warn(&format!("no call of {} succeeded: {why}", printable(tool))));
+    }
+    let verdict = match (attacked.holes.len(), untried(attacked).next()) {
+        (0, None) => palette.good("no hole was found"),
+        (0, Some(_)) => palette.warn("no hole was found in what worked"),
+        (found, _) => palette.bad(&count(found)),
     };
     let (played, rounds, seed) = (attacked.played, args.rounds, args.seed);
     let early = if played < rounds { format!(", stopped before the {rounds} were played") } else { String::new() };
