@@ -54,7 +54,7 @@ use tools::Ways;
 use webhooks::Postman;
 
 pub use crate::standing::Ending;
-pub use attack::{AttackError, Attacked, Hole, Plan, attack};
+pub use attack::{AttackError, Attacked, Calls, Hole, Plan, attack};
 pub use carboy_agent::attack::Stage;
 pub use carboy_agent::{
     Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TERMINAL_USER, TurnError,
@@ -141,7 +141,15 @@ pub struct ChatHost {
 
 impl ChatHost {
     /// Starts it: what comes back answers.
-    pub async fn start(mut request: ChatRequest) -> Result<ChatHost, ChatError> {
+    pub async fn start(request: ChatRequest) -> Result<ChatHost, ChatError> {
+        ChatHost::start_unless(request, std::future::pending()).await
+    }
+
+    /// The same, unless `stop` is ready while its tools start: then nothing of it is left.
+    ///
+    /// # Errors
+    /// [`ChatError::Interrupted`] then.
+    pub async fn start_unless(mut request: ChatRequest, stop: impl Future<Output = ()>) -> Result<ChatHost, ChatError> {
         let offline = match request.model {
             ModelMode::Offline => Some(OfflineModel::start(&mut request).await?),
             ModelMode::Provider => None,
@@ -150,7 +158,7 @@ impl ChatHost {
         secret::is_there(&request)?;
         // Before this process reads a secret to keep: a bottle is made of a clone of it.
         let bottle = ToolBottle::start(&request).await?;
-        let started = ChatHost::with(request, bottle.clone(), offline).await;
+        let started = ChatHost::with(request, bottle.clone(), offline, stop).await;
         if started.is_err() {
             bottle.end().await;
         }
@@ -161,11 +169,18 @@ impl ChatHost {
         request: ChatRequest,
         bottle: Arc<ToolBottle>,
         offline: Option<OfflineModel>,
+        stop: impl Future<Output = ()>,
     ) -> Result<ChatHost, ChatError> {
         let plane = lay(&request).await?;
         let metrics = Arc::new(Metrics::default());
         let outbound = plane.gateway.outbound();
-        let tools = tools::all(&request, &Ways { outbound: outbound.clone(), bottle: bottle.clone() }).await?;
+        let ways = Ways { outbound: outbound.clone(), bottle: bottle.clone() };
+        // The only step that waits for somebody else's program.
+        let tools = tokio::select! {
+            biased;
+            tools = tools::all(&request, &ways) => tools?,
+            () = stop => return Err(ChatError::Interrupted),
+        };
         let sessions = sessions(&request)?;
         let webhooks = postman(&request, &plane)?;
         let terms = Terms::of(&request.spec.limits);
@@ -329,6 +344,7 @@ async fn enter(
         started_ms: plane.started_ms,
         socket: request.home.run_socket(&plane.run)?,
         workdir: request.workdir,
+        tools_of: None,
         terminal: false,
     };
     let vault = plane.vault.clone();

@@ -35,7 +35,7 @@ pub const TOOLS_MAX: usize = 64;
 /// Pages in which they are listed.
 const PAGES_MAX: usize = 16;
 /// How long a server may take to start, and to list its tools.
-const START_WAIT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const START_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The revision that is asked for, and those that are understood.
 const REVISION: &str = "2025-06-18";
 const REVISIONS: &[&str] = &["2025-06-18", "2025-03-26", "2024-11-05"];
@@ -50,12 +50,14 @@ pub enum McpError {
     #[error("the agent is stopped, and its tools' bottles with it; `carboy resume` lets them go on")]
     Stopped,
     /// It did not answer in time.
-    #[error("no answer to {method} within {seconds} s")]
+    #[error("no answer to {method} within {seconds} s{}", said.as_ref().map(|said| format!("; {said}")).unwrap_or_default())]
     Late {
         /// To what.
         method: &'static str,
         /// The limit.
         seconds: u64,
+        /// What it said instead, where it has never answered.
+        said: Option<String>,
     },
     /// It answered with an error of the protocol.
     #[error("error {code}: {message}")]

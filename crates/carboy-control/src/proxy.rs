@@ -235,6 +235,7 @@ fn record(request: &ProxyRequest, plane: &Plane, pointing: &Pointing) -> Result<
         started_ms: plane.started_ms,
         socket: request.home.run_socket(&plane.run)?,
         workdir: request.workdir.clone(),
+        tools_of: None,
         terminal: false,
     })
 }

@@ -14,6 +14,7 @@
 //!
 //! *Must never* answer another user: the socket is 0600 and the peer's uid is checked.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as BlockingStream;
@@ -61,6 +62,9 @@ pub struct RunRecord {
     /// The workspace.
     #[serde(default)]
     pub workdir: PathBuf,
+    /// The chat agent whose tools it holds: a part of that one's run, in the same process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools_of: Option<String>,
     /// Has the program a terminal?
     #[serde(default)]
     pub terminal: bool,
@@ -123,7 +127,7 @@ pub struct ExecAsked {
 pub struct Answer {
     /// The run itself.
     pub record: RunRecord,
-    /// `running`, `cut off`, `paused`, `frozen` (and about to end), `stopping`, or `silent` for one that does not answer (its
+    /// `running`, `cut off`, `paused`, `frozen` (and about to end, unless it `stays`), `stopping`, or `silent` for one that does not answer (its
     /// counters are then zero).
     pub state: String,
     /// Why it does not simply run.
@@ -132,6 +136,9 @@ pub struct Answer {
     /// What its bottle's file says that `stop` does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shutdown: Option<Shutdown>,
+    /// Frozen, it lives on, and goes on where it is: a chat agent, a proxy.
+    #[serde(default)]
+    pub stays: bool,
     /// HTTP requests seen, refused ones included.
     pub requests: u64,
     /// Requests, names and connections refused.
@@ -201,6 +208,14 @@ pub fn live_runs(home: &Home) -> Result<Vec<Answer>, HomeError> {
     Ok(answers)
 }
 
+/// Leaves out the tools of those chat agents that are among them: what is done to an agent is done to its tools by itself.
+pub fn without_carried(runs: Vec<Answer>) -> Vec<Answer> {
+    let carriers: BTreeSet<u32> =
+        runs.iter().filter(|run| run.record.tools_of.is_none()).map(|run| run.record.supervisor_pid).collect();
+    let carried = |run: &Answer| run.record.tools_of.is_some() && carriers.contains(&run.record.supervisor_pid);
+    runs.into_iter().filter(|run| !carried(run)).collect()
+}
+
 fn records(home: &Home) -> Result<Vec<(PathBuf, RunRecord)>, HomeError> {
     let dir = home.run_records();
     let io = |source| HomeError::Io { path: dir.clone(), source };
@@ -228,6 +243,7 @@ impl Answer {
             state,
             why: None,
             shutdown: None,
+            stays: false,
             requests: 0,
             refusals: 0,
             failures: 0,
@@ -407,6 +423,7 @@ mod tests {
                 state: state.into(),
                 why: None,
                 shutdown: None,
+                stays: false,
                 requests: 2,
                 refusals: 1,
                 failures: 0,
@@ -430,6 +447,7 @@ mod tests {
             started_ms: 1,
             socket: home.run_socket(&RunId::parse(run).unwrap()).unwrap(),
             workdir: "/project".into(),
+            tools_of: None,
             terminal: false,
         }
     }
@@ -467,5 +485,18 @@ mod tests {
         accepted.join().unwrap();
         // Now nobody listens any more.
         assert!(live_runs(&home).unwrap().is_empty());
+    }
+
+    #[test]
+    fn u3_an_agent_s_tools_are_left_out_where_the_agent_is_and_stay_where_it_is_not() {
+        let home = Home::open(tempfile::tempdir().unwrap().path(), None).unwrap();
+        let agent = Answer::silent(record(&home, "r-1", 7));
+        let tools =
+            |run: &str, pid| Answer::silent(RunRecord { tools_of: Some("shop".into()), ..record(&home, run, pid) });
+        let names = |runs: Vec<Answer>| -> Vec<String> {
+            without_carried(runs).into_iter().map(|run| run.record.run).collect()
+        };
+        assert_eq!(names(vec![tools("r-2", 7), agent.clone(), tools("r-3", 8)]), ["r-1", "r-3"]);
+        assert_eq!(names(vec![tools("r-2", 7)]), ["r-2"]);
     }
 }

@@ -173,6 +173,7 @@ mod tests {
             started_ms,
             socket: home.run_socket(&RunId::parse(run).unwrap()).unwrap(),
             workdir: "/project".into(),
+            tools_of: None,
             terminal: true,
         }
     }

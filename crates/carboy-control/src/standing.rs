@@ -310,6 +310,7 @@ impl Respond for Standing {
             state: self.state().to_owned(),
             why: self.last().map(|last| format!("{} by the {}: {}", last.action.as_str(), last.by.as_str(), last.why)),
             shutdown: self.shutdown,
+            stays: true,
             requests: stats.requests,
             refusals: stats.refused(),
             failures: stats.failed(),

@@ -21,6 +21,7 @@ mod noticing;
 pub(crate) mod seal;
 pub(crate) mod secrets;
 mod streams;
+mod workplace;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -72,6 +73,7 @@ pub use control::{Control, STOP_GRACE};
 pub use ending::Farewell;
 pub use failing::RunError;
 pub use keeping::Keeping;
+pub use workplace::Workplace;
 
 /// Longest beginning of a task that a run's record has, in characters.
 const TASK_CHARS_MAX: usize = 200;
@@ -88,8 +90,8 @@ pub struct RunRequest {
     pub command: Vec<String>,
     /// What the manifest's program is started for.
     pub task: Task,
-    /// Host directory of the workspace, canonical.
-    pub workdir: PathBuf,
+    /// Where its program works.
+    pub workplace: Workplace,
     /// The provider's and the bottle's variables, with every question answered.
     pub env_set: BTreeMap<String, String>,
     /// `--env`.
@@ -141,7 +143,7 @@ pub struct Running {
     _ports: Ports,
     run_dir: PathBuf,
     notifier: Arc<Notifier>,
-    noticed: Noticing,
+    noticed: Option<Noticing>,
     registration: Registration,
     /// Nobody else starts it again.
     _alone: Option<File>,
@@ -195,10 +197,11 @@ pub async fn start(mut request: RunRequest) -> Result<Running, RunError> {
 
 /// Takes what the bottle keeps of this workspace for the run.
 async fn hold(request: &RunRequest, run: &RunId, started_ms: u64) -> Result<Held, RunError> {
-    let (home, run, workdir) = (request.home.clone(), run.clone(), request.workdir.clone());
+    let (home, run, workplace) = (request.home.clone(), run.clone(), request.workplace.clone());
     let (bottle, mode) = (request.effective.bottle.clone(), request.effective.workspace.into());
-    let held = tokio::task::spawn_blocking(move || {
-        workspace::hold(&home, &RunOf { bottle: &bottle, run: &run, workdir: &workdir, mode, started_ms })
+    let held = tokio::task::spawn_blocking(move || match workplace.directory() {
+        Some(workdir) => workspace::hold(&home, &RunOf { bottle: &bottle, run: &run, workdir, mode, started_ms }),
+        None => workspace::hold_state(&home, &bottle),
     });
     let held =
         held.await.map_err(|e| RunError::System { what: "look at the workspace", source: std::io::Error::other(e) })?;
@@ -259,7 +262,9 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
     })?;
     let mut tasks =
         serve(&gateway, captured).map_err(|source| RunError::System { what: "serve the bottle's sockets", source })?;
-    let noticed = Noticing::begin(request.workdir.clone());
+    // Whoever has no directory of the host's works in the bottle's home, where nothing is anybody's to run on the host.
+    let workdir = request.workplace.directory().unwrap_or(&spec.home).to_owned();
+    let noticed = request.workplace.directory().map(|workdir| Noticing::begin(workdir.to_owned()));
     let record = RunRecord {
         run: run.to_string(),
         bottle: spec.name.to_string(),
@@ -269,7 +274,8 @@ async fn equip(mut request: RunRequest, stands: Stands) -> Result<Running, RunEr
         supervisor_pid: std::process::id(),
         started_ms,
         socket: request.home.run_socket(&run)?,
-        workdir: request.workdir.clone(),
+        workdir,
+        tools_of: request.workplace.tools_of(),
         terminal: matches!(request.stdio, StdioMode::Terminal { .. }),
     };
     let run_dir = runs::begin(&request.home, &spec.name, &run, &record)?;

@@ -44,7 +44,7 @@ use crate::home::{Home, HomeError, read_private, write_private};
 use index::Index;
 use tree::Root;
 
-pub use hold::{Held, RunOf, hold};
+pub use hold::{Held, RunOf, hold, hold_state};
 
 /// Most layers of one bottle.
 pub const LAYERS_MAX: usize = 1000;

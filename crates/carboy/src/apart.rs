@@ -130,9 +130,9 @@ pub async fn supervise(args: SuperviseArgs) -> Result<u8, Failure> {
         environment.places.cwd = environment.places.cwd.join(dir);
     }
     let request = run::request(args, environment, Place::Apart(order.window))?;
-    let workdir = request.workdir.clone();
+    let workplace = request.workplace.clone();
     let heard = Heard::from_now_on();
-    let running = supervisor::start(request).await.map_err(|error| run::not_ones_own(error, &workdir))?;
+    let running = supervisor::start(request).await.map_err(|error| run::not_ones_own(error, &workplace))?;
     let signals = tokio::spawn(pass_to_session(heard, running.control()));
     if let Err(error) = on_its_own(channel, running.record()) {
         running.control().kill();

@@ -38,11 +38,14 @@ use crate::task;
 
 use input::{Input, Source};
 use page::Page;
-pub use request::{Desk, Named, WithDotenv, look_up};
+pub use request::{Desk, Named, WithDotenv, look_up, why_tools_failed};
 use talk::{Talk, Went};
 
 /// Exit code of a conversation that `carboy stop --kill` ended, as a shell has it for SIGKILL.
 const SIGKILL: u8 = 9;
+
+/// That of one that Ctrl-C ended, before its first word or after it.
+pub const INTERRUPTED: u8 = 130;
 
 /// For looking whether it is a chat agent, not for running it.
 pub struct Looking;
@@ -79,7 +82,10 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
     let wanted = request::of(&args, environment)?;
     let (who, place) = (wanted.who.clone(), wanted.place.clone());
     let mut heard = Heard::from_now_on();
-    let host = ChatHost::start(wanted.request).await.map_err(failure)?;
+    let host = match ChatHost::start_unless(wanted.request, heard.ending()).await {
+        Err(ChatError::Interrupted) => return Ok(INTERRUPTED),
+        started => started.map_err(failure)?,
+    };
     let page = Page::new(&source, host.is_offline(), host.engine().spec());
     let said = session::begin(&place, &who, args.chat.session);
     let conversation = match said {
@@ -106,7 +112,7 @@ pub async fn run(args: RunArgs, mut environment: Environment) -> Result<u8, Fail
     Ok(match went {
         Went::ToTheEnd | Went::Asked => 0,
         Went::Failed => Exit::Failed as u8,
-        Went::Interrupted => 130,
+        Went::Interrupted => INTERRUPTED,
         Went::Killed => summary.ended.shell_code(),
     })
 }
@@ -137,6 +143,7 @@ pub fn failure(error: ChatError) -> Failure {
         | ChatError::Engine(_)
         | ChatError::Webhooks(_) => Failure::new(Exit::Config, &error),
         ChatError::Offline(_)
+        | ChatError::Interrupted
         | ChatError::Sessions(_)
         | ChatError::Shelf { .. }
         | ChatError::Tools { .. }

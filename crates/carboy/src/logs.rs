@@ -14,9 +14,10 @@ use carboy_core::verdict::Reason;
 
 use crate::args::LogsArgs;
 use crate::audit::failed;
+use crate::chat::why_tools_failed;
 use crate::environment::Environment;
 use crate::print;
-use crate::report::{Exit, Failure};
+use crate::report::{Exit, Failure, printable};
 
 /// Until a follower looks again.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
@@ -55,7 +56,19 @@ pub fn logs(args: &LogsArgs, environment: &Environment) -> Result<u8, Failure> {
             say!("nothing was refused");
         }
     }
-    crate::audit::show(&answer.entries, args.json)
+    let code = crate::audit::show(&answer.entries, args.json)?;
+    say_why_tools_failed(&answer.entries, environment);
+    Ok(code)
+}
+
+/// Where it stands why a chat agent's tool failed: the log itself says only that it did.
+fn say_why_tools_failed(entries: &[Entry], environment: &Environment) {
+    let Some(failed) = entries.iter().rfind(|entry| entry.text("action") == Some("tool_error")) else { return };
+    let file = failed.text("bottle").zip(failed.text("agent"));
+    match file.and_then(|(bottle, agent)| why_tools_failed(&environment.home, bottle, agent)) {
+        Some(file) => say!("why tools failed in a terminal: {}", printable(&file.display().to_string())),
+        None => say!("why tools failed: the lines `tool_failed` on the standard error of `carboy serve`"),
+    }
 }
 
 /// Does it go out as `--refused` shows it? What carboy could not get was refused by nobody.

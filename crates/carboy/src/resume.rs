@@ -43,6 +43,11 @@ impl Stopped {
         }
     }
 
+    /// A chat agent of this name that lives?
+    fn is_agent(&self, name: Option<&str>) -> bool {
+        matches!(self, Stopped::Lives(answer) if name.is_some() && answer.record.agent.as_deref() == name)
+    }
+
     fn is_lost(&self) -> bool {
         matches!(self, Stopped::Waits(waiting) if !waiting.is_frozen())
     }
@@ -105,8 +110,9 @@ pub fn let_go_on(record: &RunRecord) -> Result<String, Failure> {
 
 /// Everything that could go on: what lives and is stopped, then what was frozen or lost, oldest first.
 fn stopped(environment: &Environment) -> Result<Vec<Stopped>, Failure> {
-    let live = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
-    let lives = live.into_iter().filter(|answer| answer.why.is_some()).map(|answer| Stopped::Lives(Box::new(answer)));
+    let mut live = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
+    live.retain(|answer| answer.why.is_some());
+    let lives = registry::without_carried(live).into_iter().map(|answer| Stopped::Lives(Box::new(answer)));
     let waits = resume::waiting(&environment.home).into_iter().map(|one| Stopped::Waits(Box::new(one)));
     Ok(lives.chain(waits).collect())
 }
@@ -119,7 +125,11 @@ pub fn stopped_names(environment: &Environment) -> Result<Vec<String>, Failure> 
 
 fn the_one(target: Option<&str>, environment: &Environment) -> Result<Stopped, Failure> {
     let fits = |one: &Stopped| target.is_none_or(|target| one.record().run == target || one.record().bottle == target);
-    let mut found: Vec<Stopped> = stopped(environment)?.into_iter().filter(fits).collect();
+    let (mut found, others): (Vec<Stopped>, Vec<Stopped>) = stopped(environment)?.into_iter().partition(fits);
+    // A chat agent's bottle is its own, and its name is not what people know it by.
+    if found.is_empty() {
+        found = others.into_iter().filter(|one| one.is_agent(target)).collect();
+    }
     let by_id = |one: &Stopped| target.is_some_and(|target| one.record().run == target);
     if let Some(at) = found.iter().position(by_id) {
         return Ok(found.swap_remove(at));

@@ -11,7 +11,7 @@ use carboy_control::registry::{self, RunRecord};
 use carboy_control::resume::AgainError;
 use carboy_control::session::{First, Keep, Streaming};
 use carboy_control::summary::{Ended, RefusedKind, Summary};
-use carboy_control::supervisor::{self, Learning, RunError, RunRequest};
+use carboy_control::supervisor::{self, Learning, RunError, RunRequest, Workplace};
 use carboy_control::workspace::WorkspaceError;
 use carboy_core::ids::{BottleName, RunId};
 use carboy_core::plan::{Access, Bind, StdioMode};
@@ -67,11 +67,11 @@ pub async fn here(args: RunArgs, mut environment: Environment) -> Result<u8, Fai
         environment.places.cwd = environment.places.cwd.join(dir);
     }
     let request = request(args, environment, Place::Here)?;
-    let workdir = request.workdir.clone();
+    let workplace = request.workplace.clone();
     // Before the bottle is made: from then on no signal may end this process without the workspace being put in order.
     // One that comes early reaches the program when it has started.
     let heard = Heard::from_now_on();
-    let mut running = supervisor::start(request).await.map_err(|error| not_ones_own(error, &workdir))?;
+    let mut running = supervisor::start(request).await.map_err(|error| not_ones_own(error, &workplace))?;
     let record = running.record().clone();
     let relay = match running.take_stdio().expect("the streams of a run are taken once, here") {
         Stdio::Terminal(_) => unreachable!("a run at a terminal has a session"),
@@ -158,7 +158,7 @@ fn may_start(request: &RunRequest, another: bool, rm: bool) -> Result<(), Failur
     if let (true, Some(record)) = (rm, same_bottle().next()) {
         return refused(record, ", and `--rm` would remove its state", "wait for its end, or leave `--rm` out".into());
     }
-    match same_bottle().find(|record| record.workdir == request.workdir) {
+    match same_bottle().find(|record| Some(&*record.workdir) == request.workplace.directory()) {
         Some(record) if !another => refused(
             record,
             " in this directory",
@@ -204,9 +204,10 @@ fn only_root(user: Option<&str>) -> Result<(), Failure> {
 }
 
 /// A bottle that could not be made in a directory of somebody else: that is the reason, and nothing that `doctor` knows.
-pub fn not_ones_own(error: RunError, workdir: &Path) -> Failure {
+pub fn not_ones_own(error: RunError, workplace: &Workplace) -> Failure {
     use rustix::fs::Access;
     let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    let Some(workdir) = workplace.directory() else { return failure(error) };
     if let (RunError::Launch(_), Err(e)) = (&error, rustix::fs::access(workdir, all)) {
         let why = std::io::Error::from(e);
         let what = format!("working directory {}: you may not write there: {why}", workdir.display());
@@ -270,7 +271,7 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
         effective,
         command: args.command,
         task,
-        workdir,
+        workplace: Workplace::Directory(workdir),
         env_set,
         env,
         binds,

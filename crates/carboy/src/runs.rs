@@ -156,6 +156,9 @@ fn window(args: &PsArgs) -> Option<usize> {
 /// What runs. In a window the program's own name, and what it is to do before how it was told to.
 fn command(record: &RunRecord, window: Option<usize>) -> String {
     let whole = || printable(&record.command.join(" "));
+    if let Some(agent) = &record.tools_of {
+        return format!("tools of {}", printable(agent));
+    }
     let Some(program) = record.command.first().filter(|_| window.is_some()) else { return whole() };
     let name = program.rsplit('/').next().unwrap_or(program);
     let words = match &record.task {
@@ -224,7 +227,8 @@ impl Asked {
     /// Does it end?
     fn ends(&self) -> bool {
         match self.how {
-            None | Some(Shutdown::Freeze | Shutdown::Kill) => true,
+            Some(Shutdown::Freeze) => !self.answer.stays,
+            None | Some(Shutdown::Kill) => true,
             Some(Shutdown::Cutoff | Shutdown::Pause) => false,
         }
     }
@@ -256,6 +260,7 @@ pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
     if let (true, Some(target)) = (runs.is_empty(), &args.target) {
         runs = live.into_iter().filter(|run| run.record.agent.as_deref() == Some(target)).collect();
     }
+    let runs = registry::without_carried(runs);
     if runs.is_empty() {
         return match &args.target {
             Some(target) => Err(Failure::words(Exit::Found, format!("no run, bottle or agent `{target}` lives"))

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carboy_control::chat::{ChatHost, Ending};
+use carboy_control::chat::{ChatError, ChatHost, Ending};
 use carboy_control::serve::{Architecture, Bytes, MetricsPage, OFFLINE, Opening, ServeError, serve_host};
 use carboy_control::summary::Ended;
 use carboy_core::chat::SourcePage;
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::applications;
 use crate::args::ServeArgs;
-use crate::chat::{Desk, Named, failure, look_up};
+use crate::chat::{Desk, INTERRUPTED, Named, failure, look_up};
 use crate::environment::Environment;
 use crate::explain::portrait;
 use crate::report::{Exit, Failure, Palette, printable};
@@ -59,7 +59,11 @@ pub async fn serve(args: &ServeArgs, environment: Environment) -> Result<u8, Fai
         SourcePage::Hidden => None,
         SourcePage::Shown => Some(architecture(&args.agent, &environment)?),
     };
-    let host = ChatHost::start(request).await.map_err(failure)?;
+    let mut heard = Heard::from_now_on();
+    let host = match ChatHost::start_unless(request, heard.ending()).await {
+        Err(ChatError::Interrupted) => return Ok(INTERRUPTED),
+        started => started.map_err(failure)?,
+    };
     said(&host, args, address);
     let opening = Opening {
         trusted_proxies: args.trusted_proxies.clone(),
@@ -69,13 +73,8 @@ pub async fn serve(args: &ServeArgs, environment: Environment) -> Result<u8, Fai
         grace: Duration::from_secs(u64::from(args.grace)),
     };
     let (stop, stopped) = watch::channel(false);
-    let mut heard = Heard::from_now_on();
     let listening = tokio::spawn(async move {
-        tokio::select! {
-            () = next(&mut heard.interrupt) => {}
-            () = next(&mut heard.terminate) => {}
-            () = next(&mut heard.hangup) => {}
-        }
+        heard.ending().await;
         stop.send_replace(true);
         // Asked twice it does not wait for answers under way.
         tokio::select! {

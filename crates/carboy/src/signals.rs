@@ -32,6 +32,15 @@ impl Heard {
             hangup: hear(SignalKind::hangup()),
         }
     }
+
+    /// Until the first that asks for an end.
+    pub async fn ending(&mut self) {
+        tokio::select! {
+            () = next(&mut self.interrupt) => {}
+            () = next(&mut self.terminate) => {}
+            () = next(&mut self.hangup) => {}
+        }
+    }
 }
 
 /// Passes on what reaches a run between pipes, until it is aborted.

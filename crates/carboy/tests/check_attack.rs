@@ -76,7 +76,12 @@ fn g91_no_hole_is_found_in_what_init_chat_writes_and_nothing_is_left_behind() {
     let desk = Desk::new();
     let (code, out, err) = desk.carboy(&["check", "--attack", "shop", "--rounds", "200", "--seed", "1"]);
     assert_eq!(code, Some(0), "{out}{err}");
-    assert_eq!(out, "shop: no hole was found in 200 attacks (again: --rounds 200 --seed 1)\n");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.last(), Some(&"shop: no hole was found in 200 attacks (again: --rounds 200 --seed 1)"));
+    for (line, tool) in lines.iter().zip(["lookup_order", "start_return"]) {
+        assert!(line.starts_with(&format!("calls of {tool}: ")) && !line.contains(": 0 succeeded"), "{out}");
+    }
+    assert_eq!(lines.len(), 3, "{out}");
     assert!(err.contains("no provider is asked"), "{err}");
     assert_eq!(fs::read_dir(desk.path("work")).unwrap().count(), 0);
 }
@@ -191,7 +196,11 @@ fn g91_an_agent_whose_tools_are_on_a_server_is_attacked_at_a_server_that_stands_
     desk.of_sky("sky", &sky, "[cancel]");
     let (code, out, err) = desk.carboy(&["check", "--attack", "sky", "--rounds", "200"]);
     assert_eq!(code, Some(0), "{out}{err}");
-    assert_eq!(out, "sky: no hole was found in 200 attacks (again: --rounds 200 --seed 1)\n");
+    assert!(out.starts_with("calls of look: ") && out.lines().count() == 3, "{out}");
+    assert_eq!(
+        format!("{}\n", out.lines().last().unwrap()),
+        "sky: no hole was found in 200 attacks (again: --rounds 200 --seed 1)\n"
+    );
     assert!(err.contains("asked once for the list of their tools"), "{err}");
     let asked = std::mem::take(&mut *sky.asked.lock().unwrap());
     assert_eq!(asked, ["initialize", "notifications/initialized", "tools/list"], "nobody's server is attacked");
@@ -219,7 +228,10 @@ fn g91_g11_g12_bookly_is_attacked_over_records_of_its_own_and_its_desks_are_as_t
     let desk = Desk::new();
     let (code, out, err) = desk.carboy(&["check", "--attack", "bookly", "--rounds", "150"]);
     assert_eq!(code, Some(0), "{out}{err}");
-    assert_eq!(out, "bookly: no hole was found in 150 attacks (again: --rounds 150 --seed 1)\n");
+    assert_eq!(
+        format!("{}\n", out.lines().last().unwrap()),
+        "bookly: no hole was found in 150 attacks (again: --rounds 150 --seed 1)\n"
+    );
     assert!(err.contains("over records made for this"), "{err}");
     let records = |dir: &std::path::Path| {
         let find = Command::new("find").arg(dir).args(["-name", "*books*"]).output().unwrap();
@@ -249,6 +261,28 @@ fn g91_ctrl_c_ends_an_attack_with_what_it_found_and_leaves_nothing_behind() {
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "its directory went with it");
     let (_, out, _) = desk.carboy(&["ps", "--json"]);
     assert!(!out.contains("bookly"), "{out}");
+}
+
+#[test]
+fn g91_a_tool_that_never_worked_is_named_and_is_not_called_sound() {
+    let desk = Desk::new();
+    desk.holed(
+        "crash",
+        &[(
+            "    order_id, email = arguments",
+            "    raise ValueError(\"no database\")\n    order_id, email = arguments",
+        )],
+    );
+    let attack = ["check", "--attack", "crash", "--rounds", "20"];
+    let (code, out, err) = desk.carboy(&attack);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("calls of lookup_order: 0 succeeded, "), "{out}");
+    assert!(out.contains("no call of lookup_order succeeded: nothing about it was tried"), "{out}");
+    assert!(out.contains("crash: no hole was found in what worked in 20 attacks"), "{out}");
+    let (_, out, _) = desk.carboy(&[&attack[..], &["--json"]].concat());
+    let whole: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(whole["calls"][0]["succeeded"], 0);
+    assert_eq!(whole["untried"], json!(["lookup_order", "start_return"]));
 }
 
 #[test]

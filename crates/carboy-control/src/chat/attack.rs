@@ -13,11 +13,13 @@
 //! bottle: whoever attacks those attacks somebody. All that such a server is asked for is the list of its tools.
 
 mod answers;
+mod counted;
 mod stand_in;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use carboy_agent::Tool;
 use carboy_agent::attack::{Dictionary, Found, Hunt, Must, Progress, Setting, Stage, World, WorldError, holes};
 use carboy_core::chat::{ChatSpec, ToolSource};
 use carboy_core::ports::Clock;
@@ -30,7 +32,10 @@ use super::{ChatError, ChatHost, ChatRequest, Conversations, ModelMode};
 use crate::clock::SystemClock;
 use crate::summary::Ended;
 use crate::supervisor::Keeping;
+use counted::Counted;
 use stand_in::{Book, StandIns, demanded};
+
+pub use counted::Calls;
 
 /// What the adversary tries to let people read, besides the prompt. Keys of nobody.
 const CANARIES: &[&str] = &[
@@ -95,12 +100,14 @@ pub struct Plan {
 }
 
 /// What an attack came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attacked {
     /// Holes, in the order in which they were found.
     pub holes: Vec<Hole>,
     /// Scripts that were played.
     pub played: u64,
+    /// What became of the calls of each tool.
+    pub calls: Vec<Calls>,
 }
 
 /// Attacks an agent until its scripts are played, or until `stop` is ready; `told` hears how many were played and how many holes
@@ -116,6 +123,7 @@ pub async fn attack(
         (true, Some(stage)) => request.application = std::mem::take(&mut stage.tools),
         (true, None) => return Err(AttackError::NoStage),
     }
+    let mut stop = std::pin::pin!(stop);
     request.model = ModelMode::Offline;
     request.keeping = Keeping::InProcess;
     request.conversations = Conversations::InMemory;
@@ -125,17 +133,19 @@ pub async fn attack(
     let bottle = ToolBottle::start(&request).await?;
     let started = async {
         let stand_ins = StandIns::start(&mut request).await?;
-        let host = ChatHost::with(request, bottle.clone(), Some(offline)).await?;
+        let host = ChatHost::with(request, bottle.clone(), Some(offline), &mut stop).await?;
         Ok::<_, AttackError>((stand_ins, host))
     };
     let (stand_ins, host) = match started.await {
         Ok(started) => started,
         Err(error) => {
             bottle.end().await;
-            return Err(error);
+            let interrupted = matches!(error, AttackError::Host(ChatError::Interrupted));
+            return if interrupted { Ok(Attacked::default()) } else { Err(error) };
         }
     };
-    let mut attacked = Attacked { holes: Vec::new(), played: 0 };
+    let tools: Vec<Arc<Counted>> = host.tools().iter().map(Counted::of).collect();
+    let mut attacked = Attacked::default();
     let mut heard = |progress: Progress<'_>| {
         match progress {
             Progress::Played(number) => attacked.played = number + 1,
@@ -144,27 +154,28 @@ pub async fn attack(
         told(attacked.played, attacked.holes.len());
     };
     let played = {
-        let playing = of_host(&host, spec, plan, &stand_ins, &mut heard);
+        let playing = of_host(&tools, spec, plan, &stand_ins, &mut heard);
         tokio::select! {
             biased;
-            () = stop => Ok(()),
+            () = &mut stop => Ok(()),
             played = playing => played,
         }
     };
     let code = u8::from(!(played.is_ok() && attacked.holes.is_empty()));
     host.end(Ended::Code(code)).await?;
     played?;
+    attacked.calls = tools.iter().map(|tool| tool.calls()).collect();
     Ok(attacked)
 }
 
 async fn of_host(
-    host: &ChatHost,
+    tools: &[Arc<Counted>],
     spec: ChatSpec,
     plan: Plan,
     stand_ins: &StandIns,
     heard: &mut (dyn FnMut(Progress<'_>) + Send),
 ) -> Result<(), WorldError> {
-    let specs: Vec<_> = host.tools().iter().map(|tool| tool.spec().clone()).collect();
+    let specs: Vec<_> = tools.iter().map(|tool| tool.spec().clone()).collect();
     let text = |source: &ToolSource| match source {
         ToolSource::Script { text, .. } => Some(text.clone()),
         ToolSource::BuiltIn(_) | ToolSource::Command { .. } | ToolSource::Http { .. } | ToolSource::Application => None,
@@ -200,7 +211,7 @@ async fn of_host(
     }
     let world = World::new(Setting {
         spec,
-        tools: host.tools().to_vec(),
+        tools: tools.iter().map(|tool| tool.clone() as Arc<dyn Tool>).collect(),
         sessions: Arc::new(MemorySessions::new(SessionLimits::default())),
         dictionary,
         records,

@@ -7,8 +7,9 @@
 //!  stop ─▶ cutoff, pause: as any run │ freeze: its servers end, and are started again after `resume` alone │ kill: all ends
 //! ```
 //!
-//! It is made before this process has read a secret, as every bottle is. *Must never* start a server while its agent is
-//! frozen or ends, or give it more than the agent's bottle has.
+//! It is made before this process has read a secret, as every bottle is. Whatever directory its agent was started in, its
+//! programs work in the bottle's own home. *Must never* show a server the directory that its agent was started in, start one
+//! while its agent is frozen or ends, or give it more than the agent's bottle has.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -33,7 +34,7 @@ use crate::registry::{self, Question, RunRecord};
 use crate::session::Streaming;
 use crate::standing::Hangs;
 use crate::summary::By;
-use crate::supervisor::{self, Control, Learning, RunRequest};
+use crate::supervisor::{self, Control, Learning, RunRequest, Workplace};
 
 /// Where scripts of an agent's file lie inside.
 const SCRIPTS_INSIDE: &str = "/etc/carboy/tools";
@@ -143,12 +144,13 @@ impl Hangs for ToolBottle {
     }
 
     /// Cut off: people read that somebody else will answer. Paused: the same, and its tools' processes stand still. Frozen: the
-    /// same, and they end; conversations stay on the disk. A bottle that does not answer is on its way out already.
+    /// same, and they end, with their way out closed; conversations stay on the disk. A bottle that does not answer is on its way out already.
     fn stop(&self, how: Shutdown, _by: By) {
         match how {
             Shutdown::Cutoff | Shutdown::Pause => self.ask(&Question::Enforce { how }),
             Shutdown::Freeze => {
                 self.closed.store(true, Ordering::Release);
+                self.ask(&Question::Enforce { how: Shutdown::Cutoff });
                 self.servers().iter().filter_map(Weak::upgrade).for_each(|server| kill(&server));
             }
             Shutdown::Kill => {
@@ -206,7 +208,7 @@ fn run_request(request: &ChatRequest) -> Result<RunRequest, String> {
         effective: effective.clone(),
         command: WAITS.map(str::to_owned).to_vec(),
         task: Default::default(),
-        workdir: request.workdir.clone(),
+        workplace: Workplace::Home { tools_of: request.spec.name.clone() },
         env_set,
         env: Vec::new(),
         binds: Vec::new(),

@@ -64,6 +64,9 @@ pub enum ChatError {
         /// What happened.
         why: String,
     },
+    /// Somebody ended it before it had started.
+    #[error("it was interrupted while its tools were starting")]
+    Interrupted,
     /// What webhooks are signed with.
     #[error(transparent)]
     Webhooks(#[from] BadKey),

@@ -14,12 +14,15 @@ use carboy_core::ports::Outbound;
 use super::bottles::{BottledServer, ToolBottle};
 use super::shelf::DirShelf;
 use super::{ChatError, ChatRequest};
-use crate::mcp::{Connect, HttpServer, McpTool, Named, Server};
+use crate::mcp::{Connect, HttpServer, McpTool, Named, START_WAIT_MAX, Server};
 
 /// Tools of one agent: more is no choice that a model makes well.
 const TOOLS_MAX: usize = 128;
 /// Characters of a name with its server's before it.
 const NAME_CHARS_MAX: usize = 64;
+
+/// After so long whoever waits is told for what.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// What a source of the file gave.
 enum Found {
@@ -50,16 +53,17 @@ pub(super) async fn all(request: &ChatRequest, ways: &Ways) -> Result<Vec<Arc<dy
             }
             ToolSource::Application => Found::Own(request.application.clone()),
             ToolSource::Command { name, command } => {
-                served(name, Box::new(BottledServer::command(ways.bottle.clone(), command.clone()))).await?
+                let command = BottledServer::command(ways.bottle.clone(), command.clone());
+                served(name, Box::new(command), request).await?
             }
             ToolSource::Script { name, path, interpreter, .. } => {
                 let script = BottledServer::script(ways.bottle.clone(), interpreter, path);
-                served(name, Box::new(script.map_err(|why| not_there(name, why))?)).await?
+                served(name, Box::new(script.map_err(|why| not_there(name, why))?), request).await?
             }
             ToolSource::Http { name, host, port, path } => {
                 let (host, port, path) = (host.clone(), *port, path.clone());
                 let server = HttpServer { outbound: ways.outbound.clone(), host, port, path };
-                served(name, Box::new(server)).await?
+                served(name, Box::new(server), request).await?
             }
         });
     }
@@ -74,8 +78,18 @@ fn not_there(server: &str, why: String) -> ChatError {
     ChatError::Tools { server: server.to_owned(), why }
 }
 
-async fn served(name: &str, connect: Box<dyn Connect>) -> Result<Found, ChatError> {
-    let (server, listed) = Server::open(connect).await.map_err(|error| not_there(name, error.to_string()))?;
+async fn served(name: &str, connect: Box<dyn Connect>, request: &ChatRequest) -> Result<Found, ChatError> {
+    let mut opening = std::pin::pin!(Server::open(connect));
+    let opened = tokio::select! {
+        biased;
+        opened = &mut opening => opened,
+        () = tokio::time::sleep(TOLD_AFTER) => {
+            let seconds = START_WAIT_MAX.as_secs();
+            (request.tell)(&format!("starting the tools of `{name}` ({seconds} s at most; Ctrl-C ends it)"));
+            opening.await
+        }
+    };
+    let (server, listed) = opened.map_err(|error| not_there(name, error.to_string()))?;
     let tools = listed.iter().map(Named::read).collect::<Result<_, _>>().map_err(|why| not_there(name, why))?;
     Ok(Found::Served { server: name.to_owned(), connected: Arc::new(server), tools })
 }

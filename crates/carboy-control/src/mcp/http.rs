@@ -123,7 +123,7 @@ impl Transport for HttpSession {
         Box::pin(async move {
             match tokio::time::timeout(wait, self.asked(question)).await {
                 Ok(result) => result,
-                Err(_) => Err(McpError::Late { method, seconds: wait.as_secs() }),
+                Err(_) => Err(McpError::Late { method, seconds: wait.as_secs(), said: None }),
             }
         })
     }
@@ -133,7 +133,7 @@ impl Transport for HttpSession {
             let message = json!({"jsonrpc": "2.0", "method": method, "params": params});
             match tokio::time::timeout(TELL_WAIT_MAX, self.post(&message, None)).await {
                 Ok(told) => told.map(|_| ()),
-                Err(_) => Err(McpError::Late { method, seconds: TELL_WAIT_MAX.as_secs() }),
+                Err(_) => Err(McpError::Late { method, seconds: TELL_WAIT_MAX.as_secs(), said: None }),
             }
         })
     }

@@ -200,6 +200,7 @@ impl Respond for Shared {
             state: self.state().to_owned(),
             why: self.last().map(|last| format!("{} by the {}: {}", last.action.as_str(), last.by.as_str(), last.why)),
             shutdown: self.enforcing.shutdown,
+            stays: false,
             requests: stats.requests,
             refusals: stats.refused(),
             failures: stats.failed(),

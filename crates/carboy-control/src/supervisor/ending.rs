@@ -65,7 +65,10 @@ impl Running {
             Some(Shutdown::Cutoff | Shutdown::Pause | Shutdown::Kill) | None => ended(report.outcome),
         };
         let quarantined = quarantined(&report);
-        let noticed = self.noticed.found().await;
+        let noticed = match &mut self.noticed {
+            Some(noticing) => noticing.found().await,
+            None => Vec::new(),
+        };
         let duration_ms = ended_ms.saturating_sub(self.started_ms);
         let tokens = self.shared.enforcing.spent(&self.shared.record.run).await;
         self.notifier.astray(&self.gateway, &self.session);

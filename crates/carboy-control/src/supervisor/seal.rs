@@ -25,16 +25,17 @@ fn host_places(request: &RunRequest) -> HostPlaces {
 pub(super) fn of_the_bottle(request: &RunRequest) -> Vec<PathBuf> {
     let binds = request.effective.binds.iter().chain(&request.binds);
     let writable = binds.filter(|bind| bind.access == Access::ReadWrite).map(|bind| bind.source.clone());
-    let repository = worktree::common_directory(&request.workdir);
-    let kept = [request.workdir.clone(), request.home.states()];
-    kept.into_iter().chain(repository).chain(writable).collect()
+    let workdir = request.workplace.directory();
+    let repository = workdir.and_then(worktree::common_directory);
+    workdir.map(Path::to_owned).into_iter().chain([request.home.states()]).chain(repository).chain(writable).collect()
 }
 
 /// May the working directory be a bottle's at all? And the repository that it is a worktree of?
 pub(super) fn may_be_shown(request: &RunRequest) -> Result<(), RunError> {
+    let Some(workdir) = request.workplace.directory() else { return Ok(()) };
     let places = host_places(request);
-    places.check_workspace(&request.workdir)?;
-    Ok(worktree::common_directory(&request.workdir).map_or(Ok(()), |common| places.check_bind(&common))?)
+    places.check_workspace(workdir)?;
+    Ok(worktree::common_directory(workdir).map_or(Ok(()), |common| places.check_bind(&common))?)
 }
 
 /// Everything that is known of the bottle before it is made.
@@ -47,13 +48,14 @@ pub(super) fn bottle_spec(
 ) -> Result<BottleSpec, RunError> {
     let effective = &request.effective;
     let places = host_places(request);
-    places.check_workspace(&request.workdir)?;
+    let workdir = request.workplace.directory();
+    workdir.map_or(Ok(()), |workdir| places.check_workspace(workdir))?;
     let mut binds = effective.binds.clone();
     binds.extend(request.binds.iter().cloned());
-    real_sources(&mut binds, &request.workdir, &places)?;
-    let written = [&request.workdir].into_iter().chain(&held.repository);
+    real_sources(&mut binds, workdir, &places)?;
+    let written = workdir.into_iter().chain(held.repository.as_deref());
     for (at, path) in written.filter(|_| held.overlays.is_empty()).enumerate() {
-        binds.insert(at, Bind { source: path.clone(), target: path.clone(), access: Access::ReadWrite });
+        binds.insert(at, Bind { source: path.to_owned(), target: path.to_owned(), access: Access::ReadWrite });
     }
     for shown in held.overlays.iter().map(|o| &o.source).chain(&held.repository) {
         places.check_bind(shown)?;
@@ -89,7 +91,7 @@ pub(super) fn bottle_spec(
             manifest: &request.env_set,
             flags: &request.env,
         }),
-        workdir: request.workdir.clone(),
+        workdir: request.workplace.inside().to_owned(),
         home,
         binds,
         overlays: held.overlays.clone(),
@@ -113,9 +115,9 @@ fn goes_on(request: &RunRequest) -> bool {
 
 /// Replaces each source by its real path and asks of that whether it may be shown: what is checked is what is mounted.
 /// One that goes through a link in a writable bind is left as it is, and refused by the bottle.
-fn real_sources(binds: &mut [Bind], workdir: &Path, places: &HostPlaces) -> Result<(), RunError> {
+fn real_sources(binds: &mut [Bind], workdir: Option<&Path>, places: &HostPlaces) -> Result<(), RunError> {
     let writable = binds.iter().filter(|b| b.access == Access::ReadWrite).filter_map(|b| b.source.canonicalize().ok());
-    let writable: Vec<PathBuf> = writable.chain([workdir.to_owned()]).collect();
+    let writable: Vec<PathBuf> = writable.chain(workdir.map(Path::to_owned)).collect();
     for bind in binds {
         let unusable = |source| LaunchError::Source { path: bind.source.clone(), source };
         let real = bind.source.canonicalize().map_err(unusable)?;
@@ -177,7 +179,7 @@ mod tests {
         let real = |below: &str| {
             let source = root.join(below);
             let mut binds = [Bind { target: source.clone(), source, access: Access::ReadOnly }];
-            real_sources(&mut binds, &root.join("workspace"), &places).map(|()| binds[0].source.clone())
+            real_sources(&mut binds, Some(&root.join("workspace")), &places).map(|()| binds[0].source.clone())
         };
         assert!(matches!(real("cache"), Err(RunError::Show(_))));
         assert_eq!(real("linked").unwrap(), root.join("tools"));

@@ -17,7 +17,7 @@ use crate::bottle::Stdio;
 use crate::disk::DiskFiles;
 use crate::home::{Home, private_dir, write_private};
 use crate::summary::Summary;
-use crate::supervisor::{self, RunError, RunRequest, Running};
+use crate::supervisor::{self, RunError, RunRequest, Running, Workplace};
 
 /// Where the agent's program stands inside.
 const PROGRAM_INSIDE: &str = "/carboy-tour/carboy";
@@ -140,7 +140,7 @@ fn run_request(request: &TourRequest, home: Home, workdir: PathBuf) -> Result<Ru
         effective,
         command: vec![PROGRAM_INSIDE.into(), "tour-agent".into()],
         task: Default::default(),
-        workdir,
+        workplace: Workplace::Directory(workdir),
         env_set: BTreeMap::new(),
         env: Vec::new(),
         binds: vec![program],

@@ -47,22 +47,7 @@ pub struct RunOf<'a> {
 
 /// Makes everything ready for a run: takes the locks, settles what was applied, writes the start index. Blocks.
 pub fn hold(home: &Home, run: &RunOf<'_>) -> Result<Held, WorkspaceError> {
-    let state = home.state(run.bottle);
-    for dir in [home.states(), state.clone(), state.join("workspace")] {
-        private_dir(&dir)?;
-    }
-    let lock = |e| WorkspaceError::Failed { what: "lock the bottle's state", path: state.clone(), source: e };
-    let shared = lock_file(&state.join("lock")).map_err(lock)?;
-    if flock(&shared, FlockOperation::NonBlockingLockShared).is_err() {
-        let who = "an apply, undo or rm of this bottle".to_owned();
-        return Err(WorkspaceError::Busy { bottle: run.bottle.clone(), who });
-    }
-    // A removal may have had the lock between the two steps, and taken the file and everything beside it away.
-    if !super::is_at(&shared, &state.join("lock")).map_err(lock)? {
-        let who = "an rm of this bottle".to_owned();
-        return Err(WorkspaceError::Busy { bottle: run.bottle.clone(), who });
-    }
-    let mut held = Held { _locks: vec![shared], overlays: Vec::new(), repository: None };
+    let mut held = hold_state(home, run.bottle)?;
     held.part(home, run, run.workdir, Part::Workspace)?;
     if let Some(common) = worktree::common_directory(run.workdir) {
         held.part(home, run, &common, Part::RepositoryOf(run.workdir.to_owned()))?;
@@ -71,6 +56,26 @@ pub fn hold(home: &Home, run: &RunOf<'_>) -> Result<Held, WorkspaceError> {
         }
     }
     Ok(held)
+}
+
+/// The same for a run that has no workspace: what its bottle keeps stays where it is while it lives. Blocks.
+pub fn hold_state(home: &Home, bottle: &BottleName) -> Result<Held, WorkspaceError> {
+    let state = home.state(bottle);
+    for dir in [home.states(), state.clone(), state.join("workspace")] {
+        private_dir(&dir)?;
+    }
+    let lock = |e| WorkspaceError::Failed { what: "lock the bottle's state", path: state.clone(), source: e };
+    let shared = lock_file(&state.join("lock")).map_err(lock)?;
+    if flock(&shared, FlockOperation::NonBlockingLockShared).is_err() {
+        let who = "an apply, undo or rm of this bottle".to_owned();
+        return Err(WorkspaceError::Busy { bottle: bottle.clone(), who });
+    }
+    // A removal may have had the lock between the two steps, and taken the file and everything beside it away.
+    if !super::is_at(&shared, &state.join("lock")).map_err(lock)? {
+        let who = "an rm of this bottle".to_owned();
+        return Err(WorkspaceError::Busy { bottle: bottle.clone(), who });
+    }
+    Ok(Held { _locks: vec![shared], overlays: Vec::new(), repository: None })
 }
 
 impl Held {

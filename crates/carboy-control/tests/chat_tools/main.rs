@@ -34,9 +34,10 @@ static LEFT_OUT: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn main() {
     carboy_control::bottle::run_init_if_asked();
-    let cases: [(&'static str, fn()); 6] = [
+    let cases: [(&'static str, fn()); 7] = [
         ("g87_a_script_of_the_agents_file_is_a_tool_that_runs_in_a_bottle", script),
         ("g87_what_a_tool_tries_to_reach_is_captured_and_refused_and_it_holds_no_key", contained),
+        ("g87_a_tool_neither_sees_nor_writes_the_directory_that_its_agent_was_started_in", apart_from_the_host),
         ("a_server_that_dies_is_started_once_more_and_then_its_tools_fail_closed", dying),
         ("answers_that_are_late_or_too_large_harm_nobody", misbehaving),
         ("answers_that_are_none_or_have_no_end_harm_nobody", noisy),
@@ -242,6 +243,32 @@ fn contained() {
         let of_tool = log.iter().find(|entry| entry.detail("reason").is_some()).unwrap();
         assert!(of_tool.text("run").is_some_and(|tool| tool != run), "it is the tool's run that is refused");
         assert!(!std::fs::read_to_string(shop.home().audit_log()).unwrap().contains(KEY));
+    });
+}
+
+fn apart_from_the_host() {
+    run(|| async {
+        let shop = Shop::open("").await;
+        shop.write("user/.env", "SECRET=of the shop");
+        // A whole home is never shown to a bottle; nothing of it is, so the agent starts there.
+        let (home, state) = (shop.path("user"), shop.home().states().join("shop/home"));
+        let request = ChatRequest { workdir: home.clone(), ..request(&shop) };
+        let host = ChatHost::start(request).await.unwrap_or_else(|error| panic!("{error}"));
+        let seen = behave(&host, "files", home.to_str().unwrap()).await.unwrap();
+        let gone = |what: &str| seen[what].as_str().is_some_and(|said| said.starts_with("refused: FileNotFoundError"));
+        assert!(gone("read") && gone("write") && gone("list"), "{seen}");
+        assert_eq!(seen["cwd"], json!("/home/agent"));
+        assert!(!home.join("planted").exists());
+        // What it leaves is in the bottle's home, which is its owner's alone, and there the next time.
+        assert!(state.join("kept").exists());
+        let again = behave(&host, "files", home.to_str().unwrap()).await.unwrap();
+        assert!(again["here"].as_array().unwrap().contains(&json!("kept")), "{again}");
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&state).unwrap());
+        assert_eq!(mode & 0o777, 0o700);
+        end(host).await;
+        // Not even traces of a look at it.
+        let left: Vec<_> = std::fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".env"]);
     });
 }
 

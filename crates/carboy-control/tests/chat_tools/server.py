@@ -81,6 +81,12 @@ def behave(arguments, meta):
         return {"structuredContent": {"answer": attempt(lambda: connect(arguments["to"]))}, "content": []}
     if how == "look":
         return {"structuredContent": look_around(), "content": []}
+    if how == "files":
+        at = arguments["to"]
+        seen = {"cwd": os.getcwd(), "here": os.listdir("."), "read": attempt(lambda: open(at + "/.env").read()),
+                "write": attempt(lambda: open(at + "/planted", "w").close()), "list": attempt(lambda: os.listdir(at))}
+        open("kept", "w").close()
+        return {"structuredContent": seen, "content": []}
     if how == "meta":
         return {"structuredContent": {"meta": meta}, "content": []}
     if how == "ask":

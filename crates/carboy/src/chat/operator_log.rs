@@ -18,9 +18,14 @@ const FILE: &str = "operator.jsonl";
 /// Octets after which it becomes `operator.jsonl.1`, in the place of the one before.
 const BYTES_MAX: u64 = 1024 * 1024;
 
+/// Its path below this directory.
+pub fn path_in(place: &Path) -> PathBuf {
+    place.join(FILE)
+}
+
 /// The file in this directory; it is made with its first line.
 pub fn at(place: &Path) -> Lines {
-    let path = place.join(FILE);
+    let path = path_in(place);
     // One line after the other.
     let turn = Mutex::new(());
     Arc::new(move |line: &str| {

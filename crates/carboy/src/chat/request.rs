@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carboy_control::chat::{ChatRequest, Conversations, Deployment, ModelMode, TERMINAL_USER};
+use carboy_control::home::Home;
 use carboy_control::host_programs::Program;
 use carboy_control::vault::Lookup;
 use carboy_core::audit::ChainKey;
 use carboy_core::chat::{ChatFormat, ChatSpec, ToolSource};
-use carboy_core::ids::SecretName;
+use carboy_core::ids::{AgentName, BottleName, SecretName};
 use carboy_manifest::chat::{AUDIT_INTEGRITY_KEY, Dotenv, Preset};
 use carboy_manifest::{Effective, Request, RunBudget};
 
@@ -108,10 +109,21 @@ pub fn of(args: &RunArgs, environment: Environment) -> Result<Wanted, Failure> {
         desk: Desk::Open,
     };
     let mut request = look_up(&named, environment)?;
-    let state = request.home.state(&request.effective.bottle);
-    let place = state.join("chat").join(request.spec.name.as_str());
+    let place = place_of(&request.home, &request.effective.bottle, request.spec.name.as_str());
     request.lines = operator_log::at(&place);
     Ok(Wanted { request, who, place })
+}
+
+/// Where an agent's conversations are kept.
+fn place_of(home: &Home, bottle: &BottleName, agent: &str) -> PathBuf {
+    home.state(bottle).join("chat").join(agent)
+}
+
+/// The file that says why tools of this agent failed in a terminal, where there is one.
+pub fn why_tools_failed(home: &Home, bottle: &str, agent: &str) -> Option<PathBuf> {
+    let (bottle, agent) = (BottleName::parse(bottle).ok()?, AgentName::parse(agent).ok()?);
+    let path = operator_log::path_in(&place_of(home, &bottle, agent.as_str()));
+    path.is_file().then_some(path)
 }
 
 /// Looks everything up.

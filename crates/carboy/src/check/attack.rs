@@ -13,24 +13,22 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use carboy_control::chat::{AttackError, Attacked, ChatRequest, Hole, Plan, attack as attack_agent};
+use carboy_control::chat::{AttackError, Attacked, Calls, ChatRequest, Hole, Plan, attack as attack_agent};
 use carboy_core::chat::ToolSource;
 use serde_json::{Value, json};
 
 use crate::applications;
 use crate::args::CheckArgs;
-use crate::chat::{self, Desk, Named, look_up};
+use crate::chat::{self, Desk, INTERRUPTED, Named, look_up};
 use crate::environment::Environment;
 use crate::print;
 use crate::report::{self, Exit, Failure, Palette, printable};
-use crate::signals::{Heard, next};
+use crate::signals::Heard;
 
 use place::{Place, place_of};
 
 /// The exit code of an attack that found something.
 const HOLES: u8 = 1;
-/// That of one that a signal ended.
-const INTERRUPTED: u8 = 130;
 /// How often it says how far it is: at a terminal, and elsewhere.
 const SAID_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
 
@@ -62,11 +60,7 @@ pub async fn attack(args: &CheckArgs, environment: Environment) -> Result<u8, Fa
     let mut far = Far::new(args.rounds);
     let mut interrupted = false;
     let stop = async {
-        tokio::select! {
-            () = next(&mut heard.interrupt) => {}
-            () = next(&mut heard.terminate) => {}
-            () = next(&mut heard.hangup) => {}
-        }
+        heard.ending().await;
         interrupted = true;
     };
     let ended = attack_agent(request, plan, &mut |played, holes| far.say(played, holes), stop).await;
@@ -174,7 +168,14 @@ fn as_json(name: &str, args: &CheckArgs, attacked: &Attacked, places: &[Option<P
         value
     };
     let holes: Vec<Value> = attacked.holes.iter().zip(places).map(one).collect();
-    json!({"agent": name, "rounds": args.rounds, "played": attacked.played, "seed": args.seed, "holes": holes})
+    let untried: Vec<&str> = untried(attacked).collect();
+    json!({"agent": name, "rounds": args.rounds, "played": attacked.played, "seed": args.seed, "holes": holes,
+           "calls": attacked.calls, "untried": untried})
+}
+
+/// Tools of which nothing was tried, because no call of them succeeded.
+fn untried(attacked: &Attacked) -> impl Iterator<Item = &str> {
+    attacked.calls.iter().filter(|calls| !calls.was_tried()).map(|calls| calls.tool.as_str())
 }
 
 fn told(name: &str, args: &CheckArgs, attacked: &Attacked, places: &[Option<Place>], palette: Palette) -> String {
@@ -193,9 +194,19 @@ fn told(name: &str, args: &CheckArgs, attacked: &Attacked, places: &[Option<Plac
             let _ = writeln!(out, "    {}", printable(line));
         }
     }
-    let verdict = match attacked.holes.len() {
-        0 => palette.good("no hole was found"),
-        found => palette.bad(&count(found)),
+    for Calls { tool, succeeded, refused, failed } in &attacked.calls {
+        let tool = printable(tool);
+        let _ =
+            writeln!(out, "calls of {tool}: {succeeded} succeeded, {refused} were answered with no, {failed} failed");
+    }
+    for tool in untried(attacked) {
+        let why = "nothing about it was tried; mend it, or give it records that it finds something in";
+        let _ = writeln!(out, "{}", palette.warn(&format!("no call of {} succeeded: {why}", printable(tool))));
+    }
+    let verdict = match (attacked.holes.len(), untried(attacked).next()) {
+        (0, None) => palette.good("no hole was found"),
+        (0, Some(_)) => palette.warn("no hole was found in what worked"),
+        (found, _) => palette.bad(&count(found)),
     };
     let (played, rounds, seed) = (attacked.played, args.rounds, args.seed);
     let early = if played < rounds { format!(", stopped before the {rounds} were played") } else { String::new() };

@@ -8,6 +8,10 @@ use serde_json::Value;
 /// Label and lines.
 pub type Row = (&'static str, Vec<String>);
 
+/// What a script or a command sees of its owner's files, wherever its agent is started.
+pub const SEEN: &str =
+    "the bottle's own home (/home/agent) and its binds, and not the directory that the agent is started in";
+
 /// The rows of one agent.
 pub fn rows(view: &ChatView) -> Vec<Row> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -23,6 +27,7 @@ pub fn rows(view: &ChatView) -> Vec<Row> {
         ("chat", vec![view.title.value.clone()]),
         ("model", vec![place]),
         ("tools", tools),
+        ("they see", if in_bottle(view) { vec![SEEN.to_owned()] } else { Vec::new() }),
         ("rules", rules),
         ("authorize", authorize),
         ("identity", vec![text(&view.identity.value)]),
@@ -30,6 +35,11 @@ pub fn rows(view: &ChatView) -> Vec<Row> {
         ("screening", vec![own]),
         ("frames", view.frame_ancestors.value.clone()),
     ]
+}
+
+/// Runs any of its tools in the bottle?
+pub fn in_bottle(view: &ChatView) -> bool {
+    view.tools.value.iter().any(|tool| tool.get("script").or(tool.get("program")).is_some())
 }
 
 /// Where tools come from.

@@ -69,6 +69,7 @@ fn run(name: &str, bottle: &str, state: &str) -> Answer {
         started_ms: NOW - 245_000,
         socket: "/nowhere".into(),
         workdir: "/src".into(),
+        tools_of: None,
         terminal: false,
     };
     let why = (state != "running").then(|| "cutoff by the budget: budget of bottle:web for anthropic".to_owned());
@@ -77,6 +78,7 @@ fn run(name: &str, bottle: &str, state: &str) -> Answer {
         state: state.into(),
         why,
         shutdown: None,
+        stays: false,
         requests: 41,
         refusals: 2,
         failures: 0,

@@ -41,6 +41,7 @@ mod streams;
 mod terminal;
 mod tier2;
 mod tonight;
+mod tools;
 mod top;
 mod trust;
 mod unattended;
@@ -88,6 +89,7 @@ fn main() {
         terminal::cases(),
         tier2::cases(),
         tonight::cases(),
+        tools::cases(),
         metered::cases(),
         top::cases(),
         trust::cases(),

@@ -11,7 +11,7 @@ use carboy_weave::page::{Cell, Page};
 use serde_json::Value;
 
 use super::sections::{origin, plain};
-use crate::check::{rules_in_words, tool_in_words};
+use crate::check::{SEEN_BY_TOOLS, has_tools_in_bottle, rules_in_words, tool_in_words};
 
 /// Rows of the table of who it is.
 pub fn identity(view: &ChatView) -> Vec<Vec<Cell>> {
@@ -48,6 +48,9 @@ pub fn tools(page: &mut Page, view: &ChatView, who: &str) -> Result<(), Problem>
     page.diagram(&drawing, 1)?;
     let rows: Vec<Vec<Cell>> = view.tools.value.iter().map(|tool| vec![Cell::text(tool_in_words(tool))]).collect();
     page.table("Tools", &["Tools, and where they come from"], &rows);
+    if has_tools_in_bottle(view) {
+        page.paragraph(&format!("Of its owner's files, what runs in the bottle sees {SEEN_BY_TOOLS}."));
+    }
     let rules: Vec<Vec<Cell>> = view
         .rules
         .iter()

@@ -1,0 +1,175 @@
+//! Chat agents whose tools are scripts, by the built binary: started from anywhere, frozen and let go on, interrupted while their
+//! tools start, and what is said of a script that does not come up.
+
+use std::io::{BufRead, BufReader, Read as _};
+use std::process::{Child, ChildStderr, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::runs::{carboy, living, stderr, stdout, within};
+use crate::world::{Person, World};
+use crate::{Case, case_with};
+
+/// Longest wait for something that happens by itself.
+const HAPPEN_WAIT_MAX: Duration = Duration::from_secs(30);
+/// What happens at once is over within this, also on a machine that is busy.
+const AT_ONCE: Duration = Duration::from_secs(10);
+const PYTHON: &[&str] = &["/usr/bin/python3"];
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case_with(
+            "G87 an agent with a script starts from anywhere, and its script sees nothing of there",
+            PYTHON,
+            anywhere,
+        ),
+        case_with(
+            "U3 an agent with a script is frozen by its name at once, and goes on after resume",
+            PYTHON,
+            frozen_by_name,
+        ),
+        case_with(
+            "Ctrl-C ends an agent whose tools are still starting, and nothing of it is left",
+            PYTHON,
+            interrupted,
+        ),
+        case_with("G83 logs says where it stands why a tool failed", PYTHON, why),
+        case_with("a script that does not come up says its line, or what it printed", PYTHON, broken),
+    ]
+}
+
+/// A server of one tool, after this.
+fn script(first: &str) -> String {
+    format!(
+        r#"{first}
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" not in asked:
+        continue
+    if asked["method"] == "initialize":
+        result = {{"protocolVersion": "2025-06-18", "capabilities": {{"tools": {{}}}}, "serverInfo": {{"name": "x", "version": "1"}}}}
+    else:
+        result = {{"tools": [{{"name": "look", "inputSchema": {{"type": "object"}}, "annotations": {{"readOnlyHint": True}}}}]}}
+    print(json.dumps({{"jsonrpc": "2.0", "id": asked["id"], "result": result}}), flush=True)
+"#
+    )
+}
+
+/// The agent `desk` with this script.
+fn desk(world: &World, text: &str) {
+    let head = "---\nkind: chat\nmodel: claude-sonnet-4-5\ntools:\n  - {script: {chunk: desk}}\n---\nYou help.\n";
+    world.write("home/agents/desk.md", &format!("{head}\n```python {{chunk=\"desk\" file=\"desk.py\"}}\n{text}```\n"));
+}
+
+fn anywhere(person: Person) {
+    let world = World::new(person);
+    world.write("project/.env", "SECRET=1\n");
+    world.write("user/.env", "SECRET=1\n");
+    let places = [world.project.clone(), world.dir.join("home"), world.dir.join("user"), "/tmp".into(), "/".into()];
+    for place in places {
+        let first = format!(
+            "import os\nassert os.getcwd() == '/home/agent' and not os.path.exists({:?} + '/.env')",
+            place.display().to_string()
+        );
+        desk(&world, &script(&first));
+        let mut command = world.carboy(&["run", "desk", "--model", "offline", "-q", "--task", "hello"]);
+        let ran = command.current_dir(&place).output().unwrap();
+        assert_eq!(ran.status.code(), Some(0), "{}: {}", place.display(), stderr(&ran));
+    }
+    let kept = std::fs::read_dir(&world.project).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(kept.collect::<Vec<_>>(), [".env"]);
+}
+
+/// `carboy serve`, and what it has said until it said this.
+fn said_until(world: &World, arguments: &[&str], what: &str) -> (Child, BufReader<ChildStderr>, String) {
+    let mut command = world.carboy(arguments);
+    let mut child = command.current_dir(world.dir.join("home")).stdin(Stdio::piped()).spawn().unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains(what) {
+        assert!(errors.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    (child, errors, said)
+}
+
+const SERVE: [&str; 6] = ["serve", "desk", "--model", "offline", "--listen", "127.0.0.1:0"];
+
+fn frozen_by_name(person: Person) {
+    let world = World::new(person);
+    desk(&world, &script(""));
+    let (mut child, _errors, _) = said_until(&world, &SERVE, "serves at");
+    let listed = stdout(&carboy(&world, &["ps"]));
+    assert!(listed.contains("tools of desk") && !listed.contains("read -r line"), "{listed}");
+    let runs = living(&world);
+    let agent = runs.iter().find(|run| run["record"]["tools_of"].is_null()).unwrap()["record"]["run"].as_str().unwrap();
+    for name in ["desk", "desk__chat"] {
+        let begun = Instant::now();
+        let frozen = carboy(&world, &["stop", "--freeze", name]);
+        let said = stderr(&frozen);
+        assert_eq!(frozen.status.code(), Some(0), "{said}");
+        assert!(begun.elapsed() < AT_ONCE && said.lines().count() == 1, "{said}");
+        assert!(said.contains(&format!("is frozen; `carboy resume {agent}` lets it go on")), "{said}");
+        assert_eq!(living(&world).len(), 2);
+        let resumed = carboy(&world, &["resume", name]);
+        assert_eq!(resumed.status.code(), Some(0), "{}", stderr(&resumed));
+        assert!(living(&world).iter().all(|run| run["state"] == "running"));
+    }
+    let frozen = carboy(&world, &["stop", "--all", "--freeze", "--json"]);
+    let frozen: Vec<serde_json::Value> = serde_json::from_slice(&frozen.stdout).unwrap();
+    assert_eq!((frozen.len(), &frozen[0]["state"], &frozen[0]["ended"]), (1, &"frozen".into(), &false.into()));
+    assert_eq!(carboy(&world, &["resume", "--all"]).status.code(), Some(0));
+    assert_eq!(carboy(&world, &["stop", "desk"]).status.code(), Some(0));
+    within(HAPPEN_WAIT_MAX, "the service ends", || child.try_wait().unwrap());
+    assert!(living(&world).is_empty());
+}
+
+fn interrupted(person: Person) {
+    let world = World::new(person);
+    desk(&world, &script("import time\ntime.sleep(1000)"));
+    for arguments in [&["run", "desk", "--model", "offline"][..], &SERVE[..]] {
+        let (mut child, mut errors, said) = said_until(&world, arguments, "starting the tools of");
+        assert!(said.contains("starting the tools of `desk`"), "{said}");
+        let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        let begun = Instant::now();
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        let ended = within(HAPPEN_WAIT_MAX, "it ends", || child.try_wait().unwrap());
+        assert_eq!(ended.code(), Some(130));
+        assert!(begun.elapsed() < AT_ONCE);
+        let mut rest = String::new();
+        errors.read_to_string(&mut rest).unwrap();
+        assert!(!rest.contains("error"), "{rest}");
+        assert!(living(&world).is_empty());
+    }
+}
+
+fn why(person: Person) {
+    let world = World::new(person);
+    // It answers every call with no JSON.
+    desk(&world, &script("").replace("    else:", "    elif asked[\"method\"] == \"tools/call\":\n        print('no database', flush=True)\n        continue\n    else:"));
+    let ran = carboy(&world, &["run", "desk", "--model", "offline", "--task", "look"]);
+    assert!(stdout(&ran).contains("look: not done") || stderr(&ran).contains("look: not done"), "{ran:?}");
+    let logs = carboy(&world, &["logs"]);
+    let file = world.dir.join("home/state/desk__chat/chat/desk/operator.jsonl");
+    assert!(stdout(&logs).contains("tool_error"), "{}", stdout(&logs));
+    assert!(
+        stderr(&logs).contains(&format!("why tools failed in a terminal: {}", file.display())),
+        "{}",
+        stderr(&logs)
+    );
+    assert!(std::fs::read_to_string(&file).unwrap().contains("no JSON (logs belong to stderr): no database"));
+}
+
+fn broken(person: Person) {
+    let world = World::new(person);
+    let starts = [
+        ("def x(:\n", "desk.py\", line 1)"),
+        ("print('starting up …', flush=True)", "is no JSON (logs belong to stderr): starting up …"),
+    ];
+    for (first, says) in starts {
+        desk(&world, &script(first));
+        let ran = carboy(&world, &["run", "desk", "--model", "offline", "--task", "hello"]);
+        let said = stderr(&ran).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(ran.status.code(), Some(70), "{said}");
+        assert!(said.contains("the tools of `desk` are not there") && said.contains(says), "{said}");
+    }
+}
