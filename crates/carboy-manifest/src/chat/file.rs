@@ -14,6 +14,7 @@ use carboy_core::verdict::Verdict;
 
 use super::knobs::{self, SaidKnobs};
 use super::model::{self, ModelPart};
+use super::named::NamedTool;
 use super::outward::Outward;
 use super::part::ChatPart;
 use super::prompt::GREETING;
@@ -68,6 +69,8 @@ pub struct ChatFile {
     /// Its model first.
     pub(crate) outward: Vec<Outward>,
     model_token_said: bool,
+    /// Tools that its rules name.
+    pub(crate) named: Vec<NamedTool>,
     /// Secrets that the settings know.
     pub(crate) known_secrets: BTreeSet<SecretName>,
 }
@@ -287,6 +290,7 @@ pub(crate) fn file_of(
         origins,
         outward: outward.chain(part.tools.outward.iter().cloned()).chain(part.outward.iter().cloned()).collect(),
         model_token_said: model.value.token_said,
+        named: part.rules.named.clone(),
         known_secrets,
     })
 }
