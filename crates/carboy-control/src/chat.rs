@@ -59,7 +59,7 @@ pub use carboy_agent::attack::Stage;
 pub use carboy_agent::{
     Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TurnError, TurnEvent,
 };
-pub use failing::ChatError;
+pub use failing::{Beside, ChatError};
 pub use secret::{Deployment, SESSION_SECRET};
 pub use shelf::{DirShelf, NOTES_DIR};
 

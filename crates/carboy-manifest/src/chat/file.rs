@@ -84,17 +84,22 @@ impl ChatFile {
         }
     }
 
+    /// What it signs or is signed to with, and no route sets: of its webhooks, of its identity's header. It does not start without
+    /// them.
+    pub fn signing_secrets(&self) -> impl Iterator<Item = &SecretName> {
+        let header = match &self.spec.identity {
+            Identity::SignedHeader { secret, .. } => Some(secret),
+            Identity::Anonymous | Identity::Jwt { .. } => None,
+        };
+        header.into_iter().chain(self.spec.webhooks.as_ref().map(|webhooks| &webhooks.secret))
+    }
+
     /// The secrets that its file names, and those that every chat agent may have: what a `.env` may hold (G66b).
     pub fn secrets(&self) -> BTreeSet<SecretName> {
         let usual = SECRETS.iter().filter_map(|name| SecretName::parse(name).ok());
         let own = self.outward.iter().filter_map(|one| one.token.as_ref().map(|token| token.name().clone()));
         let model = self.spec.model.token_env.clone();
-        let header = match &self.spec.identity {
-            Identity::SignedHeader { secret, .. } => Some(secret.clone()),
-            Identity::Anonymous | Identity::Jwt { .. } => None,
-        };
-        let signed = self.spec.webhooks.as_ref().map(|webhooks| webhooks.secret.clone());
-        usual.chain(own).chain(model).chain(header).chain(signed).collect()
+        usual.chain(own).chain(model).chain(self.signing_secrets().cloned()).collect()
     }
 
     /// What it starts inside its bottle, each in one line: a script with its length, for whoever is asked.
