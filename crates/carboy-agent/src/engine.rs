@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use carboy_core::ask::{Answered, Posted, State as AskState};
 use carboy_core::audit::Subject;
-use carboy_core::chat::ChatSpec;
+use carboy_core::chat::{ChatSpec, Confirm, ToolRules};
 use carboy_core::ports::{AskBoard, AuditSink, Clock, Conversation, SessionKey, SessionStore};
 use carboy_core::secret::SecretText;
 use carboy_wire::chat::ToolSchema;
@@ -93,7 +93,7 @@ pub enum EngineError {
     /// Two tools have one name.
     #[error("two tools are named `{0}`; rename one")]
     ToolTwice(String),
-    /// A rule names a tool that is not there.
+    /// A rule names a tool that is not there. `rule` is the key of a file that it stands under.
     #[error("`{rule}` names the tool `{tool}`, which this agent does not have")]
     NoSuchTool {
         /// Where it is named.
@@ -373,10 +373,19 @@ fn check_names(spec: &ChatSpec, schemas: &[ToolSchema]) -> Result<(), EngineErro
         false => Err(EngineError::NoSuchTool { rule, tool: tool.to_owned() }),
     };
     for (tool, rules) in &spec.rules {
-        there("rules", tool)?;
+        there(key_of(rules), tool)?;
         rules.requires.iter().try_for_each(|requirement| there("requires", &requirement.tool))?;
     }
     spec.authorize.iter().flat_map(|rule| &rule.tools).try_for_each(|tool| there("authorize", tool))
+}
+
+/// The key of a file that these rules of a tool stand under.
+fn key_of(rules: &ToolRules) -> &'static str {
+    match (rules.requires.is_empty(), rules.confirm) {
+        (false, _) => "requires",
+        (true, Confirm::Always | Confirm::Never | Confirm::Operator) => "confirm",
+        (true, Confirm::AsTool) => "limits.calls_per_session",
+    }
 }
 
 /// How the log calls what is wrong with a message.

@@ -45,7 +45,7 @@ use crate::hosted::{Entering, Hosted};
 use crate::plane::{Laying, Plane};
 use crate::registry::RunRecord;
 use crate::serve::Lines;
-use crate::supervisor::{Keeping, Tell};
+use crate::supervisor::{Keeping, RunError, Tell};
 use crate::vault::{Lookup, Vault};
 
 use bottles::{ToolBottle, another};
@@ -60,7 +60,7 @@ pub use carboy_agent::{
     Asker, Card, Engine, HandOff, Principal, PrincipalKind, Reply, SessionId, StepPhase, TERMINAL_USER, TurnError,
     TurnEvent,
 };
-pub use failing::ChatError;
+pub use failing::{Beside, ChatError};
 pub use secret::{Deployment, SESSION_SECRET};
 pub use shelf::{DirShelf, NOTES_DIR};
 
@@ -181,6 +181,7 @@ impl ChatHost {
             tools = tools::all(&request, &ways) => tools?,
             () = stop => return Err(ChatError::Interrupted),
         };
+        named(&request, &tools)?;
         let sessions = sessions(&request)?;
         let webhooks = postman(&request, &plane)?;
         let terms = Terms::of(&request.spec.limits);
@@ -273,6 +274,16 @@ async fn lay(request: &ChatRequest) -> Result<Plane, ChatError> {
         audit_log: request.audit_log.clone().unwrap_or_else(|| request.home.audit_log()),
     };
     Plane::lay(laying, || secret::vault(request)).await
+}
+
+/// Tools that its file's rules name, and that no source offers: each with its place.
+fn named(request: &ChatRequest, tools: &[Arc<dyn Tool>]) -> Result<(), ChatError> {
+    let Some(file) = &request.effective.chat else { return Ok(()) };
+    let strangers = file.strangers(tools.iter().map(|tool| tool.spec().schema.name.as_str()));
+    match strangers.has_errors() {
+        true => Err(RunError::Manifest(strangers).into()),
+        false => Ok(()),
+    }
 }
 
 /// Where operators are asked. Conversations that go with this process have nobody who could answer them later, and do not take

@@ -69,6 +69,16 @@ impl<'a> Chains<'a> {
         Chains { files, places, opened_max, opened: 0, known: BTreeMap::new(), path: Vec::new() }
     }
 
+    /// Where a bottle's file is, if there is one.
+    pub(crate) fn file(&self, name: &BottleName) -> PathBuf {
+        self.places.bottles().join(format!("{name}.md"))
+    }
+
+    /// Is there a file of it?
+    pub(crate) fn has(&self, name: &BottleName) -> bool {
+        self.files.exists(&self.file(name))
+    }
+
     /// The bottle with all that it extends; `said` is where somebody names it. `None` when a file is not there or a
     /// bound is exceeded; other errors are in `out`, and the result is worth something only when there are none.
     pub(crate) fn resolve(
@@ -103,7 +113,7 @@ impl<'a> Chains<'a> {
             out.push(too_long(&format!("more than {} bottle files are needed", self.opened_max), said));
             return None;
         }
-        let file = self.places.bottles().join(format!("{name}.md"));
+        let file = self.file(name);
         let errors = out.error_count();
         let Some(bytes) = read_file(self.files, &file, out) else {
             if out.error_count() == errors {

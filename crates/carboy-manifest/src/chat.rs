@@ -19,6 +19,7 @@ mod file;
 mod identity;
 mod knobs;
 mod model;
+mod named;
 mod outward;
 mod part;
 mod prompt;

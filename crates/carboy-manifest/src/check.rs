@@ -1,5 +1,6 @@
 //! `carboy check`: everything is read, put together and checked at once (M8).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -81,7 +82,8 @@ pub enum FileKind {
 }
 
 /// Checks all bottles with their chains, all agents and the settings, and shows the agent and bottles of `request` when it
-/// names any. A repository's agent is shown as well: nothing runs here.
+/// names any. Where it names an agent, that agent and what it builds on are checked alone: files that it never reads are no
+/// fault of it. A repository's agent is shown as well: nothing runs here.
 pub fn check(files: &dyn ManifestFiles, request: &Request) -> CheckReport {
     let places = &request.places;
     let mut out = Diagnostics::default();
@@ -89,7 +91,11 @@ pub fn check(files: &dyn ManifestFiles, request: &Request) -> CheckReport {
     warn_foreign(files, places, &mut out);
     warn_ignored_bottles(files, places, &mut out);
     settings::load(files, places, &mut out);
-    let rules = rules_folder(files, places, &mut out);
+    let alone = request.agent.as_deref().map(|typed| Alone::of(files, request, typed));
+    let rules = match alone.as_ref().is_none_or(|alone| alone.is_chat) {
+        true => rules_folder(files, places, &mut out),
+        false => Vec::new(),
+    };
     let system = PathBuf::from(SYSTEM_SETTINGS);
     if files.exists(&system) {
         let ok = !out.iter().any(|d| d.severity == Severity::Error && d.file.as_ref() == Some(&system));
@@ -99,8 +105,21 @@ pub fn check(files: &dyn ManifestFiles, request: &Request) -> CheckReport {
         checked.push(CheckedFile { path: places.settings(), kind: FileKind::Settings, ok: !out.has_errors() });
     }
     checked.extend(rules);
-    bottles(files, places, &mut checked, &mut out);
-    agents(files, places, &mut checked, &mut out);
+    match alone {
+        None => {
+            let names = all_bottles(files, places, &mut out);
+            bottles(Chains::for_check(files, places), names, &mut checked, &mut out);
+            agents(files, places, &mut checked, &mut out);
+        }
+        Some(alone) => {
+            let mut chains = Chains::for_check(files, places);
+            let names = with_parents(&mut chains, alone.bottles, &mut out);
+            bottles(chains, names, &mut checked, &mut out);
+            if let Some((name, path)) = alone.file {
+                agent(files, places, name, path, &mut checked, &mut out);
+            }
+        }
+    }
     let (mut effective, mut chat_file) = (None, None);
     if request.agent.is_some() || !request.bottles.is_empty() {
         match load_any(files, request) {
@@ -124,21 +143,73 @@ fn rules_folder(files: &dyn ManifestFiles, places: &Places, out: &mut Diagnostic
     read.into_iter().map(|path| CheckedFile { ok: !broken(&path), path, kind: FileKind::Rules }).collect()
 }
 
-fn bottles(files: &dyn ManifestFiles, places: &Places, checked: &mut Vec<CheckedFile>, out: &mut Diagnostics) {
-    let mut chains = Chains::for_check(files, places);
-    let mut read = Vec::new();
-    for stem in stems(files, &places.bottles(), out) {
-        let path = places.bottles().join(format!("{stem}.md"));
-        match BottleName::parse(&stem) {
-            Ok(name) => {
-                let chain = chains.resolve(&name, None, out);
-                if let Some(chain) = &chain {
-                    whole(chain.part.clone(), &owner_of([&name]), out);
-                }
-                read.push((path, chain));
-            }
-            Err(error) => ignored(path, &error.to_string(), out),
+/// An agent that was named, and what it builds on.
+struct Alone {
+    /// Where it is; not there for one that comes with the program.
+    file: Option<(AgentName, PathBuf)>,
+    /// Its bottles, or those that were named in their place.
+    bottles: Vec<BottleName>,
+    /// The rules folder goes into it.
+    is_chat: bool,
+}
+
+impl Alone {
+    fn of(files: &dyn ManifestFiles, request: &Request, typed: &str) -> Alone {
+        let places = &request.places;
+        let mut bottles: Vec<BottleName> =
+            request.bottles.iter().filter_map(|name| BottleName::parse(name).ok()).collect();
+        let path = |name: &AgentName| {
+            let roots = agent_roots(files, places).into_iter();
+            roots.map(|(root, _)| root.join(format!("{name}.md"))).find(|path| files.exists(path))
+        };
+        let file = AgentName::parse(typed).ok().and_then(|name| Some((path(&name)?, name)));
+        let Some((path, name)) = file else { return Alone { file: None, bottles, is_chat: true } };
+        // What is wrong with it is said when it is checked.
+        let mut unsaid = Diagnostics::default();
+        let read = read_file(files, &path, &mut unsaid)
+            .and_then(|bytes| agent::read(name.clone(), &path, &bytes, places, &mut unsaid));
+        let is_chat = read.as_ref().is_none_or(|agent| agent.chat.is_some());
+        if let Some(said) = read.and_then(|agent| agent.bottle).filter(|_| bottles.is_empty()) {
+            bottles.push(said.value);
         }
+        Alone { file: Some((name, path)), bottles, is_chat }
+    }
+}
+
+fn all_bottles(files: &dyn ManifestFiles, places: &Places, out: &mut Diagnostics) -> Vec<BottleName> {
+    let mut names = Vec::new();
+    for stem in stems(files, &places.bottles(), out) {
+        match BottleName::parse(&stem) {
+            Ok(name) => names.push(name),
+            Err(error) => ignored(places.bottles().join(format!("{stem}.md")), &error.to_string(), out),
+        }
+    }
+    names
+}
+
+/// These and all that they extend, of which there are files; a bottle that is not there is said by whoever names it.
+fn with_parents(chains: &mut Chains<'_>, names: Vec<BottleName>, out: &mut Diagnostics) -> Vec<BottleName> {
+    let mut all = BTreeSet::new();
+    for name in names {
+        if !chains.has(&name) {
+            continue;
+        }
+        let chain = chains.resolve(&name, None, out);
+        let stems = chain.iter().flat_map(|chain| &chain.files).filter_map(|file| file.file_stem()?.to_str());
+        all.extend(stems.filter_map(|stem| BottleName::parse(stem).ok()));
+        all.insert(name);
+    }
+    all.into_iter().collect()
+}
+
+fn bottles(mut chains: Chains<'_>, names: Vec<BottleName>, checked: &mut Vec<CheckedFile>, out: &mut Diagnostics) {
+    let mut read = Vec::new();
+    for name in names {
+        let chain = chains.resolve(&name, None, out);
+        if let Some(chain) = &chain {
+            whole(chain.part.clone(), &owner_of([&name]), out);
+        }
+        read.push((chains.file(&name), chain));
     }
     // A bottle is good when everything that it extends is.
     let broken: Vec<&PathBuf> =
@@ -154,15 +225,24 @@ fn agents(files: &dyn ManifestFiles, places: &Places, checked: &mut Vec<CheckedF
         for stem in stems(files, &root, out) {
             let path = root.join(format!("{stem}.md"));
             match AgentName::parse(&stem) {
-                Ok(name) => {
-                    let before = out.error_count();
-                    one_agent(files, places, name, &path, out);
-                    checked.push(CheckedFile { path, kind: FileKind::Agent, ok: out.error_count() == before });
-                }
+                Ok(name) => agent(files, places, name, path, checked, out),
                 Err(error) => ignored(path, &error.to_string(), out),
             }
         }
     }
+}
+
+fn agent(
+    files: &dyn ManifestFiles,
+    places: &Places,
+    name: AgentName,
+    path: PathBuf,
+    checked: &mut Vec<CheckedFile>,
+    out: &mut Diagnostics,
+) {
+    let before = out.error_count();
+    one_agent(files, places, name, &path, out);
+    checked.push(CheckedFile { path, kind: FileKind::Agent, ok: out.error_count() == before });
 }
 
 fn one_agent(files: &dyn ManifestFiles, places: &Places, name: AgentName, path: &Path, out: &mut Diagnostics) {

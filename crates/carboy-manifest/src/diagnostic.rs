@@ -102,6 +102,8 @@ codes! {
     BadRegex = "bad-regex",
     /// A code block of an agent's text whose braces are not understood, or a chunk that is missing, not used, or there twice.
     BadChunk = "bad-chunk",
+    /// A rule for a tool that the agent does not have; a warning where a script may still offer it.
+    UnknownTool = "unknown-tool",
     /// A route that a chat agent needs and its bottle does not have.
     MissingRoute = "missing-route",
     /// A secret that has to be there and is not.

@@ -95,9 +95,10 @@ impl Effective {
         Budgets { set: self.budgets.clone(), origins: self.origins.budgets.clone(), count }
     }
 
-    /// Every secret that a route needs and where its value is got from.
+    /// Every secret that a route needs, or that a chat agent signs with, and where its value is got from.
     pub fn secrets(&self) -> BTreeMap<SecretName, SecretFrom> {
-        let names: BTreeSet<&SecretName> = self.routes.iter().flat_map(Route::secrets).collect();
+        let signing = self.chat.iter().flat_map(|chat| chat.signing_secrets());
+        let names: BTreeSet<&SecretName> = self.routes.iter().flat_map(Route::secrets).chain(signing).collect();
         names.into_iter().map(|name| (name.clone(), self.settings.secret(name))).collect()
     }
 

@@ -365,9 +365,12 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_allowed_m11() {
         (script, "bad-chunk 4:26 `script` in `tools` of agent `shop` names `x`, and no chunk is that"),
         (
             "tools: [calculator]\nrequires: {a: {after: calculator, same: k}}",
-            "a rule of agent `shop` is for the tool `a`, which it does not have",
+            "unknown-tool 5:12 `requires` of agent `shop` names the tool `a`, which it does not have",
         ),
-        ("tools: [calculator]\nconfirm: [calculater]", "is for the tool `calculater`, which it does not have"),
+        (
+            "tools: [calculator]\nconfirm: [calculater]",
+            "`confirm` of agent `shop` names the tool `calculater`, which it",
+        ),
         ("tools: [{mcp: {command: [x]}}]\nrequires: {a: {after: a, same: k}}", "demands the tool itself"),
         ("tools: [{mcp: {command: [x]}}]\nrequires: {a: {after: b}}", "`requires.a` of agent `shop` has no `same`"),
         ("tools: [{mcp: {command: [x]}}]\nrequires: {a: {after: b, same: []}}", "is an empty list"),
@@ -433,6 +436,84 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_allowed_m11() {
         };
         assert!(found.contains(words), "{yaml}: {found}");
     }
+}
+
+/// A script that declares two tools as an MCP server does.
+const SHOP: &str = "\n```py {chunk=\"shop\" file=\"tools/shop.py\"}\nT = [{\"name\": \"lookup_order\"}, {\"name\": \"start_return\"}]\n\
+                    def refund(): pass\n{\"serverInfo\": {\"name\": \"shop-server\"}}\n```\n";
+
+#[test]
+fn g88_a_tool_that_a_rule_misspells_is_an_error_at_its_place_with_the_names_there_are() {
+    let tools = "tools: [calculator, {script: {chunk: shop}}]\n";
+    for (rule, place, meant) in [
+        ("confirm: [start_retrun]", "5:11 `confirm`", "start_return"),
+        ("confirm: {never: [start_retrun]}", "5:19 `confirm.never`", "start_return"),
+        ("requires: {start_return: {after: look_order, same: id}}", "5:34 `requires.start_return`", "lookup_order"),
+        ("requires: {start_returns: {after: lookup_order, same: id}}", "5:12 `requires`", "start_return"),
+        ("authorize: [{allow: [start_return, lookup_ordr]}]", "5:36 rule 1 of `authorize`", "lookup_order"),
+        ("limits: {calls_per_session: {start_retrun: 3}}", "5:30 `limits.calls_per_session`", "start_return"),
+        ("confirm: [calculater]", "5:11 `confirm`", "calculator"),
+    ] {
+        let errors = load(&format!("{MODEL}{tools}{rule}"), SHOP).unwrap_err();
+        let [one] = errors.iter().collect::<Vec<_>>()[..] else { panic!("{rule}: {errors}") };
+        let said = shown(&errors).remove(0);
+        assert!(said.starts_with(&format!("unknown-tool {place} of agent `shop` names the tool")), "{rule}: {said}");
+        let names = format!("did you mean `{meant}`? its tools are `calculator`, `lookup_order`, `start_return`;");
+        assert!(one.fix.starts_with(&names), "{rule}: {}", one.fix);
+        let found = check(
+            &files(&[("agents/shop.md", &format!("---\n{MODEL}{tools}{rule}\n---\n{SHOP}"))]),
+            &request(None, &[]),
+        );
+        assert!(!found.ok, "{rule}");
+    }
+}
+
+#[test]
+fn g88_a_tool_that_only_a_start_can_tell_of_is_left_or_warned_about() {
+    let of = |tools: &str, rule: &str| {
+        let found = load(&format!("{MODEL}tools: [{tools}]\n{rule}"), if tools.contains("script") { SHOP } else { "" });
+        found.map(|effective| shown(&effective.warnings)).unwrap_or_else(|errors| panic!("{tools} {rule}: {errors}"))
+    };
+    let script = "{script: {chunk: shop}}";
+    assert!(of(script, "confirm: [refund]").is_empty(), "it stands in the script");
+    let warned = of(script, "confirm: [cancel_all]");
+    assert!(
+        matches!(&warned[..], [one] if one.starts_with("unknown-tool 5:11") && one.contains("`cancel_all`")),
+        "{warned:?}"
+    );
+    // What a server has is known when it runs.
+    assert!(of("{mcp: {command: [x]}}", "confirm: [start_retrun]").is_empty());
+    assert!(of(&format!("{script}, {{mcp: {{url: \"https://h.example\"}}}}"), "confirm: [start_retrun]").is_empty());
+    // And then every name that nobody offers is an error at its place.
+    let rules = "confirm: [a, b]\nlimits: {calls_per_session: {lookup_ordr: 3}}";
+    let file = load(&format!("{MODEL}tools: [{{mcp: {{command: [x]}}}}]\n{rules}"), "").unwrap().chat.unwrap();
+    let strangers = file.strangers(["a", "lookup_order"]);
+    let want = [
+        "unknown-tool 6:30 `limits.calls_per_session` of agent `shop` names the tool `lookup_ordr`, which it does not have",
+        "unknown-tool 5:14 `confirm` of agent `shop` names the tool `b`, which it does not have",
+    ];
+    assert_eq!(shown(&strangers), want);
+    assert!(strangers.to_string().contains("did you mean `lookup_order`? it has `a`, `lookup_order`"), "{strangers}");
+    assert!(file.strangers(["a", "b", "lookup_ordr"]).is_empty());
+}
+
+#[test]
+fn g88_a_source_that_is_not_understood_is_one_error_and_its_tools_are_none() {
+    let rules = "confirm: [start_return]\nauthorize: [{allow: [lookup_order, start_return]}]\nlimits: {calls_per_session: {start_return: 3}}";
+    for source in ["{script: {path: tool.py}}", "shell", "{mcp: {command: []}}"] {
+        let errors = load(&format!("{MODEL}tools: [calculator, {source}]\n{rules}"), "").unwrap_err();
+        assert_eq!(errors.error_count(), 1, "{source}: {errors}");
+    }
+}
+
+#[test]
+fn a_path_of_a_script_is_the_file_of_a_chunk_and_the_error_says_which_there_are() {
+    let tools = format!("{MODEL}tools: [{{script: {{path: tool.py}}}}]");
+    let found = load(&tools, SHOP).unwrap_err().to_string();
+    assert!(found.contains("names the path `tool.py`, and no chunk has that `file`"), "{found}");
+    assert!(found.contains("no file on disk: there is `tools/shop.py`"), "{found}");
+    let none = load(&tools, "").unwrap_err().to_string();
+    assert!(none.contains("```python {chunk=\"NAME\" file=\"tools/NAME.py\"}"), "{none}");
 }
 
 #[test]

@@ -154,6 +154,39 @@ fn a_check_reads_everything() {
 }
 
 #[test]
+fn a_check_of_an_agent_reads_that_agent_and_what_it_builds_on_alone() {
+    // M7, M8
+    let broken = "---\nzzz: 1\n---\n";
+    let list = [
+        ("bottles/base.md", EMPTY),
+        ("bottles/dev.md", "---\nextends: base\n---\n"),
+        ("bottles/broken.md", broken),
+        ("bottles/Read Me.md", "x"),
+        ("agents/good.md", "---\nbottle: dev\n---\n"),
+        ("agents/broken.md", broken),
+        ("agents/lost.md", "---\nbottle: broken\n---\n"),
+        ("agents/gone.md", "---\nbottle: gone\n---\n"),
+        ("rules/broken.yml", "zzz: 1\n"),
+    ];
+    let of = |agent: &str, bottles: &[&str]| {
+        let report = check(&files(&list), &request(Some(agent), bottles));
+        let names = report.files.iter().map(|file| {
+            let name = file.path.file_name().unwrap().to_str().unwrap();
+            (name.to_owned(), file.ok)
+        });
+        (report.ok, codes(&report.diagnostics), names.collect::<Vec<_>>())
+    };
+    let file = |name: &str, ok: bool| (name.to_owned(), ok);
+    let dev = [file("base.md", true), file("dev.md", true), file("good.md", true)];
+    assert_eq!(of("good", &[]), (true, vec![], dev.to_vec()));
+    assert_eq!(of("lost", &[]), (false, vec![Code::UnknownKey], vec![file("broken.md", false), file("lost.md", true)]));
+    assert!(of("lost", &["dev"]).0, "a bottle that is named stands in the place of its own");
+    assert_eq!(of("gone", &[]), (false, vec![Code::NoSuchBottle], vec![file("gone.md", false)]));
+    assert_eq!(of("broken", &[]).1.first(), Some(&Code::UnknownKey));
+    assert_eq!(of("nobody", &[]).1.last(), Some(&Code::NoSuchAgent));
+}
+
+#[test]
 fn the_json_of_a_check_has_its_shape() {
     // M8
     let home = files(&[

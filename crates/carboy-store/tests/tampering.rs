@@ -159,6 +159,33 @@ fn a_log_rechained_without_the_key_from_the_start_gets_the_hint_that_says_so() {
 }
 
 #[test]
+fn a_keyed_log_without_its_key_is_told_from_one_that_never_had_a_key_and_was_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    log(dir.path(), keyed);
+    let path = dir.path().join("audit.jsonl");
+    let without = report(&path, &ChainKey::Plain, None);
+    assert_eq!((without.entries, without.hint), (0, Some(Hint::LooksKeyed)));
+    // The first two entries of a log without a key, changed so that they look keyed: the third needs none.
+    let dir = tempfile::tempdir().unwrap();
+    log(dir.path(), || ChainKey::Plain);
+    let path = dir.path().join("audit.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for at in 0..2 {
+        let was = Entry::parse(lines[at].as_bytes()).unwrap().claimed_head().unwrap().hash;
+        let now = format!("{:064x}", at + 1);
+        lines[at] = lines[at].replace(&was, &now);
+        lines[at + 1] = lines[at + 1].replace(&was, &now);
+    }
+    // And the third as it was.
+    lines[2] = text.lines().nth(2).unwrap().to_owned();
+    std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+    let changed = report(&path, &ChainKey::Plain, None);
+    assert_eq!(changed.result, Integrity::Tampered(Tampering::Edited { line: 1 }));
+    assert_eq!(changed.hint, None);
+}
+
+#[test]
 fn a_cut_tail_an_older_copy_and_a_wiped_log_are_found_by_a_kept_head() {
     attack(|lines, dice, _| {
         let left = dice.below(lines.len());

@@ -439,7 +439,7 @@ pub struct ExplainArgs {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Show what this agent would run with
+    /// Check this agent and what it builds on alone, and show what it would run with
     pub agent: Option<String>,
     /// Show what this bottle would give
     #[arg(long = "bottle", short = 'b', value_name = "NAME")]

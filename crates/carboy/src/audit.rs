@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use carboy_control::log::{self, Integrity, Query};
+use carboy_control::log::{self, Hint, Integrity, Query};
 use carboy_core::audit::{ChainHead, Entry, hex};
 
 use crate::args::{AuditCommand, QueryArgs};
@@ -43,9 +43,13 @@ pub fn failed(error: log::StoreError) -> Failure {
 fn verify(path: &Path, head: Option<&str>, json: bool, environment: &Environment) -> Result<u8, Failure> {
     let kept = head.map(parse_head).transpose()?;
     let report = log::verify(path, &environment.audit_key()?, kept).map_err(failed)?;
-    let (word, problem) = match &report.result {
-        Integrity::Valid => ("VALID", None),
-        Integrity::Tampered(tampering) => ("TAMPERED", Some(tampering.to_string())),
+    let (word, problem, code) = match (&report.result, report.hint) {
+        (Integrity::Valid, _) => ("VALID", None, 0),
+        // Nobody can say more of it without its key.
+        (Integrity::Tampered(_), Some(Hint::LooksKeyed)) => {
+            ("UNVERIFIED", Some("this log is keyed, and AUDIT_INTEGRITY_KEY is not set".to_owned()), Exit::Config as u8)
+        }
+        (Integrity::Tampered(tampering), _) => ("TAMPERED", Some(tampering.to_string()), Exit::Found as u8),
     };
     let hint = report.hint.as_ref().map(ToString::to_string);
     if json {
@@ -67,7 +71,7 @@ fn verify(path: &Path, head: Option<&str>, json: bool, environment: &Environment
             say!("{} {hint}", Palette::stderr().strong("hint:"));
         }
     }
-    Ok(if problem.is_some() { Exit::Found as u8 } else { 0 })
+    Ok(code)
 }
 
 fn parse_head(text: &str) -> Result<ChainHead, Failure> {

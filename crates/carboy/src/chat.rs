@@ -24,8 +24,9 @@ use std::path::Path;
 
 use carboy_control::chat::{ChatError, ChatHost};
 use carboy_control::summary::{Ended, Summary};
+use carboy_control::vault::VaultError;
 use carboy_manifest::providers::Task;
-use carboy_manifest::trust::{Trust, Trusted};
+use carboy_manifest::trust::{LoadError, Trust, Trusted};
 use carboy_manifest::{Diagnostics, Manifest, Request};
 
 use crate::applications::ProgramFiles;
@@ -56,15 +57,21 @@ impl Trust for Looking {
     }
 }
 
-/// Does `run` name a chat agent? One whose file is wrong is found out by whoever loads it.
-pub fn is_one(args: &RunArgs, environment: &Environment) -> bool {
+/// Does `run` name a chat agent? Of a file that is wrong nobody knows; what is wrong is the answer.
+pub fn is_one(args: &RunArgs, environment: &Environment) -> Result<bool, Diagnostics> {
+    if args.agent.is_none() {
+        return Ok(false);
+    }
     let mut places = environment.places.clone();
     if let Some(dir) = &args.workdir {
         places.cwd = places.cwd.join(dir);
     }
     let request = Request { agent: args.agent.clone(), bottles: args.bottles.clone(), places };
-    args.agent.is_some()
-        && Manifest::load_trusting(&ProgramFiles, &request, &Looking).is_ok_and(|effective| effective.chat.is_some())
+    match Manifest::load_trusting(&ProgramFiles, &request, &Looking) {
+        Ok(effective) => Ok(effective.chat.is_some()),
+        Err(LoadError::Invalid(errors)) => Err(errors),
+        Err(LoadError::NeedsTrust(_)) => Ok(false),
+    }
 }
 
 /// Talks until there is nothing more to say, and gives the exit code.
@@ -136,7 +143,19 @@ pub fn failure(error: ChatError) -> Failure {
         ChatError::Run(error) => crate::run::failure(error),
         ChatError::Vault(ref secret) => {
             let failure = Failure::new(Exit::Config, &error);
-            secret.next_step().into_iter().fold(failure, |failure, step| failure.hint(crate::report::printable(&step)))
+            let beside = match secret {
+                VaultError::Unset { variable, .. } => {
+                    format!("write {variable}=… into the `.env` beside the agent's file, ")
+                }
+                VaultError::Missing { .. }
+                | VaultError::Random { .. }
+                | VaultError::File { .. }
+                | VaultError::Json { .. }
+                | VaultError::Command { .. }
+                | VaultError::Unusable { .. } => String::new(),
+            };
+            let step = secret.next_step().map(|step| format!("{beside}{step}"));
+            step.into_iter().fold(failure, |failure, step| failure.hint(crate::report::printable(&step)))
         }
         ChatError::NoModelKey { .. }
         | ChatError::NoSessionSecret { .. }

@@ -33,12 +33,12 @@ pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure>
     let places = environment.places.clone();
     let request = Request { agent: args.agent.clone(), bottles: args.bottles.clone(), places };
     let mut report = check_files(&ProgramFiles, &request);
-    let mut dotenv = None;
+    let mut beside = None;
     match report.chat.take() {
         Some(file) => {
             let lookup = environment.lookup.as_ref();
             let settled = chat_file::settle(&file, &environment.places, lookup, &args.chat.flags());
-            dotenv = settled.dotenv;
+            beside = Some(secrets::Beside { path: file.dotenv(&environment.places), read: settled.dotenv });
             report = report.with_chat(settled.chat);
         }
         None if !args.chat.is_empty() && report.ok => {
@@ -48,7 +48,7 @@ pub fn check(args: &CheckArgs, environment: &Environment) -> Result<u8, Failure>
         None => {}
     }
     let needed = match (&report.effective, args.agent.is_some() || !args.bottles.is_empty()) {
-        (Some(effective), _) => secrets::of_one(effective, environment, dotenv.as_ref()),
+        (Some(effective), _) => secrets::of_one(effective, environment, beside.as_ref()),
         (None, false) => secrets::of_all(&report, environment),
         (None, true) => Vec::new(),
     };

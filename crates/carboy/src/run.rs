@@ -44,12 +44,15 @@ const NOBODYS_WINDOW: (u16, u16) = (24, 80);
 
 /// Runs and gives the exit code.
 pub async fn run(args: RunArgs, environment: Environment) -> Result<u8, Failure> {
-    if chat::is_one(&args, &environment) {
-        return chat::run(args, environment).await;
-    }
-    if let Some(flag) = args.chat.first() {
-        return Err(Failure::words(Exit::Usage, format!("`{flag}` is for chat agents, and this is none"))
-            .hint("`carboy check` says of each agent what it is"));
+    match (chat::is_one(&args, &environment), args.chat.first()) {
+        (Ok(true), _) => return chat::run(args, environment).await,
+        (Ok(false), Some(flag)) => {
+            return Err(Failure::words(Exit::Usage, format!("`{flag}` is for chat agents, and this is none"))
+                .hint("`carboy check` says of each agent what it is"));
+        }
+        (Err(errors), Some(_)) => return Err(Failure::diagnostics(Exit::Config, &errors)),
+        // Without such a flag the errors are those of the run.
+        (Ok(false) | Err(_), None) => {}
     }
     if args.detach || (!args.no_tty && terminal::is_interactive()) {
         let typed = std::env::args_os().skip(1).collect();

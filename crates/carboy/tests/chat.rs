@@ -142,7 +142,10 @@ fn g81_g82_test_6_entries_have_the_documented_keys_and_a_changed_one_is_found() 
     assert!(!text.contains("Ignore all") && !text.contains("15 * 23"), "G40");
     let verify = || told(&keyed(&["audit", "verify"]).output().unwrap());
     assert!(verify().out.starts_with("VALID"), "{:?}", verify());
-    assert!(told(&desk.carboy(&["audit", "verify"]).output().unwrap()).out.starts_with("TAMPERED"), "without the key");
+    let without = told(&desk.carboy(&["audit", "verify"]).output().unwrap());
+    let says = "UNVERIFIED: this log is keyed, and AUDIT_INTEGRITY_KEY is not set\n";
+    assert!(without.out.starts_with(says) && without.code == Some(78), "a missing key is no tampering: {without:?}");
+    assert!(without.err.contains("set AUDIT_INTEGRITY_KEY to the key of this log"), "{without:?}");
     fs::write(&path, text.replacen("\"blocked\"", "\"allowed\"", 1)).unwrap();
     let changed = verify();
     assert!(changed.out.starts_with("TAMPERED") && changed.code == Some(1), "{changed:?}");
@@ -348,6 +351,39 @@ fn g41b_without_a_key_the_error_names_the_variable_and_the_flag() {
     let ran = desk.says(&["run", "assistant"], "hello\n");
     assert_eq!(ran.code, Some(78));
     assert!(ran.err.contains("ANTHROPIC_API_KEY") && ran.err.contains("--model offline"), "{}", ran.err);
+    // The place that the documents name first stands first.
+    let first = |path: &str, more: &str| {
+        format!("ANTHROPIC_API_KEY is not set: write it into {}{more}, set", desk.path(path).display())
+    };
+    assert!(ran.err.replace('\n', " ").contains(&first("work/.env", "")), "{}", ran.err);
+    desk.write("home/agents/hours.md", "---\nkind: chat\nmodel: claude-sonnet-4-5\n---\nHours.\n");
+    desk.write("home/agents/.env", "ANTHROPIC_API_KEY=\n");
+    fs::set_permissions(desk.path("home/agents/.env"), fs::Permissions::from_mode(0o600)).unwrap();
+    let empty = desk.says(&["run", "hours"], "hello\n");
+    assert!(
+        empty.err.replace('\n', " ").contains(&first("home/agents/.env", ", where its line is empty")),
+        "{}",
+        empty.err
+    );
+    let checked = |value: &str| {
+        desk.write("home/agents/.env", &format!("ANTHROPIC_API_KEY={value}\n"));
+        let checked = desk.says(&["check", "hours", "--json"], "");
+        serde_json::from_str::<Value>(&checked.out).unwrap()["secrets"][0].clone()
+    };
+    let path = desk.path("home/agents/.env").display().to_string();
+    let missing = checked("");
+    assert_eq!(
+        missing["what"],
+        Value::from(format!("ANTHROPIC_API_KEY: not set here, and its line in {path} is empty"))
+    );
+    assert!(
+        missing["fix"].as_str().unwrap().starts_with(&format!("write ANTHROPIC_API_KEY=… into {path}, ")),
+        "{missing}"
+    );
+    let there = checked(KEY);
+    assert_eq!((&there["state"], &there["dotenv"]), (&Value::from("ready"), &Value::from(path.clone())));
+    let page = desk.says(&["check", "hours"], "").out;
+    assert!(page.contains(&format!("ANTHROPIC_API_KEY, from {path}")) && !page.contains(KEY), "{page}");
     let wrong = desk.says(&["run", "assistant", "--model", "gpt-5"], "");
     assert!(wrong.code == Some(2) && wrong.err.contains("api.anthropic.com"), "{}", wrong.err);
     let bottles = desk.says(&["run", "assistant", "--overlay"], "");
@@ -433,6 +469,116 @@ fn g72b_doctor_looks_at_each_box_of_the_deployment_checklist() {
     assert_eq!(doctor(&set, &[]), ["transport"]);
     let said = told(&desk.carboy(&["doctor", "--production", "nobody"]).output().unwrap());
     assert_eq!(said.code, Some(78), "{said:?}");
+}
+
+#[test]
+fn g72b_secrets_that_it_does_not_start_without_are_named_by_check_and_doctor() {
+    let desk = Desk::new();
+    desk.write(
+        "home/agents/hours.md",
+        "---\nkind: chat\nmodel: claude-sonnet-4-5\nwebhooks: {hand_off: \"https://h.example/x\"}\n\
+         identity: {signed_header: {header: X-User, secret: FRONT_SECRET}}\n---\nHours.\n",
+    );
+    let missing = |report: &Value| -> Vec<String> {
+        let all = report["secrets"].as_array().unwrap().iter().filter(|one| one["state"] == "missing");
+        all.map(|one| one["secret"].as_str().unwrap().to_owned()).collect()
+    };
+    let checked: Value = serde_json::from_str(&desk.says(&["check", "hours", "--json"], "").out).unwrap();
+    assert_eq!(missing(&checked), ["ANTHROPIC_API_KEY", "FRONT_SECRET", "WEBHOOK_SECRET"]);
+    let doctor = desk.says(&["doctor", "--production", "hours"], "").out;
+    for name in ["FRONT_SECRET", "WEBHOOK_SECRET"] {
+        assert!(doctor.contains(&format!("[ ] secret          secret {name}")), "{doctor}");
+    }
+    desk.write("home/agents/.env", "FRONT_SECRET=x\nWEBHOOK_SECRET=y\nANTHROPIC_API_KEY=z\n");
+    let checked: Value = serde_json::from_str(&desk.says(&["check", "hours", "--json"], "").out).unwrap();
+    assert!(missing(&checked).is_empty(), "{checked}");
+    assert!(!desk.says(&["doctor", "--production", "hours"], "").out.contains("[ ] secret  "));
+}
+
+#[test]
+fn a_log_that_began_without_a_key_may_be_that_and_doctor_says_both() {
+    let desk = Desk::new();
+    desk.asks("1 + 1");
+    let key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    let mut command = desk.carboy(&["doctor", "--production", "assistant"]);
+    let said = told(&command.env("AUDIT_INTEGRITY_KEY", key).output().unwrap()).out.replace('\n', " ");
+    assert!(said.contains("TAMPERED, or begun before AUDIT_INTEGRITY_KEY was set: line 1"), "{said}");
+    assert!(said.contains("move that log away to start a keyed one"), "{said}");
+    let desk = Desk::new();
+    let mut command = desk.carboy(&OFFLINE);
+    command.env("AUDIT_INTEGRITY_KEY", key);
+    ran(command, "1 + 1\n");
+    let said = told(&desk.carboy(&["doctor", "--production", "assistant"]).output().unwrap()).out;
+    assert!(said.contains("UNVERIFIED: it is keyed") && !said.contains("TAMPERED"), "{said}");
+}
+
+#[test]
+fn the_errors_of_a_chat_agents_file_are_told_by_run_whatever_its_flags() {
+    let desk = Desk::new();
+    desk.write(
+        "home/agents/m1.md",
+        "---\nkind: chat\nmodel: claude-sonnet-4-5\ntools: [calculator]\nconfirm: [calculater]\n---\nHi.\n",
+    );
+    for more in [&[][..], &["--model", "offline"], &["--preset", "dev"]] {
+        let run = desk.says(&[&["run", "m1"], more].concat(), "");
+        assert!(run.code == Some(78) && run.err.contains("m1.md:5:11: error: `confirm` of agent `m1`"), "{run:?}");
+        assert!(run.err.contains("did you mean `calculator`?"), "{run:?}");
+    }
+    desk.write("home/bottles/b.md", "---\n---\n");
+    let none = desk.says(&["run", "-b", "b", "--model", "offline", "--", "true"], "");
+    assert!(none.code == Some(2) && none.err.contains("`--model` is for chat agents, and this is none"), "{none:?}");
+}
+
+#[test]
+fn g88_a_tool_that_no_source_offers_ends_the_start_with_key_file_and_line() {
+    let desk = Desk::new();
+    assert_eq!(desk.says(&["init", "chat", "shop", "--yes"], "").code, Some(0));
+    let text = fs::read_to_string(desk.path("home/agents/shop.md")).unwrap();
+    let line = text.lines().position(|line| line == "confirm: [start_return]").unwrap() + 1;
+    desk.write("home/agents/shop.md", &text.replace("confirm: [start_return]", "confirm: [start_return, cancel_all]"));
+    let checked = desk.says(&["check", "shop"], "");
+    assert!(checked.code == Some(0) && checked.out.contains("warning: `confirm` of agent `shop`"), "{checked:?}");
+    let run = desk.says(&["run", "shop", "--model", "offline"], "hello\n");
+    let says = format!(
+        "shop.md:{line}:25: error: `confirm` of agent `shop` names the tool `cancel_all`, which it does not have"
+    );
+    assert!(run.code == Some(78) && run.err.contains(&says), "{run:?}");
+    assert!(run.err.contains("it has `lookup_order`, `start_return`"), "{run:?}");
+    desk.write("home/agents/shop.md", &text.replace("confirm: [start_return]", "confirm: [start_retrun]"));
+    let checked = desk.says(&["check", "shop"], "");
+    assert!(checked.code == Some(78) && checked.out.contains("did you mean `start_return`?"), "{checked:?}");
+}
+
+#[test]
+fn g87_a_second_starter_leaves_the_first_ones_lines_and_adds_its_own() {
+    let desk = Desk::new();
+    let init = |arguments: &[&str]| desk.says(&[&["init", "chat"], arguments, &["--yes"]].concat(), "");
+    assert_eq!(init(&["shop"]).code, Some(0));
+    let path = desk.path("home/agents/.env.example");
+    let mine = fs::read_to_string(&path).unwrap().replace("#FILTER_PII=true\n", "") + "MINE=1\n";
+    fs::write(&path, &mine).unwrap();
+    let plan = desk.says(&["init", "chat", "own", "--model", "gpt-5", "--dry-run"], "").out;
+    assert!(plan.contains(".env.example (lines are added)"), "{plan}");
+    let second = init(&["own", "--model", "gpt-5"]);
+    assert_eq!(second.code, Some(0), "{second:?}");
+    let both = fs::read_to_string(&path).unwrap();
+    assert_eq!(
+        both,
+        format!("{mine}\n# The model's key.\nOPENAI_API_KEY=\n# Thresholds, with their defaults.\n#FILTER_PII=true\n")
+    );
+    assert!(init(&["own", "--model", "gpt-5"]).err.contains("nothing to change"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), both);
+    let again = init(&["own", "--model", "gpt-4"]);
+    assert!(again.code == Some(2) && again.err.contains("own.md is there already"), "{again:?}");
+}
+
+#[test]
+fn an_address_to_listen_at_is_shown_where_none_was_written() {
+    let desk = Desk::new();
+    for text in ["18081", "localhost:18081", ":18081"] {
+        let said = desk.says(&["serve", "assistant", "--listen", text], "");
+        assert!(said.code == Some(2) && said.err.contains("as in 127.0.0.1:18081"), "{said:?}");
+    }
 }
 
 #[test]

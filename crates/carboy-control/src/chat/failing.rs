@@ -1,5 +1,6 @@
 //! Why a chat agent does not start, in words that name the thing and the next step.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use carboy_agent::EngineError;
@@ -13,26 +14,51 @@ use crate::home::HomeError;
 use crate::supervisor::RunError;
 use crate::vault::VaultError;
 
+/// The `.env` beside an agent, as an error names it: the first of the ways to set a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// The agent is no file that one could stand beside.
+    Nowhere,
+    /// It does not name the secret, or is not there.
+    Unsaid(PathBuf),
+    /// It names it, without a value.
+    Empty(PathBuf),
+}
+
+impl fmt::Display for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Beside::Nowhere => Ok(()),
+            Beside::Unsaid(path) => write!(f, "write it into {}, ", path.display()),
+            Beside::Empty(path) => write!(f, "write it into {}, where its line is empty, ", path.display()),
+        }
+    }
+}
+
 /// A chat agent cannot start, or its end could not be written down.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
     /// The model's key is not there (G41b).
     #[error(
-        "the model's key {name} is not set: set the environment variable {name}, define it under `secrets:` in {settings}, or \
+        "the model's key {name} is not set: {beside}set the environment variable {name}, define it under `secrets:` in {settings}, or \
          see the agent without a model of a provider's by `--model offline`"
     )]
     NoModelKey {
         /// The variable.
         name: SecretName,
+        /// The `.env` that could hold it.
+        beside: Beside,
         /// The settings.
         settings: PathBuf,
     },
     /// Production asks for a secret that somebody chose (G41b).
     #[error(
-        "{SESSION_SECRET} is not set, and the production preset generates none: set it (`openssl rand -hex 32` makes one), \
-         define it under `secrets:` in {settings}, or choose `--preset dev`"
+        "{SESSION_SECRET} is not set, and the production preset generates none (`openssl rand -hex 32` makes one): {beside}set the \
+         environment variable, define it under `secrets:` in {settings}, or choose `--preset dev`"
     )]
     NoSessionSecret {
+        /// The `.env` that could hold it.
+        beside: Beside,
         /// The settings.
         settings: PathBuf,
     },

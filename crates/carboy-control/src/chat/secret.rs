@@ -15,12 +15,14 @@ use std::path::Path;
 use carboy_core::chat::Identity;
 use carboy_core::ids::SecretName;
 use carboy_manifest::SecretFrom;
+use carboy_manifest::chat::Dotenv;
+use carboy_manifest::chat::dotenv::DOTENV_BYTES_MAX;
 
-use super::{ChatError, ChatRequest};
+use super::{Beside, ChatError, ChatRequest};
 use crate::fresh::random_text;
-use crate::home::{Home, HomeError, Reaches, draft_of};
+use crate::home::{HomeError, Reaches, draft_of};
 use crate::supervisor::seal::injected_secrets;
-use crate::vault::{Lookup, Vault};
+use crate::vault::Vault;
 
 /// The variable that holds it.
 pub const SESSION_SECRET: &str = "SESSION_SECRET";
@@ -43,21 +45,20 @@ pub fn session_secret() -> SecretName {
 }
 
 /// Sees to it that `origins` or the environment has the session secret.
-fn settle(
-    origins: &mut BTreeMap<SecretName, SecretFrom>,
-    lookup: &dyn Lookup,
-    home: &Home,
-    (deployment, settings): (Deployment, &Path),
-) -> Result<(), ChatError> {
+fn settle(origins: &mut BTreeMap<SecretName, SecretFrom>, request: &ChatRequest) -> Result<(), ChatError> {
     let name = session_secret();
-    let chosen = origins.contains_key(&name) || lookup.variable(SESSION_SECRET).is_some_and(|value| !value.is_empty());
-    match (chosen, deployment) {
+    let chosen =
+        origins.contains_key(&name) || request.lookup.variable(SESSION_SECRET).is_some_and(|value| !value.is_empty());
+    match (chosen, request.deployment) {
         (true, Deployment::Development | Deployment::Production) => {}
         (false, Deployment::Production) => {
-            return Err(ChatError::NoSessionSecret { settings: settings.to_owned() });
+            return Err(ChatError::NoSessionSecret {
+                beside: beside(request, &name),
+                settings: request.places.settings(),
+            });
         }
         (false, Deployment::Development) => {
-            let path = home.root().join(FILE);
+            let path = request.home.root().join(FILE);
             make(&path)?;
             origins.insert(name, SecretFrom::File(path));
         }
@@ -69,8 +70,7 @@ fn settle(
 fn origins(request: &ChatRequest) -> Result<BTreeMap<SecretName, SecretFrom>, ChatError> {
     let said = request.effective.settings.secrets.iter();
     let mut origins = said.map(|(name, from)| (name.clone(), from.value.clone())).collect();
-    let rule = (request.deployment, &*request.places.settings());
-    settle(&mut origins, request.lookup.as_ref(), &request.home, rule)?;
+    settle(&mut origins, request)?;
     Ok(origins)
 }
 
@@ -82,9 +82,22 @@ pub(super) fn is_there(request: &ChatRequest) -> Result<(), ChatError> {
         origins.contains_key(name) || variable.is_some_and(|value| !value.is_empty())
     };
     match request.spec.model.token_env.as_ref().filter(|name| !defined(name)) {
-        Some(name) => Err(ChatError::NoModelKey { name: name.clone(), settings: request.places.settings() }),
+        Some(name) => Err(ChatError::NoModelKey {
+            name: name.clone(),
+            beside: beside(request, name),
+            settings: request.places.settings(),
+        }),
         None => Ok(()),
     }
+}
+
+/// Whether the `.env` beside the agent names a secret that is nowhere set.
+fn beside(request: &ChatRequest, name: &SecretName) -> Beside {
+    let Some(file) = &request.effective.chat else { return Beside::Nowhere };
+    let path = file.dotenv(&request.places);
+    let read = request.files.read(&path, DOTENV_BYTES_MAX).ok().flatten();
+    let is_empty = read.is_some_and(|bytes| Dotenv::parse(&path, &bytes, &file.secrets()).0.is_empty_line(name));
+    if is_empty { Beside::Empty(path) } else { Beside::Unsaid(path) }
 }
 
 /// Reads every secret that is needed now; one that is missing stops the start.

@@ -26,6 +26,8 @@ pub struct Dotenv {
     pub file: PathBuf,
     pub(crate) knobs: BTreeMap<&'static str, Sourced<u32>>,
     secrets: BTreeMap<SecretName, SecretText>,
+    /// Names that stand there without a value.
+    empty: BTreeSet<SecretName>,
 }
 
 impl fmt::Debug for Dotenv {
@@ -87,7 +89,7 @@ impl Dotenv {
         }
         match SecretName::parse(name).ok().filter(|name| known.contains(name)) {
             // An empty line of an example is nobody's key.
-            Some(_) if value.is_empty() => {}
+            Some(name) if value.is_empty() => drop(self.empty.insert(name)),
             Some(name) => {
                 self.secrets.insert(name, SecretText::new(value));
             }
@@ -102,6 +104,11 @@ impl Dotenv {
     /// A secret of it; to be asked only where settings and environment have none.
     pub fn secret(&self, name: &SecretName) -> Option<&SecretText> {
         self.secrets.get(name)
+    }
+
+    /// Does a secret stand there without a value?
+    pub fn is_empty_line(&self, name: &SecretName) -> bool {
+        self.empty.contains(name)
     }
 
     /// The names of its secrets.

@@ -14,6 +14,7 @@ use carboy_core::verdict::Verdict;
 
 use super::knobs::{self, SaidKnobs};
 use super::model::{self, ModelPart};
+use super::named::NamedTool;
 use super::outward::Outward;
 use super::part::ChatPart;
 use super::prompt::GREETING;
@@ -68,6 +69,8 @@ pub struct ChatFile {
     /// Its model first.
     pub(crate) outward: Vec<Outward>,
     model_token_said: bool,
+    /// Tools that its rules name.
+    pub(crate) named: Vec<NamedTool>,
     /// Secrets that the settings know.
     pub(crate) known_secrets: BTreeSet<SecretName>,
 }
@@ -81,17 +84,22 @@ impl ChatFile {
         }
     }
 
+    /// What it signs or is signed to with, and no route sets: of its webhooks, of its identity's header. It does not start without
+    /// them.
+    pub fn signing_secrets(&self) -> impl Iterator<Item = &SecretName> {
+        let header = match &self.spec.identity {
+            Identity::SignedHeader { secret, .. } => Some(secret),
+            Identity::Anonymous | Identity::Jwt { .. } => None,
+        };
+        header.into_iter().chain(self.spec.webhooks.as_ref().map(|webhooks| &webhooks.secret))
+    }
+
     /// The secrets that its file names, and those that every chat agent may have: what a `.env` may hold (G66b).
     pub fn secrets(&self) -> BTreeSet<SecretName> {
         let usual = SECRETS.iter().filter_map(|name| SecretName::parse(name).ok());
         let own = self.outward.iter().filter_map(|one| one.token.as_ref().map(|token| token.name().clone()));
         let model = self.spec.model.token_env.clone();
-        let header = match &self.spec.identity {
-            Identity::SignedHeader { secret, .. } => Some(secret.clone()),
-            Identity::Anonymous | Identity::Jwt { .. } => None,
-        };
-        let signed = self.spec.webhooks.as_ref().map(|webhooks| webhooks.secret.clone());
-        usual.chain(own).chain(model).chain(header).chain(signed).collect()
+        usual.chain(own).chain(model).chain(self.signing_secrets().cloned()).collect()
     }
 
     /// What it starts inside its bottle, each in one line: a script with its length, for whoever is asked.
@@ -287,6 +295,7 @@ pub(crate) fn file_of(
         origins,
         outward: outward.chain(part.tools.outward.iter().cloned()).chain(part.outward.iter().cloned()).collect(),
         model_token_said: model.value.token_said,
+        named: part.rules.named.clone(),
         known_secrets,
     })
 }

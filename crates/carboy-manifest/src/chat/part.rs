@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use carboy_core::chat::{ReplySpec, SourcePage, ToolSource, Webhooks};
+use carboy_core::chat::{ReplySpec, SourcePage, Webhooks};
 
 use super::fences;
 use super::identity::{self, IdentityPart};
 use super::knobs::{self, SaidKnobs};
 use super::model::{self, ModelPart};
+use super::named;
 use super::outward::{self, Outward};
 use super::prompt::{self, Chunks, PromptPart};
 use super::reply;
 use super::rules::{self, RulesPart};
 use super::screening::{self, RulesOfScreening};
-use super::tools::{self, ToolsPart, built_in_name};
-use crate::diagnostic::{Code, excerpt, listed};
+use super::tools::{self, ToolsPart};
+use crate::diagnostic::{Code, excerpt};
 use crate::keys;
 use crate::origin::{Origin, Said};
 use crate::schema::{Scope, find};
@@ -81,7 +82,7 @@ pub(crate) fn part(scope: &mut Scope<'_>, root: &[Entry], prose: &str, prose_lin
         rules::authorize(scope, node, &mut part.rules);
     }
     chunks.report_unused(scope);
-    report_strangers(scope, &part);
+    named::report_strangers(scope, &part);
     part
 }
 
@@ -111,30 +112,4 @@ fn screening_of(scope: &mut Scope<'_>, node: &Node, part: &mut ChatPart) {
     scope.keys(&others, &keys::CHAT_SCREENING, "`screening`");
     part.knobs.extend(said);
     screening::rules(scope, &others, &mut part.screening);
-}
-
-/// A rule for a tool that is not there guards nothing. Only built-in tools are known by their names here; what servers and
-/// applications offer is known when they run.
-fn report_strangers(scope: &mut Scope<'_>, part: &ChatPart) {
-    let mut known = Vec::new();
-    for source in &part.tools.sources {
-        match source.value {
-            ToolSource::BuiltIn(tool) => known.push(built_in_name(tool)),
-            ToolSource::Command { .. }
-            | ToolSource::Script { .. }
-            | ToolSource::Http { .. }
-            | ToolSource::Application => {
-                return;
-            }
-        }
-    }
-    let strangers = part.rules.named.iter().filter(|(tool, _)| !known.contains(&tool.as_str()));
-    for (tool, at) in strangers {
-        let message = format!("a rule of {} is for the tool `{tool}`, which it does not have", scope.owner);
-        let fix = match known.as_slice() {
-            [] => "name its tools under `tools`, or remove the rule".to_owned(),
-            known => format!("it has {}", listed(known)),
-        };
-        scope.out.push_once(crate::diagnostic::Diagnostic::error(Code::BadValue, message, fix).at(scope.file, *at));
-    }
 }

@@ -75,6 +75,18 @@ impl Chunks {
         }
     }
 
+    /// What somebody who asks for the `file` of one could have meant.
+    pub(crate) fn known_files(&self) -> String {
+        let files: Vec<&String> = self.all.iter().filter_map(|chunk| chunk.file.as_ref()).collect();
+        let own = "`path` is the `file` of a code block in this document, no file on disk";
+        match files.as_slice() {
+            [] => format!(
+                "{own}: put the script below the front matter, as ```python {{chunk=\"NAME\" file=\"tools/NAME.py\"}}"
+            ),
+            files => format!("{own}: there is {}", listed(files)),
+        }
+    }
+
     /// A chunk that nobody uses is told to no model and run by nobody: it was meant for something.
     pub(crate) fn report_unused(&self, scope: &mut Scope<'_>) {
         for (chunk, _) in self.all.iter().zip(&self.used).filter(|(_, used)| !**used) {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use carboy_core::chat::{AuthorizationEffect, AuthorizationRule, Confirm, Requirement, ToolRules};
 use serde_json::Value as Json;
 
+use super::named::NamedTool;
 use crate::budget::parse_duration;
 use crate::diagnostic::{Code, Position, excerpt};
 use crate::keys;
@@ -27,13 +28,17 @@ pub(crate) struct RulesPart {
     pub(crate) rules: BTreeMap<String, ToolRules>,
     pub(crate) authorize: Vec<AuthorizationRule>,
     /// Every tool that some rule names, for the check that it can be there.
-    pub(crate) named: Vec<(String, Position)>,
+    pub(crate) named: Vec<NamedTool>,
 }
 
 impl RulesPart {
-    fn of(&mut self, tool: &str, at: Position) -> &mut ToolRules {
-        self.named.push((tool.to_owned(), at));
+    fn of(&mut self, tool: &str, key: &str, at: Position) -> &mut ToolRules {
+        self.names(tool, key, at);
         self.rules.entry(tool.to_owned()).or_default()
+    }
+
+    fn names(&mut self, tool: &str, key: &str, at: Position) {
+        self.named.push(NamedTool { tool: tool.to_owned(), key: key.to_owned(), at });
     }
 }
 
@@ -70,8 +75,8 @@ pub(crate) fn requires(scope: &mut Scope<'_>, node: &Node, part: &mut RulesPart)
                 scope.error(at, Code::BadValue, message, "name another tool under `after`");
                 continue;
             }
-            part.named.push((requirement.tool.clone(), at));
-            part.of(&tool, entry.key_at).requires.push(requirement);
+            part.names(&requirement.tool, &what, at);
+            part.of(&tool, "`requires`", entry.key_at).requires.push(requirement);
         }
     }
 }
@@ -186,7 +191,7 @@ fn confirmed(scope: &mut Scope<'_>, node: &Node, what: &str, confirm: Confirm, p
     for item in scope.filled(node, what).unwrap_or_default() {
         let Some(tool) = scope.text(item, what).map(str::to_owned) else { continue };
         let Some(tool) = tool_name(scope, &tool, item.at, what) else { continue };
-        let rules = part.of(&tool, item.at);
+        let rules = part.of(&tool, what, item.at);
         if rules.confirm != Confirm::AsTool {
             let message =
                 format!("{what} of {} names `{tool}`, of which `confirm` has said something already", scope.owner);
@@ -203,7 +208,7 @@ pub(crate) fn calls_per_session(scope: &mut Scope<'_>, node: &Node, part: &mut R
     for entry in scope.map(node, what).unwrap_or_default() {
         let Some(tool) = tool_name(scope, &entry.key, entry.key_at, what) else { continue };
         if let Some(most) = scope.number(&entry.value, what, 1..=10_000) {
-            part.of(&tool, entry.key_at).calls_per_session_max = Some(most);
+            part.of(&tool, what, entry.key_at).calls_per_session_max = Some(most);
         }
     }
 }
@@ -249,9 +254,15 @@ fn authorization(scope: &mut Scope<'_>, node: &Node, what: &str, part: &mut Rule
         | Value::List(_)
         | Value::Map(_)
         | Value::Invalid => {
-            let found: BTreeSet<String> = names(scope, tools, what)?.into_iter().collect();
-            part.named.extend(found.iter().map(|tool| (tool.clone(), tools.at)));
-            found
+            let found = names(scope, tools, what)?;
+            let nodes = match &tools.value {
+                Value::List(items) => items.as_slice(),
+                Value::Null | Value::Bool(_) | Value::Int(_) | Value::Text(_) | Value::Map(_) | Value::Invalid => {
+                    std::slice::from_ref(tools)
+                }
+            };
+            found.iter().zip(nodes).for_each(|(tool, node)| part.names(tool, what, node.at));
+            found.into_iter().collect()
         }
     };
     let users = find(entries, "users").map(|node| texts(scope, node, &format!("`users` in {what}")));

@@ -3,6 +3,8 @@
 //!
 //! *Must never* write a secret, or a text of the command line that is not quoted.
 
+use std::collections::BTreeSet;
+
 use crate::starter::quoted_text;
 
 const AGENT: &str = include_str!("../../starters/chat/agent.md");
@@ -64,6 +66,48 @@ pub fn agent(starter: &ChatStarter) -> String {
     let filled = filled.replace("{{TITLE}}", plain.trim()).replace("{{NAME}}", &starter.name);
     let filled = filled.replace("{{MODEL}}", &model).replace("{{LANGUAGE}}", language).replace("{{FILE}}", file);
     filled.replace("{{TOOL}}", tool)
+}
+
+/// An `.env.example` that is there already, with the lines of [`env_example`] whose names it lacks behind it: what stands there
+/// stays as it is. The lines that are added come with the comments above them.
+pub fn env_example_extended(starter: &ChatStarter, there: &str) -> String {
+    let known: BTreeSet<&str> = there.lines().filter_map(assigned).collect();
+    let (mut added, mut comments, mut ended) = (String::new(), Vec::new(), false);
+    for line in env_example(starter).lines() {
+        match assigned(line) {
+            Some(name) if known.contains(name) => ended = true,
+            Some(_) => {
+                let above = comments.drain(..).chain([line.to_owned()]);
+                above.for_each(|line: String| added = format!("{added}{line}\n"));
+                ended = true;
+            }
+            None => {
+                if ended || line.is_empty() {
+                    comments.clear();
+                    ended = false;
+                }
+                if !line.is_empty() {
+                    comments.push(line.to_owned());
+                }
+            }
+        }
+    }
+    let gap = match (there.is_empty() || added.is_empty(), there.ends_with('\n')) {
+        (true, _) => "",
+        (false, true) => "\n",
+        (false, false) => "\n\n",
+    };
+    format!("{there}{gap}{added}")
+}
+
+/// The name that a line assigns, or would if its `#` were taken away.
+fn assigned(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    let (name, _) = line.strip_prefix('#').unwrap_or(line).split_once('=')?;
+    let name = name.trim();
+    let name = name.strip_prefix("export ").unwrap_or(name);
+    let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+    (!name.is_empty() && name.bytes().all(plain)).then_some(name)
 }
 
 /// The `.env.example` beside it.

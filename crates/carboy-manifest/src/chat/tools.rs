@@ -29,6 +29,8 @@ const INTERPRETERS: &[(&str, &str)] = &[(".py", "python3"), (".js", "node"), (".
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ToolsPart {
     pub(crate) sources: Vec<Said<ToolSource>>,
+    /// Some entry was not understood.
+    pub(crate) broken: bool,
     pub(crate) outward: Vec<Outward>,
 }
 
@@ -39,10 +41,14 @@ pub(crate) fn tools(scope: &mut Scope<'_>, node: &Node, chunks: &mut Chunks) -> 
     if list.len() > TOOLS_MAX {
         let message = format!("`tools` of {} has {} entries, more than {TOOLS_MAX}", scope.owner, list.len());
         scope.error(node.at, Code::TooComplex, message, "let one server offer several tools");
+        part.broken = true;
         return part;
     }
     for item in list {
-        let Some(source) = one(scope, item, chunks, &mut part.outward) else { continue };
+        let Some(source) = one(scope, item, chunks, &mut part.outward) else {
+            part.broken = true;
+            continue;
+        };
         let twice = part.sources.iter().find(|known| same(&known.value, &source));
         if let Some(first) = twice {
             let message =
@@ -179,7 +185,7 @@ fn mcp(scope: &mut Scope<'_>, node: &Node, outward: &mut Vec<Outward>) -> Option
     }
 }
 
-/// `{name?, chunk | path, interpreter?}`.
+/// `{name?, chunk | path, interpreter?}`: `path` is the `file` of a chunk of this document, never a file of the host.
 fn script(scope: &mut Scope<'_>, node: &Node, chunks: &mut Chunks) -> Option<ToolSource> {
     let what = "`script` in `tools`";
     let entries = scope.map(node, what)?;
@@ -198,8 +204,16 @@ fn script(scope: &mut Scope<'_>, node: &Node, chunks: &mut Chunks) -> Option<Too
     let found =
         chunks.take(|chunk| if by_path { chunk.file.as_ref() == Some(&text) } else { chunk.name == text }).cloned();
     let Some(chunk) = found else {
-        let message = format!("{what} of {} names {}, and no chunk is that", scope.owner, excerpt(&text));
-        scope.error(wanted.at, Code::BadChunk, message, chunks.known());
+        let (message, fix) = match by_path {
+            false => {
+                (format!("{what} of {} names {}, and no chunk is that", scope.owner, excerpt(&text)), chunks.known())
+            }
+            true => (
+                format!("{what} of {} names the path {}, and no chunk has that `file`", scope.owner, excerpt(&text)),
+                chunks.known_files(),
+            ),
+        };
+        scope.error(wanted.at, Code::BadChunk, message, fix);
         return None;
     };
     let path = chunk.file.unwrap_or_else(|| chunk.name.clone());

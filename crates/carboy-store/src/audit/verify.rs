@@ -36,7 +36,7 @@ pub enum Integrity {
 pub enum Hint {
     /// A key is set, and the entries fit without one.
     WrittenWithoutKey,
-    /// No key is set, and the entries fit each other but not SHA-256.
+    /// No key is set, and the entries fit each other but none of them SHA-256.
     LooksKeyed,
     /// A key is set, and the entries fit each other but not the key.
     AnotherKey,
@@ -56,12 +56,12 @@ impl fmt::Display for Hint {
                  without the key",
             ),
             Hint::LooksKeyed => f.write_str(
-                "AUDIT_INTEGRITY_KEY is not set, and the entries look as if they were hashed with a key: set it to the key \
-                 of this log",
+                "set AUDIT_INTEGRITY_KEY to the key of this log to verify it, in the environment: a `.env` beside an agent is not \
+                 read for this. If the log never had a key, every entry of it was changed",
             ),
             Hint::AnotherKey => f.write_str(
                 "the entries look as if they were hashed with a key other than AUDIT_INTEGRITY_KEY: set it to the key of \
-                 this log, or move the log away to start one with the new key",
+                 this log, or move the log away to start one with the new key; if this is its key, the entries were changed",
             ),
             Hint::TornEnd { bytes } => write!(
                 f,
@@ -99,11 +99,33 @@ pub fn verify(path: &Path, key: &ChainKey, kept: Option<ChainHead>) -> Result<Re
         None => verifier.finish().err(),
     };
     let hint = match tampering {
-        Some(Tampering::Edited { line: 1 }) => hint(Lines::of(path)?, key)?,
+        Some(Tampering::Edited { line: 1 }) => hint_of_all(path, key)?,
         Some(_) | None => torn,
     };
     let result = tampering.map_or(Integrity::Valid, Integrity::Tampered);
     Ok(Report { entries: head.seq, head, result, hint })
+}
+
+/// The same, and what the first lines say of the key holds of all: an entry among them that needs none shows that others were
+/// changed.
+fn hint_of_all(path: &Path, key: &ChainKey) -> Result<Option<Hint>, StoreError> {
+    let found = hint(Lines::of(path)?, key)?;
+    if found != Some(Hint::LooksKeyed) {
+        return Ok(found);
+    }
+    let mut lines = Lines::of(path)?;
+    while let Some(Line::Whole(line)) = lines.next()? {
+        let entry = Entry::parse(line).ok();
+        let before = entry.as_ref().and_then(|entry| {
+            let seq = entry.seq()?.checked_sub(1)?;
+            Some(ChainHead { seq, hash: entry.text("_previous_hash")?.to_owned() })
+        });
+        let Some(before) = before else { return Ok(None) };
+        if Verifier::after(&ChainKey::Plain, before, None).line(line).is_ok() {
+            return Ok(None);
+        }
+    }
+    Ok(found)
 }
 
 /// Looks at the first two lines for signs of another key.

@@ -57,7 +57,7 @@ pub struct ServeArgs {
     /// The agent: a file of yours, or one that comes along (assistant, bookly)
     pub agent: String,
     /// Where to listen; another address than loopback's wants `--listen-anywhere` too
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080", value_parser = super::values::listen)]
     pub listen: SocketAddr,
     /// Let other machines connect: put a proxy that speaks TLS in front
     #[arg(long)]

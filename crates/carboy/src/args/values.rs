@@ -1,6 +1,7 @@
 //! Values of flags, read before anything is done: a slip is told with the flag's name, and not as an error of a file that
 //! the person never wrote.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use carboy_core::route::normal_path;
@@ -32,6 +33,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 /// `2M`, `claude=500k`; whether several fit together is seen when all are there.
 pub(super) fn budget(text: &str) -> Result<String, String> {
     RunBudget::parse([text]).map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// `127.0.0.1:8081`: an address and a port.
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(8_081_u16);
+        format!("write an address and a port, as in 127.0.0.1:{port}")
+    })
 }
 
 /// A method, as it stands in a request: upper case, whatever was typed.

@@ -79,12 +79,16 @@ pub fn page(view: &EffectiveView, needed: &[Needed], palette: Palette) -> String
     out.rows(
         "secrets",
         view.secrets.iter().map(|(name, secret)| {
-            let state = needed.iter().find(|one| one.secret == *name).map_or("", |one| match one.state {
+            let one = needed.iter().find(|one| one.secret == *name);
+            let state = one.map_or("", |one| match one.state {
                 State::Ready => "",
                 State::Missing => " (not there)",
                 State::NotRun => " (not run now)",
             });
-            format!("{name}, from {}{state}", source(&secret.source))
+            match one.and_then(|one| one.dotenv.as_ref()) {
+                Some(path) => format!("{name}, from {}", path.display()),
+                None => format!("{name}, from {}{state}", source(&secret.source)),
+            }
         }),
     );
     out.row("hidden", format!("always: {}", view.never_visible.join(", ")));

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use carboy_control::vault::{Presence, VaultError, look};
 use carboy_core::ids::{BottleName, SecretName};
@@ -17,7 +18,7 @@ use crate::applications::ProgramFiles;
 use crate::environment::Environment;
 use crate::report::{Palette, printable};
 
-/// One secret. As JSON: `{secret, bottles, state, what?, fix?}`.
+/// One secret. As JSON: `{secret, bottles, state, dotenv?, what?, fix?}`.
 #[derive(Debug, Serialize)]
 pub struct Needed {
     /// Its name.
@@ -26,6 +27,9 @@ pub struct Needed {
     pub bottles: Vec<BottleName>,
     /// Is it there?
     pub state: State,
+    /// The `.env` that holds it, where nothing else does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dotenv: Option<PathBuf>,
     /// What is the matter, or what was not done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub what: Option<String>,
@@ -46,8 +50,16 @@ pub enum State {
     NotRun,
 }
 
+/// The `.env` of a chat agent: where it is or would be, and what was read of it.
+pub struct Beside {
+    /// Where.
+    pub path: PathBuf,
+    /// What.
+    pub read: Option<Dotenv>,
+}
+
 /// Those of the one that was asked for.
-pub fn of_one(effective: &EffectiveView, environment: &Environment, dotenv: Option<&Dotenv>) -> Vec<Needed> {
+pub fn of_one(effective: &EffectiveView, environment: &Environment, beside: Option<&Beside>) -> Vec<Needed> {
     // A chat agent without a bottle runs in one of its own.
     let bottles = || match effective.bottles.as_slice() {
         [] => vec![effective.bottle.clone()],
@@ -55,14 +67,28 @@ pub fn of_one(effective: &EffectiveView, environment: &Environment, dotenv: Opti
     };
     let found = effective.secrets.iter().map(|(name, from)| {
         let needed = needed(name, &from.source, bottles(), environment);
-        match dotenv.and_then(|dotenv| dotenv.secret(name)) {
-            Some(_) if needed.state == State::Missing && matches!(from.source, SecretFrom::Env(_)) => {
-                Needed { state: State::Ready, what: None, fix: None, ..needed }
-            }
-            Some(_) | None => needed,
+        match (beside, &from.source, needed.state) {
+            (Some(beside), SecretFrom::Env(variable), State::Missing) => of_dotenv(needed, beside, variable),
+            (Some(_) | None, _, _) => needed,
         }
     });
     found.collect()
+}
+
+/// What the environment does not have and the `.env` may.
+fn of_dotenv(needed: Needed, beside: &Beside, variable: &str) -> Needed {
+    let name = SecretName::parse(variable).unwrap_or_else(|_| needed.secret.clone());
+    let (read, path) = (beside.read.as_ref(), printable(&beside.path.display().to_string()));
+    if read.is_some_and(|dotenv| dotenv.secret(&name).is_some()) {
+        return Needed { state: State::Ready, dotenv: Some(beside.path.clone()), what: None, fix: None, ..needed };
+    }
+    let other = "or say another place under `secrets:` in settings.yml";
+    let fix = format!("write {name}=… into {path}, `export {name}=…` in the shell that starts it, {other}");
+    let what = match (needed.what, read.is_some_and(|dotenv| dotenv.is_empty_line(&name))) {
+        (Some(what), true) => Some(format!("{what}, and its line in {path} is empty")),
+        (what, _) => what,
+    };
+    Needed { what, fix: Some(fix), ..needed }
 }
 
 /// Those of every bottle that is good.
@@ -88,7 +114,7 @@ fn needed(secret: &SecretName, from: &SecretFrom, bottles: Vec<BottleName>, envi
         }
         Err(error) => (State::Missing, Some(what(&error)), error.next_step().map(|step| printable(&step))),
     };
-    Needed { secret: secret.clone(), bottles, state, what, fix }
+    Needed { secret: secret.clone(), bottles, state, dotenv: None, what, fix }
 }
 
 /// What is the matter, the secret first.

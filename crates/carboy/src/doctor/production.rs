@@ -8,9 +8,9 @@ use std::path::Path;
 
 use carboy_control::chat::SESSION_SECRET;
 use carboy_control::doctor::Standing;
-use carboy_control::log::{Integrity, StoreError, verify};
+use carboy_control::log::{Hint, Integrity, StoreError, verify};
 use carboy_control::vault::{Lookup, Presence, look};
-use carboy_core::audit::ChainKey;
+use carboy_core::audit::{ChainKey, Tampering};
 use carboy_core::chat::{ChatSpec, Identity};
 use carboy_core::ids::SecretName;
 use carboy_core::upstream::Transport;
@@ -69,6 +69,7 @@ pub fn production(agent: &str, args: &DoctorArgs, environment: &Environment) -> 
         Ok(resolved) => {
             ticks.push(Tick::good("file", "valid, every value settled"));
             ticks.extend(secrets(&resolved.spec, &effective, &lookup));
+            ticks.extend(other_secrets(&resolved.spec, &effective, &lookup));
             ticks.push(thresholds(&resolved.spec));
             let dotenv = has_dotenv.then(|| file.dotenv(&environment.places));
             ticks.push(dotenv_tick(dotenv.as_deref(), &resolved.warnings));
@@ -109,6 +110,24 @@ fn secrets(spec: &ChatSpec, effective: &Effective, lookup: &WithDotenv) -> Vec<T
         Err(error) => Tick::no("session secret", error.to_string(), make),
     };
     vec![model, session, audit_key(lookup)]
+}
+
+/// What else it needs: tokens of its routes, what its webhooks and its identity's header are signed with.
+fn other_secrets(spec: &ChatSpec, effective: &Effective, lookup: &WithDotenv) -> Vec<Tick> {
+    let model = spec.model.token_env.as_ref();
+    let names = effective.secrets().into_keys().filter(|name| Some(name) != model && name.as_str() != SESSION_SECRET);
+    let ticks = names.map(|name| match found(&name, effective, lookup) {
+        Ok(seen) => Tick::good("secret", seen),
+        Err(seen) => Tick::no(
+            "secret",
+            seen,
+            format!(
+                "set {name} in the environment or the `.env` beside the agent, or under `secrets:` in settings.yml: it does not \
+                 start without"
+            ),
+        ),
+    });
+    ticks.collect()
 }
 
 fn audit_key(lookup: &WithDotenv) -> Tick {
@@ -287,14 +306,31 @@ fn log(environment: &Environment, lookup: &WithDotenv) -> Tick {
     match verify(&path, &key, None) {
         Ok(report) => match report.result {
             Integrity::Valid => Tick::good("log", format!("VALID: {} entries in {shown}", report.entries)),
-            Integrity::Tampered(what) => Tick::no(
-                "log",
-                format!("TAMPERED: {what}"),
-                "`carboy audit verify` says more; move the log away and find out who did it",
-            ),
+            Integrity::Tampered(what) => not_valid(&what, report.hint),
         },
         Err(StoreError::Missing { .. }) => Tick::good("log", format!("{shown} can be written; nothing is in it yet")),
         Err(error) => Tick::no("log", error.to_string(), "`carboy audit verify` says more"),
+    }
+}
+
+/// A log that does not hold: what it may be besides changed is said with it, and a missing key alone is no sign of a change.
+fn not_valid(what: &Tampering, hint: Option<Hint>) -> Tick {
+    match hint {
+        Some(hint @ Hint::LooksKeyed) => Tick::no("log", "UNVERIFIED: it is keyed", hint.to_string()),
+        Some(hint @ Hint::WrittenWithoutKey) => Tick::no(
+            "log",
+            format!("TAMPERED, or begun before {AUDIT_INTEGRITY_KEY} was set: {what}"),
+            hint.to_string(),
+        ),
+        Some(hint @ Hint::AnotherKey) => {
+            Tick::no("log", format!("TAMPERED, or written with another key: {what}"), hint.to_string())
+        }
+        Some(hint @ Hint::TornEnd { .. }) => Tick::no("log", format!("TAMPERED: {what}"), hint.to_string()),
+        None => Tick::no(
+            "log",
+            format!("TAMPERED: {what}"),
+            "`carboy audit verify` says more; move the log away and find out who did it",
+        ),
     }
 }
 

@@ -8,7 +8,7 @@ use carboy_manifest::chat::starter::{self, ChatStarter, Script, StarterModel};
 use serde_json::json;
 
 use super::answers::Answers;
-use super::drafts::{Action, Drafts, draft};
+use super::drafts::{Action, Drafts, draft, extended};
 use super::{agreed, replaces};
 use crate::args::{InitArgs, ScriptKind};
 use crate::environment::Environment;
@@ -27,7 +27,10 @@ pub fn init(args: &InitArgs, environment: &Environment) -> Result<u8, Failure> {
     let starter = starter_of(args, environment)?;
     let places = &environment.places;
     let agent = draft(places.agents().join(format!("{}.md", starter.name)), starter::agent(&starter))?;
-    let example = draft(places.agents().join(".env.example"), starter::env_example(&starter))?;
+    let example = places.agents().join(".env.example");
+    // The agents beside it have their lines in it.
+    let example =
+        extended(example, starter::env_example(&starter), |there| starter::env_example_extended(&starter, there))?;
     let drafts = Drafts { all: vec![agent, example] };
     drafts.read_back(places, &starter.name, true)?;
     if args.json {

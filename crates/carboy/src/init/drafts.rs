@@ -112,6 +112,14 @@ pub fn draft(path: PathBuf, text: String) -> Result<Draft, Failure> {
     Ok(Draft { path, action, before, content: Content::Text(text) })
 }
 
+/// A file that would hold this text, or what is there with what it lacks behind it.
+pub fn extended(path: PathBuf, text: String, with: impl FnOnce(&str) -> String) -> Result<Draft, Failure> {
+    let Some(before) = there(&path)? else { return draft(path, text) };
+    let after = with(&before);
+    let action = if after == before { Action::Keep } else { Action::Extend };
+    Ok(Draft { path, action, before: Some(before), content: Content::Text(after) })
+}
+
 /// The bottle with the routes of the one that stands there: `carboy allow` and the person have put them under `egress`,
 /// which `init` itself never writes. `None` when there are none.
 fn with_routes_of(bottle: &str, before: &str) -> Option<String> {
