@@ -476,7 +476,10 @@ fn caps_of_files_are_shown_and_topped_up_before_anything_runs() {
         let words = String::from_utf8_lossy(&said.stderr).into_owned();
         assert!(words.contains(&format!("did you mean `{meant}`?")), "{typed}: {words}");
     }
-    assert_eq!(place.done(&["names", "scopes"]), "agent:fix\nbottle:broken\nbottle:dev\nhost\n");
+    assert_eq!(
+        place.done(&["names", "scopes"]),
+        "agent:assistant\nagent:bookly\nagent:fix\nbottle:broken\nbottle:dev\nhost\n"
+    );
 }
 
 #[test]
