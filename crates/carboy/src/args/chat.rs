@@ -50,7 +50,7 @@ impl TalkFlags {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 it was asked to end (Ctrl-C, SIGTERM, `carboy stop`), 1 it could not be served, 2 usage, 78 its file is not \
+    after_help = "Exit codes: 0 it was asked to end (Ctrl-C, SIGTERM, `carboy stop`), 2 usage, 70 it could not be served, 78 its file is not \
                   in order. docs/serving.md has routes, errors, nginx and embedding."
 )]
 pub struct ServeArgs {
