@@ -24,7 +24,8 @@ use crate::report::{self, Exit, Failure, Palette};
 pub use attack::attack;
 pub use budgets::rows as budget_rows;
 pub use chat::{
-    SEEN as SEEN_BY_TOOLS, in_bottle as has_tools_in_bottle, rule as rules_in_words, tool as tool_in_words,
+    SEEN as SEEN_BY_TOOLS, authorization as authorization_in_words, in_bottle as has_tools_in_bottle,
+    rule as rules_in_words, tool as tool_in_words,
 };
 pub use page::{program, source as secret_source};
 

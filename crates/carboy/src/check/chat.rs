@@ -19,7 +19,7 @@ pub fn rows(view: &ChatView) -> Vec<Row> {
     let place = format!("{} at {}:{}", text(&model["name"]), text(&model["host"]), model["port"]);
     let tools = view.tools.value.iter().map(tool).collect();
     let rules = view.rules.iter().map(|(name, rules)| format!("{name}: {}", rule(rules))).collect();
-    let authorize = view.authorize.value.iter().map(ToString::to_string).collect();
+    let authorize = view.authorize.value.iter().map(authorization).collect();
     let said = view.limits.iter().chain(&view.screening).filter(|(_, one)| one.origin != Origin::Default);
     let said = said.map(|(name, one)| format!("{name} {}, from {}", one.value, origin(&one.origin))).collect();
     let own = format!("{} patterns, {} filters of your own", view.injection_patterns.len(), view.output_filters.len());
@@ -58,12 +58,29 @@ pub fn tool(tool: &Value) -> String {
     }
 }
 
+/// Who may have a tool run: `allow lookup_order for the role support`.
+pub fn authorization(rule: &Value) -> String {
+    let named = |one: &str, several: &str, key: &str| match texts(&rule[key]).as_slice() {
+        [] => String::new(),
+        [name] => format!(" {one} {name}"),
+        names => format!(" {several} {}", names.join(", ")),
+    };
+    let (effect, tools) = match rule.get("allow") {
+        Some(tools) => ("allow", tools),
+        None => ("deny", &rule["deny"]),
+    };
+    let tools = tools.as_str().map_or_else(|| texts(tools).join(", "), str::to_owned);
+    let users = named("for the user", "for the users", "users");
+    let roles = named("for the role", "for any of the roles", "roles");
+    let when = named("when it is given", "when it is given any of", "when");
+    format!("{effect} {tools}{users}{roles}{when}")
+}
+
 /// What is demanded of a call.
 pub fn rule(rules: &Value) -> String {
     let mut parts = Vec::new();
     for one in rules["requires"].as_array().into_iter().flatten() {
-        let same =
-            one["same"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
+        let same = texts(&one["same"]).join(", ");
         parts.push(format!("after {} of the same {same}", one["after"].as_str().unwrap_or_default()));
     }
     match rules["confirm"].as_str() {
@@ -78,11 +95,37 @@ pub fn rule(rules: &Value) -> String {
     parts.join("; ")
 }
 
+fn texts(list: &Value) -> Vec<&str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
 fn origin(origin: &Origin) -> String {
     match origin {
         Origin::Default => "carboy".into(),
         Origin::File { file, line } => format!("{}:{line}", file.display()),
         Origin::Environment { variable } => format!("the variable {variable}"),
         Origin::Flag { flag } => flag.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_rule_of_authorize_is_a_line_for_people() {
+        let rules = [
+            (json!({"allow": ["look", "start"], "users": [], "roles": [], "when": []}), "allow look, start"),
+            (json!({"allow": "all", "users": [], "roles": ["admin"], "when": []}), "allow all for the role admin"),
+            (
+                json!({"deny": ["pay"], "users": ["u-1", "u-2"], "roles": ["a", "b"], "when": ["sensitive"]}),
+                "deny pay for the users u-1, u-2 for any of the roles a, b when it is given sensitive",
+            ),
+        ];
+        for (rule, said) in rules {
+            assert_eq!(authorization(&rule), said);
+        }
     }
 }

@@ -11,7 +11,7 @@ use carboy_weave::page::{Cell, Page};
 use serde_json::Value;
 
 use super::sections::{origin, plain};
-use crate::check::{SEEN_BY_TOOLS, has_tools_in_bottle, rules_in_words, tool_in_words};
+use crate::check::{SEEN_BY_TOOLS, authorization_in_words, has_tools_in_bottle, rules_in_words, tool_in_words};
 
 /// Rows of the table of who it is.
 pub fn identity(view: &ChatView) -> Vec<Vec<Cell>> {
@@ -61,7 +61,9 @@ pub fn tools(page: &mut Page, view: &ChatView, who: &str) -> Result<(), Problem>
     }
     if !view.authorize.value.is_empty() {
         page.paragraph("Who may call what; the first line that fits decides:");
-        page.list(&view.authorize.value.iter().map(|rule| Cell::code(rule.to_string())).collect::<Vec<_>>());
+        page.list(
+            &view.authorize.value.iter().map(|rule| Cell::text(authorization_in_words(rule))).collect::<Vec<_>>(),
+        );
     }
     Ok(())
 }
