@@ -112,6 +112,10 @@ pub(crate) fn target(path: &str, query: Option<&str>) -> Result<Uri, Denial> {
 
 /// Exactly one target, and it is the host that this connection was opened to.
 fn agree_on_target(head: &request::Parts, flow: &Flow) -> Result<(), Denial> {
+    // RFC 3986, 2: a target is ASCII. Servers that read other octets as Latin-1 end the path at a no-break space.
+    if head.uri.path_and_query().is_some_and(|target| !target.as_str().is_ascii()) {
+        return Err(Denial::new(Reason::HostInvalid, "the target has octets that are no ASCII; percent-encode them"));
+    }
     let mut named = 0;
     let hosts = head.headers.get_all(header::HOST);
     for value in &hosts {

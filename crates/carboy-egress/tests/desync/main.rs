@@ -35,6 +35,8 @@ use backends::Backend;
 
 /// Mutations of every day, over all servers.
 const MUTATIONS: usize = 4_000;
+/// The same dice in every check; `CARBOY_SEED` throws others. These found a no-break space that ended a path.
+const SEED: u64 = 1_796_055_030_646_569_242;
 /// Clients at once.
 const CLIENTS: usize = 64;
 /// How long a client waits for an answer that does not come: it may have announced more than it sent.
@@ -165,8 +167,7 @@ async fn b21_b22_mutations_of_these_forms_smuggle_nothing_either() {
     let dir = tempfile::tempdir().unwrap();
     let number =
         |name: &str, otherwise: u64| std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-    let seed = number("CARBOY_SEED", now);
+    let seed = number("CARBOY_SEED", SEED);
     let count = number("CARBOY_DESYNC", MUTATIONS as u64) as usize;
     println!("CARBOY_SEED={seed} CARBOY_DESYNC={count}");
     let backends = backends::start_all(dir.path()).await;
