@@ -309,12 +309,6 @@ pub fn all(home: &Home) -> Result<Vec<Waits>, HomeError> {
     Ok(all)
 }
 
-/// A question by its id; also one that was answered and taken, of which only what came of it is left.
-pub fn boards(home: &Home) -> Vec<FileBoard> {
-    let agents = directories(&home.states()).into_iter().flat_map(|state| directories(&state.join("chat")));
-    agents.map(|agent| FileBoard { dir: agent.join(DIR) }).collect()
-}
-
 fn directories(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()

@@ -149,11 +149,7 @@ impl Hosted {
             .with("failures", stats.failed());
         let event = if untold > 0 { event.with("endings_untold", untold as u64) } else { event };
         self.audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))?;
-        let audit = self.audit.clone();
-        let closed = tokio::task::spawn_blocking(move || audit.close()).await;
-        closed
-            .map_err(|e| RunError::System { what: "close the log", source: std::io::Error::other(e) })?
-            .map_err(|e| RunError::Audit(e.to_string()))?;
+        close_log(&self.audit).await?;
         let head = self.audit.head();
         let summary = Summary {
             run: record.run,
@@ -190,4 +186,13 @@ impl Hosted {
         // A panic in there has been reported; nobody waits for anything but the end.
         let _ = tokio::task::spawn_blocking(move || self.session.close(&end)).await;
     }
+}
+
+/// Closes a log whose last entry is written. It waits for the disk, which is no work of an async task.
+pub(crate) async fn close_log(audit: &Arc<AuditLog>) -> Result<(), RunError> {
+    let audit = audit.clone();
+    let closed = tokio::task::spawn_blocking(move || audit.close()).await;
+    closed
+        .map_err(|e| RunError::System { what: "close the log", source: std::io::Error::other(e) })?
+        .map_err(|e| RunError::Audit(e.to_string()))
 }

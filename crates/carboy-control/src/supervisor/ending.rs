@@ -18,6 +18,7 @@ use carboy_core::ports::{AuditSink, Clock};
 use super::control::Shared;
 use super::{RunError, Running};
 use crate::clock::SystemClock;
+use crate::hosted::close_log;
 use crate::propose::propose;
 use crate::registry::Registration;
 use crate::runs;
@@ -85,11 +86,7 @@ impl Running {
         // The controller charges them in full, and says so; here it stands which run's they were.
         let event = if untold > 0 { event.with("endings_untold", untold as u64) } else { event };
         self.audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))?;
-        let audit = self.audit.clone();
-        let closed = tokio::task::spawn_blocking(move || audit.close()).await;
-        closed
-            .map_err(|e| RunError::System { what: "close the log", source: std::io::Error::other(e) })?
-            .map_err(|e| RunError::Audit(e.to_string()))?;
+        close_log(&self.audit).await?;
         let head = self.audit.head();
         let summary = Summary {
             run: self.shared.record.run.clone(),

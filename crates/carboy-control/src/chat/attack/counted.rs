@@ -1,4 +1,6 @@
 //! An agent's tools, each with a count of what became of its calls: an attack says nothing of a tool that never worked.
+//!
+//! *Must never* change a call, its answer or who may make it: what is attacked is the agent as it is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
