@@ -16,6 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use carboy_core::budget::Shutdown;
@@ -63,9 +64,37 @@ enum Held {
     Socket { path: PathBuf, file: Option<(u64, u64)>, listening: Option<OwnedFd> },
 }
 
+/// From opening to closing.
+struct Accepting {
+    task: JoinHandle<()>,
+    /// Its listener ends because it is to: a task that is in the middle of accepting sees that before it hears of its abort.
+    closed: Arc<AtomicBool>,
+}
+
+impl Accepting {
+    /// `serving` ends by itself only when its listener does.
+    fn start(deaf: Arc<Notify>, serving: impl Future<Output = ()> + Send + 'static) -> Accepting {
+        let closed = Arc::<AtomicBool>::default();
+        let meant = closed.clone();
+        let task = tokio::spawn(async move {
+            serving.await;
+            if !meant.load(Ordering::Acquire) {
+                deaf.notify_one();
+            }
+        });
+        Accepting { task, closed }
+    }
+
+    /// Before its listener is closed.
+    fn end(self) {
+        self.closed.store(true, Ordering::Release);
+        self.task.abort();
+    }
+}
+
 struct State {
     held: Held,
-    accepting: Option<JoinHandle<()>>,
+    accepting: Option<Accepting>,
     /// For good.
     over: bool,
 }
@@ -118,16 +147,13 @@ impl Door {
             return Ok(());
         }
         let (gateway, deaf) = (self.gateway.clone(), self.deaf.clone());
-        let serving = match &mut state.held {
+        let accepting = match &mut state.held {
             Held::Loopback { socket, address, password } => {
                 let failed = |source: io::Error| ProxyError::Port { port: address.port(), source };
                 rustix::net::listen(&*socket, BACKLOG).map_err(|e| failed(e.into()))?;
                 let listener = TcpListener::from_std(socket.try_clone().map_err(failed)?.into()).map_err(failed)?;
                 let password = password.clone();
-                tokio::spawn(async move {
-                    gateway.serve_proxy_tcp(listener, password).await;
-                    deaf.notify_one();
-                })
+                Accepting::start(deaf, async move { gateway.serve_proxy_tcp(listener, password).await })
             }
             Held::Socket { path, file, listening } => {
                 let failed = |source: io::Error| ProxyError::Socket { path: path.clone(), why: source.to_string() };
@@ -137,13 +163,10 @@ impl Door {
                 *file = Some((there.dev(), there.ino()));
                 let listener = UnixListener::from_std(socket.try_clone().map_err(failed)?.into()).map_err(failed)?;
                 *listening = Some(socket);
-                tokio::spawn(async move {
-                    gateway.serve_proxy_unix(listener).await;
-                    deaf.notify_one();
-                })
+                Accepting::start(deaf, async move { gateway.serve_proxy_unix(listener).await })
             }
         };
-        state.accepting = Some(serving);
+        state.accepting = Some(accepting);
         Ok(())
     }
 
@@ -151,7 +174,7 @@ impl Door {
     pub(super) fn close(&self) {
         let mut state = self.state();
         let Some(accepting) = state.accepting.take() else { return };
-        accepting.abort();
+        accepting.end();
         match &mut state.held {
             Held::Loopback { socket, .. } => {
                 // No longer listening, and still bound (tcp(7), disconnect); what waited to be accepted is reset.
@@ -345,6 +368,29 @@ mod tests {
         assert_eq!(TcpListener::bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         rustix::net::listen(&socket, BACKLOG).unwrap();
         TcpStream::connect(address).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_listener_that_was_closed_in_the_middle_of_accepting_is_not_deaf_and_one_that_ended_by_itself_is() {
+        let deaf = Arc::<Notify>::default();
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (closed, is_closed) = std::sync::mpsc::channel();
+        // In the middle of a poll: an abort comes too late for it.
+        let accepting = Accepting::start(deaf.clone(), async move {
+            begun.send(()).unwrap();
+            is_closed.recv().unwrap();
+        });
+        has_begun.recv().unwrap();
+        let task = accepting.task.abort_handle();
+        accepting.end();
+        closed.send(()).unwrap();
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let mut heard = std::pin::pin!(deaf.notified());
+        assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(heard.as_mut().poll(cx).is_pending())).await);
+        let _by_itself = Accepting::start(deaf.clone(), async {});
+        heard.await;
     }
 
     #[test]

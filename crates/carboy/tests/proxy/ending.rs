@@ -15,6 +15,9 @@ use crate::world::{Proxy, beside, desk, done, greeting, keyed, text, within};
 /// A listener is closed within this time of a word.
 const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 
+/// Cuts, and resumptions, one after the other.
+const CUTS: usize = 100;
+
 /// An answer of some seconds.
 fn slow() -> Desk {
     let long: String = (0..400).map(|i| format!("word{i} ")).collect();
@@ -106,7 +109,7 @@ fn a_persons_cut_closes_the_listener_keeps_its_port_from_others_and_resume_opens
         let mut proxy = Proxy::start(&desk, &[]);
         assert!(proxy.calls().ends_with(" 200"));
         let since = Instant::now();
-        done(&desk, &["stop", how, "--no-wait", proxy.run()]);
+        done(&desk, &["stop", how, proxy.run()]);
         refused_within(&proxy, since);
         assert_eq!(proxy.state()["state"], state);
         // Whoever took the port would be sent the password by every client that has it.
@@ -118,6 +121,20 @@ fn a_persons_cut_closes_the_listener_keeps_its_port_from_others_and_resume_opens
         proxy.signal(Signal::TERM);
         assert_eq!(proxy.ended(), 0);
     }
+}
+
+/// A task that was accepting when its listener was closed is no reason to end the run.
+#[test]
+fn whoever_cuts_and_resumes_again_and_again_has_the_same_proxy_still() {
+    let desk = greeting();
+    let proxy = Proxy::start(&desk, &[]);
+    for round in 0..CUTS {
+        done(&desk, &["stop", "--cutoff", proxy.run()]);
+        assert_eq!(proxy.state()["state"], "cut off", "round {round}");
+        done(&desk, &["resume", proxy.run()]);
+        assert_eq!(proxy.state()["state"], "running", "round {round}");
+    }
+    assert!(proxy.calls().ends_with(" 200"));
 }
 
 #[test]
