@@ -193,7 +193,8 @@ async fn a_models_stream_is_not_held_and_only_remarked_on() {
             got.extend_from_slice(frame.unwrap().unwrap().data_ref().unwrap());
         }
         assert_eq!(String::from_utf8_lossy(&got), event);
-        assert!(sent_at.elapsed() < Duration::from_millis(100), "{:?}", sent_at.elapsed());
+        // What is held is held for two seconds, unless more of it comes.
+        assert!(sent_at.elapsed() < Duration::from_secs(1), "{:?}", sent_at.elapsed());
     }
     drop(sender);
     assert!(answer.frame().await.is_none());
