@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use carboy_core::ask::{Answered, Posted, State as AskState};
+use carboy_core::ask::{Answered, Origin, Posted, State as AskState};
 use carboy_core::audit::Subject;
 use carboy_core::chat::{ChatSpec, Confirm, ToolRules};
 use carboy_core::ports::{AskBoard, AuditSink, Clock, Conversation, SessionKey, SessionStore};
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use crate::answers;
 use crate::audit::Record;
 use crate::calls::{Ran, Tools};
+use crate::disclosure::{self, Disclosing, NotShown};
 use crate::kept::State;
 use crate::keys::Keys;
 use crate::layers::input::InvalidInput;
@@ -220,6 +221,14 @@ impl Engine {
     /// is waited for; so many answers are carried out at once.
     pub async fn answered(&self, posted: &Posted, answer: Option<&Answered>) -> Result<String, TurnError> {
         requests::answered(self, posted, answer).await
+    }
+
+    /// The conversation that a question came from, for the operator called `by`, as the person saw it and as it was last kept;
+    /// `None` where it is no more. The log has it first.
+    pub async fn disclose(&self, origin: &Origin, by: &str) -> Result<Option<Vec<Line>>, NotShown> {
+        let (sessions, audit) = (self.sessions.as_ref(), self.audit.as_ref());
+        let from = Disclosing { sessions, audit, subject: self.subject.clone(), now_ms: self.now_ms() };
+        disclosure::with_keys(from, &self.keys, origin, by).await
     }
 
     /// How many questions of this conversation wait for an operator.
