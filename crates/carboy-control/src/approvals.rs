@@ -27,7 +27,7 @@ use carboy_core::ports::{AskBoard, AskBoardError};
 
 use crate::home::{Home, HomeError, Reaches, draft_of, private_dir, read_private, write_private};
 
-pub(crate) use carry::carry;
+pub(crate) use carry::Carrier;
 pub use decided::decided;
 pub(crate) use warned::{Warned, Warnings};
 

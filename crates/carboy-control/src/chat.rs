@@ -38,7 +38,7 @@ use carboy_manifest::{Effective, ManifestFiles, Places};
 use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
 use tokio::sync::watch;
 
-use crate::approvals::{self, FileBoard, Warned, Warnings};
+use crate::approvals::{Carrier, FileBoard, Warned, Warnings};
 use crate::clock::SystemClock;
 use crate::home::{Home, private_dir};
 use crate::hosted::{Entering, Hosted};
@@ -133,6 +133,8 @@ pub struct ChatHost {
     engine: Arc<Engine>,
     /// Raised when an operator's answer reached its conversation.
     news: watch::Sender<u64>,
+    /// How many of those are carried out.
+    answering: Option<watch::Receiver<usize>>,
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     vault: Arc<Vault>,
@@ -395,10 +397,14 @@ async fn enter(
     let mut hosted = Hosted::enter(plane, entering, start, || Ok::<_, ChatError>(())).await?;
     let _ = hosted.standing.engine.set(Arc::downgrade(&engine));
     hosted.beside(sweep(sessions));
+    let mut answering = None;
     if let Some(board) = board {
-        hosted.beside(approvals::carry(engine.clone(), board, news.clone()));
+        let mut carrier = Carrier::new(engine.clone(), board, news.clone());
+        carrier.begin().await;
+        answering = Some(carrier.under_way());
+        hosted.beside(carrier.go_on());
     }
-    Ok(ChatHost { engine, news, tools, metrics, vault, hosted, bottle, webhooks, offline })
+    Ok(ChatHost { engine, news, answering, tools, metrics, vault, hosted, bottle, webhooks, offline })
 }
 
 /// Lets sessions go whose time is over, until it is aborted.

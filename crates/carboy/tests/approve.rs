@@ -323,3 +323,30 @@ fn u4_the_conversation_is_read_while_nobody_runs_the_agent_and_one_that_was_forg
     let left = left.iter().map(|name| fs::read_to_string(desk.path("home/state/shop__chat/chat/shop/asks").join(name)));
     assert!(!left.flatten().any(|text| text.contains("SH-1001")), "what is forgotten is on no board either");
 }
+
+#[test]
+fn u4_an_answer_from_before_a_short_run_is_carried_out_in_it_and_read_where_its_conversation_goes_on() {
+    let desk = shop();
+    let said = desk.says(&["run", "shop", "--model", "offline"], &format!("{WISH}\n"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let id = waits(&desk)[0]["id"].as_str().unwrap().to_owned();
+    assert!(read(&desk, &id)["lines"].to_string().contains("SH-1001"), "a conversation at a terminal is kept, too");
+    let kept = approve(&desk, &[&id, "--yes"]);
+    assert!(kept.code == Some(0) && kept.err.contains("kept: it is carried out when agent shop runs"), "{kept:?}");
+    assert_eq!(desk.entries("write_intent").len(), 0);
+
+    // Nobody says a word: it is over as soon as it has begun.
+    let said = desk.says(&["run", "shop", "--model", "offline"], "");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!((desk.entries("write_intent").len(), desk.entries("write_outcome").len()), (1, 1));
+    assert_eq!(waits(&desk), [] as [Value; 0]);
+
+    let said = desk.says(&["run", "shop", "--model", "offline"], &format!("{WISH}\n"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let id = waits(&desk)[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(approve(&desk, &[&id, "--no"]).code, Some(0));
+    let said = desk.says(&["run", "shop", "--model", "offline", "--session", "last"], "Hello\n");
+    let (answer, reply) = (said.out.find("This was not approved"), said.out.find("Hello!"));
+    assert!(answer.is_some() && answer < reply, "the answer comes first: {said:?}");
+    assert_eq!(said.out.matches("This was not approved").count(), 1, "{said:?}");
+}
