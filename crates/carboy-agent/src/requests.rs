@@ -158,7 +158,10 @@ async fn decided(
             match possible(engine, opened, &request) {
                 Ok(possible) => written(engine, opened, &request, possible).await?.map_err(Some),
                 Err(no) => {
-                    opened.record.refused_call(&request.tool, no.code)?;
+                    match no.denied_by {
+                        Some(by) => opened.record.unauthorized(&request.tool, by).await?,
+                        None => opened.record.refused_call(&request.tool, no.code)?,
+                    }
                     let mut gone = request.clone();
                     gone.ask.withdraw();
                     tell(opened, &gone, Step::Withdrawn).await?;
