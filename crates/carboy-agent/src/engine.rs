@@ -10,10 +10,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use carboy_core::ask::{Answered, Posted, State as AskState};
+use carboy_core::ask::{Answered, Origin, Posted, State as AskState};
 use carboy_core::audit::Subject;
 use carboy_core::chat::{ChatSpec, Confirm, ToolRules};
-use carboy_core::ports::{AskBoard, AuditSink, Clock, Conversation, SessionKey, SessionStore};
+use carboy_core::ports::{AskBoard, AuditSink, Clock, Conversation, SessionKey, SessionStore, SessionStoreError};
 use carboy_core::secret::SecretText;
 use carboy_wire::chat::ToolSchema;
 use tokio::sync::Semaphore;
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use crate::answers;
 use crate::audit::Record;
 use crate::calls::{Ran, Tools};
+use crate::disclosure::{self, Disclosing, NotShown};
 use crate::kept::State;
 use crate::keys::Keys;
 use crate::layers::input::InvalidInput;
@@ -222,6 +223,14 @@ impl Engine {
         requests::answered(self, posted, answer).await
     }
 
+    /// The conversation that a question came from, for the operator called `by`, as the person saw it and as it was last kept;
+    /// `None` where it is no more. The log has it first.
+    pub async fn disclose(&self, origin: &Origin, by: &str) -> Result<Option<Vec<Line>>, NotShown> {
+        let (sessions, audit) = (self.sessions.as_ref(), self.audit.as_ref());
+        let from = Disclosing { sessions, audit, subject: self.subject.clone(), now_ms: self.now_ms() };
+        disclosure::with_keys(from, &self.keys, origin, by).await
+    }
+
     /// How many questions of this conversation wait for an operator.
     pub async fn waits(&self, asker: &Asker) -> Result<usize, TurnError> {
         let now = self.now_ms();
@@ -260,7 +269,11 @@ impl Engine {
 
     /// The conversation as the person saw it, as it was last kept.
     pub async fn transcript(&self, asker: &Asker) -> Result<Vec<Line>, TurnError> {
-        Ok(self.kept(asker).await?.map(|state| state.lines).unwrap_or_default())
+        let Some(mut state) = self.kept(asker).await? else { return Ok(Vec::new()) };
+        if state.know_roles(&asker.principal) {
+            self.know_roles(asker).await?;
+        }
+        Ok(state.lines)
     }
 
     /// The cards that can be clicked now.
@@ -344,6 +357,23 @@ impl Engine {
             let conversation = Conversation { session: record.session.clone(), turn: record.turn };
             let user_id = record.subject.user_id.clone().unwrap_or_default();
             notices(Notice { id, about, conversation, user_id, at_ms });
+        }
+    }
+
+    /// Whoever looks while a question waits for an operator is here, too. Where somebody is at work, the next look does it.
+    async fn know_roles(&self, asker: &Asker) -> Result<(), TurnError> {
+        let (key, now) = (asker.session.key(), self.now_ms());
+        let unavailable = |_| TurnError::Unavailable { what: "the session store" };
+        let Some(_held) = self.locks.try_hold(key) else { return Ok(()) };
+        let Some(kept) = self.sessions.look(key, now).await.map_err(unavailable)? else { return Ok(()) };
+        let Ok(mut state) = State::from_bytes(&self.keys, key, &kept.bytes) else { return Ok(()) };
+        if !state.know_roles(&asker.principal) {
+            return Ok(());
+        }
+        let Ok(bytes) = state.to_bytes(&self.keys, key) else { return Ok(()) };
+        match self.sessions.save(key, kept.version, bytes, now).await {
+            Err(SessionStoreError::Changed) => Ok(()),
+            other => other.map_err(unavailable),
         }
     }
 

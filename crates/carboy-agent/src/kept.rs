@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq;
 use crate::confirm::Waiting;
 use crate::guard_state::{Facts, GuardState};
 use crate::keys::Keys;
+use crate::principal::Principal;
 use crate::session::{Line, Who};
 use crate::unasked::Unasked;
 
@@ -161,6 +162,20 @@ impl State {
             created_ms: written.created_ms,
             used_ms: written.used_ms,
         })
+    }
+
+    /// What waits for an operator is carried out with the roles that the person had when they were here last. True where they
+    /// are others than before.
+    pub(crate) fn know_roles(&mut self, principal: &Principal) -> bool {
+        let mut changed = false;
+        for request in self.requests.iter_mut().filter(|request| !request.is_unanswered()) {
+            let asked = &mut request.principal;
+            if (&asked.id, asked.kind) == (&principal.id, principal.kind) && asked.roles != principal.roles {
+                asked.roles = principal.roles.clone();
+                changed = true;
+            }
+        }
+        changed
     }
 
     /// One more line for the person.

@@ -21,6 +21,7 @@ pub mod builtin;
 mod calls;
 mod canonical;
 mod confirm;
+pub mod disclosure;
 pub mod engine;
 pub mod guard_state;
 pub mod handler;
@@ -47,6 +48,7 @@ mod turn;
 mod unasked;
 
 pub use application::Application;
+pub use disclosure::{Disclosing, NotShown, disclose};
 pub use engine::{Asker, Engine, EngineError, FEEDBACK_REASONS, Judgement, Parts, Remark, Watch};
 pub use guard_state::{GuardState, Mint, NotProven, Proof, Proven};
 pub use handler::Handler;

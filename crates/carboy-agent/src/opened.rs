@@ -49,7 +49,11 @@ impl<'e> Opened<'e> {
     /// Takes the session; one that is not there begins.
     pub(crate) async fn open(engine: &'e Engine, asker: &Asker, record: Record) -> Result<Opened<'e>, TurnError> {
         let key = asker.session.key();
-        Opened::with(engine, key, record, hold(engine, key).await?).await
+        let mut opened = Opened::with(engine, key, record, hold(engine, key).await?).await?;
+        if opened.state.know_roles(&asker.principal) {
+            opened.keep_facts().await?; // a turn that is broken off gives none back that was taken away
+        }
+        Ok(opened)
     }
 
     /// The same for whoever knows a session by its key alone, and holds it: an operator's answer.

@@ -20,6 +20,7 @@ use tokio::sync::SemaphorePermit;
 use crate::answers::{FROM_THE_RUNTIME, not_now, possible, tell, why, written};
 use crate::calls::{LATE, No, Possible};
 use crate::confirm::{About, CARD_CHARS_MAX, Put, Waiting};
+use crate::disclosure::key_of;
 use crate::engine::Engine;
 use crate::locks::Held;
 use crate::opened::{Opened, hold};
@@ -134,10 +135,7 @@ async fn place(engine: &Engine, key: SessionKey) -> Result<(Held, SemaphorePermi
 }
 
 fn back(posted: &Posted) -> Result<SessionKey, TurnError> {
-    let octet = |at: usize| u8::from_str_radix(posted.back.get(2 * at..2 * at + 2)?, 16).ok();
-    let octets: Option<Vec<u8>> = (0..32).map(octet).collect();
-    let octets = octets.and_then(|octets| octets.try_into().ok());
-    octets.map(SessionKey).ok_or(TurnError::Unavailable { what: "the conversation of this question" })
+    key_of(&posted.back).ok_or(TurnError::Unavailable { what: "the conversation of this question" })
 }
 
 /// A write, as the operator said.
@@ -160,7 +158,10 @@ async fn decided(
             match possible(engine, opened, &request) {
                 Ok(possible) => written(engine, opened, &request, possible).await?.map_err(Some),
                 Err(no) => {
-                    opened.record.refused_call(&request.tool, no.code)?;
+                    match no.denied_by {
+                        Some(by) => opened.record.unauthorized(&request.tool, by).await?,
+                        None => opened.record.refused_call(&request.tool, no.code)?,
+                    }
                     let mut gone = request.clone();
                     gone.ask.withdraw();
                     tell(opened, &gone, Step::Withdrawn).await?;

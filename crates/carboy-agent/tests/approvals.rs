@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use carboy_agent::*;
 use carboy_core::ask::{Answered, Kind, Posted, Word};
-use carboy_core::chat::{Confirm, ToolRules};
+use carboy_core::chat::{AuthorizationEffect, AuthorizationRule, Confirm, ToolRules};
 use carboy_core::ports::{AskBoard, AskBoardError, SessionStore};
 use serde_json::json;
 use support::*;
@@ -321,4 +321,55 @@ async fn u4_a_person_who_was_asked_for_comes_and_that_is_read_and_written_down()
     assert_eq!(came, "closed; the conversation itself is over");
     let answers: Vec<String> = world.actions().into_iter().filter(|action| action.starts_with("ask_")).collect();
     assert_eq!(answers, ["ask_opened done", "ask_approved allowed", "ask_opened done", "ask_declined denied"]);
+}
+
+#[tokio::test]
+async fn g67_u4_what_an_operator_approves_is_decided_by_the_roles_that_the_person_had_when_they_were_here_last() {
+    let world = World::with(
+        |spec| {
+            let rules = ToolRules { confirm: Confirm::Operator, ..ToolRules::default() };
+            spec.rules.insert("return_order".into(), rules);
+            let rule = |effect, roles: &[&str]| AuthorizationRule {
+                effect,
+                tools: ["return_order".to_owned()].into(),
+                users: Default::default(),
+                roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+                arguments: Default::default(),
+            };
+            spec.authorize = vec![rule(AuthorizationEffect::Allow, &["support"]), rule(AuthorizationEffect::Deny, &[])];
+        },
+        Vec::new(),
+    );
+    let board = Arc::new(Board::default());
+    let world = World { engine: world.engine.asking(board.clone()), ..world };
+    let mut asker = asker("u-1", PrincipalKind::Verified);
+    asker.principal.roles.insert("support".into());
+    let without = Principal { roles: Default::default(), ..asker.principal.clone() };
+    let without = Asker { principal: without, ..asker.clone() };
+    let yes = said(Word::Approved, None);
+
+    // A look at the page says as much of somebody as a message.
+    for here in ["message", "page"] {
+        requested(&world, &asker).await;
+        match here {
+            "message" => {
+                world.model.says([text("It is being looked at.")]);
+                world.turn(&without, "and?").await.unwrap();
+            }
+            _ => drop(world.engine.transcript(&without).await.unwrap()),
+        }
+        let came = world.engine.answered(&board.only(), Some(&yes)).await.unwrap();
+        assert!(came.starts_with("approved, and not done: "), "{here}: {came}");
+        assert_eq!(world.writes(), 0, "{here}: the role was taken away");
+    }
+
+    // Given back it counts again; somebody else in the same session says nothing of the one who was asked.
+    requested(&world, &asker).await;
+    let other = Principal { id: "u-2".into(), ..without.principal.clone() };
+    for here in [&without, &asker, &Asker { principal: other, ..asker.clone() }] {
+        world.engine.transcript(here).await.unwrap();
+    }
+    assert_eq!(world.engine.answered(&board.only(), Some(&yes)).await.unwrap(), "approved, and done");
+    assert_eq!(world.writes(), 1);
+    assert_eq!(world.actions().iter().filter(|action| *action == "authorization_denied denied").count(), 2);
 }

@@ -195,6 +195,10 @@ impl SessionStore for NoVersions {
         self.0.load(key, now_ms)
     }
 
+    fn look(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>> {
+        self.0.look(key, now_ms)
+    }
+
     fn save(&self, key: SessionKey, _: u64, bytes: Vec<u8>, now_ms: u64) -> Later<'_, Result<(), SessionStoreError>> {
         Box::pin(async move {
             let version = self.0.load(key, now_ms).await?.map_or(0, |kept| kept.version);

@@ -4,6 +4,7 @@
 //!  engine ── post ──▶ asks/a-….json            asks/a-….answer ◀── carboy approve (another process, made once)
 //!         ◀── watch: answers, and what is too late ──┘
 //!         ── take down ─▶ asks/a-….came ──▶ carboy approve reads what came of it, where somebody answered
+//!                     └─▶ asks/a-….decided   where the question came from: its conversation can still be read
 //! ```
 //!
 //! The question itself is in the conversation, sealed, and its every step in the log: a file that somebody changes changes what is
@@ -11,13 +12,14 @@
 //! question. Nor let files of another kind, however many, hide a question.
 
 mod carry;
+pub mod conversation;
+mod decided;
+mod tidy;
 mod warned;
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use carboy_core::ask::{Answered, Kind, Posted};
 use carboy_core::ids::{AgentName, BottleName};
@@ -25,7 +27,8 @@ use carboy_core::ports::{AskBoard, AskBoardError};
 
 use crate::home::{Home, HomeError, Reaches, draft_of, private_dir, read_private, write_private};
 
-pub(crate) use carry::carry;
+pub(crate) use carry::Carrier;
+pub use decided::decided;
 pub(crate) use warned::{Warned, Warnings};
 
 /// Writes of one agent that wait at once; those beyond are not put up, and the model is told.
@@ -39,6 +42,10 @@ const FILE_BYTES_MAX: usize = 64 * 1024;
 pub const ENTRIES_MAX: usize = 16_384;
 /// Outcomes of answers that are kept for those who answered; the oldest go first.
 pub const CAME_MAX: usize = 1_000;
+/// Origins of answered questions that are kept; the oldest go first.
+pub const DECIDED_MAX: usize = 1_000;
+/// How long they are kept.
+const DECIDED_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// How long is kept what nobody came back for.
 const LEFT_BEHIND_MAX: Duration = Duration::from_secs(3_600);
 /// The directory, below the agent's.
@@ -46,6 +53,7 @@ const DIR: &str = "asks";
 const POSTED: &str = "json";
 const ANSWER: &str = "answer";
 const CAME: &str = "came";
+const DECIDED: &str = "decided";
 
 /// Where the questions of one agent are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,30 +193,6 @@ impl FileBoard {
     fn is_there(&self, id: &str, kind: &str) -> bool {
         fs::symlink_metadata(self.path(id, kind)).is_ok()
     }
-
-    /// Clears away what nobody came back for in an hour: outcomes, answers whose question is gone, drafts of those who were
-    /// killed. Of outcomes only so many stay. It reads a directory of any size, or one that is full would stay so.
-    fn tidy(&self) {
-        let mut came = BinaryHeap::new();
-        // What cannot be removed now is tried again.
-        let remove = |path: &Path| drop(fs::remove_file(path));
-        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let Some((id, kind)) = parts(&path) else { continue };
-            let leftover = kind == CAME || is_draft(kind) || (kind == ANSWER && !self.is_there(id, POSTED));
-            let Some(Ok(written)) = leftover.then(|| entry.metadata().and_then(|meta| meta.modified())) else {
-                continue;
-            };
-            if SystemTime::now().duration_since(written).is_ok_and(|age| age > LEFT_BEHIND_MAX) {
-                remove(&path);
-            } else if kind == CAME {
-                came.push((Reverse(written), path));
-            }
-            if came.len() > CAME_MAX {
-                came.pop().iter().for_each(|(_, oldest)| remove(oldest));
-            }
-        }
-    }
 }
 
 /// How much of a board questions of one kind may take.
@@ -281,7 +265,11 @@ impl AskBoard for FileBoard {
         let done = || -> Result<(), HomeError> {
             // For whoever answered, and nobody else: what anybody in a conversation can have taken down leaves no file. Before
             // the question goes: whoever waits for that reads it then.
-            let came = || write_private(&self.path(id, CAME), came_of_it.as_bytes());
+            let question = read_private(&posted)?.unwrap_or_default();
+            let came = || {
+                self.keep_origin(id, &question)?;
+                write_private(&self.path(id, CAME), came_of_it.as_bytes())
+            };
             let answered = self.is_there(id, ANSWER);
             if answered {
                 came()?;
@@ -300,13 +288,16 @@ impl AskBoard for FileBoard {
 /// Everything that waits anywhere below this home, the oldest first.
 pub fn all(home: &Home) -> Result<Vec<Waits>, HomeError> {
     let mut all = Vec::new();
-    for state in directories(&home.states()) {
-        for agent in directories(&state.join("chat")) {
-            all.extend(FileBoard { dir: agent.join(DIR) }.waits()?);
-        }
+    for board in boards(home) {
+        all.extend(board.waits()?);
     }
     all.sort_by_key(|waits| waits.posted.ask.opened_ms());
     Ok(all)
+}
+
+fn boards(home: &Home) -> Vec<FileBoard> {
+    let agents = directories(&home.states()).into_iter().flat_map(|state| directories(&state.join("chat")));
+    agents.map(|agent| FileBoard { dir: agent.join(DIR) }).collect()
 }
 
 fn directories(path: &Path) -> Vec<PathBuf> {
@@ -321,7 +312,7 @@ mod tests {
 
     use carboy_core::ask::{Ask, Word};
 
-    fn board() -> (tempfile::TempDir, Home, FileBoard) {
+    pub(super) fn board() -> (tempfile::TempDir, Home, FileBoard) {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::open(dir.path(), None).unwrap();
         let board = FileBoard::of(&home, &BottleName::parse("shop").unwrap(), &AgentName::parse("desk").unwrap());
@@ -362,6 +353,13 @@ mod tests {
         board.take_down("a-1", "something else").unwrap();
         assert_eq!(board.came_of("a-1").unwrap().as_deref(), Some("approved, and done"));
         assert_eq!((board.came_of("a-1").unwrap(), board.waits().unwrap().len()), (None, 1));
+        assert_eq!(decided(&home, "a-1").unwrap(), Some((board.clone(), earlier.origin())));
+        let kept = fs::read_to_string(board.path("a-1", DECIDED)).unwrap();
+        assert!(
+            !kept.contains("SH-1") && !kept.contains("Refund"),
+            "where it came from, not what it asked for: {kept}"
+        );
+        assert_eq!((decided(&home, "a-2").unwrap(), decided(&home, "../a-1").unwrap()), (None, None));
     }
 
     #[test]
@@ -382,13 +380,7 @@ mod tests {
         assert!(board.waits().is_err(), "an answer that others could have written is none");
     }
 
-    fn made_at(path: &Path, age: Duration) {
-        fs::write(path, "x").unwrap();
-        let file = fs::File::options().write(true).open(path).unwrap();
-        file.set_modified(SystemTime::now() - age).unwrap();
-    }
-
-    fn names(board: &FileBoard) -> Vec<String> {
+    pub(super) fn names(board: &FileBoard) -> Vec<String> {
         let mut names: Vec<String> =
             fs::read_dir(&board.dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
@@ -422,37 +414,6 @@ mod tests {
         assert_eq!(names(&board), [] as [String; 0]);
         assert!(matches!(board.answer(&question, &yes("ann", 11)), Err(AnswerError::Gone { .. })));
         assert_eq!(names(&board), [] as [String; 0]);
-    }
-
-    #[test]
-    fn u4_what_nobody_came_back_for_is_cleared_away_after_an_hour_and_questions_with_their_answers_stay() {
-        let (_dir, _, board) = board();
-        let (old, lately) = (LEFT_BEHIND_MAX + Duration::from_secs(60), LEFT_BEHIND_MAX - Duration::from_secs(60));
-        private_dir(&board.dir).unwrap();
-        for name in
-            ["a-1.json", "a-1.answer", "a-2.answer", "a-3.came", "a-4.new-00ff00ff00ff00ff", "a-5.new-1", "notes.txt"]
-        {
-            made_at(&board.dir.join(name), old);
-        }
-        for name in ["b-2.answer", "b-3.came", "b-4.new-00ff00ff00ff00ff"] {
-            made_at(&board.dir.join(name), lately);
-        }
-        board.tidy();
-        let stay =
-            ["a-1.answer", "a-1.json", "a-5.new-1", "b-2.answer", "b-3.came", "b-4.new-00ff00ff00ff00ff", "notes.txt"];
-        assert_eq!(names(&board), stay);
-    }
-
-    #[test]
-    fn u4_of_outcomes_that_nobody_reads_the_newest_stay() {
-        let (_dir, _, board) = board();
-        private_dir(&board.dir).unwrap();
-        for n in 0..CAME_MAX + 3 {
-            made_at(&board.path(&format!("a-{n}"), CAME), Duration::from_secs(3_000 - n as u64));
-        }
-        board.tidy();
-        let gone = (0..CAME_MAX + 3).filter(|n| !board.is_there(&format!("a-{n}"), CAME)).collect::<Vec<_>>();
-        assert_eq!(gone, [0, 1, 2]);
     }
 
     #[test]

@@ -38,7 +38,7 @@ use carboy_manifest::{Effective, ManifestFiles, Places};
 use carboy_store::sessions::{MemorySessions, SessionLimits, SqliteSessions};
 use tokio::sync::watch;
 
-use crate::approvals::{self, FileBoard, Warned, Warnings};
+use crate::approvals::{Carrier, FileBoard, Warned, Warnings};
 use crate::clock::SystemClock;
 use crate::home::{Home, private_dir};
 use crate::hosted::{Entering, Hosted};
@@ -48,10 +48,13 @@ use crate::serve::Lines;
 use crate::supervisor::{Keeping, RunError, Tell};
 use crate::vault::{Lookup, Vault};
 
-use bottles::{ToolBottle, another};
+use bottles::ToolBottle;
 use offline::OfflineModel;
 use tools::Ways;
 use webhooks::Postman;
+
+pub(crate) use bottles::another as another_key;
+pub(crate) use secret::kept as kept_secret;
 
 pub use crate::standing::Ending;
 pub use attack::{AttackError, Attacked, Calls, Hole, Plan, attack};
@@ -130,6 +133,8 @@ pub struct ChatHost {
     engine: Arc<Engine>,
     /// Raised when an operator's answer reached its conversation.
     news: watch::Sender<u64>,
+    /// How many of those are carried out.
+    answering: Option<watch::Receiver<usize>>,
     tools: Vec<Arc<dyn Tool>>,
     metrics: Arc<Metrics>,
     vault: Arc<Vault>,
@@ -270,7 +275,7 @@ async fn lay(request: &ChatRequest) -> Result<Plane, ChatError> {
         lookup: &request.lookup,
         keeping: request.keeping,
         agent: Some(request.spec.name.to_string()),
-        audit_key: another(&request.audit_key),
+        audit_key: another_key(&request.audit_key),
         audit_log: request.audit_log.clone().unwrap_or_else(|| request.home.audit_log()),
     };
     Plane::lay(laying, || secret::vault(request)).await
@@ -299,17 +304,28 @@ fn board(request: &ChatRequest) -> Option<Warned> {
 }
 
 fn sessions(request: &ChatRequest) -> Result<Arc<dyn SessionStore>, ChatError> {
-    let limits = &request.spec.limits;
-    let limits =
-        SessionLimits { sessions_max: limits.sessions_max, idle_s: limits.session_idle_s, ..SessionLimits::default() };
+    let limits = session_limits(request);
     Ok(match request.conversations {
         Conversations::InMemory => Arc::new(MemorySessions::new(limits)),
         Conversations::OnDisk => {
-            let dir = request.home.state(&request.effective.bottle).join("chat").join(request.spec.name.as_str());
-            private_dir(&dir)?;
-            Arc::new(SqliteSessions::open(&dir.join("sessions.db"), limits)?)
+            private_dir(&place(request))?;
+            Arc::new(SqliteSessions::open(&sessions_file(request), limits)?)
         }
     })
+}
+
+pub(crate) fn session_limits(request: &ChatRequest) -> SessionLimits {
+    let limits = &request.spec.limits;
+    SessionLimits { sessions_max: limits.sessions_max, idle_s: limits.session_idle_s, ..SessionLimits::default() }
+}
+
+/// The file of its conversations.
+pub(crate) fn sessions_file(request: &ChatRequest) -> PathBuf {
+    place(request).join("sessions.db")
+}
+
+fn place(request: &ChatRequest) -> PathBuf {
+    request.home.state(&request.effective.bottle).join("chat").join(request.spec.name.as_str())
 }
 
 /// Who tells the servers that the agent's file names; nobody where it names none.
@@ -379,11 +395,16 @@ async fn enter(
             .with("scripts", scripts(&request.spec))
     };
     let mut hosted = Hosted::enter(plane, entering, start, || Ok::<_, ChatError>(())).await?;
+    let _ = hosted.standing.engine.set(Arc::downgrade(&engine));
     hosted.beside(sweep(sessions));
+    let mut answering = None;
     if let Some(board) = board {
-        hosted.beside(approvals::carry(engine.clone(), board, news.clone()));
+        let mut carrier = Carrier::new(engine.clone(), board, news.clone());
+        carrier.begin().await;
+        answering = Some(carrier.under_way());
+        hosted.beside(carrier.go_on());
     }
-    Ok(ChatHost { engine, news, tools, metrics, vault, hosted, bottle, webhooks, offline })
+    Ok(ChatHost { engine, news, answering, tools, metrics, vault, hosted, bottle, webhooks, offline })
 }
 
 /// Lets sessions go whose time is over, until it is aborted.

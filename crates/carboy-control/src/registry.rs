@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::approvals::conversation::ReadAsked;
 use crate::grants::{GrantAsked, GrantView};
 use crate::home::{Home, HomeError, write_private};
 use crate::ports::PortReport;
@@ -100,6 +101,8 @@ pub enum Question {
     },
     /// Let it go on.
     Resume,
+    /// A conversation: see what was said in a chat agent's conversation, from which a question to the operator came.
+    Conversation(Box<ReadAsked>),
     /// Open a route for a while.
     Grant(Box<GrantAsked>),
     /// Take back the grant of this id, or of this refusal.

@@ -11,8 +11,9 @@
 //! While it is stopped it stays there: whoever writes to it is told politely (U2). *Must never* open what a budget wanted
 //! closed, or leave a door open because something else failed.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use carboy_agent::Engine;
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::Shutdown;
 use carboy_core::ports::{AuditSink, Clock};
@@ -23,6 +24,7 @@ use carboy_store::controller::protocol::Push;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::approvals::conversation;
 use crate::clock::SystemClock;
 use crate::controller::Starter;
 use crate::grants::Grants;
@@ -90,6 +92,8 @@ pub(crate) struct Standing {
     /// Knows which cap is still spent.
     pub(crate) controller: Option<Starter>,
     pub(crate) notifier: OnceLock<Arc<Notifier>>,
+    /// A chat agent's, once it is among the runs; whoever runs it lets it go.
+    pub(crate) engine: OnceLock<Weak<Engine>>,
     pub(crate) ending: watch::Sender<Option<Ending>>,
     force: Mutex<Force>,
     /// One action at a time.
@@ -123,6 +127,7 @@ impl Standing {
             shutdown,
             controller,
             notifier: OnceLock::new(),
+            engine: OnceLock::new(),
             ending: watch::Sender::new(None),
             force: Mutex::default(),
             turn: Mutex::default(),
@@ -279,6 +284,11 @@ impl Respond for Standing {
                 Err(format!("{} has no program's terminal to look at", self.hangs.what()))
             }
             Question::Exec(_) => Err(format!("{} is in no bottle; {}", self.hangs.what(), self.hangs.no_exec())),
+            Question::Conversation(asked) => match self.engine.get().map(Weak::upgrade) {
+                Some(Some(engine)) => conversation::tell(&engine, asked),
+                Some(None) => Err("the run is ending".into()),
+                None => Err(format!("{} has no conversations with people", self.hangs.what())),
+            },
             Question::Grant(asked) => self.grants.grant(asked).map(|_| None).map_err(|e| e.to_string()),
             Question::Revoke { id } => self.grants.revoke(id).map(|()| None).map_err(|e| e.to_string()),
             Question::Enforce { how } => {
@@ -296,6 +306,7 @@ impl Respond for Standing {
         match question {
             Question::Status | Question::Attach { .. } | Question::Watch | Question::Wait | Question::Exec(_) => {}
             Question::Grant(_) | Question::Revoke { .. } | Question::Enforce { .. } | Question::Resume => {}
+            Question::Conversation(_) => {}
             Question::Stop => {
                 self.write_down(Event::new(EventType::Operator, self.subject.clone(), "stop", Outcome::Done));
                 self.end(Ending::Asked);

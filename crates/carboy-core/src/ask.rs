@@ -239,6 +239,37 @@ pub struct Posted {
     pub back: String,
 }
 
+/// Where a question came from: by what its conversation is found, and nothing that was said in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The question.
+    pub ask: String,
+    /// What was asked.
+    pub kind: Kind,
+    /// The agent that asked.
+    pub agent: String,
+    /// How the log calls the person in the conversation.
+    pub user: String,
+    /// How the log calls the conversation.
+    pub session: String,
+    /// Where the conversation is kept; nothing for whoever answers.
+    pub back: String,
+}
+
+impl Posted {
+    /// Where it came from.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            ask: self.ask.id().to_owned(),
+            kind: self.ask.kind(),
+            agent: self.agent.clone(),
+            user: self.user.clone(),
+            session: self.session.clone(),
+            back: self.back.clone(),
+        }
+    }
+}
+
 /// An operator's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -195,6 +195,9 @@ pub trait SessionStore: Send + Sync {
     /// The session, unless it was idle too long; reading it is a use.
     fn load(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>>;
 
+    /// The same for whoever looks and does not take part: no use of it, and nothing is kept longer for it.
+    fn look(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>>;
+
     /// Writes it if it is still at `version` (0: it is new). Durable when ready.
     fn save(
         &self,

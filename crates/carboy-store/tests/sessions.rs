@@ -108,6 +108,21 @@ fn g30_one_that_was_idle_too_long_is_gone_and_reading_is_a_use() {
 }
 
 #[test]
+fn g30_whoever_looks_sees_what_is_there_and_keeps_nothing_longer() {
+    each(limits(), |store, name| {
+        let look = |n: u8, now_ms| block_on(store.look(key(n), now_ms)).unwrap();
+        save(&*store, 1, 0, "a", 0).unwrap();
+        assert_eq!((look(1, 10_000), look(9, 10_000)), (kept("a", 1), None), "{name}");
+        assert_eq!(look(1, 10_001), None, "{name}: that it was looked at was no use");
+        assert_eq!(load(&*store, 1, 10_001), None, "{name}");
+        (2..=5).for_each(|n| save(&*store, n, 0, "x", 20_000).unwrap());
+        assert!(look(2, 20_000).is_some(), "{name}");
+        save(&*store, 6, 0, "x", 20_000).unwrap();
+        assert_eq!((look(2, 20_000), look(3, 20_000)), (None, kept("x", 1)), "{name}: it was the least lately used");
+    });
+}
+
+#[test]
 fn g30_the_least_lately_used_goes_when_there_are_too_many_or_too_much() {
     each(limits(), |store, name| {
         for n in 1..=4 {
@@ -300,6 +315,10 @@ impl InTurns {
 impl SessionStore for InTurns {
     fn load(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>> {
         self.next().load(key, now_ms)
+    }
+
+    fn look(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>> {
+        self.next().look(key, now_ms)
     }
 
     fn save(

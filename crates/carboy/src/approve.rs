@@ -7,11 +7,14 @@
 //! *Must never* answer for somebody who did not say so: without a terminal an answer is a flag. Nor show words of others that move
 //! a cursor.
 
+mod conversation;
+
 use std::time::Duration;
 
+use carboy_control::approvals::conversation::run_of;
 use carboy_control::approvals::{self, AnswerError, Waits};
 use carboy_control::clock::SystemClock;
-use carboy_control::{host_user, registry};
+use carboy_control::host_user;
 use carboy_core::ask::{Answered, Word};
 use carboy_core::ports::Clock;
 use serde_json::{Value, json};
@@ -39,9 +42,12 @@ const HEAD: [(&str, Side); 6] = [
 pub fn approve(args: &ApproveArgs, environment: &Environment) -> Result<u8, Failure> {
     let waits = approvals::all(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
     let Some(id) = &args.id else { return list(&waits, args.json) };
+    if args.conversation {
+        return conversation::show(args, conversation::origin_of(id, &waits, environment)?, environment);
+    }
     let Some(one) = waits.iter().find(|one| one.posted.ask.id() == id) else {
         return Err(Failure::words(Exit::Found, format!("no question `{}` waits", printable(id)))
-            .hint("`carboy approve` lists those that do; `carboy audit query` has those that were answered"));
+            .hint("`carboy approve` lists those that do; `carboy audit query` has those that were answered, and `--conversation` shows what was said in theirs"));
     };
     let word = match (args.yes, args.no) {
         (true, _) => Some(Word::Approved),
@@ -62,7 +68,7 @@ pub fn approve(args: &ApproveArgs, environment: &Environment) -> Result<u8, Fail
     let open = one.answer.is_none();
     let Some(word) = word.or_else(|| if open { asked() } else { None }) else {
         if open {
-            say!("answer it with `carboy approve {id} --yes`, or `--no`");
+            say!("answer it with `carboy approve {id} --yes`, or `--no`; `--conversation` shows what was said");
         }
         return Ok(0);
     };
@@ -79,7 +85,9 @@ fn answer(one: &Waits, word: Word, args: &ApproveArgs, environment: &Environment
         }
         AnswerError::Home(_) => Failure::new(Exit::Failed, &error),
     })?;
-    let came = if lives(one, environment)? { came_of(one)? } else { None };
+    let run = run_of(&environment.home, &one.board, &one.posted.agent);
+    let runs = run.map_err(|e| Failure::new(Exit::Failed, &e))?.is_some();
+    let came = if runs { came_of(one)? } else { None };
     if args.json {
         let word = match word {
             Word::Approved => "approved",
@@ -94,12 +102,6 @@ fn answer(one: &Waits, word: Word, args: &ApproveArgs, environment: &Environment
             Ok(0)
         }
     }
-}
-
-/// Is there anybody who takes the answer now?
-fn lives(one: &Waits, environment: &Environment) -> Result<bool, Failure> {
-    let runs = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
-    Ok(runs.iter().any(|run| run.record.agent.as_deref() == Some(&one.posted.agent)))
 }
 
 fn came_of(one: &Waits) -> Result<Option<String>, Failure> {
@@ -147,7 +149,7 @@ fn list(waits: &[Waits], json: bool) -> Result<u8, Failure> {
     out.extend(lines.next().map(|head| format!("{}\n", palette.faint(&head))));
     out.extend(lines.map(|line| format!("{line}\n")));
     print(out.as_bytes())?;
-    say!("`carboy approve ID` shows one and asks");
+    say!("`carboy approve ID` shows one and asks; with `--conversation` it shows what was said");
     Ok(0)
 }
 

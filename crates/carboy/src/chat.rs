@@ -159,6 +159,7 @@ pub fn failure(error: ChatError) -> Failure {
         }
         ChatError::NoModelKey { .. }
         | ChatError::NoSessionSecret { .. }
+        | ChatError::NoKeptSecret { .. }
         | ChatError::Engine(_)
         | ChatError::Webhooks(_) => Failure::new(Exit::Config, &error),
         ChatError::Offline(_)

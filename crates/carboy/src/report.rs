@@ -104,6 +104,12 @@ impl Palette {
         Palette { on: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) }
     }
 
+    /// For a text that is compared.
+    #[cfg(test)]
+    pub fn plain() -> Palette {
+        Palette { on: false }
+    }
+
     fn paint(self, style: anstyle::Style, text: &str) -> String {
         if self.on { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }

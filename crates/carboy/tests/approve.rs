@@ -51,7 +51,12 @@ struct Served {
 
 impl Served {
     fn start(desk: &Desk) -> Served {
+        Served::start_with(desk, &[])
+    }
+
+    fn start_with(desk: &Desk, variables: &[(&str, &str)]) -> Served {
         let mut command = desk.carboy(&["serve", "shop", "--model", "offline", "--listen", "127.0.0.1:0"]);
+        command.envs(variables.iter().copied());
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("serves at"))).unwrap().unwrap();
@@ -213,4 +218,135 @@ fn u4_at_the_terminal_the_answer_comes_while_the_person_does_nothing() {
     screen.line("Hello");
     screen.see_times("[offline model]", 2);
     assert_eq!(screen.text().matches("This was approved").count(), 1, "it is told once");
+}
+
+fn read(desk: &Desk, id: &str) -> Value {
+    let ran = approve(desk, &[id, "--conversation", "--json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    serde_json::from_str(&ran.out).unwrap()
+}
+
+fn stopped(desk: &Desk, served: &mut Served) {
+    drop(told(&desk.carboy(&["stop", "shop"]).output().unwrap()));
+    until("the end of the service", || served.child.try_wait().unwrap());
+}
+
+#[test]
+fn u4_the_operator_reads_the_conversation_before_and_after_the_answer_as_the_person_does_and_the_log_has_it_first() {
+    let desk = shop();
+    // The secret is the service's alone: it is the service that is asked.
+    let mut served = Served::start_with(&desk, &[("SESSION_SECRET", &"s".repeat(32))]);
+    served.ask("POST", "/api/chat", &json!({"message": WISH}));
+    served.ask("POST", "/api/handoff", &json!({}));
+    let id = waits(&desk).iter().find(|one| one["kind"] == "hand_off").unwrap()["id"].as_str().unwrap().to_owned();
+    let shown = approve(&desk, &[&id]);
+    assert!(shown.err.contains("`--conversation` shows what was said"), "{shown:?}");
+    assert_eq!(desk.entries("conversation_read").len(), 0, "the question alone is no conversation");
+
+    let whole = read(&desk, &id);
+    assert_eq!((&whole["kind"], &whole["agent"]), (&json!("hand_off"), &json!("shop")));
+    assert_eq!(whole["lines"], served.transcript()["lines"]);
+    assert!(whole["lines"].to_string().contains("SH-1001"), "{whole}");
+    let entry = desk.entries("conversation_read").remove(0);
+    let user = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
+    assert_eq!((entry.text("event_type"), entry.text("agent")), (Some("operator"), Some("shop")));
+    assert_eq!(entry.text("user_id"), whole["user"].as_str());
+    let detail = |name: &str| entry.detail(name).and_then(Value::as_str).map(str::to_owned);
+    assert_eq!((detail("by").as_deref(), detail("ask")), (Some(user.trim()), Some(id.clone())));
+    assert_eq!(detail("session").as_deref(), whole["session"].as_str());
+
+    for n in 0..10 {
+        served.ask("POST", "/api/chat", &json!({"message": format!("Hello, number {n}")}));
+    }
+    let said = approve(&desk, &[&id, "--yes", "--say", "I am Ann."]);
+    assert_eq!(said.out, "taken over; the person reads it in the conversation\n", "{said:?}");
+    let short = approve(&desk, &[&id, "--conversation"]);
+    assert!(short.out.contains("  A person writes: I am Ann.\n") && !short.out.contains("SH-1001"), "{short:?}");
+    let count = read(&desk, &id)["lines"].as_array().unwrap().len();
+    let cut = format!("the last 20 of {count} lines; `carboy approve {id} --conversation --all` shows all");
+    assert!(count > 20 && short.err.contains(&cut), "{short:?}");
+    let all = approve(&desk, &[&id, "--conversation", "--all"]);
+    assert!(all.out.starts_with("Person ") && all.out.contains(&format!("\n  {WISH}\n")), "{all:?}");
+    let of_nobody = approve(&desk, &["h-0123456789ab", "--conversation"]);
+    assert!(of_nobody.code == Some(1) && of_nobody.err.contains("no question `h-0123456789ab` waits"), "{of_nobody:?}");
+    assert_eq!(desk.entries("conversation_read").len(), 4);
+    assert_eq!(told(&desk.carboy(&["audit", "verify"]).output().unwrap()).code, Some(0));
+}
+
+#[test]
+fn u4_the_conversation_is_read_while_nobody_runs_the_agent_and_one_that_was_forgotten_is_no_more() {
+    let desk = shop();
+    let mut served = Served::start(&desk);
+    served.ask("POST", "/api/chat", &json!({"message": WISH}));
+    served.ask("POST", "/api/handoff", &json!({}));
+    let (cookie, lines) = (served.cookie.clone(), served.transcript()["lines"].clone());
+    let id = waits(&desk).iter().find(|one| one["kind"] == "hand_off").unwrap()["id"].as_str().unwrap().to_owned();
+    stopped(&desk, &mut served);
+    assert_eq!(read(&desk, &id)["lines"], lines);
+    let entry = desk.entries("conversation_read").remove(0);
+    assert_eq!((entry.text("agent"), entry.text("bottle")), (Some("shop"), Some("shop__chat")));
+
+    // Nothing is shown with another secret, without one, or past the log.
+    let other =
+        desk.carboy(&["approve", &id, "--conversation"]).env("SESSION_SECRET", "o".repeat(32)).output().unwrap();
+    let other = told(&other);
+    assert!(other.code == Some(70) && other.err.contains("under another session secret"), "{other:?}");
+    let (secret, aside) = (desk.path("home/session-secret"), desk.path("home/aside"));
+    fs::rename(&secret, &aside).unwrap();
+    let without = approve(&desk, &[&id, "--conversation"]);
+    assert!(without.code == Some(78) && without.err.contains("SESSION_SECRET is not set"), "{without:?}");
+    fs::rename(&aside, &secret).unwrap();
+    let log = desk.path("home/audit/audit.jsonl");
+    let text = fs::read(&log).unwrap();
+    fs::write(&log, [text.as_slice(), b"no entry\n"].concat()).unwrap();
+    let unwritten = approve(&desk, &[&id, "--conversation"]);
+    assert!(unwritten.err.contains("nothing is shown, because it cannot be written down"), "{unwritten:?}");
+    fs::write(&log, &text).unwrap();
+    let shown: String = [other, without, unwritten].iter().map(|ran| format!("{}{}", ran.out, ran.err)).collect();
+    assert!(!shown.contains("SH-1001"), "{shown}");
+    assert_eq!(desk.entries("conversation_read").len(), 1);
+
+    assert_eq!(approve(&desk, &[&id, "--yes"]).code, Some(0));
+    let mut served = Served::start(&desk);
+    served.cookie = cookie;
+    assert_eq!(read(&desk, &id)["lines"], served.transcript()["lines"], "it is answered now");
+    served.ask("DELETE", "/api/transcript", &json!({}));
+    let gone = |when: &str| {
+        let ran = approve(&desk, &[&id, "--conversation"]);
+        let said = format!("the conversation of `{id}` is no more");
+        assert!((ran.code, ran.out.as_str()) == (Some(1), "") && ran.err.contains(&said), "{when}: {ran:?}");
+    };
+    gone("while the agent runs");
+    stopped(&desk, &mut served);
+    gone("while it does not");
+    let left = desk::files_below(&desk.path("home/state/shop__chat/chat/shop/asks"));
+    let left = left.iter().map(|name| fs::read_to_string(desk.path("home/state/shop__chat/chat/shop/asks").join(name)));
+    assert!(!left.flatten().any(|text| text.contains("SH-1001")), "what is forgotten is on no board either");
+}
+
+#[test]
+fn u4_an_answer_from_before_a_short_run_is_carried_out_in_it_and_read_where_its_conversation_goes_on() {
+    let desk = shop();
+    let said = desk.says(&["run", "shop", "--model", "offline"], &format!("{WISH}\n"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let id = waits(&desk)[0]["id"].as_str().unwrap().to_owned();
+    assert!(read(&desk, &id)["lines"].to_string().contains("SH-1001"), "a conversation at a terminal is kept, too");
+    let kept = approve(&desk, &[&id, "--yes"]);
+    assert!(kept.code == Some(0) && kept.err.contains("kept: it is carried out when agent shop runs"), "{kept:?}");
+    assert_eq!(desk.entries("write_intent").len(), 0);
+
+    // Nobody says a word: it is over as soon as it has begun.
+    let said = desk.says(&["run", "shop", "--model", "offline"], "");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!((desk.entries("write_intent").len(), desk.entries("write_outcome").len()), (1, 1));
+    assert_eq!(waits(&desk), [] as [Value; 0]);
+
+    let said = desk.says(&["run", "shop", "--model", "offline"], &format!("{WISH}\n"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let id = waits(&desk)[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(approve(&desk, &[&id, "--no"]).code, Some(0));
+    let said = desk.says(&["run", "shop", "--model", "offline", "--session", "last"], "Hello\n");
+    let (answer, reply) = (said.out.find("This was not approved"), said.out.find("Hello!"));
+    assert!(answer.is_some() && answer < reply, "the answer comes first: {said:?}");
+    assert_eq!(said.out.matches("This was not approved").count(), 1, "{said:?}");
 }

@@ -117,6 +117,10 @@ impl SessionStore for WatchedSessions {
         self.inner.load(key, now_ms)
     }
 
+    fn look(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>> {
+        self.inner.look(key, now_ms)
+    }
+
     fn save(
         &self,
         key: SessionKey,

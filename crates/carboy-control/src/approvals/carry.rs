@@ -1,6 +1,7 @@
 //! Takes operators' answers to their conversations.
 //!
 //! ```text
+//! start, and then every half second:
 //! look ─▶ answered, or too late ─▶ one task for each conversation ─▶ Engine::answered ─▶ taken down
 //! ```
 //!
@@ -23,55 +24,114 @@ use crate::home::HomeError;
 
 /// How often answers are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a start waits for answers that were given before it.
+const BEGIN_WAIT_MAX: Duration = Duration::from_millis(250);
 /// How often what was left behind is cleared away.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 
-/// Takes answers to their conversations, and tells those whose time is over, until it is aborted. `news` is raised with each.
-pub(crate) async fn carry(engine: Arc<Engine>, board: Warned, news: watch::Sender<u64>) {
-    carry_and_tidy(engine, board, news, TIDY_EVERY).await;
+/// Takes answers to their conversations, and tells those whose time is over. What is under way when it is dropped is broken off.
+pub(crate) struct Carrier {
+    engine: Arc<Engine>,
+    board: Warned,
+    /// Raised with each.
+    news: watch::Sender<u64>,
+    tasks: JoinSet<()>,
+    under_way: HashMap<String, AbortHandle>,
+    /// How many are carried out, or wait for their conversation.
+    count: watch::Sender<usize>,
 }
 
-async fn carry_and_tidy(engine: Arc<Engine>, board: Warned, news: watch::Sender<u64>, tidy_every: Duration) {
-    let Warned { board, warnings } = board;
-    let mut tasks = JoinSet::new();
-    let mut under_way: HashMap<String, AbortHandle> = HashMap::new();
-    let mut tidied: Option<Instant> = None;
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        // Before the look: whatever is carried out by now is not seen by it, and what ends meanwhile is passed over.
-        while tasks.try_join_next().is_some() {}
-        under_way.retain(|_, task| !task.is_finished());
-        let due = tidied.is_none_or(|at| at.elapsed() >= tidy_every);
-        if due {
-            tidied = Some(Instant::now());
+/// Whether what was left behind is cleared away before the look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tidies {
+    Yes,
+    No,
+}
+
+impl Carrier {
+    pub(crate) fn new(engine: Arc<Engine>, board: Warned, news: watch::Sender<u64>) -> Carrier {
+        let (tasks, under_way) = (JoinSet::new(), HashMap::new());
+        Carrier { engine, board, news, tasks, under_way, count: watch::Sender::new(0) }
+    }
+
+    /// Takes up what was answered while nobody ran the agent, before anybody asks it something: whoever does finds the answer in
+    /// their conversation, or waits for it there. Without one nothing is waited for.
+    pub(crate) async fn begin(&mut self) {
+        self.look(Tidies::No).await;
+        let mut count = self.count.subscribe();
+        // What takes longer is carried out beside the first turns.
+        let _ = tokio::time::timeout(BEGIN_WAIT_MAX, count.wait_for(|count| *count == 0)).await;
+    }
+
+    /// How many are under way: an end in order waits for them.
+    pub(crate) fn under_way(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
+    /// Until it is aborted.
+    pub(crate) async fn go_on(self) {
+        self.go_on_and_tidy(TIDY_EVERY).await;
+    }
+
+    async fn go_on_and_tidy(mut self, tidy_every: Duration) {
+        let mut tidied: Option<Instant> = None;
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let due = tidied.is_none_or(|at| at.elapsed() >= tidy_every);
+            if due {
+                tidied = Some(Instant::now());
+            }
+            self.look(if due { Tidies::Yes } else { Tidies::No }).await;
         }
-        let looked = board.clone();
-        let waits = match tokio::task::spawn_blocking(move || look(&looked, due)).await {
+    }
+
+    async fn look(&mut self, tidies: Tidies) {
+        // Before the look: whatever is carried out by now is not seen by it, and what ends meanwhile is passed over.
+        while self.tasks.try_join_next().is_some() {}
+        self.under_way.retain(|_, task| !task.is_finished());
+        let looked = self.board.board.clone();
+        let waits = match tokio::task::spawn_blocking(move || waits_on(&looked, tidies)).await {
             Ok(Ok(waits)) => waits,
             // What cannot be read now is read at the next look.
-            Ok(Err(error)) => {
-                warnings.tell("questions_not_read", "board", &error);
-                continue;
-            }
-            Err(_) => continue,
+            Ok(Err(error)) => return self.board.warnings.tell("questions_not_read", "board", &error),
+            Err(_) => return,
         };
         let now = SystemClock.now_ms();
         for waits in waits.into_iter().filter(|waits| waits.answer.is_some() || now >= waits.posted.ask.expires_ms()) {
-            let of_it = under_way.entry(waits.posted.back.clone());
-            of_it.or_insert_with(|| tasks.spawn(one(engine.clone(), waits, news.clone())));
+            let of_it = self.under_way.entry(waits.posted.back.clone());
+            of_it.or_insert_with(|| {
+                let counted = Counted::one(&self.count);
+                self.tasks.spawn(one(self.engine.clone(), waits, self.news.clone(), counted))
+            });
         }
     }
 }
 
-fn look(board: &FileBoard, tidies: bool) -> Result<Vec<Waits>, HomeError> {
-    if tidies {
+/// One that is under way, until it is dropped.
+struct Counted(watch::Sender<usize>);
+
+impl Counted {
+    fn one(count: &watch::Sender<usize>) -> Counted {
+        count.send_modify(|count| *count += 1);
+        Counted(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+fn waits_on(board: &FileBoard, tidies: Tidies) -> Result<Vec<Waits>, HomeError> {
+    if tidies == Tidies::Yes {
         board.tidy();
     }
     board.waits()
 }
 
 /// What cannot be carried out now is taken again at a later look.
-async fn one(engine: Arc<Engine>, waits: Waits, news: watch::Sender<u64>) {
+async fn one(engine: Arc<Engine>, waits: Waits, news: watch::Sender<u64>, _counted: Counted) {
     if engine.answered(&waits.posted, waits.answer.as_ref()).await.is_ok() {
         news.send_modify(|count| *count += 1);
     }
@@ -223,7 +283,7 @@ mod tests {
         let answer = |word| Answered { word, by: "ann".into(), say: None, at_ms: SystemClock.now_ms() };
         board.answer(&first.posted, &answer(Word::Declined)).unwrap();
         board.answer(&second.posted, &answer(Word::Approved)).unwrap();
-        let carried = tokio::spawn(carry(engine, warned, watch::Sender::new(0)));
+        let carried = tokio::spawn(Carrier::new(engine, warned, watch::Sender::new(0)).go_on());
         assert_eq!(came_of(&board, &second).await, "taken over; the person reads it in the conversation");
         assert_eq!(board.waits().unwrap().len(), 1, "the other one waits for its conversation");
         model.gate.add_permits(1);
@@ -239,7 +299,8 @@ mod tests {
         let board = warned.board.clone();
         asked_for(&engine, &board).await;
         let left = board.path("h-0", crate::approvals::CAME);
-        let carried = tokio::spawn(carry_and_tidy(engine, warned, watch::Sender::new(0), Duration::from_millis(1)));
+        let carried =
+            tokio::spawn(Carrier::new(engine, warned, watch::Sender::new(0)).go_on_and_tidy(Duration::from_millis(1)));
         for _ in 0..2 {
             std::fs::write(&left, "x").unwrap();
             let file = std::fs::File::options().write(true).open(&left).unwrap();

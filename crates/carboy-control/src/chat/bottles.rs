@@ -243,7 +243,7 @@ fn script_inside(path: &str) -> Result<String, String> {
 }
 
 /// The same key once more: each run opens the log for itself.
-pub(super) fn another(key: &ChainKey) -> ChainKey {
+pub(crate) fn another(key: &ChainKey) -> ChainKey {
     match key {
         ChainKey::Plain => ChainKey::Plain,
         ChainKey::Keyed(secret) => ChainKey::Keyed(Secret::new(*secret.expose())),

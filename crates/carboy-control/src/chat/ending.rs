@@ -2,7 +2,9 @@
 //!
 //! *Must never* tell an end that is not in the log.
 
-use super::{ChatError, ChatHost, bottles};
+use std::time::Duration;
+
+use super::{ChatError, ChatHost, Ending, bottles};
 use crate::summary::{Ended, Summary};
 
 impl ChatHost {
@@ -14,6 +16,7 @@ impl ChatHost {
     }
 
     async fn come_to_the_end(&mut self, ended: Ended) -> Result<Summary, ChatError> {
+        self.carry_out().await;
         // While there is a way out.
         if let Some(webhooks) = self.webhooks.take() {
             webhooks.close().await;
@@ -27,5 +30,14 @@ impl ChatHost {
             offline.stop().await;
         }
         Ok(summary?)
+    }
+
+    /// Lets answers of operators that are under way come to their end, unless it is to be over at once: a write that is broken
+    /// off has an outcome that nobody heard.
+    async fn carry_out(&mut self) {
+        let killed = *self.hosted.standing.ending.borrow() == Some(Ending::Killed);
+        let Some(answering) = self.answering.as_mut().filter(|_| !killed) else { return };
+        let wait_max = Duration::from_millis(self.engine.spec().limits.tool_wait_ms.into());
+        let _ = tokio::time::timeout(wait_max, answering.wait_for(|count| *count == 0)).await;
     }
 }

@@ -62,6 +62,17 @@ pub enum ChatError {
         /// The settings.
         settings: PathBuf,
     },
+    /// Conversations that nobody runs cannot be opened without theirs.
+    #[error(
+        "{SESSION_SECRET} is not set, and without the one that the agent is served with its conversations cannot be opened while it does \
+         not run: {beside}set the environment variable, define it under `secrets:` in {settings}, or start the agent"
+    )]
+    NoKeptSecret {
+        /// The `.env` that could hold it.
+        beside: Beside,
+        /// The settings.
+        settings: PathBuf,
+    },
     /// Another secret.
     #[error(transparent)]
     Vault(#[from] VaultError),

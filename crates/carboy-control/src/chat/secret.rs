@@ -11,9 +11,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
 
 use carboy_core::chat::Identity;
 use carboy_core::ids::SecretName;
+use carboy_core::ports::SecretSource;
+use carboy_core::secret::SecretText;
 use carboy_manifest::SecretFrom;
 use carboy_manifest::chat::Dotenv;
 use carboy_manifest::chat::dotenv::DOTENV_BYTES_MAX;
@@ -47,9 +50,7 @@ pub fn session_secret() -> SecretName {
 /// Sees to it that `origins` or the environment has the session secret.
 fn settle(origins: &mut BTreeMap<SecretName, SecretFrom>, request: &ChatRequest) -> Result<(), ChatError> {
     let name = session_secret();
-    let chosen =
-        origins.contains_key(&name) || request.lookup.variable(SESSION_SECRET).is_some_and(|value| !value.is_empty());
-    match (chosen, request.deployment) {
+    match (is_chosen(origins, request), request.deployment) {
         (true, Deployment::Development | Deployment::Production) => {}
         (false, Deployment::Production) => {
             return Err(ChatError::NoSessionSecret {
@@ -64,6 +65,27 @@ fn settle(origins: &mut BTreeMap<SecretName, SecretFrom>, request: &ChatRequest)
         }
     }
     Ok(())
+}
+
+/// The session secret that its conversations were kept with. None is made: it would open nothing.
+pub(crate) fn kept(request: &ChatRequest) -> Result<Arc<SecretText>, ChatError> {
+    let (name, settings) = (session_secret(), request.places.settings());
+    let said = request.effective.settings.secrets.iter();
+    let mut origins: BTreeMap<_, _> = said.map(|(name, from)| (name.clone(), from.value.clone())).collect();
+    if !is_chosen(&origins, request) {
+        let path = request.home.root().join(FILE);
+        if fs::symlink_metadata(&path).is_err() {
+            return Err(ChatError::NoKeptSecret { beside: beside(request, &name), settings });
+        }
+        origins.insert(name.clone(), SecretFrom::File(path));
+    }
+    let vault = Vault::open(std::slice::from_ref(&name), origins, request.lookup.clone(), &settings)?;
+    Ok(vault.current(&name).expect("the vault was opened with it"))
+}
+
+fn is_chosen(origins: &BTreeMap<SecretName, SecretFrom>, request: &ChatRequest) -> bool {
+    let variable = request.lookup.variable(SESSION_SECRET);
+    origins.contains_key(&session_secret()) || variable.is_some_and(|value| !value.is_empty())
 }
 
 /// Where the secrets come from; that of its sessions is made where it may be. No value is read.

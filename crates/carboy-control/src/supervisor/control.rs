@@ -168,6 +168,7 @@ impl Respond for Shared {
                     itself.execs.fetch_sub(1, Ordering::AcqRel);
                 })))
             }
+            Question::Conversation(_) => Err("a bottle has no conversations with people".into()),
             // Done here and not in the answer, so that a no is the answer.
             Question::Grant(asked) => self.grants.grant(asked).map(|_| None).map_err(|e| e.to_string()),
             Question::Revoke { id } => self.grants.revoke(id).map(|()| None).map_err(|e| e.to_string()),
@@ -185,6 +186,7 @@ impl Respond for Shared {
         match question {
             Question::Status | Question::Attach { .. } | Question::Watch | Question::Wait | Question::Exec(_) => {}
             Question::Grant(_) | Question::Revoke { .. } | Question::Enforce { .. } | Question::Resume => {}
+            Question::Conversation(_) => {}
             Question::Stop => {
                 self.note("stop");
                 self.ask_to_stop();

@@ -107,6 +107,11 @@ impl SessionStore for MemorySessions {
         Box::pin(ready(Ok(kept)))
     }
 
+    fn look(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>> {
+        let kept = self.all().live(&key, now_ms, &self.limits).map(|session| session.kept.clone());
+        Box::pin(ready(Ok(kept)))
+    }
+
     fn save(
         &self,
         key: SessionKey,

@@ -1,7 +1,7 @@
 //! Sessions in a SQLite file of their own (0600): they outlive the process, and several processes can share them.
 //!
 //! ```text
-//!  load, save, remove, sweep ─▶ bounded queue ─▶ one thread, one connection ─▶ sessions.db (WAL)
+//!  load, look, save, remove, sweep ─▶ bounded queue ─▶ one thread, one connection ─▶ sessions.db (WAL)
 //! ```
 //!
 //! A save is on the disk when it is acknowledged. That a session was read is written down too, but may be lost with the
@@ -97,6 +97,7 @@ pub struct SqliteSessions {
 
 enum Job {
     Load { key: SessionKey, now_ms: u64, answer: Giver<Result<Option<KeptSession>, SessionStoreError>> },
+    Look { key: SessionKey, now_ms: u64, answer: Giver<Result<Option<KeptSession>, SessionStoreError>> },
     Save { key: SessionKey, version: u64, bytes: Vec<u8>, now_ms: u64, answer: Giver<Result<(), SessionStoreError>> },
     Remove { key: SessionKey, answer: Giver<Result<(), SessionStoreError>> },
     Sweep { now_ms: u64, answer: Giver<Result<Vec<SessionKey>, SessionStoreError>> },
@@ -141,6 +142,10 @@ impl Drop for SqliteSessions {
 impl SessionStore for SqliteSessions {
     fn load(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>> {
         self.ask(|answer| Job::Load { key, now_ms, answer })
+    }
+
+    fn look(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>> {
+        self.ask(|answer| Job::Look { key, now_ms, answer })
     }
 
     fn save(
@@ -231,6 +236,7 @@ impl Keeper {
         while let Ok(job) = waiting.recv() {
             match job {
                 Job::Load { key, now_ms, answer } => answer.give(self.load(&key, now_ms)),
+                Job::Look { key, now_ms, answer } => answer.give(self.look(&key, now_ms)),
                 Job::Save { key, version, bytes, now_ms, answer } => {
                     answer.give(self.save(&key, version, &bytes, now_ms));
                 }
@@ -261,6 +267,14 @@ impl Keeper {
             self.gone.add(*key);
         }
         Ok(kept)
+    }
+
+    fn look(&mut self, key: &SessionKey, now_ms: u64) -> Result<Option<KeptSession>, SessionStoreError> {
+        let limits = self.limits;
+        self.within(Durable::No, |all| match all.find(key)?.filter(|found| !limits.is_over(found.used_ms, now_ms)) {
+            None => Ok(None),
+            Some(found) => Ok(Some(KeptSession { bytes: all.read(key)?, version: found.version })),
+        })
     }
 
     fn save(&mut self, key: &SessionKey, version: u64, bytes: &[u8], now_ms: u64) -> Result<(), SessionStoreError> {

@@ -108,10 +108,10 @@ impl<'a> Talk<'a> {
     /// Until it ends.
     pub async fn go_on(&mut self, heard: &mut Heard) -> Went {
         let mut wishes = Wishes { heard, ending: self.host.ending(), asked: false };
+        let mut news = self.host.news();
         if self.conversation.goes_on() {
             self.earlier().await;
         }
-        let mut news = self.host.news();
         loop {
             let said = tokio::select! {
                 biased;
@@ -173,7 +173,11 @@ impl<'a> Talk<'a> {
                     self.page.earlier(who, &line.text);
                 }
             }
-            Ok(_) => {}
+            // What it was told since the agent was started: answers that were given while it was away.
+            Ok(_) => {
+                self.told_ms = self.host.record().started_ms;
+                self.news().await;
+            }
             Err(_) => match self.conversation.anew() {
                 Ok(()) => self.page.note("the last conversation cannot be read any more: a new one begins"),
                 Err(failure) => self.page.note(&failure.message),

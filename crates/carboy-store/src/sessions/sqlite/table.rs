@@ -87,6 +87,11 @@ impl<'a> All<'a> {
         statement.query_row(params![key.0, int(now_ms), self.next_turn()?], |row| row.get(0))
     }
 
+    pub(super) fn read(&self, key: &SessionKey) -> rusqlite::Result<Vec<u8>> {
+        let mut statement = self.transaction.prepare_cached("SELECT bytes FROM session WHERE key = ?1")?;
+        statement.query_row([key.0], |row| row.get(0))
+    }
+
     pub(super) fn put(&self, key: &SessionKey, version: u64, bytes: &[u8], now_ms: u64) -> rusqlite::Result<()> {
         let mut statement = self.transaction.prepare_cached(
             "INSERT INTO session (key, version, used_ms, turn, size, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
