@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
 use crate::clients::client;
-use crate::world::{Person, REAL_GEMINI_KEY, Ran, World};
+use crate::world::{Person, REAL_GEMINI_KEY, REAL_KEY, REAL_OPENAI_KEY, Ran, World};
 use crate::{Case, case, case_with};
 
 const REASON: &str = "placeholder_misplaced";
@@ -37,6 +37,11 @@ pub fn cases() -> Vec<Case> {
         case_with("B33 B42 a placeholder does not follow a redirect to another host", &["curl"], redirect),
         case_with("B41 B42 a placeholder is real at its own host alone, with Python requests", python, requests),
         case_with("B42 git logs in with a placeholder as its password", &["git"], git),
+        case_with(
+            "B42 the key of a preset may be a placeholder in its shape, and its model is metered",
+            &["curl"],
+            preset,
+        ),
         case("B42 a placeholder's secret that is missing stops the launch and is named", missing),
         case("B42 each run has a placeholder of its own, check and explain show where it goes", shown),
     ]
@@ -254,6 +259,32 @@ fn git(person: Person) {
     assert_eq!(lines[1..], ["none", "read 0", "refused"], "{}", ran.stderr);
     assert_eq!(*given.lock().unwrap(), [format!("x-access-token:{REAL_GEMINI_KEY}")]);
     assert!(!world.provider.received().iter().any(|r| r.header("authorization").is_some()));
+}
+
+fn preset(person: Person) {
+    let world = World::new(person);
+    world.bottle(
+        "presets:\n  - {anthropic: {credential: {from: ANTHROPIC_API_KEY}}}\n  - {openai: {credential: {from: OPENAI_API_KEY, env: MY_KEY}}}\n",
+    );
+    let script = "printenv ANTHROPIC_API_KEY; printenv MY_KEY; test -z \"$OPENAI_API_KEY\" && echo none\n\
+         n() { curl -sS -o /dev/null -w '%{http_code} %header{x-carboy-reason}\\n' -H 'content-type: application/json' \"$@\"; }\n\
+         m='\"max_tokens\": 9, \"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]'\n\
+         claude() { n -H 'anthropic-version: 2023-06-01' \"$@\" -d \"{\\\"model\\\": \\\"claude-sonnet-4-5\\\", $m}\" https://api.anthropic.com/v1/messages; }\n\
+         claude -H \"x-api-key: $ANTHROPIC_API_KEY\"\n\
+         n -H \"authorization: Bearer $MY_KEY\" -d \"{\\\"model\\\": \\\"gpt-4o-mini\\\", $m}\" https://api.openai.com/v1/chat/completions\n\
+         claude -H \"x-api-key: $MY_KEY\"; claude -H \"x-other: $ANTHROPIC_API_KEY\"";
+    let ran = world.sh(script).expect_code(0);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    for (line, real) in lines.iter().zip([REAL_KEY, REAL_OPENAI_KEY]) {
+        let prefix = if real == REAL_KEY { "sk-ant-" } else { "sk-" };
+        assert!(line.starts_with(prefix) && line.len() == real.len() && *line != real, "{line} {real}");
+    }
+    // As that provider says that it will not take a request.
+    let refused = format!("400 {REASON}");
+    assert_eq!(lines[2..], ["none", "200 ", "200 ", &refused, &refused], "{}", ran.stderr);
+    let charged = ran.entries.iter().filter(|entry| entry.detail("charged").is_some());
+    assert_eq!(charged.count(), 2, "{:#?}", ran.entries);
+    assert!(!format!("{} {} {:?}", ran.stdout, ran.stderr, ran.entries).contains(REAL_KEY));
 }
 
 fn missing(person: Person) {
