@@ -129,6 +129,20 @@ impl Lifted {
         body
     }
 
+    /// Does what was taken out of a body still stand in its places, after something in that body was overwritten? Otherwise
+    /// what told a place from the one before it may be gone, and the real value would go into that one.
+    pub(crate) fn stays_in_place(&self, body: &[u8]) -> Result<(), Denial> {
+        for slot in self.slots.iter().filter(|slot| slot.used) {
+            let PlaceholderIn::Body(name) = &slot.place else { continue };
+            let mark = slot.mark.as_bytes();
+            if self.writing.spans(body, name.as_deref(), mark).len() != spans(plain(body), mark).len() {
+                let detail = format!("{} in the request body, next to what is overwritten", rule_of(&slot.secret));
+                return Err(Denial::new(Reason::PlaceholderMisplaced, detail));
+            }
+        }
+        Ok(())
+    }
+
     /// Where the route's placeholders stand in a body, each where it wants to.
     fn places(&self, body: &[u8]) -> Vec<Range<usize>> {
         let of = |slot: &Slot| match &slot.place {

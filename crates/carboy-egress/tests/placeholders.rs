@@ -393,6 +393,39 @@ async fn b42_in_form_data_another_place_and_an_unclear_body_are_refused() {
 }
 
 #[tokio::test]
+async fn b42_what_is_overwritten_beside_a_placeholder_moves_it_to_no_other_place() {
+    let redacting = DlpPolicy { outbound_on_match: OnMatch::Redact, ..DlpPolicy::default() };
+    let bound = Route { dlp: redacting, ..bound(&[body("token")]) };
+    let pair = Pair::start(Kind::Plain, vec![bound]).await;
+    let fake = pair.fake.clone();
+    // What looks like a private key, and goes on over what tells one field from the next.
+    let begin = "-----BEGIN PRIVATE KEY-----\\nMIIBVgIBADANBgkqhkiG9w0BAQEFAASCAUAwggE8AgEAAkEAq7BFUpkGp3pLQmlQ";
+    let end = "\\n-----END PRIVATE KEY-----\\n";
+    let json = |note: &str, token: &str| format!("{{\"note\":\"{note}\",\"token\":\"{token}\"}}").into_bytes();
+    let form = |note: &str, token: &str| format!("note={note}&token={token}").into_bytes();
+    let parts = |note: &str, token: &str| multipart(&[("name=\"note\"", note), ("name=\"token\"", token)]);
+    let (forms, jsons) = ("application/x-www-form-urlencoded", "application/json");
+    for (kind, body) in [(FORM_DATA, parts(begin, &fake)), (jsons, json(begin, &format!("{end}{fake}")))] {
+        let got = send(&mut pair.client().await, Method::POST, "/", &[("content-type", kind)], body).await;
+        assert_eq!((got.status, got.reason()), (StatusCode::FORBIDDEN, REASON), "{kind}");
+    }
+    assert_eq!(pair.bench.origin.received().len(), 0);
+    // One that ends where its field does is overwritten, and the placeholder becomes real in its own.
+    let whole = format!("{begin}{}", end.trim_end_matches("\\n"));
+    for (kind, body, written) in [
+        (FORM_DATA, parts(&format!("{whole};"), &fake), parts("*;", SECRET)),
+        (jsons, json(&format!("{whole};"), &fake), json("*;", SECRET)),
+        (forms, form(begin, &fake), form("*", SECRET)),
+    ] {
+        let got = send(&mut pair.client().await, Method::POST, "/", &[("content-type", kind)], body).await;
+        assert_eq!(got.status, StatusCode::OK, "{kind} {}", got.text());
+        let mut received = pair.last().body;
+        received.dedup_by(|a, b| (*a, *b) == (b'*', b'*'));
+        assert_eq!(String::from_utf8(received), String::from_utf8(written));
+    }
+}
+
+#[tokio::test]
 async fn b42_form_data_on_a_metered_route_are_filled_where_they_cost_nothing() {
     let mut model = bound(&[body("token")]);
     model.meter = Some(MeterName::parse("openai").unwrap());
