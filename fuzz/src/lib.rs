@@ -7,6 +7,7 @@
 //!
 //! A target panics where something does not hold. *Must never* depend on time, chance or the machine.
 
+mod form_data;
 mod readers;
 mod texts;
 
@@ -22,6 +23,7 @@ pub const TARGETS: &[Target] = &[
     ("dns", readers::dns),
     ("proxy_head", readers::proxy_head),
     ("client_hello", readers::client_hello),
+    ("form_data", form_data::form_data),
     ("sse", readers::sse),
     ("meter", readers::meter),
     ("demand", readers::demand),

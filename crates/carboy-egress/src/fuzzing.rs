@@ -1,5 +1,7 @@
 //! Doors for the fuzz targets to readers that are nobody else's business. *Must never* be used by anything that is shipped.
 
+use std::ops::Range;
+
 use carboy_core::host::HostPattern;
 use carboy_core::route::{Route, RouteSet};
 use carboy_guard::Detectors;
@@ -7,6 +9,7 @@ use carboy_guard::Detectors;
 use crate::gateway::Learning;
 use crate::limits::GatewayLimits;
 use crate::names::NamePool;
+use crate::placeholder::multipart::Boundary;
 use crate::proxy::{Head, ProxyAuth};
 
 /// What a bottle's name server answers to these bytes.
@@ -24,6 +27,11 @@ pub fn proxy_head(read: &[u8]) -> Option<(String, usize)> {
     match head {
         Head::Tunnel { host, .. } | Head::Request { host, .. } => Some((host.to_string(), length)),
     }
+}
+
+/// Where a text stands in the field `name` of form data of this `Content-Type`.
+pub fn form_data(content_type: &str, body: &[u8], name: &str, wanted: &[u8]) -> Vec<Range<usize>> {
+    Boundary::of(content_type).map_or_else(Vec::new, |boundary| boundary.spans(body, Some(name), wanted))
 }
 
 /// What a ClientHello in these pieces turns out to be.

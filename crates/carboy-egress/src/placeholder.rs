@@ -12,8 +12,10 @@
 //! *Must never* lift one outside of its route's own place, nor put a real value anywhere but where a placeholder was lifted.
 
 mod body;
+pub(crate) mod multipart;
 mod spans;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -110,6 +112,11 @@ impl Lifted {
     /// Takes them out of a decoded body.
     pub(crate) fn lift_body(&mut self, headers: &HeaderMap, mut body: Vec<u8>) -> Vec<u8> {
         self.writing = Writing::of(headers);
+        if let Writing::Multipart(boundary) = &self.writing
+            && boundary.may_fall_on(&body, &self.places(&body))
+        {
+            return body;
+        }
         let mut room = LIFTED_MAX;
         for slot in &mut self.slots {
             let PlaceholderIn::Body(name) = &slot.place else { continue };
@@ -120,6 +127,29 @@ impl Lifted {
             body = replaced(&body, &found, slot.mark.as_bytes());
         }
         body
+    }
+
+    /// Does what was taken out of a body still stand in its places, after something in that body was overwritten? Otherwise
+    /// what told a place from the one before it may be gone, and the real value would go into that one.
+    pub(crate) fn stays_in_place(&self, body: &[u8]) -> Result<(), Denial> {
+        for slot in self.slots.iter().filter(|slot| slot.used) {
+            let PlaceholderIn::Body(name) = &slot.place else { continue };
+            let mark = slot.mark.as_bytes();
+            if self.writing.spans(body, name.as_deref(), mark).len() != spans(plain(body), mark).len() {
+                let detail = format!("{} in the request body, next to what is overwritten", rule_of(&slot.secret));
+                return Err(Denial::new(Reason::PlaceholderMisplaced, detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the route's placeholders stand in a body, each where it wants to.
+    fn places(&self, body: &[u8]) -> Vec<Range<usize>> {
+        let of = |slot: &Slot| match &slot.place {
+            PlaceholderIn::Body(name) => self.writing.spans(body, name.as_deref(), slot.placeholder.as_bytes()),
+            PlaceholderIn::Header(_) | PlaceholderIn::Query(_) | PlaceholderIn::Basic(_) => Vec::new(),
+        };
+        self.slots.iter().flat_map(of).collect()
     }
 
     /// Does this text hold one of the marks?
@@ -154,7 +184,7 @@ impl Lifted {
                 real,
             });
         }
-        Ok(Filling { filled, writing: self.writing })
+        Ok(Filling { filled, writing: self.writing.clone() })
     }
 }
 

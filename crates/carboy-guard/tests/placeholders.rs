@@ -123,6 +123,16 @@ fn b41_a_value_that_was_renewed_to_another_length_is_still_overwritten() {
     assert_eq!(got, format!("<{}>", "*".repeat(REAL.len())).as_bytes());
 }
 
+#[test]
+fn b41_b42_a_password_of_few_letters_is_found_in_json_as_encoders_have_to_write_it() {
+    // Nothing is escaped but what has to be, and fewer letters than the view goes by.
+    let (real, fake) = ("0AAa00<0\":0[:!a0A", "KJoH3G<n\":l[:!Jsm");
+    let detectors = built(real, fake);
+    let body = |text: &str| format!("{{\"secret\":\"{}\"}}", json(text)).into_bytes();
+    assert_eq!(detectors.scan_text(&body(fake), &OUTBOUND, Location::RequestBody).len(), 1);
+    assert_eq!(inbound(&detectors, &body(real), &[]), body(fake));
+}
+
 proptest! {
     #[test]
     fn b41_no_writing_and_no_cutting_shows_the_secret(

@@ -2,7 +2,7 @@
 //!
 //! *Must never* make a route wider than it reads: an empty `matches`, `paths` or `methods` is an error, not "all".
 
-mod credential;
+pub(crate) mod credential;
 mod matches;
 pub(crate) use credential::check_variables;
 pub use matches::describe_match;

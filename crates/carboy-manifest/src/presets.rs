@@ -4,6 +4,7 @@
 //! presets:
 //!   - github-read                                   # the newest version; `github-read@1` pins it
 //!   - {anthropic: {token_env: CLAUDE_CODE_OAUTH_TOKEN}}
+//!   - {openai: {credential: {from: OPENAI_API_KEY}}}   # a placeholder, at the places that the preset knows
 //!   - npm: {hosts: [registry.example, "mirror.example:8443/npm"]}
 //! ```
 //!
@@ -30,11 +31,20 @@ pub const HOSTS_MAX: usize = 20;
 enum Takes {
     /// Nothing.
     Nothing,
-    /// `token_env`; this one when it is not given.
-    Token(&'static str),
-    /// `hosts`, which it needs, on these ports where none is written; `private` and `token_env`.
+    /// `token_env`, this one when it is not given; or `credential`, whose placeholder its clients send in these.
+    Token(&'static str, &'static [Where]),
+    /// `hosts`, which it needs, on these ports where none is written; `private`, and `token_env` or `credential`.
     Hosts(&'static [u16]),
 }
+
+/// `in` and `name` of a credential.
+type Where = (&'static str, Option<&'static str>);
+
+/// Where tools put what they log in to a registry with.
+const OF_REGISTRY: &[Where] = &[("header", Some("authorization")), ("basic", None)];
+const OF_ANTHROPIC: &[Where] = &[("header", Some("x-api-key")), ("header", Some("authorization"))];
+const OF_GEMINI: &[Where] = &[("header", Some("x-goog-api-key")), ("query", Some("key"))];
+const BEARER: &[Where] = &[("header", Some("authorization"))];
 
 struct Definition {
     name: &'static str,
@@ -176,15 +186,20 @@ const GEMINI: &str = r#"
 
 /// All of them, by name. A change that lets a request through which an older bottle file did not mean is a new version.
 const PRESETS: &[Definition] = &[
-    Definition { name: "anthropic", version: 1, takes: Takes::Token("ANTHROPIC_API_KEY"), routes: ANTHROPIC },
+    Definition {
+        name: "anthropic",
+        version: 1,
+        takes: Takes::Token("ANTHROPIC_API_KEY", OF_ANTHROPIC),
+        routes: ANTHROPIC,
+    },
     Definition { name: "apt", version: 1, takes: Takes::Hosts(&[443, 80]), routes: FROM_REGISTRY },
     Definition { name: "cargo", version: 1, takes: Takes::Hosts(&[443]), routes: FROM_CARGO_REGISTRY },
-    Definition { name: "chatgpt", version: 1, takes: Takes::Token("CHATGPT_ACCESS_TOKEN"), routes: CHATGPT },
-    Definition { name: "gemini", version: 1, takes: Takes::Token("GEMINI_API_KEY"), routes: GEMINI },
+    Definition { name: "chatgpt", version: 1, takes: Takes::Token("CHATGPT_ACCESS_TOKEN", BEARER), routes: CHATGPT },
+    Definition { name: "gemini", version: 1, takes: Takes::Token("GEMINI_API_KEY", OF_GEMINI), routes: GEMINI },
     Definition { name: "github-read", version: 1, takes: Takes::Nothing, routes: GITHUB_READ },
     Definition { name: "go", version: 1, takes: Takes::Hosts(&[443]), routes: FROM_GO_PROXY },
     Definition { name: "npm", version: 1, takes: Takes::Hosts(&[443]), routes: FROM_REGISTRY },
-    Definition { name: "openai", version: 1, takes: Takes::Token("OPENAI_API_KEY"), routes: OPENAI },
+    Definition { name: "openai", version: 1, takes: Takes::Token("OPENAI_API_KEY", BEARER), routes: OPENAI },
     Definition { name: "pip", version: 1, takes: Takes::Hosts(&[443]), routes: FROM_REGISTRY },
 ];
 
@@ -210,6 +225,8 @@ struct Told {
     hosts: Vec<HostSpec>,
     private: bool,
     token: Option<SecretName>,
+    /// Whose placeholder, and the variable that holds it.
+    credential: Option<(SecretName, String)>,
 }
 
 /// `HOST[:PORT][/PREFIX]`.
@@ -251,7 +268,7 @@ fn preset(scope: &mut Scope<'_>, item: &Node) -> Option<Said<Preset>> {
     let found = definition(scope, name, at)?;
     let label = format!("{}@{}", found.name, found.version);
     let told = told_of(scope, found, &label, told, at)?;
-    let key = format!("{label} {:?} {} {:?}", told.hosts, told.private, told.token);
+    let key = format!("{label} {:?} {} {:?} {:?}", told.hosts, told.private, told.token, told.credential);
     let routes = expanded(scope, found, &label, &told, at)?;
     Some(scope.said(Preset { label, key, routes }, at))
 }
@@ -283,7 +300,7 @@ fn told_of(scope: &mut Scope<'_>, found: &Definition, label: &str, node: Option<
     };
     let allowed = match found.takes {
         Takes::Nothing => &keys::PRESET_OF_NOTHING,
-        Takes::Token(_) => &keys::PRESET_OF_TOKEN,
+        Takes::Token(..) => &keys::PRESET_OF_TOKEN,
         Takes::Hosts(_) => &keys::PRESET_OF_HOSTS,
     };
     let errors = scope.out.error_count();
@@ -291,6 +308,13 @@ fn told_of(scope: &mut Scope<'_>, found: &Definition, label: &str, node: Option<
     let mut told = Told::default();
     if let Some(node) = find(entries, "token_env") {
         told.token = egress::secret_name(scope, node, &format!("`token_env` of {what}"));
+    }
+    if let Some(node) = find(entries, "credential") {
+        told.credential = credential(scope, node, &what);
+        if told.token.is_some() {
+            let message = format!("{what} of {} has `credential` and `token_env`", scope.owner);
+            scope.error(node.at, Code::BadValue, message, "keep one of the two");
+        }
     }
     if let Some(node) = find(entries, "private") {
         told.private = scope.boolean(node, &format!("`private` of {what}")).unwrap_or_default();
@@ -310,6 +334,17 @@ fn told_of(scope: &mut Scope<'_>, found: &Definition, label: &str, node: Option<
         scope.missing(at, "hosts", &what, fix);
     }
     (scope.out.error_count() == errors).then_some(told)
+}
+
+/// `{from, env}`: where it goes the preset knows.
+fn credential(scope: &mut Scope<'_>, node: &Node, what: &str) -> Option<(SecretName, String)> {
+    let what = format!("`credential` of {what}");
+    let entries = scope.map(node, &what)?;
+    scope.keys(entries, &keys::PRESET_CREDENTIAL, &what);
+    if find(entries, "from").is_none() {
+        scope.missing(node.at, "from", &what, "add `from: NAME`, the name of the secret");
+    }
+    egress::credential::held(scope, entries, &what)
 }
 
 fn host_spec(scope: &mut Scope<'_>, node: &Node, what: &str) -> Option<HostSpec> {
@@ -346,14 +381,16 @@ fn expanded(scope: &mut Scope<'_>, found: &Definition, label: &str, told: &Told,
     let mut nodes: Vec<Node> = Vec::new();
     match &found.takes {
         Takes::Nothing => nodes.extend(templates),
-        Takes::Token(usual) => {
+        Takes::Token(usual, places) => {
             let token = told.token.as_ref().map_or(*usual, SecretName::as_str);
             nodes.extend(templates.iter().map(|template| filled(template, &[("TOKEN", token)])));
+            nodes.iter_mut().for_each(|node| hold(node, told, places));
         }
         Takes::Hosts(ports) => {
             for (spec, template) in told.hosts.iter().flat_map(|spec| templates.iter().map(move |t| (spec, t))) {
                 nodes.push(of_host(template, spec, ports, told));
             }
+            nodes.iter_mut().for_each(|node| hold(node, told, OF_REGISTRY));
         }
     }
     for node in &mut nodes {
@@ -386,6 +423,21 @@ fn of_host(template: &Node, spec: &HostSpec, ports: &[u16], told: &Told) -> Node
         add("token_env", text(token.as_str()));
     }
     node
+}
+
+/// Gives a route the placeholder that the preset was told of, in the place of a token of its own.
+fn hold(route: &mut Node, told: &Told, places: &[Where]) {
+    let (Value::Map(entries), Some((secret, variable))) = (&mut route.value, &told.credential) else { return };
+    let of = |value: Value| Node { value, at: Position::START };
+    let entry = |key: &str, value: Value| Entry { key: key.to_owned(), key_at: Position::START, value: of(value) };
+    let text = |key: &str, text: &str| entry(key, Value::Text(text.to_owned()));
+    let at = |(kind, name): &Where| {
+        let name = name.map(|name| text("name", name));
+        let rest = [text("in", kind), text("from", secret.as_str()), text("env", variable)];
+        of(Value::Map(rest.into_iter().chain(name).collect()))
+    };
+    entries.retain(|entry| !matches!(entry.key.as_str(), "auth_scheme" | "token_env"));
+    entries.push(entry("credential", Value::List(places.iter().map(at).collect())));
 }
 
 /// The tree with these words replaced in its texts. A prefix is escaped where it stands in an expression; where it is the
@@ -447,7 +499,7 @@ mod tests {
             let hosts: Vec<&str> = preset.routes.lines().filter_map(|line| line.strip_prefix("- host: ")).collect();
             match preset.takes {
                 Takes::Hosts(_) => assert_eq!(hosts, ["HOST"], "{}", preset.name),
-                Takes::Nothing | Takes::Token(_) => assert!(!hosts.is_empty() && !hosts.contains(&"HOST")),
+                Takes::Nothing | Takes::Token(..) => assert!(!hosts.is_empty() && !hosts.contains(&"HOST")),
             }
         }
     }

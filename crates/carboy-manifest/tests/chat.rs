@@ -325,6 +325,21 @@ fn in_a_bottle_it_reaches_what_the_bottle_lets_it_and_takes_its_key_and_meter() 
         ),
         (&format!("{route}}}]}}"), "", "is not metered, and no budget would hold"),
         (
+            "presets: [{anthropic: {credential: {from: K}}}]",
+            "",
+            "missing-route 3:8 the model `claude-sonnet-4-5` of agent `shop` is reached through a route of bottle `b` with `credential`",
+        ),
+        (
+            "presets: [anthropic]\negress: {routes: [{host: h.example, credential: {in: basic, from: K}}]}",
+            "webhooks: {hand_off: \"https://h.example/x\"}",
+            "`webhooks.hand_off` of agent `shop` is reached through a route of bottle `b` with `credential`",
+        ),
+        (
+            "presets: [anthropic]\negress: {routes: [{host: h.example, credential: {in: basic, from: K}}]}",
+            "tools: [{mcp: {url: \"https://h.example/x\"}}]",
+            "of agent `shop` is reached through a route of bottle `b` with `credential`",
+        ),
+        (
             "presets: [anthropic]",
             "webhooks: {hand_off: \"https://h.example/x\"}",
             "`webhooks.hand_off` of agent `shop` is not reached",

@@ -3,7 +3,7 @@
 mod support;
 
 use carboy_core::host::Host;
-use carboy_core::route::{GitAccess, OnMatch, Reach, RequestFacts};
+use carboy_core::route::{BasicPart, GitAccess, OnMatch, PlaceholderIn, Reach, RequestFacts};
 use carboy_manifest::{Effective, check};
 use support::{bottle, files, findings, request};
 
@@ -153,6 +153,49 @@ fn a_company_mirror_may_be_private_and_need_a_token() {
     let secret = route.auth.as_ref().map(|auth| auth.secret.as_str());
     assert_eq!((route.reach, secret), (Reach::Private, Some("NPM_TOKEN")));
     assert!(findings("presets: [{npm: {hosts: [10.1.2.3]}}]")[0].starts_with("bad-host 2:12"));
+}
+
+#[test]
+fn b42_a_preset_s_credential_may_be_a_placeholder_where_its_clients_put_their_keys() {
+    // M38
+    let header = |name: &str| PlaceholderIn::Header(name.into());
+    let (x_key, bearer) = (header("x-api-key"), header("authorization"));
+    let key = PlaceholderIn::Query("key".into());
+    for (presets, places) in [
+        ("[{anthropic: {credential: {from: K, env: ANTHROPIC_API_KEY}}}]", vec![x_key, bearer.clone()]),
+        ("[{openai: {credential: {from: K, env: V}}}]", vec![bearer.clone()]),
+        ("[{chatgpt: {credential: {from: K}}}]", vec![bearer.clone()]),
+        ("[{gemini: {credential: {from: K}}}]", vec![header("x-goog-api-key"), key]),
+        ("[{npm: {hosts: [r.example], credential: {from: K}}}]", vec![bearer, PlaceholderIn::Basic(BasicPart::Either)]),
+    ] {
+        let loaded = load(presets);
+        for route in loaded.routes.iter() {
+            assert!(route.auth.is_none(), "{presets}");
+            let held: Vec<_> = route.credentials.iter().map(|one| one.place.clone()).collect();
+            assert_eq!(held, places, "{presets}");
+        }
+        let variable = presets.split("env: ").nth(1).map_or("K", |rest| rest.split('}').next().unwrap());
+        let one = &loaded.routes.iter().next().expect("a route").credentials[0];
+        assert_eq!((one.secret.as_str(), one.variable.as_str()), ("K", variable));
+    }
+    for (presets, want) in [
+        (
+            "[{anthropic: {credential: {}}}]",
+            "missing-key 2:36 `credential` of preset `anthropic@1` of bottle `dev` has no `from`",
+        ),
+        ("[{anthropic: {credential: {from: K, in: header}}}]", "unknown-key"),
+        ("[{anthropic: {credential: K}}]", "wrong-type"),
+        ("[{anthropic: {credential: {from: sk-ant-x}}}]", "bad-name"),
+        ("[{anthropic: {credential: {from: K, env: PATH}}}]", "bad-name"),
+        (
+            "[{anthropic: {credential: {from: K}, token_env: T}}]",
+            "bad-value 2:36 preset `anthropic@1` of bottle `dev` has `credential` and",
+        ),
+        ("[{github-read: {credential: {from: K}}}]", "unknown-key"),
+    ] {
+        let found = findings(&format!("presets: {presets}"));
+        assert!(found.len() == 1 && found[0].starts_with(want), "{presets}: {found:?}");
+    }
 }
 
 #[test]

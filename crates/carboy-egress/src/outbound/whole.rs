@@ -70,6 +70,9 @@ impl Whole<'_> {
         share.grow(self.scan.exchange.gateway(), decoded.len()).map_err(|denial| denial.by(&self.route.id))?;
         let marked = lifted.lift_body(headers, decoded);
         let out = self.scan.message(&marked)?;
+        if out != marked {
+            lifted.stays_in_place(&out).map_err(|denial| denial.by(&self.route.id))?;
+        }
         headers.remove(header::CONTENT_ENCODING);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(out.len()));
         Ok(OutBody::Whole(self.scan.exchange.clone(), Some(out), share))

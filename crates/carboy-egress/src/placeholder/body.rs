@@ -1,4 +1,4 @@
-//! Placeholders in a body: JSON, a form, or any other text.
+//! Placeholders in a body: JSON, a form of either kind, or any other text.
 //!
 //! *Must never* lift one out of a part of the body that the route does not name.
 
@@ -7,15 +7,20 @@ use std::ops::Range;
 use carboy_core::secret::{Secret, SecretText};
 use http::header::{self, HeaderMap};
 
+use super::multipart::Boundary;
 use super::spans::{json_units, percent, percent_units, plain, spans};
 
 /// How a body is written, as far as its type says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Writing {
     /// JSON, also one document a line.
     Json,
     /// `application/x-www-form-urlencoded`.
     Form,
+    /// `multipart/form-data`.
+    Multipart(Boundary),
+    /// Of parts that cannot be told for sure, or of another kind: no place for any.
+    Sealed,
     /// Markup, in which a few characters are names.
     Xml,
     /// Anything else: as it stands.
@@ -25,10 +30,15 @@ pub(crate) enum Writing {
 
 impl Writing {
     pub(super) fn of(headers: &HeaderMap) -> Writing {
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match kind.as_str() {
+        let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
+        let (first, second) = (kinds.next().map_or(Ok(""), |value| value.to_str()), kinds.next());
+        let (Ok(all), None) = (first, second) else { return Writing::Sealed };
+        let all_lower = all.to_ascii_lowercase();
+        match all_lower.split(';').next().unwrap_or_default().trim() {
             "application/x-www-form-urlencoded" => Writing::Form,
+            "multipart/form-data" => Boundary::of(all).map_or(Writing::Sealed, Writing::Multipart),
+            // Wherever it stands, somebody may take it for the kind.
+            _ if all_lower.contains("multipart/") => Writing::Sealed,
             kind if kind.ends_with("json") || kind.ends_with("ndjson") => Writing::Json,
             kind if kind.ends_with("xml") => Writing::Xml,
             _ => Writing::Other,
@@ -36,22 +46,23 @@ impl Writing {
     }
 
     /// Where `wanted` stands: in the values under `name`, or anywhere. A text of no known parts has no names.
-    pub(super) fn spans(self, body: &[u8], name: Option<&str>, wanted: &[u8]) -> Vec<Range<usize>> {
+    pub(super) fn spans(&self, body: &[u8], name: Option<&str>, wanted: &[u8]) -> Vec<Range<usize>> {
         match (self, name) {
             (Writing::Json, name) => of_strings(body, name, wanted),
             (Writing::Form, name) => of_pairs(body, name, wanted),
+            (Writing::Multipart(boundary), name) => boundary.spans(body, name, wanted),
             (Writing::Xml | Writing::Other, None) => spans(plain(body), wanted),
-            (Writing::Xml | Writing::Other, Some(_)) => Vec::new(),
+            (Writing::Xml | Writing::Other, Some(_)) | (Writing::Sealed, _) => Vec::new(),
         }
     }
 
     /// The value as such a body holds it.
-    pub(super) fn written(self, value: &str) -> SecretText {
+    pub(super) fn written(&self, value: &str) -> SecretText {
         match self {
             Writing::Json => json(value),
             Writing::Form => percent(value),
             Writing::Xml => xml(value),
-            Writing::Other => Secret::new(value.to_owned()),
+            Writing::Multipart(_) | Writing::Sealed | Writing::Other => Secret::new(value.to_owned()),
         }
     }
 }

