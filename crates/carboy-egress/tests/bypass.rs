@@ -8,7 +8,7 @@ use std::time::Duration;
 use carboy_core::route::{AuthScheme, Reach, RouteAuth};
 use carboy_egress::GatewayLimits;
 use http::{Request, StatusCode};
-use support::{Bench, Client, HOST, Kind, Origin, detail, full, recording, route, secret_name};
+use support::{Bench, Client, HOST, Kind, Origin, detail, full, h2, recording, route, secret_name};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -25,6 +25,15 @@ async fn raw(bench: &Bench, host: &str, port: u16, bytes: &[u8]) -> String {
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(5), tcp.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    let waits = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waits).await.expect("it comes in time");
 }
 
 #[tokio::test]
@@ -93,6 +102,37 @@ async fn b19_one_request_has_one_target() {
     let same = b"GET http://api.example/x HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
     assert!(raw(&bench, HOST, 80, same).await.starts_with("HTTP/1.1 200"));
     assert_eq!(bench.origin.received()[0].target, "/x");
+}
+
+/// U+00A0 is the no-break space.
+#[tokio::test]
+async fn b19_a_target_with_octets_that_are_no_ascii_is_refused_in_http1_and_in_a_path_of_http2() {
+    let characters = ['\u{80}', '\u{85}', '\u{a0}', '\u{e9}', '\u{2028}', '\u{ff0f}', '\u{1f600}'].map(String::from);
+    // By themselves, where they are no UTF-8.
+    let alone = (0x80..=0xff_u8).map(|octet| vec![octet]);
+    let h1 = Bench::start(Kind::Plain, vec![route(HOST)]).await;
+    for octets in alone.chain(characters.clone().map(String::into_bytes)) {
+        for (before, after) in [("/a", "/b"), ("/a?q=", "&r=1")] {
+            let end = "HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
+            let line = [b"GET ", before.as_bytes(), &octets, after.as_bytes(), b" ", end.as_bytes()].concat();
+            let answer = raw(&h1, HOST, 80, &line).await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{octets:x?}: {answer}");
+        }
+    }
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![route(HOST)]).await;
+    for path in characters.iter().flat_map(|c| [format!("/a{c}/b"), format!("/a?q={c}")]) {
+        let got = bench.client(&["h2"]).await.get(&path).await;
+        assert_eq!((got.status.as_u16(), got.reason()), (400, "host_invalid"), "{path:?}");
+    }
+    // What is no UTF-8 is no `:path` to the library either, which ends the connection.
+    for octet in [0x80, 0x85, 0xa0, 0xff] {
+        let (refused, head) = (bench.gateway.stats().refused(), h2::head([b"/a", &[octet][..], b"/b"].concat()));
+        let mut client = h2::connect(&bench).await;
+        client.write_all(&h2::frame(h2::HEADERS, h2::END_STREAM | h2::END_HEADERS, 1, &head)).await.unwrap();
+        until(|| bench.gateway.stats().refused() > refused).await;
+    }
+    assert!(h1.origin.received().is_empty() && bench.origin.received().is_empty());
+    assert_eq!(bench.client(&["h2"]).await.get("/a%C2%A0b").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
