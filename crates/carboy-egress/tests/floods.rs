@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use carboy_egress::GatewayLimits;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use support::h2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, connect,
     field, frame, head, stream,
 };
-use support::{Bench, HOST, Kind, Origin, full, recording, route};
+use support::{Bench, Client, HOST, Kind, Origin, full, handler, recording, route};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -232,4 +232,30 @@ async fn connections_beyond_the_most_are_closed_and_the_others_stay() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), again).await.unwrap();
+}
+
+/// A request that its client gave up is at work no more.
+#[tokio::test]
+async fn a_connection_of_http2_whose_last_request_was_given_up_is_closed_when_it_is_idle() {
+    let origin = Arc::new(Origin::default());
+    let never = handler(|_| std::future::pending());
+    let limits = GatewayLimits { idle: Duration::from_millis(300), ..GatewayLimits::default() };
+    let bench = Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, never, limits).await;
+    let Client::H2(mut client) = bench.client(&["h2"]).await else { panic!("it was offered HTTP/2 alone") };
+    let request = Request::get(format!("https://{HOST}/")).body(full("")).unwrap();
+    let begun = async {
+        while bench.gateway.stats().requests == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        answer = client.send_request(request) => panic!("{answer:?}"),
+        () = begun => {}
+    }
+    let closed = async {
+        while !client.is_closed() {
+            tokio::time::sleep(Duration::from_millis(20)).await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), closed).await.expect("it is closed");
 }
