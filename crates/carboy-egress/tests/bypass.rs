@@ -423,3 +423,29 @@ async fn a_program_that_is_refused_in_a_loop_is_slowed_down_and_every_refusal_is
     assert_eq!(bench.log.events().iter().filter(|event| event.action == "request").count(), 15);
     assert_eq!(client.get("/").await.status, StatusCode::OK, "what is allowed does not wait");
 }
+
+/// The first one; as often as it was, from then on.
+#[tokio::test]
+async fn a_refusal_whose_client_does_not_wait_for_it_is_in_the_log_all_the_same() {
+    let origin = std::sync::Arc::new(Origin::default());
+    let answer = recording(origin.clone(), |_| http::Response::new(full("hello")));
+    let limits =
+        GatewayLimits { refusal_burst: 0, refusal_every: Duration::from_secs(600), ..GatewayLimits::default() };
+    let bench = Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, answer, limits).await;
+    let mut client = h2::connect(&bench).await;
+    for n in 0..3 {
+        let (stream, head) = (h2::stream(n), h2::head("/a.git/git-receive-pack"));
+        client.write_all(&h2::frame(h2::HEADERS, h2::END_STREAM | h2::END_HEADERS, stream, &head)).await.unwrap();
+        until(|| bench.gateway.stats().requests > n as u64).await;
+        client.write_all(&h2::frame(h2::RST_STREAM, 0, stream, &[0, 0, 0, 8])).await.unwrap();
+    }
+    until(|| bench.gateway.stats().refused() == 3).await;
+    let refused = bench.log.wait(|event| event.action == "request").await;
+    assert_eq!(detail(&refused, "reason").as_deref(), Some("git_push_not_allowed"));
+    bench.gateway.shutdown();
+    assert_eq!(bench.gateway.settled(Duration::from_secs(60)).await, 0);
+    let events = bench.log.events();
+    let [_, repeats] = &events[..] else { panic!("{events:#?}") };
+    assert_eq!(detail(repeats, "repeats").as_deref(), Some("2"));
+    assert_eq!(detail(repeats, "of"), detail(&refused, "refusal"));
+}
