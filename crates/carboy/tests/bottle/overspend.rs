@@ -205,6 +205,9 @@ fn trouble(world: &World, oracle: &Oracle, dice: &mut Dice, victim: &mut Child) 
             _ => kill_controller(world),
         }
         if step == in_the_middle {
+            // With something under way: whoever has just lost the controller asks nothing until it is back.
+            let at_work = || (sums(world).get("bottle:victim")?.held > 0).then_some(());
+            within(HAPPEN_WAIT_MAX, "the victim is at work", at_work);
             kill(victim.id());
             victim.wait().unwrap();
         }
