@@ -45,7 +45,7 @@ fn own_files(directory: &Path, into: &mut BTreeSet<String>) {
         let path = entry.unwrap().path();
         let name = path.strip_prefix(home()).unwrap().to_str().unwrap().to_owned();
         match name.as_str() {
-            NAME | "tests" | "src/tests.rs" | "woven" | ".lit" | "target" => {}
+            NAME | "tests" | "src/tests.rs" | "src/tests" | "woven" | ".lit" | "target" => {}
             _ if path.is_dir() => own_files(&path, into),
             _ => {
                 into.insert(name);

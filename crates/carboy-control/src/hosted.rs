@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::ports::{AuditSink, Clock};
@@ -21,17 +20,15 @@ use crate::notify::Notifier;
 use crate::plane::{self, Plane};
 use crate::registry::{Registration, RunRecord};
 use crate::reload;
+use crate::run_end::{self, SETTLE_WAIT_MAX};
 use crate::runs;
-use crate::session::{End, Session};
+use crate::session::Session;
 use crate::standing::{Hangs, Standing, StandingParts, heed_pushes};
-use crate::summary::{Ended, Found, Refused, Summary};
+use crate::summary::{Ended, Summary};
 use crate::supervisor::enforce::{shutdown_of_bottle, spent};
 use crate::supervisor::keeping::Kept;
 use crate::supervisor::{Keeping, RunError, Tell};
 use crate::vault::Lookup;
-
-/// Longest wait at the end for the outcome of requests that were under way; longer than the gateway's own grace.
-const SETTLE_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// Who enters.
 pub(crate) struct Entering {
@@ -133,7 +130,7 @@ impl Hosted {
         self.gateway.settled(SETTLE_WAIT_MAX).await;
         let untold = self.kept.drained().await;
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
-        let record = self.standing.record.clone();
+        let record = &self.standing.record;
         let duration_ms = SystemClock.now_ms().saturating_sub(self.started_ms);
         let stats = self.gateway.stats();
         let tokens = match &self.standing.controller {
@@ -141,36 +138,14 @@ impl Hosted {
             None => Vec::new(),
         };
         self.notifier.ended(ended, duration_ms, stats.refused(), self.session.viewers()).await;
-        let event = Event::new(EventType::Run, self.standing.subject.clone(), "end", Outcome::Done)
-            .with("exit_code", u64::from(ended.shell_code()))
-            .with("duration_ms", duration_ms)
-            .with("requests", stats.requests)
-            .with("refusals", stats.refused())
-            .with("failures", stats.failed());
-        let event = if untold > 0 { event.with("endings_untold", untold as u64) } else { event };
+        let event = run_end::event(&self.standing.subject, ended, duration_ms, &stats, untold);
         self.audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))?;
-        close_log(&self.audit).await?;
-        let head = self.audit.head();
+        run_end::close_log(&self.audit).await?;
         let summary = Summary {
-            run: record.run,
-            bottle: record.bottle,
-            ended,
-            duration_ms,
             tier: tier.to_owned(),
-            requests: stats.requests,
-            bytes_out: stats.bytes_out,
-            bytes_in: stats.bytes_in,
-            refusals: Refused::of(&stats),
-            web_sockets: stats.web_sockets,
             tokens,
-            findings: stats.findings.into_iter().map(|(rule, count)| Found { rule, count }).collect(),
-            quarantined: Vec::new(),
-            noticed: Vec::new(),
-            ports: Vec::new(),
-            proposed: None,
-            overlay: None,
             enforced: self.standing.enforced(),
-            audit_head: format!("{}:{}", head.seq, head.hash),
+            ..run_end::summary(record, ended, duration_ms, stats, &self.audit)
         };
         runs::end(&self.run_dir, &summary)?;
         Ok(summary)
@@ -179,20 +154,8 @@ impl Hosted {
     /// Tells the end to whoever waits for it, who finds no record of a living run.
     pub(crate) async fn tell<E: std::error::Error>(self, summary: &Result<Summary, E>) {
         drop(self.registration);
-        let end = match summary {
-            Ok(summary) => End::Run(Box::new(summary.clone())),
-            Err(error) => End::Failed { message: error.to_string() },
-        };
+        let end = run_end::told(summary);
         // A panic in there has been reported; nobody waits for anything but the end.
         let _ = tokio::task::spawn_blocking(move || self.session.close(&end)).await;
     }
-}
-
-/// Closes a log whose last entry is written. It waits for the disk, which is no work of an async task.
-pub(crate) async fn close_log(audit: &Arc<AuditLog>) -> Result<(), RunError> {
-    let audit = audit.clone();
-    let closed = tokio::task::spawn_blocking(move || audit.close()).await;
-    closed
-        .map_err(|e| RunError::System { what: "close the log", source: std::io::Error::other(e) })?
-        .map_err(|e| RunError::Audit(e.to_string()))
 }

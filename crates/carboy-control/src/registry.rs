@@ -271,17 +271,23 @@ impl From<Waiting> for Answer {
 /// Asks one run.
 pub fn ask(record: &RunRecord, question: &Question) -> Result<Answer, AskError> {
     let exchange = || -> std::io::Result<Answer> {
-        let mut stream = BlockingStream::connect(&record.socket)?;
-        stream.set_read_timeout(Some(ANSWER_WAIT_MAX))?;
-        stream.set_write_timeout(Some(ANSWER_WAIT_MAX))?;
-        let mut line = serde_json::to_vec(question)?;
-        line.push(b'\n');
-        stream.write_all(&line)?;
+        let stream = asked(record, question)?;
         let mut answer = Vec::new();
         BufReader::new(stream.take(MESSAGE_BYTES_MAX)).read_until(b'\n', &mut answer)?;
         Ok(serde_json::from_slice(&answer)?)
     };
     exchange().map_err(|source| AskError::Silent { run: record.run.clone(), socket: record.socket.clone(), source })
+}
+
+/// A connection on which the question was put, and whose answer is not waited for without end.
+fn asked(record: &RunRecord, question: &Question) -> std::io::Result<BlockingStream> {
+    let mut stream = BlockingStream::connect(&record.socket)?;
+    stream.set_read_timeout(Some(ANSWER_WAIT_MAX))?;
+    stream.set_write_timeout(Some(ANSWER_WAIT_MAX))?;
+    let mut line = serde_json::to_vec(question)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    Ok(stream)
 }
 
 /// The first line of an answer: how things stand, or why not.
@@ -295,12 +301,7 @@ enum Opened {
 /// Begins a conversation with a run: how it stands, and the socket on which frames go from here on.
 pub fn open(record: &RunRecord, question: &Question) -> Result<(Answer, BlockingStream), AskError> {
     let exchange = || -> std::io::Result<(Opened, BlockingStream)> {
-        let mut stream = BlockingStream::connect(&record.socket)?;
-        stream.set_read_timeout(Some(ANSWER_WAIT_MAX))?;
-        stream.set_write_timeout(Some(ANSWER_WAIT_MAX))?;
-        let mut line = serde_json::to_vec(question)?;
-        line.push(b'\n');
-        stream.write_all(&line)?;
+        let stream = asked(record, question)?;
         // Byte by byte: what follows the line belongs to the conversation.
         let mut answer = Vec::new();
         let (mut rest, mut byte) = ((&stream).take(MESSAGE_BYTES_MAX), [0]);

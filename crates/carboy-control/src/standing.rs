@@ -11,12 +11,12 @@
 //! While it is stopped it stays there: whoever writes to it is told politely (U2). *Must never* open what a budget wanted
 //! closed, or leave a door open because something else failed.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use carboy_agent::Engine;
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::Shutdown;
-use carboy_core::ports::{AuditSink, Clock};
+use carboy_core::ports::AuditSink;
 use carboy_egress::Gateway;
 use carboy_store::audit::AuditLog;
 use carboy_store::controller::ClientEvents;
@@ -25,15 +25,15 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::approvals::conversation;
-use crate::clock::SystemClock;
 use crate::controller::Starter;
+use crate::force::Force;
 use crate::grants::Grants;
 use crate::notify::Notifier;
 use crate::registry::{Answer, Conversation, Question, Respond, RunRecord};
 use crate::resume;
 use crate::session::{Look, Session};
 use crate::summary::{Action, By, Enforced};
-use crate::supervisor::enforce::{ENFORCED_KEPT_MAX, denial, done, event_of};
+use crate::supervisor::enforce::{denial, done, event_of};
 
 /// Why, when nobody says more.
 const STOPPED_BY_HAND: &str = "by `carboy stop`";
@@ -71,13 +71,6 @@ pub(crate) trait Hangs: Send + Sync + 'static {
     fn ending(&self);
 }
 
-/// What was done so far, and what of it holds.
-#[derive(Default)]
-struct Force {
-    done: Vec<Enforced>,
-    in_force: Option<Shutdown>,
-}
-
 /// What the control socket and the controller act on.
 pub(crate) struct Standing {
     pub(crate) record: RunRecord,
@@ -95,7 +88,7 @@ pub(crate) struct Standing {
     /// A chat agent's, once it is among the runs; whoever runs it lets it go.
     pub(crate) engine: OnceLock<Weak<Engine>>,
     pub(crate) ending: watch::Sender<Option<Ending>>,
-    force: Mutex<Force>,
+    force: Force,
     /// One action at a time.
     turn: Mutex<()>,
 }
@@ -129,7 +122,7 @@ impl Standing {
             notifier: OnceLock::new(),
             engine: OnceLock::new(),
             ending: watch::Sender::new(None),
-            force: Mutex::default(),
+            force: Force::default(),
             turn: Mutex::default(),
         })
     }
@@ -138,13 +131,13 @@ impl Standing {
     /// holds already stays.
     pub(crate) fn enforce(&self, how: Shutdown, by: By, why: &str) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.in_force().is_some_and(|now| now >= how) {
+        if self.force.now().is_some_and(|now| now >= how) {
             return;
         }
         self.write_down(event_of(&self.subject, Action::Stopped(how), by, why, Outcome::Done));
         // The door first, whatever becomes of the rest.
         self.gateway.cut_off(denial(by, why));
-        self.remember(Action::Stopped(how), by, why);
+        self.force.remember(Action::Stopped(how), by, why);
         self.hangs.stop(how, by);
         match how {
             Shutdown::Cutoff | Shutdown::Pause | Shutdown::Freeze => {
@@ -158,7 +151,7 @@ impl Standing {
     /// Lets it go on.
     fn let_go(&self, by: By, why: &str) -> Result<(), String> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.in_force() {
+        match self.force.now() {
             None => return Err("it is not stopped: there is nothing to resume".into()),
             Some(Shutdown::Kill) => return Err("the run is ending already; `carboy wait` waits for it".into()),
             Some(Shutdown::Cutoff | Shutdown::Pause | Shutdown::Freeze) => {}
@@ -171,14 +164,14 @@ impl Standing {
         // The routes first: whoever goes on finds them open.
         self.gateway.restore();
         self.hangs.let_go();
-        self.remember(Action::Resumed, by, why);
+        self.force.remember(Action::Resumed, by, why);
         self.tell(&format!("goes on: {why}"));
         Ok(())
     }
 
     /// The cap that stopped it, where that has no room yet.
     fn still_spent(&self) -> Option<resume::Spent> {
-        let last = self.last().filter(|last| last.by == By::Budget)?;
+        let last = self.force.last().filter(|last| last.by == By::Budget)?;
         let controller = self.controller.as_ref()?;
         Handle::current().block_on(resume::spent_cap(controller, &last.why, None))
     }
@@ -189,7 +182,7 @@ impl Standing {
             Push::Act { how, why } => self.enforce(how, By::Budget, &why),
             Push::Restore { why } => {
                 // Only what a budget has stopped: a person's word stays.
-                if self.last().is_some_and(|last| last.by == By::Budget) {
+                if self.force.last().is_some_and(|last| last.by == By::Budget) {
                     let _ = self.let_go(By::Budget, &why);
                 }
             }
@@ -213,35 +206,9 @@ impl Standing {
         });
     }
 
-    /// What holds now.
-    pub(crate) fn in_force(&self) -> Option<Shutdown> {
-        self.force().in_force
-    }
-
     /// Everything that was done, for the summary.
     pub(crate) fn enforced(&self) -> Vec<Enforced> {
-        self.force().done.clone()
-    }
-
-    fn last(&self) -> Option<Enforced> {
-        let force = self.force();
-        force.in_force.and(force.done.last()).cloned()
-    }
-
-    fn force(&self) -> MutexGuard<'_, Force> {
-        self.force.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn remember(&self, action: Action, by: By, why: &str) {
-        let mut force = self.force();
-        force.in_force = match action {
-            Action::Stopped(how) => Some(how),
-            Action::Resumed => None,
-        };
-        if force.done.len() >= ENFORCED_KEPT_MAX {
-            force.done.remove(0);
-        }
-        force.done.push(Enforced { action, by, why: why.to_owned(), at_ms: SystemClock.now_ms() });
+        self.force.done()
     }
 
     fn write_down(&self, event: Event) {
@@ -257,7 +224,7 @@ impl Standing {
 
     /// In a word, for people.
     fn state(&self) -> &'static str {
-        match (self.in_force(), *self.ending.borrow()) {
+        match (self.force.now(), *self.ending.borrow()) {
             (_, Some(Ending::Asked | Ending::Killed)) | (Some(Shutdown::Kill), None) => "stopping",
             (Some(Shutdown::Freeze), None) => "frozen",
             (Some(Shutdown::Pause), None) => "paused",
@@ -319,7 +286,10 @@ impl Respond for Standing {
         Answer {
             record: self.record.clone(),
             state: self.state().to_owned(),
-            why: self.last().map(|last| format!("{} by the {}: {}", last.action.as_str(), last.by.as_str(), last.why)),
+            why: self
+                .force
+                .last()
+                .map(|last| format!("{} by the {}: {}", last.action.as_str(), last.by.as_str(), last.why)),
             shutdown: self.shutdown,
             stays: true,
             requests: stats.requests,

@@ -476,46 +476,16 @@ pub fn is_private_unicast(ip: std::net::IpAddr) -> bool {
     }
 }
 
+mod git;
 mod path;
 mod placeholder;
 mod why;
 
+use git::{GitOperation, git_operation};
 pub use path::normal_path;
 use path::{Readings, percent_decoded};
 pub use placeholder::{BasicPart, CREDENTIALS_MAX, PlaceholderAuth, PlaceholderIn};
 pub use why::{GitUse, Misfit, Nearest, git_use};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum GitOperation {
-    None,
-    Fetch,
-    Push,
-}
-
-/// Git over HTTP, smart and dumb (gitprotocol-http): `info/refs` announces the service, the two RPC paths do it.
-/// Servers forgive a trailing slash, path parameters and letter case, so all of these count as the plain name.
-fn git_operation(readings: &Readings, query: &str) -> GitOperation {
-    const PUSH: &str = "git-receive-pack";
-    const FETCH: &str = "git-upload-pack";
-    let segments: Vec<String> = readings.all().flat_map(|path| path.split('/')).map(bare_segment).collect();
-    let asked = String::from_utf8_lossy(&percent_decoded(query)).to_ascii_lowercase();
-    if segments.iter().any(|segment| segment == PUSH) || asked.contains(PUSH) {
-        GitOperation::Push
-    } else if segments.iter().any(|segment| segment == FETCH)
-        || segments.windows(2).any(|pair| pair == ["info", "refs"])
-    {
-        GitOperation::Fetch
-    } else {
-        GitOperation::None
-    }
-}
-
-/// A segment without its parameters and disguises.
-fn bare_segment(segment: &str) -> String {
-    let decoded = percent_decoded(segment);
-    let text = String::from_utf8_lossy(&decoded).to_ascii_lowercase();
-    text.split(';').next().unwrap_or("").trim().to_owned()
-}
 
 #[cfg(test)]
 mod tests;

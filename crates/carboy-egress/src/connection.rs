@@ -61,6 +61,23 @@ enum Written {
     Nothing,
 }
 
+/// A request at work, until it is answered or its client gives it up.
+struct Active<'a>(&'a Flow);
+
+impl Active<'_> {
+    fn begin(flow: &Flow) -> Active<'_> {
+        flow.active.fetch_add(1, Ordering::Relaxed);
+        flow.seen.fetch_add(1, Ordering::Relaxed);
+        Active(flow)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A WebSocket, to its end.
 pub(crate) type Relay = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -177,11 +194,8 @@ impl Flow {
         let service = service_fn(move |request| {
             let flow = flow.clone();
             async move {
-                flow.active.fetch_add(1, Ordering::Relaxed);
-                flow.seen.fetch_add(1, Ordering::Relaxed);
-                let response = pipeline::handle(flow.clone(), request).await;
-                flow.active.fetch_sub(1, Ordering::Relaxed);
-                response
+                let _active = Active::begin(&flow);
+                pipeline::handle(flow.clone(), request).await
             }
         });
         match alpn {

@@ -208,6 +208,10 @@ impl Gateway {
     /// refusals are written down. Cannot be undone.
     pub fn shutdown(&self) {
         self.law.send_modify(|law| law.cut = true);
+        self.write_rest();
+    }
+
+    fn write_rest(&self) {
         let rest = self.repeats.lock().expect("no panic under this lock").drain();
         self.write_repeats(rest);
     }
@@ -229,6 +233,8 @@ impl Gateway {
         let mut open = self.open.subscribe();
         // The sender is this gateway's own, so the only error is the time being over.
         let _ = tokio::time::timeout(wait_max, open.wait_for(|open| *open == 0)).await;
+        // Of those that ended since.
+        self.write_rest();
         *self.open.borrow()
     }
 

@@ -7,6 +7,8 @@
 //!
 //! *Must never* write a query, a header value or body text: paths go through the detectors first.
 
+mod refused;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,10 +17,10 @@ use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::Usage;
 use carboy_core::finding::Finding;
 use carboy_core::host::Host;
-use carboy_core::ids::{MeterName, RefusalId, RouteId};
+use carboy_core::ids::{MeterName, RouteId};
 use carboy_core::ports::Errand;
 use carboy_core::route::{GitUse, Misfit, RequestFacts, RoutePermit, RouteSet, git_use};
-use carboy_core::verdict::{Denial, Layer, Reason};
+use carboy_core::verdict::{Denial, Reason};
 use carboy_wire::format::WireFormat;
 use http::{Method, Request, Version};
 use tokio::sync::OwnedSemaphorePermit;
@@ -27,7 +29,7 @@ use crate::alert::finding_words;
 use crate::gateway::Gateway;
 use crate::hold::Charged;
 use crate::inside::Told;
-use crate::learn::{Asked, LearnedRequest};
+use crate::learn::Asked;
 use crate::speaks::{ClientForm, Speaks};
 
 /// Findings that one exchange keeps; the rest only count in the statistics.
@@ -73,6 +75,8 @@ struct State {
     model: bool,
     status: Option<u16>,
     intent_written: bool,
+    /// Its refusal, while that waits its turn.
+    refused: Option<Denial>,
     redacted: bool,
     findings: Vec<Finding>,
     held: Option<HeldFacts>,
@@ -90,13 +94,6 @@ pub(crate) struct HeldFacts {
     pub(crate) input: u64,
     /// Of all its answers together.
     pub(crate) output: u64,
-}
-
-/// What a refusal is to the run's counters.
-#[derive(Clone, Copy)]
-enum Counted {
-    AsRefusal,
-    AsWebSocket,
 }
 
 impl Exchange {
@@ -236,8 +233,10 @@ impl Exchange {
         self.state.lock().expect("no panic under this lock").told.as_ref().map_or(Errand::Work, |told| told.errand())
     }
 
-    /// How long its refusal waits. The breaker counts what one program asks; behind requests of ours are many people.
+    /// How long its refusal waits. The breaker counts what one program asks; behind requests of ours are many people. From
+    /// here on it is in the log, whether its client waits for it or not.
     pub(crate) fn refusal_wait(&self, denial: &Denial) -> Duration {
+        self.state.lock().expect("no panic under this lock").refused = Some(denial.clone());
         if self.is_ours() { self.gateway.even_wait() } else { self.gateway.refusal_wait(denial) }
     }
 
@@ -323,71 +322,6 @@ impl Exchange {
         let _ = self.gateway.audit.append(event);
     }
 
-    /// A refusal, or the end of an exchange that is cut off; durable when this returns. The denial that comes back is
-    /// the one to answer with: without a log, that one is always `audit_unavailable`.
-    pub(crate) async fn refuse(&self, denial: Denial, id: &RefusalId) -> Denial {
-        self.refuse_as(denial, id, Counted::AsRefusal).await
-    }
-
-    /// The same for an upgrade that its client does without: it is in the log like any other.
-    pub(crate) async fn refuse_upgrade(&self, denial: Denial, id: &RefusalId) -> Denial {
-        let counted = if self.asks_a_model() { Counted::AsWebSocket } else { Counted::AsRefusal };
-        self.refuse_as(denial, id, counted).await
-    }
-
-    /// Does a model answer behind this host, by its name or by what its routes say?
-    fn asks_a_model(&self) -> bool {
-        let metered = |routes: &RouteSet| routes.iter().any(|r| r.meter.is_some() && r.host.matches(&self.host));
-        WireFormat::of_request(None, &self.host, "/").is_some()
-            || self.gateway.routes_known().is_ok_and(|routes| metered(&routes))
-    }
-
-    async fn refuse_as(&self, mut denial: Denial, id: &RefusalId, counted: Counted) -> Denial {
-        // Routes quote the path that they refuse, and nobody has scanned that yet.
-        denial.detail = self.gateway.clean(&denial.detail);
-        self.ended.store(true, Ordering::Relaxed);
-        self.settle();
-        let host = self.host.to_string();
-        self.gateway.count(|stats| match counted {
-            Counted::AsRefusal => stats.refuse(&denial, &host, Some(self.port), id),
-            Counted::AsWebSocket => stats.web_sockets += 1,
-        });
-        let learned = self.state.lock().expect("no panic under this lock").learned.take();
-        if let Some((reason, flaw, asked)) = learned {
-            let connection = LearnedRequest::connection(&self.host, self.port, reason, id);
-            self.gateway.keep(LearnedRequest { request: asked, flaw, ..connection });
-        }
-        let event = {
-            let state = self.state.lock().expect("no panic under this lock");
-            let how = match (state.intent_written, denial.decided_by) {
-                (false, _) => Outcome::Denied,
-                (true, Layer::Upstream) => Outcome::Failed,
-                (true, _) => Outcome::Blocked,
-            };
-            let mut event = self.outcome("request", how, &state);
-            if let Some(rule) = &denial.rule {
-                event = event.with("rule", rule.as_str());
-            }
-            if !state.misfits.is_empty() {
-                event = event.with("misfit", state.misfits.clone());
-            }
-            event
-                .with("reason", denial.reason.code())
-                .with("decided_by", format!("{:?}", denial.decided_by).to_lowercase())
-                .with("detail", denial.detail.clone())
-                .with("refusal", id.as_str())
-        };
-        let denial = match self.gateway.audit.append_durable(event).await {
-            Ok(()) => {
-                self.gateway.alert(&denial, &host, Some(self.port), id);
-                denial
-            }
-            Err(error) => Denial::new(Reason::AuditUnavailable, error.to_string()),
-        };
-        self.tell(denial.reason);
-        denial
-    }
-
     fn settle(&self) {
         let (sent, received) = (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
         self.gateway.count(|stats| {
@@ -466,9 +400,13 @@ impl HeldFacts {
 }
 
 impl Drop for Exchange {
-    /// The client went away in the middle. The intent is in the chain; this only adds how far it came.
+    /// The client went away in the middle. A refusal that waited is written down now; where the intent is in the chain, this
+    /// only adds how far it came.
     fn drop(&mut self) {
-        if self.state.get_mut().is_ok_and(|state| state.intent_written) {
+        let Ok(state) = self.state.get_mut() else { return self.gateway.closed() };
+        if let Some(denial) = state.refused.take() {
+            self.refuse_unheard(denial);
+        } else if state.intent_written {
             self.end(Outcome::Failed);
         }
         self.gateway.closed();

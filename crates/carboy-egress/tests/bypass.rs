@@ -8,7 +8,7 @@ use std::time::Duration;
 use carboy_core::route::{AuthScheme, Reach, RouteAuth};
 use carboy_egress::GatewayLimits;
 use http::{Request, StatusCode};
-use support::{Bench, Client, HOST, Kind, Origin, detail, full, recording, route, secret_name};
+use support::{Bench, Client, HOST, Kind, Origin, detail, full, h2, recording, route, secret_name};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -25,6 +25,15 @@ async fn raw(bench: &Bench, host: &str, port: u16, bytes: &[u8]) -> String {
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(5), tcp.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    let waits = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waits).await.expect("it comes in time");
 }
 
 #[tokio::test]
@@ -93,6 +102,37 @@ async fn b19_one_request_has_one_target() {
     let same = b"GET http://api.example/x HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
     assert!(raw(&bench, HOST, 80, same).await.starts_with("HTTP/1.1 200"));
     assert_eq!(bench.origin.received()[0].target, "/x");
+}
+
+/// U+00A0 is the no-break space.
+#[tokio::test]
+async fn b19_a_target_with_octets_that_are_no_ascii_is_refused_in_http1_and_in_a_path_of_http2() {
+    let characters = ['\u{80}', '\u{85}', '\u{a0}', '\u{e9}', '\u{2028}', '\u{ff0f}', '\u{1f600}'].map(String::from);
+    // By themselves, where they are no UTF-8.
+    let alone = (0x80..=0xff_u8).map(|octet| vec![octet]);
+    let h1 = Bench::start(Kind::Plain, vec![route(HOST)]).await;
+    for octets in alone.chain(characters.clone().map(String::into_bytes)) {
+        for (before, after) in [("/a", "/b"), ("/a?q=", "&r=1")] {
+            let end = "HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
+            let line = [b"GET ", before.as_bytes(), &octets, after.as_bytes(), b" ", end.as_bytes()].concat();
+            let answer = raw(&h1, HOST, 80, &line).await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{octets:x?}: {answer}");
+        }
+    }
+    let bench = Bench::start(Kind::Tls(&["h2"]), vec![route(HOST)]).await;
+    for path in characters.iter().flat_map(|c| [format!("/a{c}/b"), format!("/a?q={c}")]) {
+        let got = bench.client(&["h2"]).await.get(&path).await;
+        assert_eq!((got.status.as_u16(), got.reason()), (400, "host_invalid"), "{path:?}");
+    }
+    // What is no UTF-8 is no `:path` to the library either, which ends the connection.
+    for octet in [0x80, 0x85, 0xa0, 0xff] {
+        let (refused, head) = (bench.gateway.stats().refused(), h2::head([b"/a", &[octet][..], b"/b"].concat()));
+        let mut client = h2::connect(&bench).await;
+        client.write_all(&h2::frame(h2::HEADERS, h2::END_STREAM | h2::END_HEADERS, 1, &head)).await.unwrap();
+        until(|| bench.gateway.stats().refused() > refused).await;
+    }
+    assert!(h1.origin.received().is_empty() && bench.origin.received().is_empty());
+    assert_eq!(bench.client(&["h2"]).await.get("/a%C2%A0b").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -382,4 +422,30 @@ async fn a_program_that_is_refused_in_a_loop_is_slowed_down_and_every_refusal_is
     assert!(start.elapsed() >= Duration::from_millis(10 * 20 - 20), "{:?}", start.elapsed());
     assert_eq!(bench.log.events().iter().filter(|event| event.action == "request").count(), 15);
     assert_eq!(client.get("/").await.status, StatusCode::OK, "what is allowed does not wait");
+}
+
+/// The first one; as often as it was, from then on.
+#[tokio::test]
+async fn a_refusal_whose_client_does_not_wait_for_it_is_in_the_log_all_the_same() {
+    let origin = std::sync::Arc::new(Origin::default());
+    let answer = recording(origin.clone(), |_| http::Response::new(full("hello")));
+    let limits =
+        GatewayLimits { refusal_burst: 0, refusal_every: Duration::from_secs(600), ..GatewayLimits::default() };
+    let bench = Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, answer, limits).await;
+    let mut client = h2::connect(&bench).await;
+    for n in 0..3 {
+        let (stream, head) = (h2::stream(n), h2::head("/a.git/git-receive-pack"));
+        client.write_all(&h2::frame(h2::HEADERS, h2::END_STREAM | h2::END_HEADERS, stream, &head)).await.unwrap();
+        until(|| bench.gateway.stats().requests > n as u64).await;
+        client.write_all(&h2::frame(h2::RST_STREAM, 0, stream, &[0, 0, 0, 8])).await.unwrap();
+    }
+    until(|| bench.gateway.stats().refused() == 3).await;
+    let refused = bench.log.wait(|event| event.action == "request").await;
+    assert_eq!(detail(&refused, "reason").as_deref(), Some("git_push_not_allowed"));
+    bench.gateway.shutdown();
+    assert_eq!(bench.gateway.settled(Duration::from_secs(60)).await, 0);
+    let events = bench.log.events();
+    let [_, repeats] = &events[..] else { panic!("{events:#?}") };
+    assert_eq!(detail(repeats, "repeats").as_deref(), Some("2"));
+    assert_eq!(detail(repeats, "of"), detail(&refused, "refusal"));
 }

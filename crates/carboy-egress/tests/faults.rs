@@ -16,16 +16,10 @@ use carboy_egress::{CertificateAuthority, GatewayLimits};
 use futures_util::future::join_all;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
+use support::h2::{CONTINUATION, DATA, GOAWAY, HEADERS, RST_STREAM, SETTINGS, frame};
 use support::{Bench, Got, HOST, Kind, Origin, detail, full, handler, now_ms, read, recording, route};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
 
 /// What any of this may take, by far.
 const END_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -246,12 +240,6 @@ fn of_http1() -> Vec<Way> {
             Cut,
         ),
     ]
-}
-
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// What servers of HTTP/2 do wrong.

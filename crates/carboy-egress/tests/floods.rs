@@ -10,23 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use carboy_egress::GatewayLimits;
-use http::{Response, StatusCode};
-use rustls::pki_types::ServerName;
-use support::{Bench, HOST, Kind, Origin, client_config, full, recording, route};
+use http::{Request, Response, StatusCode};
+use support::h2::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, connect,
+    field, frame, head, stream,
+};
+use support::{Bench, Client, HOST, Kind, Origin, full, handler, recording, route};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 
 /// How long one flood goes on at most.
 const FLOOD: Duration = Duration::from_secs(1);
@@ -37,38 +28,8 @@ const FLOOD_BYTES_MAX: usize = 64 << 20;
 /// What the process may grow by, the client's own buffers and everything that allocators keep included.
 const GROWTH_BYTES_MAX: u64 = 64 << 20;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A literal field that is not put into the table (RFC 7541, 6.2.2); names and values below 127 octets.
-fn field(name: &str, value: &str) -> Vec<u8> {
-    [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
-}
-
-fn head(path: &str) -> Vec<u8> {
-    [field(":method", "GET"), field(":scheme", "https"), field(":authority", HOST), field(":path", path)].concat()
-}
-
 fn headers(stream: u32, flags: u8) -> Vec<u8> {
     frame(HEADERS, flags, stream, &head("/a"))
-}
-
-/// The n-th stream of a client.
-fn stream(n: usize) -> u32 {
-    (2 * n as u32 + 1) & 0x7fff_ffff
-}
-
-type Tls = tokio_rustls::client::TlsStream<TcpStream>;
-
-async fn connect(bench: &Bench) -> Tls {
-    let tcp = TcpStream::connect(bench.listen(HOST, 443).await).await.unwrap();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config(&bench.ca_pem, &["h2"])));
-    let mut tls = connector.connect(ServerName::try_from(HOST).unwrap(), tcp).await.unwrap();
-    assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-    tls.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
-    tls
 }
 
 /// Resident octets of this process.
@@ -182,7 +143,7 @@ async fn b23_floods_of_http2_frames_fill_no_memory_and_stop_nobody_else() {
     .await;
     bounded("CONTINUATION without end", Reads::All, |n| match n {
         0 => headers(1, END_STREAM),
-        _ => frame(CONTINUATION, 0, 1, &field("x-more", &"y".repeat(100))),
+        _ => frame(CONTINUATION, 0, 1, &field("x-more", "y".repeat(100))),
     })
     .await;
     bounded("empty CONTINUATION", Reads::All, |n| match n {
@@ -271,4 +232,30 @@ async fn connections_beyond_the_most_are_closed_and_the_others_stay() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), again).await.unwrap();
+}
+
+/// A request that its client gave up is at work no more.
+#[tokio::test]
+async fn a_connection_of_http2_whose_last_request_was_given_up_is_closed_when_it_is_idle() {
+    let origin = Arc::new(Origin::default());
+    let never = handler(|_| std::future::pending());
+    let limits = GatewayLimits { idle: Duration::from_millis(300), ..GatewayLimits::default() };
+    let bench = Bench::with(Kind::Tls(&["h2"]), vec![route(HOST)], origin, never, limits).await;
+    let Client::H2(mut client) = bench.client(&["h2"]).await else { panic!("it was offered HTTP/2 alone") };
+    let request = Request::get(format!("https://{HOST}/")).body(full("")).unwrap();
+    let begun = async {
+        while bench.gateway.stats().requests == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        answer = client.send_request(request) => panic!("{answer:?}"),
+        () = begun => {}
+    }
+    let closed = async {
+        while !client.is_closed() {
+            tokio::time::sleep(Duration::from_millis(20)).await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), closed).await.expect("it is closed");
 }

@@ -258,9 +258,11 @@ async fn visit(model: &Model, visit: Visit) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_clients_and_upstreams_do_each_hold_ends_once_and_nothing_is_charged_below_its_bill() {
+    // The same dice in every check, so that what fell falls again; `CARBOY_SEED` throws others.
+    let number: u64 = std::env::var("CARBOY_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_130);
+    println!("CARBOY_SEED={number}");
     let mut seed = [0_u8; 32];
-    getrandom::fill(&mut seed).unwrap();
-    println!("seed {seed:?}");
+    seed[..8].copy_from_slice(&number.to_be_bytes());
     let mut runner =
         TestRunner::new_with_rng(ProptestConfig::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
     for round in 0..4 {

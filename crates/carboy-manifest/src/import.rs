@@ -11,6 +11,7 @@
 
 mod bottle;
 mod emit;
+mod gate;
 mod json;
 mod settings;
 

@@ -168,8 +168,7 @@ pub fn failure(error: ChatError) -> Failure {
         | ChatError::Shelf { .. }
         | ChatError::Tools { .. }
         | ChatError::Home(_)
-        | ChatError::Authority(_)
-        | ChatError::Audit(_) => Failure::new(Exit::Failed, &error),
+        | ChatError::Authority(_) => Failure::new(Exit::Failed, &error),
     }
 }
 

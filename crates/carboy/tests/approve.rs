@@ -5,15 +5,18 @@
 
 #[path = "support/desk.rs"]
 mod desk;
+#[path = "support/waiting.rs"]
+mod waiting;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use desk::{Desk, Ran, Screen, told};
 use serde_json::{Value, json};
+use waiting::within;
 
 const WISH: &str = "I want to return SH-1001, ada@example.com";
 /// Longest wait for something to appear.
@@ -99,17 +102,6 @@ impl Drop for Served {
     }
 }
 
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + APPEAR_WAIT_MAX;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 #[test]
 fn u4_g88_what_a_served_agent_asks_the_operator_is_answered_by_another_process_and_read_in_the_conversation() {
     let desk = shop();
@@ -189,7 +181,7 @@ fn u4_an_answer_that_is_given_while_the_agent_is_away_is_carried_out_when_it_is_
     let cookie = served.cookie.clone();
     let id = waits(&desk)[0]["id"].as_str().unwrap().to_owned();
     drop(told(&desk.carboy(&["stop", "shop"]).output().unwrap()));
-    until("the end of the service", || served.child.try_wait().unwrap());
+    within(APPEAR_WAIT_MAX, "the end of the service", || served.child.try_wait().unwrap());
     let said = approve(&desk, &[&id, "--yes"]);
     assert!(said.code == Some(0) && said.err.contains("kept: it is carried out when agent shop runs"), "{said:?}");
     let twice = approve(&desk, &[&id, "--no"]);
@@ -198,9 +190,10 @@ fn u4_an_answer_that_is_given_while_the_agent_is_away_is_carried_out_when_it_is_
 
     let mut served = Served::start(&desk);
     served.cookie = cookie;
-    until("the write", || (served.transcript()["waits"] == 0).then_some(()));
-    assert_eq!(desk.entries("write_intent").len(), 1);
-    assert!(served.transcript()["lines"].to_string().contains("it is done: start return?"));
+    // What was done is kept at once, and the words about it behind that.
+    let told = |kept: &Value| kept["lines"].to_string().contains("it is done: start return?");
+    let kept = within(APPEAR_WAIT_MAX, "the words", || Some(served.transcript()).filter(told));
+    assert_eq!((desk.entries("write_intent").len(), &kept["waits"]), (1, &json!(0)));
 }
 
 #[test]
@@ -210,7 +203,7 @@ fn u4_at_the_terminal_the_answer_comes_while_the_person_does_nothing() {
     screen.see("\nYou:");
     screen.line(WISH);
     screen.see("· start_return: waits for the operator (carboy approve)");
-    let id = until("the question", || Some(waits(&desk).first()?["id"].as_str()?.to_owned()));
+    let id = within(APPEAR_WAIT_MAX, "the question", || Some(waits(&desk).first()?["id"].as_str()?.to_owned()));
     let said = approve(&desk, &[&id, "--yes"]);
     assert_eq!(said.out, "approved, and done\n", "{said:?}");
     let text = screen.see("Agent: This was approved, and it is done: start return?");
@@ -228,7 +221,7 @@ fn read(desk: &Desk, id: &str) -> Value {
 
 fn stopped(desk: &Desk, served: &mut Served) {
     drop(told(&desk.carboy(&["stop", "shop"]).output().unwrap()));
-    until("the end of the service", || served.child.try_wait().unwrap());
+    within(APPEAR_WAIT_MAX, "the end of the service", || served.child.try_wait().unwrap());
 }
 
 #[test]

@@ -113,9 +113,6 @@ pub enum ChatError {
     /// The authority.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
-    /// The log.
-    #[error("{0}")]
-    Audit(String),
     /// What every run needs.
     #[error(transparent)]
     Run(#[from] RunError),

@@ -87,9 +87,10 @@ impl Supervising {
             }
             Call::Release(id) => {
                 let admission = self.admissions.remove(&id);
+                // Here already: a connection may end before there is room to begin.
+                admission.iter().for_each(JoinHandle::abort);
                 let release = async move {
                     if let Some(admission) = admission {
-                        admission.abort();
                         // Only when it does not ask any more is there nothing left that could hold.
                         let _ = admission.await;
                     }

@@ -48,7 +48,7 @@ impl Cookies {
     pub fn read(&self, headers: &HeaderMap, owner: &str, https: bool) -> Option<SessionId> {
         let name = self.name(https);
         // One of several may be another's, planted for a path or a parent domain.
-        values(headers, &name).find_map(|value| self.opened(value, owner))
+        values(headers, &name).find_map(|value| self.opened(str::from_utf8(value).ok()?, owner))
     }
 
     fn opened(&self, value: &str, owner: &str) -> Option<SessionId> {
@@ -93,13 +93,11 @@ impl Cookies {
     }
 }
 
-/// Every value that a cookie of this name has.
-pub(super) fn values<'h>(headers: &'h HeaderMap, name: &'h str) -> impl Iterator<Item = &'h str> {
-    let fields = headers.get_all(http::header::COOKIE).iter().filter_map(|field| field.to_str().ok());
-    let pairs = fields.flat_map(|field| field.split(';')).take(COOKIES_MAX);
-    pairs
-        .filter_map(move |pair| pair.trim().split_once('=').filter(|(found, _)| *found == name))
-        .map(|(_, value)| value)
+/// Every value that a cookie of this name has, as it came: one that is no text hides none that stands beside it.
+pub(super) fn values<'h>(headers: &'h HeaderMap, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
+    let fields = headers.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes);
+    let pairs = fields.flat_map(|field| field.split(|octet| *octet == b';')).take(COOKIES_MAX);
+    pairs.filter_map(move |pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 #[cfg(test)]
@@ -143,6 +141,27 @@ mod tests {
         for rubbish in ["", ".", "..", "a.b", "=", &"x".repeat(4_000)] {
             let headers = HeaderMap::from_iter([(http::header::COOKIE, format!("{name}={rubbish}").parse().unwrap())]);
             assert!(ours.read(&headers, "", false).is_none());
+        }
+    }
+
+    #[test]
+    fn g45_octets_that_are_no_ascii_make_no_cookie_ours_and_hide_none_that_is() {
+        let (ours, session) = (cookies("one", Placed::Own), SessionId::fresh().unwrap());
+        let set = ours.set(&session, "", false).unwrap();
+        let pair = set.to_str().unwrap().split(';').next().unwrap();
+        let read = |field: &[u8]| {
+            let headers = HeaderMap::from_iter([(http::header::COOKIE, HeaderValue::from_bytes(field).unwrap())]);
+            ours.read(&headers, "", false).map(|session| session.to_cookie())
+        };
+        for octets in [&b"\xe9"[..], b"\xa0", b"\xff", "é".as_bytes(), "\u{a0}".as_bytes()] {
+            let (name, value) = pair.as_bytes().split_at("carboy-bookly=".len());
+            for at in 0..=value.len() {
+                let changed = [name, &value[..at], octets, &value[at..]].concat();
+                assert_eq!(read(&changed), None, "{octets:x?} at {at}");
+            }
+            assert_eq!(read(&[octets, name, value].concat()), None, "{octets:x?}");
+            let beside = [b"theme=", octets, b"; ", pair.as_bytes(), b"; ", octets, b"=1"].concat();
+            assert_eq!(read(&beside), Some(session.to_cookie()), "{octets:x?}");
         }
     }
 

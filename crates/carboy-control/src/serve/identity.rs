@@ -23,6 +23,9 @@ const ROLES_MAX: usize = 64;
 /// How far ahead a signed field's time may be, in seconds: clocks differ.
 const AHEAD_S_MAX: u64 = 30;
 
+/// The scheme of a token in `Authorization` (RFC 6750, 2.1).
+const BEARER: &[u8] = b"bearer ";
+
 /// Somebody whom the shop vouches for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Vouched {
@@ -98,7 +101,7 @@ impl Identities {
         match self {
             Identities::Anonymous => Ok(None),
             Identities::Jwt { keys, issuer, audience, user, roles, cookie } => {
-                let Some(token) = token(headers, cookie.as_deref()) else { return Ok(None) };
+                let Some(token) = token(headers, cookie.as_deref())? else { return Ok(None) };
                 let claims = keys.verify(token, issuer, audience, now_s)?;
                 let user = claims[user.as_str()].as_str().filter(|user| is_user(user));
                 let user = user.ok_or(IdentityRefused::Nobody)?.to_owned();
@@ -139,13 +142,15 @@ pub(super) fn short(hash: &[u8]) -> String {
     hash.iter().take(6).map(|octet| format!("{octet:02x}")).collect()
 }
 
-fn token<'h>(headers: &'h HeaderMap, name: Option<&'h str>) -> Option<&'h str> {
-    let authorization = headers.get(http::header::AUTHORIZATION).and_then(|field| field.to_str().ok());
-    let bearer = authorization.and_then(|field| {
-        let (scheme, token) = field.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+/// One that is no text is one that does not hold: whoever shows it is not taken for somebody who shows none.
+fn token<'h>(headers: &'h HeaderMap, name: Option<&'h str>) -> Result<Option<&'h str>, TokenError> {
+    let bearer = headers.get(http::header::AUTHORIZATION).and_then(|field| {
+        let (scheme, token) = field.as_bytes().split_at_checked(BEARER.len())?;
+        scheme.eq_ignore_ascii_case(BEARER).then_some(token.trim_ascii())
     });
-    bearer.or_else(|| name.and_then(|name| cookie::values(headers, name).find(|value| !value.is_empty())))
+    let cookie = || name.and_then(|name| cookie::values(headers, name).find(|value| !value.is_empty()));
+    let token = bearer.or_else(cookie).map(str::from_utf8).transpose();
+    token.map_err(|_| TokenError::Malformed)
 }
 
 fn is_user(user: &str) -> bool {
@@ -245,6 +250,53 @@ mod tests {
         for broken in ["", ";", ";;;", "sarah", &field(";admin;1800000000", "key"), &field("1800000000", "key")] {
             assert_eq!(vouched(&[broken]), Err(IdentityRefused::Malformed), "{broken}");
         }
+    }
+
+    #[test]
+    fn g89_octets_that_are_no_ascii_are_nobodys_and_never_somebody_elses() {
+        let signed = Identities::Signed {
+            header: "x-shop-user".into(),
+            secret: SecretText::new("key".to_owned()),
+            max_age_s: 60,
+        };
+        // Signed as they are, and as what a lossy conversion makes of them.
+        for (said, shown) in
+            [(&b"s\xe9b;;1800000000"[..], "sb;;1800000000"), (b"s\xe9b;;1800000000", "s\u{fffd}b;;1800000000")]
+        {
+            let signed_as = field(shown, "key");
+            let (_, signature) = signed_as.rsplit_once(';').unwrap();
+            let value = [said, b";", signature.as_bytes()].concat();
+            let headers = HeaderMap::from_iter([(
+                http::HeaderName::from_static("x-shop-user"),
+                http::HeaderValue::from_bytes(&value).unwrap(),
+            )]);
+            assert_eq!(signed.vouched(&headers, NOW_MS), Err(IdentityRefused::Malformed));
+        }
+        let by_token = Identities::Jwt {
+            keys: KeySet::parse(
+                r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#,
+            )
+            .unwrap(),
+            issuer: "https://shop.example".into(),
+            audience: "chat".into(),
+            user: "sub".into(),
+            roles: None,
+            cookie: Some("shop".into()),
+        };
+        let shown = |name: &'static str, value: &[u8]| {
+            let field = (http::HeaderName::from_static(name), http::HeaderValue::from_bytes(value).unwrap());
+            by_token.vouched(&HeaderMap::from_iter([field]), NOW_MS)
+        };
+        let refused = Err(IdentityRefused::Token(TokenError::Malformed));
+        for octet in [0x80_u8, 0xa0, 0xe9, 0xff] {
+            assert_eq!(shown("authorization", &[b"Bearer a.b", &[octet][..], b".c"].concat()), refused);
+            assert_eq!(shown("authorization", &[b"Bearer ", &[octet][..]].concat()), refused);
+            assert_eq!(shown("cookie", &[b"shop=a.b.c", &[octet][..]].concat()), refused);
+            assert_eq!(shown("cookie", &[b"theme=", &[octet][..], b"; shop=a.b.c"].concat()), refused);
+            // Another cookie's octets are nobody's token.
+            assert_eq!(shown("cookie", &[b"theme=", &[octet][..]].concat()), Ok(None));
+        }
+        assert_eq!(shown("authorization", b"Basic c2FyYWg6"), Ok(None));
     }
 
     #[test]

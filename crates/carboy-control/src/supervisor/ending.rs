@@ -11,22 +11,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use carboy_bottle::{ExitOutcome, ExitReport};
-use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::Shutdown;
 use carboy_core::ports::{AuditSink, Clock};
 
 use super::control::Shared;
 use super::{RunError, Running};
 use crate::clock::SystemClock;
-use crate::hosted::close_log;
 use crate::propose::propose;
 use crate::registry::Registration;
+use crate::run_end::{self, SETTLE_WAIT_MAX};
 use crate::runs;
-use crate::session::{End, Session};
-use crate::summary::{Ended, Found, Refused, Summary};
+use crate::session::Session;
+use crate::summary::{Ended, Summary};
 
-/// Longest wait at the end for the outcome of requests that were under way; longer than the gateway's own grace.
-const SETTLE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long the clients of commands beside the program may take to hear of the end.
 const EXECS_WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -74,46 +71,27 @@ impl Running {
         let tokens = self.shared.enforcing.spent(&self.shared.record.run).await;
         self.notifier.astray(&self.gateway, &self.session);
         self.notifier.ended(ended, duration_ms, stats.refused(), self.session.viewers()).await;
-        let event = Event::new(EventType::Run, self.shared.subject.clone(), "end", Outcome::Done)
-            .with("exit_code", u64::from(ended.shell_code()))
+        let event = run_end::event(&self.shared.subject, ended, duration_ms, &stats, untold)
             .with("frozen", ended == Ended::Frozen)
-            .with("duration_ms", ended_ms.saturating_sub(self.started_ms))
-            .with("requests", stats.requests)
-            .with("refusals", stats.refused())
-            .with("failures", stats.failed())
             .with("quarantined", quarantined.clone())
             .with("noticed", noticed.len() as u64);
-        // The controller charges them in full, and says so; here it stands which run's they were.
-        let event = if untold > 0 { event.with("endings_untold", untold as u64) } else { event };
         self.audit.append_durable(event).await.map_err(|e| RunError::Audit(e.to_string()))?;
-        close_log(&self.audit).await?;
-        let head = self.audit.head();
+        run_end::close_log(&self.audit).await?;
+        let record = &self.shared.record;
+        let proposed = match self.gateway.learned() {
+            Some(learned) => Some(propose(&learned).keep(&self.run_dir, &record.bottle, &record.run)?),
+            None => None,
+        };
         let summary = Summary {
-            run: self.shared.record.run.clone(),
-            bottle: self.shared.record.bottle.clone(),
-            ended,
-            duration_ms: ended_ms.saturating_sub(self.started_ms),
             tier: format!("{:?}", self.shared.tier),
-            requests: stats.requests,
-            bytes_out: stats.bytes_out,
-            bytes_in: stats.bytes_in,
-            refusals: Refused::of(&stats),
-            web_sockets: stats.web_sockets,
             tokens,
-            findings: stats.findings.into_iter().map(|(rule, count)| Found { rule, count }).collect(),
             quarantined,
             noticed,
             ports: crate::ports::reports(&self.shared.ports),
-            proposed: match self.gateway.learned() {
-                Some(learned) => {
-                    let record = &self.shared.record;
-                    Some(propose(&learned).keep(&self.run_dir, &record.bottle, &record.run)?)
-                }
-                None => None,
-            },
+            proposed,
             overlay: self.held.as_ref().and_then(|held| Some(held.overlays.first()?.source.display().to_string())),
             enforced: self.shared.enforced(),
-            audit_head: format!("{}:{}", head.seq, head.hash),
+            ..run_end::summary(record, ended, duration_ms, stats, &self.audit)
         };
         runs::end(&self.run_dir, &summary)?;
         if let Some(keeper) = self.shared.enforcing.keeper.as_ref().filter(|_| summary.ended != Ended::Frozen) {
@@ -133,10 +111,7 @@ pub struct Farewell {
 impl Farewell {
     /// Tells the end and waits until it has been heard.
     pub async fn say(self, ended: &Result<Summary, RunError>) {
-        let end = match ended {
-            Ok(summary) => End::Run(Box::new(summary.clone())),
-            Err(error) => End::Failed { message: error.to_string() },
-        };
+        let end = run_end::told(ended);
         // From here on it is one that has ended: whoever hears of the end finds no record of a living run.
         drop(self.registration);
         // A panic in there has been reported; nobody waits for anything but the end.

@@ -14,13 +14,12 @@
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use carboy_bottle::Stillness;
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::{Scope, Shutdown};
-use carboy_core::ports::Clock;
 use carboy_core::verdict::{Denial, Reason};
 use carboy_manifest::origin::Origin;
 use carboy_manifest::{Effective, Places};
@@ -30,30 +29,21 @@ use tokio::runtime::Handle;
 
 use super::control::Shared;
 use super::{Keeping, RunRequest};
-use crate::clock::SystemClock;
 use crate::controller::{Starter, spent_by};
+use crate::force::Force;
 use crate::home::HomeError;
 use crate::notify::Notifier;
 use crate::resume::{self, Keeper, Resumable, Spent, Standing};
 use crate::summary::{Action, By, Enforced, SpentOn};
 
-/// Actions that a run remembers for its summary; the log has all of them.
-pub(crate) const ENFORCED_KEPT_MAX: usize = 16;
 /// How long a run's end waits to hear what was spent.
 const SPENT_WAIT_MAX: Duration = Duration::from_secs(2);
-
-/// What was done so far, and what of it holds.
-#[derive(Default)]
-struct Force {
-    done: Vec<Enforced>,
-    in_force: Option<Shutdown>,
-}
 
 /// What a run needs to be stopped and let go on.
 pub(super) struct Enforcing {
     /// One action at a time.
     turn: Mutex<()>,
-    force: Mutex<Force>,
+    force: Force,
     /// What it takes to start it again; `None` for a run that cannot be.
     pub(super) keeper: Option<Keeper>,
     /// It was stopped by the storm breaker, and started again.
@@ -73,7 +63,7 @@ impl Enforcing {
         let kept = request.flags.clone().map(|flags| Resumable::begun(flags, before));
         Ok(Enforcing {
             turn: Mutex::default(),
-            force: Mutex::default(),
+            force: Force::default(),
             keeper: kept.map(|kept| Keeper::begin(run_dir, kept)).transpose()?,
             stormed_before: before.is_some_and(|before| before.by == Some(By::Storm)),
             shutdown: shutdown_of_bottle(&request.effective, &request.places),
@@ -295,22 +285,17 @@ impl Shared {
 
     /// What holds now.
     pub(super) fn in_force(&self) -> Option<Shutdown> {
-        self.force().in_force
+        self.enforcing.force.now()
     }
 
     /// The last action, while it holds.
     pub(super) fn last(&self) -> Option<Enforced> {
-        let force = self.force();
-        force.in_force.and(force.done.last()).cloned()
+        self.enforcing.force.last()
     }
 
     /// Everything that was done, for the summary.
     pub(super) fn enforced(&self) -> Vec<Enforced> {
-        self.force().done.clone()
-    }
-
-    fn force(&self) -> MutexGuard<'_, Force> {
-        self.enforcing.force.lock().unwrap_or_else(PoisonError::into_inner)
+        self.enforcing.force.done()
     }
 
     fn is_stopping(&self) -> bool {
@@ -318,15 +303,7 @@ impl Shared {
     }
 
     fn remember(&self, action: Action, by: By, why: &str) {
-        let mut force = self.force();
-        force.in_force = match action {
-            Action::Stopped(how) => Some(how),
-            Action::Resumed => None,
-        };
-        if force.done.len() >= ENFORCED_KEPT_MAX {
-            force.done.remove(0);
-        }
-        force.done.push(Enforced { action, by, why: why.to_owned(), at_ms: SystemClock.now_ms() });
+        self.enforcing.force.remember(action, by, why);
     }
 
     /// While it lives nothing depends on what the disk says of it: that is for whoever finds it lost.

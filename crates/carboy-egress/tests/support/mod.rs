@@ -1,6 +1,7 @@
 //! A gateway between a client and an upstream, all on loopback: what the integration tests share.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
+pub mod h2;
 pub mod ledger;
 pub mod model;
 

@@ -8,6 +8,7 @@ use crate::attack::{
     Attack, CANARY_IS_KNOWN, NAME_SERVER, Outside, ask, get, has_v6, hello, pieces, plain, query, tls,
 };
 use crate::http2;
+use crate::matrix::names::KINDS;
 use crate::world::{CANARY, Person, World};
 use crate::{Case, case};
 
@@ -212,19 +213,6 @@ fn fronting(person: Person) {
 }
 
 fn dns_as_a_way_out(person: Person) {
-    const KINDS: [(&str, u16); 11] = [
-        ("A", 1),
-        ("NS", 2),
-        ("CNAME", 5),
-        ("NULL", 10),
-        ("PTR", 12),
-        ("MX", 15),
-        ("TXT", 16),
-        ("AAAA", 28),
-        ("SRV", 33),
-        ("HTTPS", 65),
-        ("ANY", 255),
-    ];
     let world = World::new(person);
     world.settings(CANARY_IS_KNOWN);
     let outside = Outside::new(&world);

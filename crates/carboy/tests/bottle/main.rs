@@ -46,6 +46,8 @@ mod top;
 mod trust;
 mod unattended;
 mod uninstall;
+#[path = "../support/waiting.rs"]
+mod waiting;
 mod workspace;
 mod world;
 

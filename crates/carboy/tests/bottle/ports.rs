@@ -7,11 +7,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use carboy_core::audit::Entry;
 use serde_json::Value;
 
+use crate::waiting::within;
 use crate::world::{ORDINARY_USER, Person, REAL_KEY, STANDARD_ROUTES, World, is_root};
 use crate::{Case, case, case_with};
 
@@ -75,7 +76,7 @@ impl<'w> Live<'w> {
     fn stop(mut self) -> Value {
         let output = self.world.carboy(&["stop", "--kill", "test"]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        within("the run ends", || self.child.try_wait().unwrap());
+        within(HAPPEN_WAIT_MAX, "the run ends", || self.child.try_wait().unwrap());
         serde_json::from_slice(&fs::read(&self.summary).unwrap()).unwrap()
     }
 }
@@ -87,20 +88,9 @@ impl Drop for Live<'_> {
     }
 }
 
-fn within<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + HAPPEN_WAIT_MAX;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not within {HAPPEN_WAIT_MAX:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// The body at this address, as soon as somebody answers there.
 fn fetched(url: &str) -> String {
-    within(url, || {
+    within(HAPPEN_WAIT_MAX, url, || {
         let output = Command::new("curl").args(["-sS", "--fail", "--max-time", "10", url]).output().unwrap();
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     })
@@ -365,7 +355,7 @@ impl Postgres {
             &port.to_string(),
         ]);
         let server = server.spawn().unwrap();
-        within("Postgres listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        within(HAPPEN_WAIT_MAX, "Postgres listens", || TcpStream::connect(("127.0.0.1", port)).ok());
         Postgres { server, binaries, directory, port }
     }
 
@@ -483,8 +473,9 @@ fn gone(person: Person) {
     bottle(&world, &format!("publish: [\"{port}:3000\"]\n"));
     for killed in [false, true] {
         let mut live = Live::start(&world, &[PYTHON, "-m", "http.server", "3000"]);
-        let mut open = within("the port is published", || TcpStream::connect(("127.0.0.1", port)).ok());
-        within("the server answers", || {
+        let mut open =
+            within(HAPPEN_WAIT_MAX, "the port is published", || TcpStream::connect(("127.0.0.1", port)).ok());
+        within(HAPPEN_WAIT_MAX, "the server answers", || {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
             stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
             let mut line = String::new();
@@ -495,12 +486,12 @@ fn gone(person: Person) {
             let pid = i32::try_from(live.listed()["record"]["supervisor_pid"].as_i64().unwrap()).unwrap();
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            within("the run ends", || live.child.try_wait().unwrap());
+            within(HAPPEN_WAIT_MAX, "the run ends", || live.child.try_wait().unwrap());
             drop(live);
         } else {
             live.stop();
         }
-        within("the listener is gone", || is_refused(port).then_some(()));
+        within(HAPPEN_WAIT_MAX, "the listener is gone", || is_refused(port).then_some(()));
         // And so is the connection that was open.
         open.set_read_timeout(Some(HAPPEN_WAIT_MAX)).unwrap();
         assert!(matches!(open.read(&mut [0]), Ok(0) | Err(_)));

@@ -3,12 +3,13 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, ChildStdout, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use carboy_sim::probe::Report;
 use serde_json::Value;
 
 use crate::terminal::Screen;
+pub use crate::waiting::within;
 use crate::world::{Agent, CANARY, Person, REAL_KEY, World, reason};
 use crate::{Case, case, case_with};
 
@@ -68,18 +69,6 @@ impl Live {
     /// Its exit code.
     pub fn end(mut self) -> Option<i32> {
         within(HAPPEN_WAIT_MAX, "the run ends", || self.child.try_wait().unwrap()).code()
-    }
-}
-
-/// Looks until there is something.
-pub fn within<T>(wait_max: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + wait_max;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not within {wait_max:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -9,6 +9,7 @@ use carboy_sim::probe::{Order, Report};
 use serde_json::Value;
 
 use crate::terminal::Screen;
+use crate::waiting::within;
 use crate::world::{Agent, CANARY, Person, REAL_KEY, Ran, World, reason};
 use crate::{Case, case, case_with};
 
@@ -65,17 +66,6 @@ fn refused(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
 
 fn explain(world: &World, id: &str) -> Value {
     serde_json::from_str(&said(world, &["explain", id, "--json"])).unwrap()
-}
-
-fn within<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + HAPPEN_WAIT_MAX;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not within {HAPPEN_WAIT_MAX:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn get(agent: &mut Agent<'_>, url: &str) -> Report {
@@ -149,7 +139,7 @@ fn for_a_while(person: Person) {
     assert_eq!(file(), before, "nothing is written");
     // The file is read anew, and what it says now holds beside the grant.
     world.bottle(&NARROW.replace("paths: [/page]", "paths: [/sink]"));
-    within("the changed file", || {
+    within(HAPPEN_WAIT_MAX, "the changed file", || {
         (reason(&get(&mut agent, "https://notes.example/page/clean")) == Some("request_not_allowed")).then_some(())
     });
     assert_eq!(get(&mut agent, ECHO).status, Some(200));
@@ -159,7 +149,9 @@ fn for_a_while(person: Person) {
     // By itself, in time.
     said(&world, &["allow", "notes.example", "-b", "test", "--path", "/echo", "--for", "2s", "-y"]);
     assert_eq!(get(&mut agent, ECHO).status, Some(200));
-    within("it expires", || (reason(&get(&mut agent, ECHO)) == Some("request_not_allowed")).then_some(()));
+    within(HAPPEN_WAIT_MAX, "it expires", || {
+        (reason(&get(&mut agent, ECHO)) == Some("request_not_allowed")).then_some(())
+    });
     assert_eq!(said(&world, &["allow", "--list"]), "");
     for (action, count) in [("grant", 2), ("revoke_grant", 1), ("expire_grant", 1)] {
         assert_eq!(actions(&world, action), count, "{action}");
@@ -191,8 +183,8 @@ fn revoked(person: Person) {
     let grant = said(&world, &["allow", "notes.example", "-b", "test", "--path", "/slow", "--for", "10m", "-y"]);
     let connections = world.provider.connections();
     std::io::Write::write_all(&mut orders, b"go\n").unwrap();
-    within("the request is outside", || (world.provider.connections() > connections).then_some(()));
-    within("its intent is in the log", || {
+    within(HAPPEN_WAIT_MAX, "the request is outside", || (world.provider.connections() > connections).then_some(()));
+    within(HAPPEN_WAIT_MAX, "its intent is in the log", || {
         world.log().iter().any(|e| e.detail("path").and_then(Value::as_str) == Some("/slow")).then_some(())
     });
     let start = Instant::now();
@@ -236,7 +228,7 @@ fn for_good(person: Person) {
         assert!(code == Some(2) && stderr.contains(wrong[0]) && !stderr.contains("test.md"), "{stderr}");
     }
     said(&world, &["allow", &refusal, "--method", "put,PATCH", "--yes"]);
-    within("the wider route", || {
+    within(HAPPEN_WAIT_MAX, "the wider route", || {
         (agent.http("PUT", "https://notes.example/sink", &[], b"x").status == Some(200)).then_some(())
     });
     agent.finish().expect_code(0);

@@ -6,6 +6,8 @@
 
 #[path = "../support/desk.rs"]
 mod desk;
+#[path = "../support/waiting.rs"]
+mod waiting;
 
 mod clients;
 mod ending;

@@ -4,18 +4,17 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use carboy_core::audit::Entry;
 use carboy_sim::Script;
 use serde_json::Value;
 
 use crate::desk::{Desk, KEY};
+use crate::waiting;
 
 /// Longest wait for what happens by itself.
 pub const HAPPEN_WAIT_MAX: Duration = Duration::from_secs(60);
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What the provider says to everything; only its first words, so that its wording stays its own.
 pub const GREETING: &str = "Hello from the simulated provider.";
 /// In every fake.
@@ -168,15 +167,8 @@ impl Drop for Proxy<'_> {
 }
 
 /// Waits until it is there.
-pub fn within<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + HAPPEN_WAIT_MAX;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within {HAPPEN_WAIT_MAX:?}");
-        std::thread::sleep(LOOK_EVERY);
-    }
+pub fn within<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    waiting::within(HAPPEN_WAIT_MAX, what, look)
 }
 
 /// A command of carboy's that has to work.

@@ -33,6 +33,7 @@ use super::super::{ChatError, ChatRequest, lay};
 use super::AttackError;
 use super::answers::{self, Answer};
 use crate::mcp::{HttpServer, MESSAGE_BYTES_MAX, Named, Server};
+use crate::run_end::close_log;
 
 /// Calls that are answered late, of one attack: each costs a whole wait.
 const LATE_MAX: u32 = 3;
@@ -144,8 +145,7 @@ async fn listed(request: &ChatRequest) -> Result<Vec<((Host, u16), Vec<Value>)>,
     plane.gateway.shutdown();
     let audit = plane.audit.clone();
     drop(plane);
-    let closed = tokio::task::spawn_blocking(move || audit.close()).await;
-    closed.map_err(|e| ChatError::Audit(e.to_string()))?.map_err(|e| ChatError::Audit(e.to_string()))?;
+    close_log(&audit).await.map_err(ChatError::from)?;
     Ok(all)
 }
 

@@ -14,7 +14,7 @@ mod bodies;
 mod hosts;
 mod http;
 mod kernel;
-mod names;
+pub mod names;
 mod net;
 
 use std::collections::BTreeMap;

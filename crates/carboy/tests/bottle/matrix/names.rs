@@ -644,7 +644,7 @@ fn forward_proxies(lan: &(String, u16)) -> Row {
 }
 
 /// The types that have carried data out, and their numbers.
-const KINDS: [(&str, u16); 11] = [
+pub const KINDS: [(&str, u16); 11] = [
     ("A", 1),
     ("NS", 2),
     ("CNAME", 5),
