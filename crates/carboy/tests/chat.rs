@@ -334,6 +334,43 @@ fn ctrl_c_during_a_reply_stops_that_turn_and_the_next_one_is_answered() {
 }
 
 #[test]
+fn replies_are_broken_between_words_at_a_terminals_edge_and_nowhere_in_a_pipe() {
+    let said = "We take books back within thirty days of their delivery, wherever they were bought. Postage is ours then.\n\n\
+                - Write to us first, naming the order and what is wrong with it.\n- Then pack it well.\n\n\
+                我们在三十天之内接受退货，邮费由我们承担，请先写信告诉我们订单号码和退货的原因。";
+    let script = Script::default().on("", Reply::text(said));
+    let desk = Desk::with_provider(script, Duration::from_millis(1));
+    for columns in [80, 40] {
+        let window = columns.to_string();
+        let screen = Screen::of_columns(&window, &desk, &["run", "assistant"], &[("ANTHROPIC_API_KEY", KEY)]);
+        screen.see("\nYou:");
+        screen.line("hello");
+        screen.see_times("\nYou:", 2);
+        let text = screen.text();
+        let reply = &text[text.find("Agent: We take").unwrap()..text.rfind("\nYou:").unwrap()];
+        // The screen gives lines that the terminal itself broke as one.
+        let wide = |line: &str| line.chars().map(|c| if c > '\u{2e80}' { 2 } else { 1 }).sum::<usize>();
+        assert!(reply.lines().all(|line| wide(line) <= columns), "{columns}: {reply}");
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(reply.trim_start_matches("Agent: ")).concat(), words(said).concat());
+        let latin = said.split("我").next().unwrap();
+        assert!(words(latin).iter().all(|word| words(reply).contains(word)), "{columns}: {reply}");
+        assert!(reply.contains("\n\n- Write to us") && reply.contains("\n- Then pack it well.\n\n我"), "{reply}");
+        if columns == 40 {
+            assert!(reply.starts_with("Agent: We take books back within thirty\ndays of their"), "{reply}");
+            assert!(reply.contains("- Write to us first, naming the order\n  and what"), "{reply}");
+            assert!(text.contains(&format!("\n{}\n", "=".repeat(columns))), "{text}");
+        }
+        screen.key("C-c");
+        screen.see("over with 0");
+    }
+    let mut command = desk.carboy(&["run", "assistant", "-q"]);
+    command.env("ANTHROPIC_API_KEY", KEY).env("COLUMNS", "40");
+    let ran = ran(command, "hello\n");
+    assert_eq!(ran.out, format!("{said}\n"), "{}", ran.err);
+}
+
+#[test]
 fn words_of_a_model_cannot_move_the_cursor_of_a_terminal() {
     let script = Script::default().on("", Reply::text("before \u{1b}[2J\u{1b}]0;title\u{7} after \u{9b}31m."));
     let desk = Desk::with_provider(script, Duration::ZERO);
