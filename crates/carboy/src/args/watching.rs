@@ -11,7 +11,7 @@ use crate::client::DetachKey;
     after_help = "Exit codes: the program's own when it ends; 0 after the detach key; 1 no such run lives; 71 the run was lost."
 )]
 pub struct AttachArgs {
-    /// Run or bottle
+    /// Run, bottle or agent
     pub target: String,
     /// Key that leaves: ctrl-X, or `none`
     #[arg(long, value_name = "KEY", default_value = "ctrl-]")]
@@ -20,12 +20,12 @@ pub struct AttachArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "carboy exec [OPTIONS] <RUN|BOTTLE> [COMMAND…]",
+    override_usage = "carboy exec [OPTIONS] <RUN|BOTTLE|AGENT> [COMMAND…]",
     after_help = "Options stand before COMMAND; what comes after it is the command's own. Exit codes: the command's own; 128+N when signal N ended it; 1 no such run lives; 71 the run was lost; \
                   126 and 127 the command cannot be run or found."
 )]
 pub struct ExecArgs {
-    /// Run or bottle
+    /// Run, bottle or agent; of a chat agent the bottle of its tools
     pub target: String,
     /// Environment variable for the command: NAME=VALUE, or NAME to pass this shell's value
     #[arg(long = "env", short = 'e', value_name = "NAME[=VALUE]")]
@@ -60,8 +60,8 @@ pub struct PsArgs {
                   its supervisor was killed before it could say how the program ended."
 )]
 pub struct WaitArgs {
-    /// Runs, or bottles for their latest runs
-    #[arg(required = true, value_name = "RUN|BOTTLE")]
+    /// Runs, or bottles and agents for their latest runs
+    #[arg(required = true, value_name = "RUN|BOTTLE|AGENT")]
     pub targets: Vec<String>,
     /// Print each run's summary as a JSON line
     #[arg(long)]
