@@ -707,6 +707,52 @@ fn g42b_bookly_has_a_budget_for_each_day_that_the_command_line_replaces() {
 }
 
 #[test]
+fn c5_a_budget_below_what_is_held_for_any_request_is_warned_of_wherever_it_is_said() {
+    let desk = Desk::new();
+    let agent = |head: &str| {
+        let text = format!("---\nkind: chat\nmodel: claude-sonnet-4-5\n{head}---\nYou help.\n");
+        desk.write("home/agents/small.md", &text);
+    };
+    let said = |arguments: &[&str]| told(&desk.carboy(arguments).output().unwrap());
+    let least = "and 320 are held for the shortest request: every request will be refused [budget-too-small]";
+    let fix = "fix: write more: 320 are an answer of `output_min` (256) and its margin";
+    agent("budget: 319\n");
+    let file = format!(
+        "{}:4:9: warning: the budget of agent:small is 319 tokens, {least}",
+        desk.path("home/agents/small.md").display()
+    );
+    for arguments in [&["check"][..], &["check", "small"]] {
+        let checked = said(arguments);
+        assert_eq!((checked.code, checked.out.matches(&file).count()), (Some(0), 1), "{}", checked.out);
+        assert!(checked.out.contains(fix), "{}", checked.out);
+    }
+    let ran = desk.says(&["run", "small", "--model", "offline", "-q"], "hello\n");
+    assert!(ran.err.contains(&file) && ran.code == Some(0), "{ran:?}");
+    // It is as it was said: nothing passes.
+    let refused = |entry: &carboy_core::audit::Entry| entry.detail("reason") == Some(&Value::from("budget_exhausted"));
+    assert!(desk.log().iter().any(refused));
+    agent("");
+    let with =
+        |budget: &str| desk.says(&["run", "small", "--model", "offline", "-q", "--budget", budget], "hello\n").err;
+    assert!(with("100").contains(&format!("warning: the budget of this run is 100 tokens, {least}")));
+    assert!(!with("320").contains("budget-too-small"));
+    let set = said(&["budget", "set", "agent:small", "claude=10"]);
+    assert!(set.err.contains(&format!("warning: the budget of agent:small is 10 tokens, {least}")), "{set:?}");
+    assert_eq!(set.code, Some(0));
+    for enough in ["320", "0"] {
+        let set = said(&["budget", "set", "agent:small", enough]);
+        assert!(!set.err.contains("warning"), "{enough}: {set:?}");
+    }
+    // What is measured afterwards is held for nothing, and a smaller answer needs less.
+    for terms in ["gate: observe\n", "output_min: 16\n"] {
+        desk.write("home/settings.yml", terms);
+        agent("budget: 100\n");
+        let checked = said(&["check", "small"]);
+        assert!(!checked.out.contains("budget-too-small"), "{terms}: {}", checked.out);
+    }
+}
+
+#[test]
 fn g18_the_build_that_is_named_keeps_its_guards_and_a_release_names_its_own_before_it_is_packed() {
     let desk = Desk::new();
     let attacked = desk.says(&["check", "--attack", "assistant", "--rounds", "25", "--seed", "18"], "");
