@@ -73,3 +73,24 @@ pub struct SuperviseArgs {
     /// The number of a channel that was inherited
     pub channel: i32,
 }
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 shown; 1 no such run is known, or nothing it printed is kept; 2 bad usage; 70 the log cannot be read."
+)]
+pub struct LogsArgs {
+    /// Run or bottle [default: the latest run]
+    pub target: Option<String>,
+    /// Go on until the run ends
+    #[arg(long, short = 'f')]
+    pub follow: bool,
+    /// What the program printed, instead of what it asked for
+    #[arg(long, conflicts_with_all = ["follow", "refused", "json"])]
+    pub output: bool,
+    /// Only refusals and findings
+    #[arg(long)]
+    pub refused: bool,
+    /// Print the entries as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
