@@ -295,7 +295,7 @@ fn nobody(text: &str, known: &[Scope]) -> Failure {
 }
 
 /// One slip apart: a letter that is another, missing or too many, two that changed places, or capitals.
-fn near(name: &str, typed: &str) -> bool {
+pub fn near(name: &str, typed: &str) -> bool {
     let (a, b) = (name.to_lowercase(), typed.to_lowercase());
     let (a, b) = (a.as_bytes(), b.as_bytes());
     let front = a.iter().zip(b).take_while(|(x, y)| x == y).count();

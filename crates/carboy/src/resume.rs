@@ -164,7 +164,10 @@ fn nothing(target: Option<&str>, lost: &[String], environment: &Environment) -> 
     match (lives, lost.last()) {
         (Some(record), _) => failure.hint(format!("run {0} goes on: `carboy attach {0}` looks in", record.run)),
         (None, Some(run)) => failure.hint(format!("run {run} was lost: `carboy resume {run}` starts it again")),
-        (None, None) => failure.hint("`carboy ps -a` lists the runs that there were"),
+        (None, None) => {
+            let instead = target.and_then(|target| watching::instead(target, environment));
+            failure.hint(instead.unwrap_or_else(|| "`carboy ps -a` lists the runs that there were".into()))
+        }
     }
 }
 

@@ -257,8 +257,7 @@ pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
     let runs = registry::without_carried(runs);
     if runs.is_empty() {
         return match &args.target {
-            Some(target) => Err(Failure::words(Exit::Found, format!("no run, bottle or agent `{target}` lives"))
-                .hint("`carboy ps` lists those that do")),
+            Some(target) => Err(watching::none_lives(target, environment)),
             None => {
                 say!("nothing runs");
                 if args.json { print(b"[]\n") } else { Ok(0) }

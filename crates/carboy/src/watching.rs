@@ -14,6 +14,7 @@ use carboy_control::session::{End, kept};
 use carboy_core::ids::BottleName;
 
 use crate::args::{AttachArgs, ExecArgs, RunArgs, WaitArgs};
+use crate::budget::near;
 use crate::client::{DetachKey, Input, Left, Line, stay};
 use crate::environment::Environment;
 use crate::report::{Exit, Failure, Palette, printable};
@@ -85,21 +86,43 @@ fn live(target: &str, meant: Meant, environment: &Environment) -> Result<Vec<Ans
 }
 
 /// Says so, and what there is instead.
-fn none_lives(target: &str, environment: &Environment) -> Failure {
+pub fn none_lives(target: &str, environment: &Environment) -> Failure {
+    let shown = printable(target);
+    Failure::words(Exit::Found, format!("no run, bottle or agent `{shown}` lives"))
+        .hint(instead(target, environment).unwrap_or_else(|| "`carboy ps` lists those that do".into()))
+}
+
+/// The same where runs that have ended would do as well.
+pub fn none_known(target: &str, environment: &Environment) -> Failure {
+    let shown = printable(target);
+    let hint = misspelt(target, environment).unwrap_or_default();
+    Failure::words(Exit::Found, format!("no run, bottle or agent `{shown}` is known"))
+        .hint(format!("{hint}`carboy ps -a` lists those that are"))
+}
+
+/// What became of a run of this name, or which other name was meant.
+pub fn instead(target: &str, environment: &Environment) -> Option<String> {
     let past = runs::past(&environment.home);
-    let ended = latest(&past, target);
-    Failure::words(Exit::Found, format!("no run, bottle or agent `{target}` lives")).hint(match ended {
-        Some(past) if past.is_frozen() => {
-            format!("run {0} is frozen: `carboy resume {0}` lets it go on", past.record.run)
-        }
-        Some(past) => {
-            let (run, kept) = (&past.record.run, kept::read(&past.dir).is_ok());
-            let seen =
-                if kept { format!("--output {run}` what it printed") } else { format!("{run}` what it asked for") };
-            format!("run {run} has ended: `carboy wait {run}` gives its exit code, `carboy logs {seen}")
-        }
-        None => "`carboy ps` lists those that do".into(),
-    })
+    let Some(ended) = latest(&past, target) else {
+        return misspelt(target, environment).map(|meant| format!("{meant}`carboy ps -a` lists what there is"));
+    };
+    let run = &ended.record.run;
+    if ended.is_frozen() {
+        return Some(format!("run {run} is frozen: `carboy resume {run}` lets it go on"));
+    }
+    let kept = kept::read(&ended.dir).is_ok();
+    let seen = if kept { format!("--output {run}` what it printed") } else { format!("{run}` what it asked for") };
+    Some(format!("run {run} has ended: `carboy wait {run}` gives its exit code, `carboy logs {seen}"))
+}
+
+/// `did you mean …? `, where a run, a bottle or an agent is called nearly so.
+fn misspelt(target: &str, environment: &Environment) -> Option<String> {
+    let live = registry::live_runs(&environment.home).unwrap_or_default();
+    let past = runs::past(&environment.home);
+    let records = live.iter().map(|run| &run.record).chain(past.iter().rev().map(|past| &past.record));
+    let names = |record: &RunRecord| [record.agent.clone(), Some(record.bottle.clone()), Some(record.run.clone())];
+    let meant = records.flat_map(names).flatten().find(|name| near(name, target))?;
+    Some(format!("did you mean `{}`? ", printable(&meant)))
 }
 
 /// The latest of those that have ended and have this name; of a chat agent and its tools the agent.
@@ -313,8 +336,7 @@ pub fn wait(args: &WaitArgs, environment: &Environment) -> Result<u8, Failure> {
             (false, _) => waited.extend(living.into_iter().map(|run| Waited::Live(run.record))),
             (true, Some(ended)) => waited.push(Waited::Past(Box::new(ended.clone()))),
             (true, None) => {
-                return Err(Failure::words(Exit::Found, format!("no run, bottle or agent `{target}` is known"))
-                    .hint("`carboy ps -a` lists those that are"));
+                return Err(none_known(target, environment));
             }
         }
     }

@@ -753,6 +753,37 @@ fn c5_a_budget_below_what_is_held_for_any_request_is_warned_of_wherever_it_is_sa
 }
 
 #[test]
+fn names_of_what_has_ended_and_misspelt_ones_are_answered_with_what_there_is() {
+    let desk = Desk::new();
+    desk.asks("2 + 2");
+    let run = desk.entries("end")[0].text("run").unwrap().to_owned();
+    let said = |words: &[&str]| told(&desk.carboy(words).output().unwrap());
+    let ended = format!(
+        "hint: run {run} has ended: `carboy wait {run}` gives its exit code, `carboy logs {run}` what it asked"
+    );
+    let misspelt = "hint: did you mean `assistant`? `carboy ps -a` lists";
+    for command in [&["stop"][..], &["attach"], &["resume"], &["exec"]] {
+        for (name, want) in [("assistant", ended.as_str()), ("assistent", misspelt)] {
+            let words: Vec<&str> =
+                command.iter().chain([&name, &"true"]).take(2 + usize::from(command == ["exec"])).copied().collect();
+            let answer = said(&words);
+            assert!(answer.code == Some(1) && answer.err.contains(want), "{words:?}: {answer:?}");
+        }
+    }
+    for command in [&["logs"][..], &["logs", "-f"], &["logs", "--output"], &["wait"]] {
+        let words: Vec<&str> = command.iter().copied().chain(["assistent"]).collect();
+        let answer = said(&words);
+        assert!(answer.code == Some(1) && answer.err.contains(misspelt), "{words:?}: {answer:?}");
+    }
+    // The agent's own name does what its bottle's does.
+    for command in [&["logs"][..], &["logs", "-f"]] {
+        let of = |name: &str| said(&command.iter().copied().chain([name]).collect::<Vec<_>>()).out;
+        assert!(of("assistant").contains("turn_ended") && of("assistant") == of("assistant__chat"), "{command:?}");
+    }
+    assert_eq!(said(&["wait", "assistant"]).code, Some(0));
+}
+
+#[test]
 fn g18_the_build_that_is_named_keeps_its_guards_and_a_release_names_its_own_before_it_is_packed() {
     let desk = Desk::new();
     let attacked = desk.says(&["check", "--attack", "assistant", "--rounds", "25", "--seed", "18"], "");

@@ -68,7 +68,7 @@ impl How {
                   the cap that stopped it is still spent, or it was refused; 0 with -d, and for a run that nobody attaches to."
 )]
 pub struct ResumeArgs {
-    /// Run or bottle [default: the one that is stopped]
+    /// Run, bottle or agent [default: the one that is stopped]
     #[arg(conflicts_with = "all")]
     pub target: Option<String>,
     /// Every run that is cut off, paused or frozen; none is attached to

@@ -79,7 +79,7 @@ pub struct SuperviseArgs {
     after_help = "Exit codes: 0 shown; 1 no such run is known, or nothing it printed is kept; 2 bad usage; 70 the log cannot be read."
 )]
 pub struct LogsArgs {
-    /// Run or bottle [default: the latest run]
+    /// Run, bottle or agent [default: the latest run]
     pub target: Option<String>,
     /// Go on until the run ends
     #[arg(long, short = 'f')]
