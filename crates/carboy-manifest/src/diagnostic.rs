@@ -144,6 +144,8 @@ codes! {
     PushRefused = "push-refused",
     /// Warning: a file of secrets that lies open.
     FileExposed = "file-exposed",
+    /// Warning: a path that is looked for in the bottle's home.
+    RelativePath = "relative-path",
     /// Warning: a budget that is less than what is held for any request.
     BudgetTooSmall = "budget-too-small",
     /// Warning: the key is accepted and changes nothing.

@@ -753,6 +753,42 @@ fn c5_a_budget_below_what_is_held_for_any_request_is_warned_of_wherever_it_is_sa
 }
 
 #[test]
+fn a_relative_path_of_a_command_of_tools_is_warned_of_at_its_line_with_where_it_may_stand() {
+    let desk = Desk::new();
+    let checked = |command: &str| {
+        let tools = format!("tools:\n  - {{mcp: {{command: {command}}}}}\n");
+        desk.write("home/agents/shop.md", &format!("---\nkind: chat\nmodel: claude-x\n{tools}---\nYou help.\n"));
+        told(&desk.carboy(&["check", "shop"]).output().unwrap())
+    };
+    let file = desk.path("home/agents/shop.md").display().to_string();
+    for (command, word) in [
+        ("[./server]", "./server"),
+        ("[tools/server, --fast]", "tools/server"),
+        ("[python3, server.py]", "server.py"),
+        ("[node, --no-warnings, ../lib/server.mjs]", "../lib/server.mjs"),
+    ] {
+        let checked = checked(command);
+        let message = format!(
+            "{file}:5:21: warning: `{word}` of `mcp.command` in `tools` of agent `shop` is looked for in the bottle's own home"
+        );
+        assert!(checked.code == Some(0) && checked.out.contains(&message), "{}", checked.out);
+        assert!(
+            checked.out.contains("{script: {chunk: NAME}}") && checked.out.contains("[relative-path]"),
+            "{}",
+            checked.out
+        );
+    }
+    for command in [
+        "[crm]",
+        "[python3, /opt/shop/orders.py]",
+        "[npx, \"@shop/server\"]",
+        "[uvx, crm-server, \"https://x.example/a.py\"]",
+    ] {
+        assert!(!checked(command).out.contains("relative-path"), "{command}");
+    }
+}
+
+#[test]
 fn names_of_what_has_ended_and_misspelt_ones_are_answered_with_what_there_is() {
     let desk = Desk::new();
     desk.asks("2 + 2");
