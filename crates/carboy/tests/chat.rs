@@ -288,6 +288,8 @@ fn u3_it_stands_among_the_runs_a_cut_off_is_a_polite_hand_off_and_stop_ends_it()
         (&Value::from("bookly"), &Value::from("running")),
         "{living}"
     );
+    // What it spends is booked at the provider's meter: who answers is told.
+    assert_eq!(living[0]["record"]["command"], serde_json::json!(["run", "bookly", "--model", "offline"]));
     let run = living[0]["record"]["run"].as_str().unwrap().to_owned();
     let done = |arguments: &[&str]| {
         let ran = told(&desk.carboy(arguments).output().unwrap());

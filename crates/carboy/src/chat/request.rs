@@ -148,8 +148,11 @@ pub fn look_up(args: &Named<'_>, environment: Environment) -> Result<ChatRequest
         true => applications::tools(spec.name.as_str(), &state)?,
         false => Vec::new(),
     };
+    let mut command = vec![args.verb.into(), spec.name.to_string()];
+    // Whoever looks at what was spent sees by whom it was answered.
+    command.extend(args.model.iter().flat_map(|model| ["--model".to_owned(), model.to_string()]));
     Ok(ChatRequest {
-        command: vec![args.verb.into(), spec.name.to_string()],
+        command,
         audit_log: args.audit_log.map(|log| places.cwd.join(log)),
         home: environment.home,
         places,
