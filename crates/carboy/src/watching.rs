@@ -77,12 +77,16 @@ pub fn live_one(target: &str, meant: Meant, environment: &Environment) -> Result
 
 fn live(target: &str, meant: Meant, environment: &Environment) -> Result<Vec<Answer>, Failure> {
     let live = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
-    let found = named(&live, target, |answer| &answer.record).into_iter().cloned().collect();
-    Ok(match meant {
+    Ok(meant_of(&live, target, meant))
+}
+
+fn meant_of(live: &[Answer], target: &str, meant: Meant) -> Vec<Answer> {
+    let found = named(live, target, |answer| &answer.record).into_iter().cloned().collect();
+    match meant {
         Meant::Agent => registry::without_carried(found),
         Meant::Tools => registry::without_carriers(found),
         Meant::Each => found,
-    })
+    }
 }
 
 /// Says so, and what there is instead.
@@ -328,10 +332,12 @@ enum Waited {
 
 /// Waits for runs.
 pub fn wait(args: &WaitArgs, environment: &Environment) -> Result<u8, Failure> {
+    // In this order: one that was lost is of the past only when its record was cleared away.
+    let live = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
     let past = runs::past(&environment.home);
     let mut waited = Vec::new();
     for target in &args.targets {
-        let living = live(target, Meant::Agent, environment)?;
+        let living = meant_of(&live, target, Meant::Agent);
         match (living.is_empty(), latest(&past, target)) {
             (false, _) => waited.extend(living.into_iter().map(|run| Waited::Live(run.record))),
             (true, Some(ended)) => waited.push(Waited::Past(Box::new(ended.clone()))),
