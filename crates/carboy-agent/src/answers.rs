@@ -168,10 +168,8 @@ async fn find(
         Some(found) => Ok(found),
         None => {
             record.durable(record.event(EventType::Ask, "confirmation_refused", Outcome::Denied)).await?;
-            Err(TurnError::Invalid {
-                problem:
-                    "nothing waits for this confirmation: it was used, declined, replaced or is too old; ask again"
-                        .into(),
+            Err(TurnError::CardOver {
+                problem: "nothing waits for this confirmation: it was used, declined, replaced or is too old".into(),
             })
         }
     }
@@ -262,5 +260,5 @@ fn close(opened: &mut Opened<'_>, waiting: &Waiting<Customer>) {
 }
 
 pub(crate) fn not_now(error: &carboy_core::ask::NotNow) -> TurnError {
-    TurnError::Invalid { problem: error.to_string() }
+    TurnError::CardOver { problem: error.to_string() }
 }

@@ -433,6 +433,7 @@ pub(crate) fn code_of_error(error: &TurnError) -> &'static str {
         TurnError::Invalid { .. } => "invalid",
         TurnError::Injection { .. } => "injection",
         TurnError::SessionOver { .. } => "session_over",
+        TurnError::CardOver { .. } => "card_over",
         TurnError::Model(ModelError::RateLimited { .. }) => "model_rate_limited",
         TurnError::Model(ModelError::Unreachable(_)) => "model_unreachable",
         TurnError::Model(ModelError::Status { .. }) => "model_status",

@@ -124,6 +124,12 @@ pub enum TurnError {
         /// What to do.
         problem: String,
     },
+    /// What a card, or a question to the operator, waits for is over.
+    #[error("{problem}")]
+    CardOver {
+        /// How, as far as that may be told.
+        problem: String,
+    },
     /// The model gave no answer.
     #[error(transparent)]
     Model(#[from] ModelError),

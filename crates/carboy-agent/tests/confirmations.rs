@@ -41,7 +41,7 @@ async fn i5_a_write_runs_by_its_cards_token_alone_once_and_with_the_cards_argume
     assert_eq!(world.shop.returns.lock().unwrap().values().collect::<Vec<_>>(), ["BK-1001"]);
 
     let again = world.engine.confirm(&asker, &card.token, &|_| {}).await.unwrap_err();
-    assert!(matches!(&again, TurnError::Invalid { problem } if problem.contains("nothing waits")), "{again:?}");
+    assert!(matches!(&again, TurnError::CardOver { problem } if problem.contains("nothing waits")), "{again:?}");
     assert_eq!(world.writes(), 1);
     assert!(world.engine.cards(&asker).await.unwrap().is_empty());
     let expected = [
@@ -227,7 +227,7 @@ async fn i2_h8_a_write_whose_outcome_nobody_heard_is_tried_again_with_its_key_an
     assert_eq!(world.writes(), 1, "another process may be at it, for as long as a tool may take");
     world.clock.forward(10_001);
     let again = engine.confirm(&asker, &card.token, &|_| {}).await.unwrap_err();
-    assert!(matches!(again, TurnError::Invalid { .. }), "{again:?}");
+    assert!(matches!(again, TurnError::CardOver { .. }), "{again:?}");
     assert_eq!((world.writes(), world.returns()), (2, 1), "tried again, done once");
     {
         let writes = world.shop.writes.lock().unwrap();

@@ -219,6 +219,14 @@ pub fn without_carried(runs: Vec<Answer>) -> Vec<Answer> {
     runs.into_iter().filter(|run| !carried(run)).collect()
 }
 
+/// Leaves out those chat agents whose tools are among them: a program is run beside the tools, in their bottle.
+pub fn without_carriers(runs: Vec<Answer>) -> Vec<Answer> {
+    let carried: BTreeSet<u32> =
+        runs.iter().filter(|run| run.record.tools_of.is_some()).map(|run| run.record.supervisor_pid).collect();
+    let carrier = |run: &Answer| run.record.tools_of.is_none() && carried.contains(&run.record.supervisor_pid);
+    runs.into_iter().filter(|run| !carrier(run)).collect()
+}
+
 fn records(home: &Home) -> Result<Vec<(PathBuf, RunRecord)>, HomeError> {
     let dir = home.run_records();
     let io = |source| HomeError::Io { path: dir.clone(), source };
@@ -492,15 +500,16 @@ mod tests {
     }
 
     #[test]
-    fn u3_an_agent_s_tools_are_left_out_where_the_agent_is_and_stay_where_it_is_not() {
+    fn u3_of_an_agent_and_its_tools_one_is_left_out_where_both_are() {
         let home = Home::open(tempfile::tempdir().unwrap().path(), None).unwrap();
         let agent = Answer::silent(record(&home, "r-1", 7));
         let tools =
             |run: &str, pid| Answer::silent(RunRecord { tools_of: Some("shop".into()), ..record(&home, run, pid) });
-        let names = |runs: Vec<Answer>| -> Vec<String> {
-            without_carried(runs).into_iter().map(|run| run.record.run).collect()
-        };
-        assert_eq!(names(vec![tools("r-2", 7), agent.clone(), tools("r-3", 8)]), ["r-1", "r-3"]);
-        assert_eq!(names(vec![tools("r-2", 7)]), ["r-2"]);
+        let names = |runs: Vec<Answer>| -> Vec<String> { runs.into_iter().map(|run| run.record.run).collect() };
+        let all = vec![tools("r-2", 7), agent.clone(), tools("r-3", 8)];
+        assert_eq!(names(without_carried(all.clone())), ["r-1", "r-3"]);
+        assert_eq!(names(without_carried(vec![tools("r-2", 7)])), ["r-2"]);
+        assert_eq!(names(without_carriers(all)), ["r-2", "r-3"]);
+        assert_eq!(names(without_carriers(vec![agent])), ["r-1"]);
     }
 }

@@ -15,6 +15,7 @@
 
 mod amount;
 mod run;
+mod small;
 mod terms;
 mod together;
 mod view;
@@ -32,6 +33,7 @@ use crate::yaml::{Entry, Node, Value};
 
 pub use amount::{AmountError, parse_amount};
 pub use run::{RunBudget, RunBudgetError};
+pub use small::too_small;
 pub(crate) use terms::{TermsPart, beside, choice, over, terms};
 pub use together::{BudgetOrigins, Budgets};
 pub(crate) use together::{together, too_many};

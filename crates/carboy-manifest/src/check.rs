@@ -8,13 +8,14 @@ use carboy_core::ids::{AgentName, BottleName};
 use serde::Serialize;
 
 use crate::agent;
+use crate::budget::together;
 use crate::chain::{Chain, Chains};
 use crate::chat::{self, ChatFile, Resolved};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Position, Severity, excerpt};
 use crate::files::{ManifestFiles, Places, SYSTEM_SETTINGS};
 use crate::load::{Request, load_any, owner_of};
 use crate::lookup::{agent_roots, no_such_bottle, read_file, stems, warn_foreign, warn_ignored_bottles};
-use crate::settings;
+use crate::settings::{self, Settings};
 use crate::view::EffectiveView;
 use crate::whole::whole;
 
@@ -90,7 +91,7 @@ pub fn check(files: &dyn ManifestFiles, request: &Request) -> CheckReport {
     let mut checked = Vec::new();
     warn_foreign(files, places, &mut out);
     warn_ignored_bottles(files, places, &mut out);
-    settings::load(files, places, &mut out);
+    let settings = settings::load(files, places, &mut out);
     let alone = request.agent.as_deref().map(|typed| Alone::of(files, request, typed));
     let rules = match alone.as_ref().is_none_or(|alone| alone.is_chat) {
         true => rules_folder(files, places, &mut out),
@@ -108,13 +109,13 @@ pub fn check(files: &dyn ManifestFiles, request: &Request) -> CheckReport {
     match alone {
         None => {
             let names = all_bottles(files, places, &mut out);
-            bottles(Chains::for_check(files, places), names, &mut checked, &mut out);
+            bottles(Chains::for_check(files, places), names, &settings, &mut checked, &mut out);
             agents(files, places, &mut checked, &mut out);
         }
         Some(alone) => {
             let mut chains = Chains::for_check(files, places);
             let names = with_parents(&mut chains, alone.bottles, &mut out);
-            bottles(chains, names, &mut checked, &mut out);
+            bottles(chains, names, &settings, &mut checked, &mut out);
             if let Some((name, path)) = alone.file {
                 agent(files, places, name, path, &mut checked, &mut out);
             }
@@ -202,12 +203,19 @@ fn with_parents(chains: &mut Chains<'_>, names: Vec<BottleName>, out: &mut Diagn
     all.into_iter().collect()
 }
 
-fn bottles(mut chains: Chains<'_>, names: Vec<BottleName>, checked: &mut Vec<CheckedFile>, out: &mut Diagnostics) {
+fn bottles(
+    mut chains: Chains<'_>,
+    names: Vec<BottleName>,
+    settings: &Settings,
+    checked: &mut Vec<CheckedFile>,
+    out: &mut Diagnostics,
+) {
     let mut read = Vec::new();
     for name in names {
         let chain = chains.resolve(&name, None, out);
         if let Some(chain) = &chain {
-            whole(chain.part.clone(), &owner_of([&name]), out);
+            let bottle = whole(chain.part.clone(), &owner_of([&name]), out);
+            together(&settings.budgets, None, &bottle.scopes, &bottle.terms, out);
         }
         read.push((chains.file(&name), chain));
     }
@@ -248,12 +256,16 @@ fn agent(
 fn one_agent(files: &dyn ManifestFiles, places: &Places, name: AgentName, path: &Path, out: &mut Diagnostics) {
     let Some(bytes) = read_file(files, path, out) else { return };
     let Some(agent) = agent::read(name, path, &bytes, places, out) else { return };
-    if agent.chat.is_some()
-        && !out.iter().any(|found| found.file.as_deref() == Some(path) && found.severity == Severity::Error)
-    {
-        // What a chat agent needs of its bottle, of the rules folder and of the settings is known when all are put together.
+    if !out.iter().any(|found| found.file.as_deref() == Some(path) && found.severity == Severity::Error) {
+        // What a chat agent needs of its bottle, of the rules folder and of the settings, and whether a budget is of use, is
+        // known when all are put together.
         let request = Request { agent: Some(agent.name.to_string()), bottles: Vec::new(), places: places.clone() };
-        let found = load_any(files, &request).map_or_else(|errors| errors, |loaded| loaded.warnings);
+        let found = match load_any(files, &request) {
+            Ok(loaded) => loaded.warnings,
+            Err(errors) if agent.chat.is_some() => errors,
+            // Errors of what it builds on are told where they are.
+            Err(_) => Diagnostics::default(),
+        };
         found.iter().for_each(|diagnostic| out.push_once(diagnostic.clone()));
     }
     if let Some(said) = agent.bottle

@@ -144,6 +144,10 @@ codes! {
     PushRefused = "push-refused",
     /// Warning: a file of secrets that lies open.
     FileExposed = "file-exposed",
+    /// Warning: a path that is looked for in the bottle's home.
+    RelativePath = "relative-path",
+    /// Warning: a budget that is less than what is held for any request.
+    BudgetTooSmall = "budget-too-small",
     /// Warning: the key is accepted and changes nothing.
     NoEffect = "no-effect",
 }
@@ -249,7 +253,7 @@ impl Diagnostics {
     }
 
     /// Adds one unless the same was said of the same place already: two bottles that extend a third find the same in it.
-    pub(crate) fn push_once(&mut self, diagnostic: Diagnostic) {
+    pub fn push_once(&mut self, diagnostic: Diagnostic) {
         let same = |known: &Diagnostic| match &diagnostic.file {
             Some(_) => {
                 (&known.file, known.line, known.column, known.code)

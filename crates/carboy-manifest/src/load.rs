@@ -268,7 +268,7 @@ fn assemble(
     agent: Option<(Agent, Whose)>,
     chat: Option<Box<ChatFile>>,
     chosen: Chosen,
-    warnings: Diagnostics,
+    mut warnings: Diagnostics,
 ) -> Effective {
     let Made { bottle, files: mut sources } = chosen.made;
     let on_disk = |(agent, whose): &(Agent, Whose)| (*whose != Whose::BuiltIn).then(|| agent.file.clone());
@@ -285,7 +285,7 @@ fn assemble(
     let agent_budget =
         agent.as_ref().map(|(agent, whose)| agent_budget(&agent.name, &agent.file, agent.budget.clone(), *whose));
     let Budgets { set: budgets, origins: budget_origins, count } =
-        together(&settings.budgets, agent_budget.as_ref(), &bottle.scopes, &bottle.terms);
+        together(&settings.budgets, agent_budget.as_ref(), &bottle.scopes, &bottle.terms, &mut warnings);
     let (name, prompt, user) = match agent {
         Some((agent, _)) => (Some(agent.name), agent.prompt, agent.git_user),
         None => (None, String::new(), UserPart::default()),

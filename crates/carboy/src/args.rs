@@ -37,7 +37,7 @@ pub use plumbing::{CompletionsArgs, HelpArgs, NameKind, NamesArgs, Shell, comple
 pub use proxy::ProxyArgs;
 pub use stopping::{ResumeArgs, StopArgs};
 pub use top::TopArgs;
-pub use watching::{AttachArgs, ExecArgs, PsArgs, SuperviseArgs, WaitArgs};
+pub use watching::{AttachArgs, ExecArgs, LogsArgs, PsArgs, SuperviseArgs, WaitArgs};
 
 /// Runs AI agents behind one door: sealed, scanned, credentialed from outside, logged.
 #[derive(Debug, Parser)]
@@ -147,6 +147,10 @@ pub struct JsonFlag {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 a bottle can be made here, and with --production every box is ticked; 1 a box is not; 2 bad usage; \
+                  69 this host cannot give a bottle; 70 carboy failed; 78 a file is not valid."
+)]
 pub struct DoctorArgs {
     /// Whether this chat agent may be put before customers: each box of the deployment checklist
     #[arg(long, value_name = "AGENT")]
@@ -177,7 +181,7 @@ pub struct TourArgs {
     after_help = "Exit codes: the program's own; 128+N when signal N ended it; 2 bad usage; 69 this host cannot; \
                   70 carboy failed; 71 the run was lost; 75 it was frozen and may be resumed; 77 refused; 78 a file is \
                   not valid; 79 a spent budget or the storm breaker ended it, or its program failed while it was cut off; \
-                  126 and 127 the program cannot be run or found. With `-d`, and after the detach key: 0 when the run goes on."
+                  126 and 127 the program cannot be run or found; 129 the terminal went away, and the run goes on. With `-d`, and after the detach key: 0 when the run goes on."
 )]
 pub struct RunArgs {
     /// Agent file to run, by name
@@ -262,24 +266,6 @@ pub struct RunArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct LogsArgs {
-    /// Run or bottle [default: the latest run]
-    pub target: Option<String>,
-    /// Go on until the run ends
-    #[arg(long, short = 'f')]
-    pub follow: bool,
-    /// What the program printed, instead of what it asked for
-    #[arg(long, conflicts_with_all = ["follow", "refused", "json"])]
-    pub output: bool,
-    /// Only refusals and findings
-    #[arg(long)]
-    pub refused: bool,
-    /// Print the entries as JSON lines
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
     after_help = "Opening writes to the bottle's file, which living runs take over within a second; with --for it writes \
@@ -345,6 +331,10 @@ pub struct ExplainArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 valid, also with warnings; 1 --attack found something; 2 bad usage; 70 carboy failed; 78 something is not \
+                  valid."
+)]
 pub struct CheckArgs {
     /// Check this agent and what it builds on alone, and show what it would run with
     pub agent: Option<String>,

@@ -4,6 +4,7 @@
 
 mod foreseen;
 mod show;
+mod small;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use carboy_control::{registry, runs};
 use carboy_core::budget::{Amount, CapEdit, CapKey, CapKind, LedgerSnapshot, Node, Scope};
 use carboy_core::ids::MeterName;
 use carboy_manifest::RunBudget;
-use carboy_manifest::budget::METERS;
+use carboy_manifest::budget::{METERS, too_small};
 
 use crate::args::{BudgetCommand, SetArgs, TopUpArgs, UnsetArgs};
 use crate::completions;
@@ -24,6 +25,7 @@ use crate::report::{Exit, Failure};
 use crate::{print, runtime};
 
 pub use show::{Tokens, spent, tokens, tokens_of};
+pub use small::take_flag;
 
 /// Most names that an error lists.
 const NAMES_MAX: usize = 12;
@@ -133,6 +135,12 @@ pub async fn set(args: &SetArgs, environment: &Environment) -> Result<Changed, F
         let (word, tokens) = (word(kind), tokens(amount.tokens_down()));
         changed.told.push(format!("the {word} of {scope} for {} is {tokens} tokens", key.meter));
         changed.caps.push((key, Some(amount)));
+    }
+    let terms = small::terms_of(&scope, environment);
+    for (_, amount) in &changed.caps {
+        let small = amount.and_then(|amount| too_small(&format!("the {} of {scope}", word(kind)), amount, &terms));
+        let told = small.map(|small| small.to_string()).filter(|told| !changed.told.contains(told));
+        changed.told.extend(told);
     }
     let after = foresee(&mut line, foreseen::foreseen(environment)).await?;
     if is_replaced(&after, &changed.caps) {
@@ -287,7 +295,7 @@ fn nobody(text: &str, known: &[Scope]) -> Failure {
 }
 
 /// One slip apart: a letter that is another, missing or too many, two that changed places, or capitals.
-fn near(name: &str, typed: &str) -> bool {
+pub fn near(name: &str, typed: &str) -> bool {
     let (a, b) = (name.to_lowercase(), typed.to_lowercase());
     let (a, b) = (a.as_bytes(), b.as_bytes());
     let front = a.iter().zip(b).take_while(|(x, y)| x == y).count();

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use carboy_control::{approvals, registry, runs};
+use carboy_control::registry::{self, RunRecord};
+use carboy_control::{approvals, runs};
 use carboy_core::ids::{AgentName, BottleName};
 use carboy_manifest::Manifest;
 use clap_complete::{generate, shells};
@@ -119,11 +120,12 @@ pub fn names(kind: NameKind, environment: &Environment) -> Result<u8, Failure> {
         NameKind::Scopes => names.extend(budget::scope_names(environment)),
         NameKind::Living | NameKind::Runs => {
             let living = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
-            names.extend(living.into_iter().flat_map(|run| [run.record.run, run.record.bottle]));
+            let mut records: Vec<RunRecord> = living.into_iter().map(|run| run.record).collect();
             if kind == NameKind::Runs {
-                let past = runs::past(&environment.home).into_iter();
-                names.extend(past.flat_map(|past| [past.record.run, past.record.bottle]));
+                records.extend(runs::past(&environment.home).into_iter().map(|past| past.record));
             }
+            let of = |record: RunRecord| [Some(record.run), Some(record.bottle), record.agent].into_iter().flatten();
+            names.extend(records.into_iter().flat_map(of));
         }
     }
     let out: String = names.iter().take(NAMES_MAX).map(|name| format!("{name}\n")).collect();

@@ -6,7 +6,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use carboy_control::log::{self, Query};
-use carboy_control::registry;
+use carboy_control::registry::{self, RunRecord};
 use carboy_control::session::{escapes, kept};
 use carboy_core::audit::Entry;
 use carboy_core::ids::{BottleName, RunId};
@@ -16,8 +16,8 @@ use crate::args::LogsArgs;
 use crate::audit::failed;
 use crate::chat::why_tools_failed;
 use crate::environment::Environment;
-use crate::print;
 use crate::report::{Exit, Failure, printable};
+use crate::{print, watching};
 
 /// Until a follower looks again.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
@@ -45,10 +45,11 @@ pub fn logs(args: &LogsArgs, environment: &Environment) -> Result<u8, Failure> {
         }
     };
     let mut answer = log::query(&path, &query).map_err(failed)?;
+    if answer.entries.is_empty() && query.bottle.is_some() {
+        answer = log::query(&path, &Query { agent: query.bottle, ..Query::default() }).map_err(failed)?;
+    }
     if answer.entries.is_empty() {
-        let target = args.target.as_deref().unwrap_or_default();
-        return Err(Failure::words(Exit::Found, format!("the log has nothing of `{target}`"))
-            .hint("`carboy ps` lists runs that live, `carboy audit query --type run` all of them"));
+        return Err(watching::none_known(args.target.as_deref().unwrap_or_default(), environment));
     }
     if args.refused {
         answer.entries.retain(is_refusal);
@@ -77,20 +78,19 @@ fn is_refusal(entry: &Entry) -> bool {
     !matches!(entry.text("result"), Some("allowed" | "done")) && !reason.is_some_and(Reason::is_failure)
 }
 
-/// The run of this name, or the latest of the bottle of this name, or the latest of all: live or ended.
+/// The run of this name, or the latest of the bottle or the agent of this name, or the latest of all: live or ended. Of a
+/// chat agent and its tools it is the agent.
 fn run_of(target: Option<&str>, environment: &Environment) -> Result<(BottleName, RunId), Failure> {
     let live = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
     let past = carboy_control::runs::past(&environment.home).into_iter().map(|past| past.record);
-    let fits = |name: &str| target.is_none_or(|target| target == name);
-    let latest = past
-        .chain(live.into_iter().map(|live| live.record))
-        .filter(|record| fits(&record.run) || fits(&record.bottle))
-        .max_by_key(|record| record.started_ms);
+    let all: Vec<RunRecord> = past.chain(live.into_iter().map(|live| live.record)).collect();
+    let found = target.map_or_else(|| all.iter().collect(), |target| watching::named(&all, target, |record| record));
+    let latest = found.into_iter().max_by_key(|record| (record.tools_of.is_none(), record.started_ms));
     let names =
         latest.and_then(|record| Some((BottleName::parse(&record.bottle).ok()?, RunId::parse(&record.run).ok()?)));
-    names.ok_or_else(|| {
-        let what = target.map_or("no run is known yet".to_owned(), |t| format!("no run or bottle `{t}` is known"));
-        Failure::words(Exit::Found, what).hint("`carboy ps -a` lists those that are")
+    names.ok_or_else(|| match target {
+        Some(target) => watching::none_known(target, environment),
+        None => Failure::words(Exit::Found, "no run is known yet").hint("`carboy ps -a` lists those that are"),
     })
 }
 

@@ -15,7 +15,7 @@ use carboy_control::proxy::{
 };
 use carboy_control::summary::Ended;
 use carboy_control::supervisor::{RunError, STOP_GRACE};
-use carboy_manifest::{Request, RunBudget};
+use carboy_manifest::Request;
 
 use crate::applications::ProgramFiles;
 use crate::args::ProxyArgs;
@@ -63,9 +63,7 @@ fn request(args: &ProxyArgs, environment: Environment) -> Result<ProxyRequest, F
     let places = environment.places.clone();
     let manifest = Request { agent: None, bottles: args.bottles.clone(), places: places.clone() };
     let mut effective = trust::load(&manifest, &environment.home, trust::Answer::Ask)?;
-    effective.run_budget.amounts = RunBudget::parse(&args.budget).map_err(|e| {
-        Failure::new(Exit::Usage, &e).hint("`--budget 2M` for each meter, `--budget claude=2M` for one")
-    })?;
+    crate::budget::take_flag(&args.budget, &mut effective)?;
     for warning in effective.warnings.iter() {
         say!("{warning}");
     }

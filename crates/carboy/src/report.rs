@@ -1,6 +1,7 @@
 //! How things are said to a person: errors with their causes and the next step, entries of the log, tables.
 
 mod fit;
+mod flow;
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -12,7 +13,8 @@ use carboy_core::audit::Entry;
 use carboy_core::ports::Clock;
 use carboy_core::verdict::Reason;
 
-pub use fit::{Side, columns, table, wrapped};
+pub use fit::{Side, columns, table, width, wrapped};
+pub use flow::Flow;
 
 /// How a command ended when it did not do what was asked. The codes are documented in `carboy run --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

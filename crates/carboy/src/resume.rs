@@ -18,6 +18,7 @@ use carboy_manifest::providers::Task;
 use crate::args::{ResumeArgs, RunArgs};
 use crate::environment::Environment;
 use crate::report::{Exit, Failure, Palette, printable};
+use crate::watching::Meant;
 use crate::{apart, run, terminal, watching};
 
 /// What is let go on.
@@ -159,11 +160,14 @@ fn the_one(target: Option<&str>, environment: &Environment) -> Result<Stopped, F
 fn nothing(target: Option<&str>, lost: &[String], environment: &Environment) -> Failure {
     let what = target.map_or("nothing is stopped".to_owned(), |target| format!("nothing of `{target}` is stopped"));
     let failure = Failure::words(Exit::Found, what);
-    let lives = target.and_then(|target| watching::live_one(target, environment).ok());
+    let lives = target.and_then(|target| watching::live_one(target, Meant::Agent, environment).ok());
     match (lives, lost.last()) {
         (Some(record), _) => failure.hint(format!("run {0} goes on: `carboy attach {0}` looks in", record.run)),
         (None, Some(run)) => failure.hint(format!("run {run} was lost: `carboy resume {run}` starts it again")),
-        (None, None) => failure.hint("`carboy ps -a` lists the runs that there were"),
+        (None, None) => {
+            let instead = target.and_then(|target| watching::instead(target, environment));
+            failure.hint(instead.unwrap_or_else(|| "`carboy ps -a` lists the runs that there were".into()))
+        }
     }
 }
 

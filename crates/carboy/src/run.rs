@@ -16,7 +16,7 @@ use carboy_control::workspace::WorkspaceError;
 use carboy_core::ids::{BottleName, RunId};
 use carboy_core::plan::{Access, Bind, StdioMode};
 use carboy_manifest::providers::Task;
-use carboy_manifest::{Effective, EnvValue, Request, RunBudget};
+use carboy_manifest::{Effective, EnvValue, Request};
 
 use crate::applications::ProgramFiles;
 use crate::args::RunArgs;
@@ -243,9 +243,7 @@ pub fn request(args: RunArgs, environment: Environment, place: Place) -> Result<
     if args.overlay {
         effective.workspace = carboy_manifest::Workspace::Overlay;
     }
-    effective.run_budget.amounts = RunBudget::parse(&args.budget).map_err(|e| {
-        Failure::new(Exit::Usage, &e).hint("`--budget 2M` for each meter, `--budget claude=2M` for one")
-    })?;
+    crate::budget::take_flag(&args.budget, &mut effective)?;
     for warning in effective.warnings.iter() {
         say!("{warning}");
     }

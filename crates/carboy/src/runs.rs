@@ -250,21 +250,14 @@ impl Asked {
 /// Ends runs, or stops them.
 pub fn stop(args: &StopArgs, environment: &Environment) -> Result<u8, Failure> {
     let live = live(environment)?;
-    let mut runs: Vec<Answer> = match &args.target {
-        Some(target) => {
-            live.iter().filter(|run| *target == run.record.run || *target == run.record.bottle).cloned().collect()
-        }
-        None => live.clone(),
+    let runs: Vec<Answer> = match &args.target {
+        Some(target) => watching::named(&live, target, |run| &run.record).into_iter().cloned().collect(),
+        None => live,
     };
-    // A chat agent's bottle is its own, and its name is not what people know it by.
-    if let (true, Some(target)) = (runs.is_empty(), &args.target) {
-        runs = live.into_iter().filter(|run| run.record.agent.as_deref() == Some(target)).collect();
-    }
     let runs = registry::without_carried(runs);
     if runs.is_empty() {
         return match &args.target {
-            Some(target) => Err(Failure::words(Exit::Found, format!("no run, bottle or agent `{target}` lives"))
-                .hint("`carboy ps` lists those that do")),
+            Some(target) => Err(watching::none_lives(target, environment)),
             None => {
                 say!("nothing runs");
                 if args.json { print(b"[]\n") } else { Ok(0) }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use carboy_control::controller::process::wait_for_end;
 use carboy_control::registry::{self, Answer, AskError, ExecAsked, Question, RunRecord};
 use carboy_control::runs::{self, Past};
-use carboy_control::session::End;
 use carboy_control::session::frames::{self, ANSWER_BYTES_MAX, Kind};
+use carboy_control::session::{End, kept};
 use carboy_core::ids::BottleName;
 
 use crate::args::{AttachArgs, ExecArgs, RunArgs, WaitArgs};
+use crate::budget::near;
 use crate::client::{DetachKey, Input, Left, Line, stay};
 use crate::environment::Environment;
 use crate::report::{Exit, Failure, Palette, printable};
@@ -40,49 +41,161 @@ pub fn failed(error: AskError) -> Failure {
     }
 }
 
-/// The one run that lives and has this name, or whose bottle has.
-pub fn live_one(target: &str, environment: &Environment) -> Result<RunRecord, Failure> {
-    let live = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
-    let fits = |answer: &Answer| answer.record.run == target || answer.record.bottle == target;
-    let mut found: Vec<RunRecord> = live.into_iter().filter(fits).map(|answer| answer.record).collect();
-    match (found.pop(), found.pop()) {
-        (Some(record), None) => Ok(record),
-        (Some(first), Some(second)) => Err(Failure::words(
-            Exit::Usage,
-            format!("several runs of bottle `{target}` live: {}, {} …", second.run, first.run),
-        )
-        .hint("name one of them; `carboy ps` lists them")),
-        (None, _) => {
-            let past = runs::past(&environment.home);
-            let ended = past.iter().rev().find(|p| p.record.run == target || p.record.bottle == target);
-            Err(Failure::words(Exit::Found, format!("no run or bottle `{target}` lives")).hint(match ended {
-                Some(past) if past.is_frozen() => {
-                    format!("run {0} is frozen: `carboy resume {0}` lets it go on", past.record.run)
-                }
-                Some(past) => format!(
-                    "run {0} has ended: `carboy wait {0}` gives its exit code, `carboy logs --output {0}` what it printed",
-                    past.record.run
-                ),
-                None => "`carboy ps` lists those that do".into(),
-            }))
+/// Those that a name means: the run of this id, else those of the bottle, else those of the agent. A chat agent's bottle is
+/// its own, and people know it by the agent's name.
+pub fn named<'r, T>(all: &'r [T], name: &str, record: impl Fn(&T) -> &RunRecord) -> Vec<&'r T> {
+    let names: [fn(&RunRecord) -> Option<&str>; 3] = [|r| Some(&r.run), |r| Some(&r.bottle), |r| r.agent.as_deref()];
+    let so_called =
+        |of: fn(&RunRecord) -> Option<&str>| all.iter().filter(|one| of(record(one)) == Some(name)).collect();
+    names.into_iter().map(so_called).find(|found: &Vec<&T>| !found.is_empty()).unwrap_or_default()
+}
+
+/// Which run is meant where a chat agent and the bottle of its tools have one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meant {
+    /// The agent, which carries its tools along.
+    Agent,
+    /// The tools' bottle: the agent is in none.
+    Tools,
+    /// Both.
+    Each,
+}
+
+/// The one run that lives and has this name, or whose bottle or agent has.
+pub fn live_one(target: &str, meant: Meant, environment: &Environment) -> Result<RunRecord, Failure> {
+    let mut found = live(target, meant, environment)?;
+    match (found.pop(), found.is_empty()) {
+        (Some(run), true) => Ok(run.record),
+        (Some(last), false) => {
+            let runs: Vec<&str> = found.iter().chain([&last]).map(|run| run.record.run.as_str()).collect();
+            Err(Failure::words(Exit::Usage, format!("several runs of `{target}` live: {}", runs.join(", ")))
+                .hint("name one of them; `carboy ps` lists them"))
         }
+        (None, _) => Err(none_lives(target, environment)),
     }
+}
+
+fn live(target: &str, meant: Meant, environment: &Environment) -> Result<Vec<Answer>, Failure> {
+    let live = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
+    Ok(meant_of(&live, target, meant))
+}
+
+fn meant_of(live: &[Answer], target: &str, meant: Meant) -> Vec<Answer> {
+    let found = named(live, target, |answer| &answer.record).into_iter().cloned().collect();
+    match meant {
+        Meant::Agent => registry::without_carried(found),
+        Meant::Tools => registry::without_carriers(found),
+        Meant::Each => found,
+    }
+}
+
+/// Says so, and what there is instead.
+pub fn none_lives(target: &str, environment: &Environment) -> Failure {
+    let shown = printable(target);
+    Failure::words(Exit::Found, format!("no run, bottle or agent `{shown}` lives"))
+        .hint(instead(target, environment).unwrap_or_else(|| "`carboy ps` lists those that do".into()))
+}
+
+/// The same where runs that have ended would do as well.
+pub fn none_known(target: &str, environment: &Environment) -> Failure {
+    let shown = printable(target);
+    let hint = misspelt(target, environment).unwrap_or_default();
+    Failure::words(Exit::Found, format!("no run, bottle or agent `{shown}` is known"))
+        .hint(format!("{hint}`carboy ps -a` lists those that are"))
+}
+
+/// What became of a run of this name, or which other name was meant.
+pub fn instead(target: &str, environment: &Environment) -> Option<String> {
+    let past = runs::past(&environment.home);
+    let Some(ended) = latest(&past, target) else {
+        return misspelt(target, environment).map(|meant| format!("{meant}`carboy ps -a` lists what there is"));
+    };
+    let run = &ended.record.run;
+    if ended.is_frozen() {
+        return Some(format!("run {run} is frozen: `carboy resume {run}` lets it go on"));
+    }
+    let kept = kept::read(&ended.dir).is_ok();
+    let seen = if kept { format!("--output {run}` what it printed") } else { format!("{run}` what it asked for") };
+    Some(format!("run {run} has ended: `carboy wait {run}` gives its exit code, `carboy logs {seen}"))
+}
+
+/// `did you mean …? `, where a run, a bottle or an agent is called nearly so.
+fn misspelt(target: &str, environment: &Environment) -> Option<String> {
+    let live = registry::live_runs(&environment.home).unwrap_or_default();
+    let past = runs::past(&environment.home);
+    let records = live.iter().map(|run| &run.record).chain(past.iter().rev().map(|past| &past.record));
+    let names = |record: &RunRecord| [record.agent.clone(), Some(record.bottle.clone()), Some(record.run.clone())];
+    let meant = records.flat_map(names).flatten().find(|name| near(name, target))?;
+    Some(format!("did you mean `{}`? ", printable(&meant)))
+}
+
+/// The latest of those that have ended and have this name; of a chat agent and its tools the agent.
+pub fn latest<'p>(past: &'p [Past], target: &str) -> Option<&'p Past> {
+    let found = named(past, target, |past| &past.record);
+    found.iter().rev().find(|past| past.record.tools_of.is_none()).or(found.last()).copied()
 }
 
 /// Looks on a run.
 pub fn attach(args: &AttachArgs, environment: &Environment) -> Result<u8, Failure> {
-    let record = live_one(&args.target, environment)?;
-    look_on(&record, args.detach_key, environment)
+    let runs = live(&args.target, Meant::Each, environment)?;
+    let tools = runs.iter().find(|run| run.record.tools_of.is_some());
+    match (registry::without_carried(runs.clone()).as_slice(), tools) {
+        ([agent], Some(tools)) if agent.record.run != tools.record.run => {
+            let (agent, tools) = (&agent.record, &tools.record);
+            attach_to_either(agent, tools, args, environment)
+        }
+        _ => look_on(&live_one(&args.target, Meant::Each, environment)?, args.detach_key, environment),
+    }
+}
+
+/// A chat agent or its tools: whichever has something to look at.
+fn attach_to_either(
+    agent: &RunRecord,
+    tools: &RunRecord,
+    args: &AttachArgs,
+    environment: &Environment,
+) -> Result<u8, Failure> {
+    for record in [agent, tools] {
+        match open(record, args.detach_key) {
+            Ok(opened) => return follow(record, opened, environment),
+            Err(AskError::No { .. }) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    let message = format!(
+        "neither the chat agent {} nor its tools {} have a program's terminal to look at",
+        agent.run, tools.run
+    );
+    Err(Failure::words(Exit::Found, message).hint(format!(
+        "`carboy logs --follow {}` shows what the agent asks for, `carboy exec {}` runs a command beside its tools",
+        agent.run, tools.run
+    )))
 }
 
 /// Looks on a run of this record until it ends, or is left.
 pub fn look_on(record: &RunRecord, key: DetachKey, environment: &Environment) -> Result<u8, Failure> {
+    follow(record, open(record, key).map_err(failed)?, environment)
+}
+
+/// A run that lets somebody look on, and what is done with what that one types.
+struct Opened {
+    answer: Answer,
+    stream: UnixStream,
+    input: Input,
+}
+
+fn open(record: &RunRecord, key: DetachKey) -> Result<Opened, AskError> {
     let (question, input) = match terminal::is_interactive() && record.terminal {
         true => (attaching(), Input::Terminal(key)),
         false => (Question::Watch, Input::Nothing),
     };
-    let (answer, stream) = registry::open(record, &question).map_err(failed)?;
-    if let Input::Terminal(DetachKey::Control(_)) = input {
+    let (answer, stream) = registry::open(record, &question)?;
+    Ok(Opened { answer, stream, input })
+}
+
+fn follow(record: &RunRecord, opened: Opened, environment: &Environment) -> Result<u8, Failure> {
+    let Opened { answer, stream, input } = opened;
+    if let Input::Terminal(key @ DetachKey::Control(_)) = input {
         say!("carboy: attached to {}; {key} leaves it running", record.run);
     }
     if let Some(why) = &answer.why {
@@ -177,7 +290,7 @@ fn lost(record: &RunRecord, environment: &Environment) -> Failure {
 
 /// One more command in a bottle.
 pub fn exec(args: &ExecArgs, environment: &Environment) -> Result<u8, Failure> {
-    let record = live_one(&args.target, environment)?;
+    let record = live_one(&args.target, Meant::Tools, environment)?;
     let is_terminal = !args.no_tty && terminal::is_interactive();
     let command = match (args.command.is_empty(), is_terminal) {
         (false, _) => args.command.clone(),
@@ -219,20 +332,18 @@ enum Waited {
 
 /// Waits for runs.
 pub fn wait(args: &WaitArgs, environment: &Environment) -> Result<u8, Failure> {
+    // In this order: one that was lost is of the past only when its record was cleared away.
     let live = registry::live_runs(&environment.home).map_err(|e| Failure::new(Exit::Failed, &e))?;
     let past = runs::past(&environment.home);
     let mut waited = Vec::new();
     for target in &args.targets {
-        let fits = |record: &RunRecord| record.run == *target || record.bottle == *target;
-        let living: Vec<Waited> =
-            live.iter().filter(|l| fits(&l.record)).map(|l| Waited::Live(l.record.clone())).collect();
-        let ended = || past.iter().rev().find(|p| fits(&p.record)).map(|p| Waited::Past(Box::new(p.clone())));
-        match (living.is_empty(), ended) {
-            (false, _) => waited.extend(living),
-            (true, ended) => waited.extend(ended().map(|past| vec![past]).ok_or_else(|| {
-                Failure::words(Exit::Found, format!("no run or bottle `{target}` is known"))
-                    .hint("`carboy ps -a` lists those that are")
-            })?),
+        let living = meant_of(&live, target, Meant::Agent);
+        match (living.is_empty(), latest(&past, target)) {
+            (false, _) => waited.extend(living.into_iter().map(|run| Waited::Live(run.record))),
+            (true, Some(ended)) => waited.push(Waited::Past(Box::new(ended.clone()))),
+            (true, None) => {
+                return Err(none_known(target, environment));
+            }
         }
     }
     let mut code = 0;

@@ -288,6 +288,8 @@ fn u3_it_stands_among_the_runs_a_cut_off_is_a_polite_hand_off_and_stop_ends_it()
         (&Value::from("bookly"), &Value::from("running")),
         "{living}"
     );
+    // What it spends is booked at the provider's meter: who answers is told.
+    assert_eq!(living[0]["record"]["command"], serde_json::json!(["run", "bookly", "--model", "offline"]));
     let run = living[0]["record"]["run"].as_str().unwrap().to_owned();
     let done = |arguments: &[&str]| {
         let ran = told(&desk.carboy(arguments).output().unwrap());
@@ -331,6 +333,43 @@ fn ctrl_c_during_a_reply_stops_that_turn_and_the_next_one_is_answered() {
     screen.key("C-c");
     screen.key("C-c");
     screen.see("over with 0");
+}
+
+#[test]
+fn replies_are_broken_between_words_at_a_terminals_edge_and_nowhere_in_a_pipe() {
+    let said = "We take books back within thirty days of their delivery, wherever they were bought. Postage is ours then.\n\n\
+                - Write to us first, naming the order and what is wrong with it.\n- Then pack it well.\n\n\
+                我们在三十天之内接受退货，邮费由我们承担，请先写信告诉我们订单号码和退货的原因。";
+    let script = Script::default().on("", Reply::text(said));
+    let desk = Desk::with_provider(script, Duration::from_millis(1));
+    for columns in [80, 40] {
+        let window = columns.to_string();
+        let screen = Screen::of_columns(&window, &desk, &["run", "assistant"], &[("ANTHROPIC_API_KEY", KEY)]);
+        screen.see("\nYou:");
+        screen.line("hello");
+        screen.see_times("\nYou:", 2);
+        let text = screen.text();
+        let reply = &text[text.find("Agent: We take").unwrap()..text.rfind("\nYou:").unwrap()];
+        // The screen gives lines that the terminal itself broke as one.
+        let wide = |line: &str| line.chars().map(|c| if c > '\u{2e80}' { 2 } else { 1 }).sum::<usize>();
+        assert!(reply.lines().all(|line| wide(line) <= columns), "{columns}: {reply}");
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(reply.trim_start_matches("Agent: ")).concat(), words(said).concat());
+        let latin = said.split("我").next().unwrap();
+        assert!(words(latin).iter().all(|word| words(reply).contains(word)), "{columns}: {reply}");
+        assert!(reply.contains("\n\n- Write to us") && reply.contains("\n- Then pack it well.\n\n我"), "{reply}");
+        if columns == 40 {
+            assert!(reply.starts_with("Agent: We take books back within thirty\ndays of their"), "{reply}");
+            assert!(reply.contains("- Write to us first, naming the order\n  and what"), "{reply}");
+            assert!(text.contains(&format!("\n{}\n", "=".repeat(columns))), "{text}");
+        }
+        screen.key("C-c");
+        screen.see("over with 0");
+    }
+    let mut command = desk.carboy(&["run", "assistant", "-q"]);
+    command.env("ANTHROPIC_API_KEY", KEY).env("COLUMNS", "40");
+    let ran = ran(command, "hello\n");
+    assert_eq!(ran.out, format!("{said}\n"), "{}", ran.err);
 }
 
 #[test]
@@ -667,6 +706,119 @@ fn g42b_bookly_has_a_budget_for_each_day_that_the_command_line_replaces() {
     command.env("ANTHROPIC_API_KEY", KEY);
     let ran = ran(command, "What is your shipping policy?\n");
     assert!(ran.out.contains("Our support team will take over from here"), "{ran:?}");
+}
+
+#[test]
+fn c5_a_budget_below_what_is_held_for_any_request_is_warned_of_wherever_it_is_said() {
+    let desk = Desk::new();
+    let agent = |head: &str| {
+        let text = format!("---\nkind: chat\nmodel: claude-sonnet-4-5\n{head}---\nYou help.\n");
+        desk.write("home/agents/small.md", &text);
+    };
+    let said = |arguments: &[&str]| told(&desk.carboy(arguments).output().unwrap());
+    let least = "and 320 are held for the shortest request: every request will be refused [budget-too-small]";
+    let fix = "fix: write more: 320 are an answer of `output_min` (256) and its margin";
+    agent("budget: 319\n");
+    let file = format!(
+        "{}:4:9: warning: the budget of agent:small is 319 tokens, {least}",
+        desk.path("home/agents/small.md").display()
+    );
+    for arguments in [&["check"][..], &["check", "small"]] {
+        let checked = said(arguments);
+        assert_eq!((checked.code, checked.out.matches(&file).count()), (Some(0), 1), "{}", checked.out);
+        assert!(checked.out.contains(fix), "{}", checked.out);
+    }
+    let ran = desk.says(&["run", "small", "--model", "offline", "-q"], "hello\n");
+    assert!(ran.err.contains(&file) && ran.code == Some(0), "{ran:?}");
+    // It is as it was said: nothing passes.
+    let refused = |entry: &carboy_core::audit::Entry| entry.detail("reason") == Some(&Value::from("budget_exhausted"));
+    assert!(desk.log().iter().any(refused));
+    agent("");
+    let with =
+        |budget: &str| desk.says(&["run", "small", "--model", "offline", "-q", "--budget", budget], "hello\n").err;
+    assert!(with("100").contains(&format!("warning: the budget of this run is 100 tokens, {least}")));
+    assert!(!with("320").contains("budget-too-small"));
+    let set = said(&["budget", "set", "agent:small", "claude=10"]);
+    assert!(set.err.contains(&format!("warning: the budget of agent:small is 10 tokens, {least}")), "{set:?}");
+    assert_eq!(set.code, Some(0));
+    for enough in ["320", "0"] {
+        let set = said(&["budget", "set", "agent:small", enough]);
+        assert!(!set.err.contains("warning"), "{enough}: {set:?}");
+    }
+    // What is measured afterwards is held for nothing, and a smaller answer needs less.
+    for terms in ["gate: observe\n", "output_min: 16\n"] {
+        desk.write("home/settings.yml", terms);
+        agent("budget: 100\n");
+        let checked = said(&["check", "small"]);
+        assert!(!checked.out.contains("budget-too-small"), "{terms}: {}", checked.out);
+    }
+}
+
+#[test]
+fn a_relative_path_of_a_command_of_tools_is_warned_of_at_its_line_with_where_it_may_stand() {
+    let desk = Desk::new();
+    let checked = |command: &str| {
+        let tools = format!("tools:\n  - {{mcp: {{command: {command}}}}}\n");
+        desk.write("home/agents/shop.md", &format!("---\nkind: chat\nmodel: claude-x\n{tools}---\nYou help.\n"));
+        told(&desk.carboy(&["check", "shop"]).output().unwrap())
+    };
+    let file = desk.path("home/agents/shop.md").display().to_string();
+    for (command, word) in [
+        ("[./server]", "./server"),
+        ("[tools/server, --fast]", "tools/server"),
+        ("[python3, server.py]", "server.py"),
+        ("[node, --no-warnings, ../lib/server.mjs]", "../lib/server.mjs"),
+    ] {
+        let checked = checked(command);
+        let message = format!(
+            "{file}:5:21: warning: `{word}` of `mcp.command` in `tools` of agent `shop` is looked for in the bottle's own home"
+        );
+        assert!(checked.code == Some(0) && checked.out.contains(&message), "{}", checked.out);
+        assert!(
+            checked.out.contains("{script: {chunk: NAME}}") && checked.out.contains("[relative-path]"),
+            "{}",
+            checked.out
+        );
+    }
+    for command in [
+        "[crm]",
+        "[python3, /opt/shop/orders.py]",
+        "[npx, \"@shop/server\"]",
+        "[uvx, crm-server, \"https://x.example/a.py\"]",
+    ] {
+        assert!(!checked(command).out.contains("relative-path"), "{command}");
+    }
+}
+
+#[test]
+fn names_of_what_has_ended_and_misspelt_ones_are_answered_with_what_there_is() {
+    let desk = Desk::new();
+    desk.asks("2 + 2");
+    let run = desk.entries("end")[0].text("run").unwrap().to_owned();
+    let said = |words: &[&str]| told(&desk.carboy(words).output().unwrap());
+    let ended = format!(
+        "hint: run {run} has ended: `carboy wait {run}` gives its exit code, `carboy logs {run}` what it asked"
+    );
+    let misspelt = "hint: did you mean `assistant`? `carboy ps -a` lists";
+    for command in [&["stop"][..], &["attach"], &["resume"], &["exec"]] {
+        for (name, want) in [("assistant", ended.as_str()), ("assistent", misspelt)] {
+            let words: Vec<&str> =
+                command.iter().chain([&name, &"true"]).take(2 + usize::from(command == ["exec"])).copied().collect();
+            let answer = said(&words);
+            assert!(answer.code == Some(1) && answer.err.contains(want), "{words:?}: {answer:?}");
+        }
+    }
+    for command in [&["logs"][..], &["logs", "-f"], &["logs", "--output"], &["wait"]] {
+        let words: Vec<&str> = command.iter().copied().chain(["assistent"]).collect();
+        let answer = said(&words);
+        assert!(answer.code == Some(1) && answer.err.contains(misspelt), "{words:?}: {answer:?}");
+    }
+    // The agent's own name does what its bottle's does.
+    for command in [&["logs"][..], &["logs", "-f"]] {
+        let of = |name: &str| said(&command.iter().copied().chain([name]).collect::<Vec<_>>()).out;
+        assert!(of("assistant").contains("turn_ended") && of("assistant") == of("assistant__chat"), "{command:?}");
+    }
+    assert_eq!(said(&["wait", "assistant"]).code, Some(0));
 }
 
 #[test]

@@ -100,6 +100,36 @@ fn help_of_every_other_command() {
 }
 
 #[test]
+fn exit_codes_of_the_documents_stand_in_the_help_of_the_commands_that_have_them() {
+    let mut rows = 0;
+    for (page, commands_at) in
+        [(include_str!("../../../docs/unattended.md"), 3), (include_str!("../../../docs/controller.md"), 2)]
+    {
+        let table = page.split("## Exit codes").nth(1).unwrap().split("\n## ").next().unwrap();
+        for row in table.lines().filter(|line| line.starts_with("| ")) {
+            let cells: Vec<&str> = row.split('|').collect();
+            let codes: Vec<&str> =
+                cells[1].split(',').map(str::trim).filter(|code| code.parse::<u8>().is_ok()).collect();
+            for command in cells[commands_at].split('`').skip(1).step_by(2) {
+                let name = command.replace(" …", " set").replace(" -d", "");
+                let text = help(&name.split(' ').collect::<Vec<_>>());
+                let told = text.split("Exit codes:").nth(1).unwrap_or_else(|| panic!("{name} tells no exit codes"));
+                for code in &codes {
+                    let words: Vec<&str> = told.split(|c: char| !c.is_ascii_digit()).collect();
+                    assert!(words.contains(code), "{name}: {code} in {told}");
+                    rows += 1;
+                }
+            }
+        }
+    }
+    assert!(rows > 15, "{rows}");
+    let verify = help(&["audit", "verify"]);
+    for verdict in ["0 VALID", "1 TAMPERED", "78 UNVERIFIED"] {
+        assert!(verify.split_whitespace().collect::<Vec<_>>().join(" ").contains(verdict), "{verdict}: {verify}");
+    }
+}
+
+#[test]
 fn completions_name_every_command_in_the_shells_own_language() {
     for (shell, mark) in [
         ("bash", "complete -F"),

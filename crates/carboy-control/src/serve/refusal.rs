@@ -124,6 +124,7 @@ impl From<TurnError> for Refusal {
             TurnError::SessionOver { .. } => {
                 say(StatusCode::CONFLICT, "session_over", error.to_string(), "start a new conversation")
             }
+            TurnError::CardOver { .. } => say(StatusCode::CONFLICT, "card_over", error.to_string(), "ask for it again"),
             TurnError::Model(model) => of_model(model),
             TurnError::TooLate { .. } => say(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -171,6 +172,7 @@ mod tests {
             (TurnError::Invalid { problem: "it is empty".into() }, 400, None),
             (TurnError::Injection { confidence_percent: 90, patterns: vec!["a".into()] }, 400, None),
             (TurnError::SessionOver { problem: "the most turns were had".into() }, 409, None),
+            (TurnError::CardOver { problem: "it was used".into() }, 409, None),
             (ModelError::RateLimited { retry_after: Some(Duration::from_millis(1_001)) }.into(), 503, Some(2)),
             (ModelError::Unreachable("secret.internal:443".into()).into(), 503, Some(10)),
             (ModelError::Status { status: 418 }.into(), 502, None),

@@ -1,12 +1,14 @@
 //! What happens when something is not there, too much or wrong.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use carboy_agent::ModelError;
 use carboy_core::verdict::Reason;
 use serde_json::json;
 
-use super::http::{ask, chat, get, post};
+use super::browser::talk::with_card;
+use super::http::{Answer, ask, chat, get, post};
 use super::world::{Play, World};
 
 fn failing(said: &str) -> Play {
@@ -51,6 +53,31 @@ async fn g49_each_failure_has_its_status_and_a_line_of_its_own_in_the_log() {
     // The same as a stream: a refusal before the first word has its status too.
     let streamed = chat("status").streamed().send(to).await;
     assert_eq!((streamed.status, streamed.code()), (502, "model_status".into()));
+}
+
+#[tokio::test]
+async fn g49_i5_a_card_that_was_used_or_declined_says_that_it_is_over_in_a_code_of_its_own() {
+    let (world, done) = with_card().await;
+    let to = world.address;
+    let first = chat("hello").send(to).await;
+    let cookie = first.cookie().unwrap();
+    let over = |answer: &Answer| {
+        assert_eq!((answer.status, answer.code().as_str()), (409, "card_over"), "{}", answer.body);
+        assert!(answer.body.contains("it was used, declined, replaced or is too old"), "{}", answer.body);
+        assert!(answer.body.contains("\"next\":\"ask for it again\""), "{}", answer.body);
+    };
+    for (path, times) in [("/api/confirm", 1), ("/api/decline", 1)] {
+        chat("return it").with("cookie", &cookie).send(to).await;
+        let kept = get("/api/transcript").with("cookie", &cookie).send(to).await;
+        let kept: serde_json::Value = serde_json::from_str(&kept.body).unwrap();
+        let token = json!({"token": kept["cards"][0]["token"]});
+        assert_eq!(post(path, &token).with("cookie", &cookie).send(to).await.status, 200);
+        for again in ["/api/confirm", "/api/decline"] {
+            over(&post(again, &token).with("cookie", &cookie).send(to).await);
+        }
+        assert_eq!(done.load(Ordering::SeqCst), times);
+    }
+    over(&post("/api/confirm", &json!({"token": "none"})).with("cookie", &cookie).send(to).await);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::terms::{Gate, Terms};
 use super::usage::{Amount, Count};
 
 /// How one cap stands, for the meter and the window that it is about.
@@ -125,6 +126,19 @@ impl Worst {
             if fits(middle) { good = middle } else { bad = middle }
         }
         Some(good)
+    }
+}
+
+impl Terms {
+    /// What is held for a request that reads nothing and writes the least of use: no cap below it lets one through. `None`
+    /// where requests are measured afterwards.
+    pub fn least_hold(&self) -> Option<Amount> {
+        let output = self.output_min;
+        let least = Worst { input: 0, caching: Caching::Impossible, output, output_min: output, answers: 1 };
+        match self.gate {
+            Gate::Reserve => least.holds(output, Count::Raw),
+            Gate::Observe => None,
+        }
     }
 }
 

@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use carboy_core::budget::{BudgetSet, Cap, CapKind, Count, Governs, Scope, Terms, Window};
+use carboy_core::budget::{Amount, BudgetSet, Cap, CapKind, Count, Governs, Scope, Terms, Window};
 use carboy_core::ids::MeterName;
 
+use super::small::too_small;
 use super::terms::{Strict, TermsPart};
 use super::{AgentBudget, Amounts, BottleScope, CAPS_MAX, CapsPart, HostBudgets};
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Diagnostics};
 use crate::origin::{Origin, Said, Sourced};
 
 /// The budgets of a run, without the run's own.
@@ -66,6 +67,7 @@ pub(crate) fn together(
     agent: Option<&AgentBudget>,
     bottles: &[BottleScope],
     terms: &TermsPart,
+    out: &mut Diagnostics,
 ) -> Budgets {
     let mut found = Found::default();
     let (own, machine) = (&host.own, &host.machine);
@@ -92,13 +94,29 @@ pub(crate) fn together(
     found.add_both(&Scope::Host, &machine.caps, Whose::Machine);
     let count = of_run.count.map_or(Count::default(), |said| said.value);
     let (terms, governs, mut origins) = decided(terms, &own.terms, &machine.terms);
-    let mut caps: BTreeMap<MeterName, Vec<Cap>> = BTreeMap::new();
-    for (meter, said) in found.0 {
-        let (all, places) = said.into_iter().unzip();
-        caps.insert(meter.clone(), all);
-        origins.caps.insert(meter, places);
+    let mut set = BudgetSet { chain, caps: BTreeMap::new(), governs, terms };
+    for (meter, found) in found.0 {
+        let (all, said): (Vec<Cap>, Vec<Said<Amount>>) = found.into_iter().unzip();
+        set.caps.insert(meter.clone(), all);
+        small_ones(&set, &meter, &said, out);
+        origins.caps.insert(meter, said.iter().map(Said::origin).collect());
     }
-    Budgets { set: BudgetSet { chain, caps, governs, terms }, origins, count }
+    Budgets { set, origins, count }
+}
+
+/// Warns of those that bind and let nothing through.
+fn small_ones(set: &BudgetSet, meter: &MeterName, said: &[Said<Amount>], out: &mut Diagnostics) {
+    let binding = set.binding(meter);
+    let caps = set.caps.get(meter).into_iter().flatten().zip(said);
+    for (cap, said) in caps.filter(|(cap, _)| binding.contains(cap)) {
+        let kind = match cap.kind {
+            CapKind::Budget => "budget",
+            CapKind::Ceiling => "ceiling",
+        };
+        let small = too_small(&format!("the {kind} of {}", cap.scope), cap.amount, &set.terms);
+        // One line of a file may be of several meters.
+        small.into_iter().for_each(|one| out.push_once(one.at(&said.place.file, said.place.at)));
+    }
 }
 
 /// What is said when a run has more caps than [`CAPS_MAX`].
@@ -118,7 +136,7 @@ enum Whose {
 
 /// Caps with their places.
 #[derive(Default)]
-struct Found(BTreeMap<MeterName, Vec<(Cap, Origin)>>);
+struct Found(BTreeMap<MeterName, Vec<(Cap, Said<Amount>)>>);
 
 impl Found {
     fn add_both(&mut self, scope: &Scope, caps: &CapsPart, whose: Whose) {
@@ -136,8 +154,8 @@ impl Found {
             match all.iter_mut().find(|(known, _)| Cap { amount: cap.amount, most, ..known.clone() } == cap) {
                 // The user's and the machine's settings are both the host's: the smaller of the two says all.
                 Some(known) if known.0.amount <= cap.amount => known.0.most = most.or(known.0.most),
-                Some(known) => *known = (cap, said.origin()),
-                None => all.push((cap, said.origin())),
+                Some(known) => *known = (cap, said.clone()),
+                None => all.push((cap, said.clone())),
             }
         }
     }

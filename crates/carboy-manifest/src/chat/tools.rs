@@ -137,7 +137,9 @@ fn mcp(scope: &mut Scope<'_>, node: &Node, outward: &mut Vec<Outward>) -> Option
                 let fix = "remove it; its requests pass the gateway, and a route of the bottle sets the credential";
                 scope.error(token.at, Code::BadValue, message, fix);
             }
+            let at = command.at;
             let command = words(scope, command, "`mcp.command` in `tools`")?;
+            warn_relative(scope, at, &command);
             let program = command[0].rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
             Some(ToolSource::Command { name: name(scope, entries, &program)?, command })
         }
@@ -245,6 +247,29 @@ fn interpreter(scope: &mut Scope<'_>, node: Option<&Node>, path: &str, at: Posit
             }
         },
     }
+}
+
+/// A command is looked for where it runs: the directory that the agent is started in is not there.
+fn warn_relative(scope: &mut Scope<'_>, at: Position, command: &[String]) {
+    let Some(word) = command.iter().enumerate().find_map(|(i, word)| is_relative(i, word).then_some(word)) else {
+        return;
+    };
+    let message = format!(
+        "{} of `mcp.command` in `tools` of {} is looked for in the bottle's own home, /home/agent, and not where the agent is started",
+        excerpt(word),
+        scope.owner
+    );
+    let fix = "write a script into this document ({script: {chunk: NAME}}), or the whole path of a program that the bottle has: in \
+               /usr or /opt, in its image, or by its `binds`";
+    scope.warn(at, Code::RelativePath, message, fix);
+}
+
+/// A program with a directory before it, or an argument that an interpreter reads as a file; none that begins with `/`, `~` or
+/// `-` and no address or package (`@scope/name`).
+fn is_relative(i: usize, word: &str) -> bool {
+    let own = !word.starts_with(['/', '-', '~', '@']) && !word.contains("://");
+    let script = INTERPRETERS.iter().any(|(ending, _)| word.ends_with(ending)) || word.ends_with(".sh");
+    own && (word.starts_with("./") || word.starts_with("../") || script || (i == 0 && word.contains('/')))
 }
 
 fn words(scope: &mut Scope<'_>, node: &Node, what: &str) -> Option<Vec<String>> {

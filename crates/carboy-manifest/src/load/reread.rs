@@ -53,7 +53,7 @@ pub fn reread(
     match made {
         Some(made) if !out.has_errors() => {
             let bottle = made.bottle;
-            let budgets = together(&settings.budgets, agent.as_ref(), &bottle.scopes, &bottle.terms).set;
+            let budgets = together(&settings.budgets, agent.as_ref(), &bottle.scopes, &bottle.terms, &mut out).set;
             if let Some(error) = too_many(&budgets) {
                 out.push(error);
                 return Err(out);

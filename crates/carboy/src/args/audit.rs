@@ -7,7 +7,11 @@ use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
-    /// Check the chain: VALID or TAMPERED with the first bad entry
+    /// Check the chain: VALID, TAMPERED with the first bad entry, or UNVERIFIED where its key is missing
+    #[command(
+        after_help = "Exit codes: 0 VALID; 1 TAMPERED, or there is no log; 2 bad usage; 70 it cannot be read; 78 UNVERIFIED: it is keyed, \
+                      and AUDIT_INTEGRITY_KEY is not set, which says nothing of a change."
+    )]
     Verify {
         /// Log to check [default: this user's]
         file: Option<PathBuf>,

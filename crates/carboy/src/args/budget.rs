@@ -23,7 +23,9 @@ pub enum BudgetCommand {
 
 /// What `SCOPE` is, for the help of each.
 const SCOPES: &str = "SCOPE is host, bottle:NAME, agent:NAME, run:ID, or a name alone where only one thing is called so. \
-                      METER is anthropic (claude), openai (codex), gemini or unknown. AMOUNT is in tokens: 500k, 2M, 1_000_000.";
+                      METER is anthropic (claude), openai (codex), gemini or unknown. AMOUNT is in tokens: 500k, 2M, 1_000_000. \
+                      Exit codes: 0 done; 1 nothing is called so, or there is no such cap; 2 bad usage; 70 the controller cannot be \
+                      started; 77 it refuses, because nothing can be written.";
 
 #[derive(Debug, Args)]
 #[command(after_help = SCOPES)]
@@ -113,8 +115,14 @@ pub enum ControllerCommand {
     /// Be the controller, in the foreground, until it is stopped
     Run(ControllerRunArgs),
     /// How it is, and what stands in the way
+    #[command(
+        after_help = "Exit codes: 0 it serves; 1 none runs, or it can hold nothing just now; 2 bad usage; 70 it is lost."
+    )]
     Status(super::JsonFlag),
     /// End it; the first run that needs it starts it again
+    #[command(
+        after_help = "Exit codes: 0 it has ended, or none ran; 2 bad usage; 70 it does not end; 77 runs are connected: --force."
+    )]
     Stop(ControllerStopArgs),
     /// Print a service for the user's systemd, and how it is enabled
     Install,

@@ -9,7 +9,8 @@ use crate::client::DetachKey;
 #[command(
     arg_required_else_help = true,
     after_help = "Without one of the four it is what `shutdown` of the bottle's file says; where that says nothing the program is \
-                  asked to end (SIGTERM), and what is left after 10 s is killed."
+                  asked to end (SIGTERM), and what is left after 10 s is killed. Exit codes: 0 done; 1 no such run lives, or \
+                  one has not ended in time; 2 bad usage; 70 carboy failed."
 )]
 pub struct StopArgs {
     /// Run, bottle or agent
@@ -67,7 +68,7 @@ impl How {
                   the cap that stopped it is still spent, or it was refused; 0 with -d, and for a run that nobody attaches to."
 )]
 pub struct ResumeArgs {
-    /// Run or bottle [default: the one that is stopped]
+    /// Run, bottle or agent [default: the one that is stopped]
     #[arg(conflicts_with = "all")]
     pub target: Option<String>,
     /// Every run that is cut off, paused or frozen; none is attached to

@@ -7,13 +7,15 @@ use std::fmt::Write as _;
 use carboy_core::chat::ChatSpec;
 
 use super::page::shown;
+use crate::report::Flow;
 
-/// `=` of a rule.
-const RULE_WIDTH: usize = 50;
+/// Most `=` of a rule.
+const RULE_COLUMNS_MAX: usize = 50;
 
-/// The banner.
-pub fn banner(spec: &ChatSpec) -> String {
-    let (rule, screening) = ("=".repeat(RULE_WIDTH), &spec.screening);
+/// The banner, for a window of so many columns.
+pub fn banner(spec: &ChatSpec, columns: Option<usize>) -> String {
+    let rule = "=".repeat(columns.map_or(RULE_COLUMNS_MAX, |columns| columns.min(RULE_COLUMNS_MAX)));
+    let screening = &spec.screening;
     let layers = [
         ("blocking", screening.block_suspicious_inputs),
         ("secrets filter", screening.filter_secrets),
@@ -34,5 +36,5 @@ pub fn banner(spec: &ChatSpec) -> String {
     });
     out.push_str("📝 Audit logging: ON\n");
     let _ = writeln!(out, "🚦 Rate limiting: {} req/hour\n{rule}", spec.limits.requests_per_hour);
-    out
+    Flow::whole(&out, columns)
 }

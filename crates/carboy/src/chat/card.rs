@@ -5,6 +5,7 @@
 use carboy_control::chat::Card;
 
 use super::page::shown;
+use crate::report::{columns, wrapped};
 
 /// Cards that one message may lead to, one after the other.
 pub const CARDS_MAX: usize = 8;
@@ -13,5 +14,5 @@ pub const CARDS_MAX: usize = 8;
 pub fn question(card: &Card) -> String {
     let action = shown(&card.action).replace('\n', " ");
     let action = if action.trim().is_empty() { "Do it".to_owned() } else { action.trim().to_owned() };
-    format!("  {action}? [y/N] ")
+    wrapped(&format!("  {action}? [y/N] "), columns(std::io::stdout()))
 }

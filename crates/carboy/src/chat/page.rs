@@ -6,6 +6,8 @@
 //!  stderr   tools at work, dimmed                      tools at work, cards, the banner
 //! ```
 //!
+//! Lines for a terminal are broken between words; what goes to a pipe stays as it was said.
+//!
 //! *Must never* print a character that moves a cursor, changes a colour or turns a line around: words of a model, of a tool
 //! and of a server pass [`shown`] first. *Must never* let the offline model speak at a terminal without saying so.
 
@@ -20,7 +22,7 @@ use carboy_core::chat::ChatSpec;
 use super::banner::banner;
 use super::input::{Source, YOU};
 use super::words;
-use crate::report::{Palette, printable};
+use crate::report::{Flow, Palette, columns, printable, width, wrapped};
 
 /// Before what an agent says.
 const AGENT: &str = "Agent: ";
@@ -51,6 +53,8 @@ pub struct Page {
 struct Now {
     /// A reply's line was begun and has no end yet.
     begun: bool,
+    /// Where that line has come to.
+    flow: Flow,
     /// For a pipe: what is printed before the reply.
     before: String,
 }
@@ -68,6 +72,11 @@ pub fn shown(text: &str) -> String {
         }
     }
     out
+}
+
+/// For the window behind standard output, when there is one.
+fn flowing(text: &str) -> String {
+    Flow::whole(text, columns(std::io::stdout()))
 }
 
 impl Page {
@@ -94,14 +103,14 @@ impl Page {
     /// The banner, and the greeting of a conversation that begins.
     pub fn opening(&self, spec: &ChatSpec, goes_on: bool) {
         match self.reader {
-            Reader::Pipe => say_part!("{}", banner(spec)),
-            Reader::Person => self.out(&banner(spec)),
+            Reader::Pipe => say_part!("{}", banner(spec, columns(std::io::stderr()))),
+            Reader::Person => self.out(&banner(spec, columns(std::io::stdout()))),
         }
         if self.offline {
             self.note(OFFLINE_NOTE);
         }
         if self.is_person() && !goes_on && !spec.greeting.is_empty() {
-            self.out(&format!("{AGENT}{}\n", shown(&spec.greeting)));
+            self.out(&flowing(&format!("{AGENT}{}\n", shown(&spec.greeting))));
         }
     }
 
@@ -141,7 +150,8 @@ impl Page {
             (false, false) => AGENT.to_owned(),
         };
         now.begun = true;
-        self.out(&format!("{lead}{}", shown(text)));
+        let piece = now.flow.piece(&format!("{lead}{}", shown(text)), columns(std::io::stdout()));
+        self.out(&piece);
     }
 
     fn invalid(&self, field: &str, problem: &str) {
@@ -173,7 +183,7 @@ impl Page {
             }
             Reader::Pipe => {
                 let before = std::mem::take(&mut self.now().before);
-                self.out(&format!("{before}{}\n", shown(&reply.text)));
+                self.out(&flowing(&format!("{before}{}\n", shown(&reply.text))));
             }
         }
     }
@@ -183,39 +193,44 @@ impl Page {
         self.end_line();
         let lead = if self.is_person() { AGENT } else { "" };
         let before = std::mem::take(&mut self.now().before);
-        self.out(&format!("{before}{lead}{}\n", shown(text)));
+        self.out(&flowing(&format!("{before}{lead}{}\n", shown(text))));
     }
 
     /// A line of a conversation that goes on.
     pub fn earlier(&self, who: &str, text: &str) {
-        self.out(&format!("{}\n", Palette::stdout().faint(&format!("{who}{}", shown(text)))));
+        let text = flowing(&format!("{who}{}", shown(text)));
+        self.out(&format!("{}\n", Palette::stdout().faint(&text)));
     }
 
     /// An action that waits, as code made it from its arguments.
     pub fn card(&self, card: &Card) {
         let mut text = format!("\n  {}\n", shown(&card.title));
-        let width = card.rows.iter().map(|(name, _)| shown(name).chars().count()).max().unwrap_or(0);
+        let longest = card.rows.iter().map(|(name, _)| width(&shown(name))).max().unwrap_or(0);
         for (name, value) in &card.rows {
-            let value = shown(value).replace('\n', &format!("\n    {:width$}  ", ""));
-            text.push_str(&format!("    {:<width$}  {value}\n", shown(name)));
+            let name = shown(name);
+            let value = shown(value).replace('\n', &format!("\n    {:longest$}  ", ""));
+            text.push_str(&format!("    {name}{:1$}  {value}\n", "", longest - width(&name)));
         }
         match self.reader {
-            Reader::Person => self.out(&text),
-            Reader::Pipe => say_part!("{text}"),
+            Reader::Person => self.out(&wrapped(&text, columns(std::io::stdout()))),
+            Reader::Pipe => say_part!("{}", wrapped(&text, columns(std::io::stderr()))),
         }
     }
 
     /// A word aside.
     pub fn note(&self, text: &str) {
         self.end_line();
-        say!("{}", Palette::stderr().faint(&shown(text)));
+        say!("{}", Palette::stderr().faint(&Flow::whole(&shown(text), columns(std::io::stderr()))));
     }
 
     /// Something that came without a question: whoever types goes on typing below it.
     pub fn aside(&self, text: &str) {
         match self.reader {
-            Reader::Person => self.out(&format!("\r\n{AGENT}{}\r\n{YOU}", shown(text).replace('\n', "\r\n"))),
-            Reader::Pipe => self.out(&format!("{}\n", shown(text))),
+            Reader::Person => {
+                let text = flowing(&format!("{AGENT}{}", shown(text)));
+                self.out(&format!("\r\n{}\r\n{YOU}", text.replace('\n', "\r\n")));
+            }
+            Reader::Pipe => self.out(&flowing(&format!("{}\n", shown(text)))),
         }
     }
 
@@ -229,8 +244,9 @@ impl Page {
     }
 
     fn end_line(&self) {
-        let begun = std::mem::take(&mut self.now().begun);
-        if begun {
+        let mut now = self.now();
+        if std::mem::take(&mut now.begun) {
+            now.flow = Flow::default();
             self.out("\n");
         }
     }

@@ -16,7 +16,7 @@ use carboy_core::audit::ChainKey;
 use carboy_core::chat::{ChatFormat, ChatSpec, ToolSource};
 use carboy_core::ids::{AgentName, BottleName, SecretName};
 use carboy_manifest::chat::{AUDIT_INTEGRITY_KEY, Dotenv, Preset};
-use carboy_manifest::{Effective, Request, RunBudget};
+use carboy_manifest::{Effective, Request};
 
 use super::operator_log;
 use crate::applications::{self, ProgramFiles};
@@ -133,9 +133,7 @@ pub fn look_up(args: &Named<'_>, environment: Environment) -> Result<ChatRequest
     let manifest = Request { agent, bottles: args.bottles.to_vec(), places: places.clone() };
     let answer = if args.trust { trust::Answer::Yes } else { trust::Answer::Ask };
     let mut effective = trust::load(&manifest, &environment.home, answer)?;
-    effective.run_budget.amounts = RunBudget::parse(args.budget).map_err(|e| {
-        Failure::new(Exit::Usage, &e).hint("`--budget 2M` for each meter, `--budget claude=2M` for one")
-    })?;
+    crate::budget::take_flag(args.budget, &mut effective)?;
     chat::warn(&effective.warnings);
     let (mut spec, preset, dotenv) = settled(args, &environment, &effective)?;
     let model = who_answers(args.model, &mut spec)?;
@@ -150,8 +148,11 @@ pub fn look_up(args: &Named<'_>, environment: Environment) -> Result<ChatRequest
         true => applications::tools(spec.name.as_str(), &state)?,
         false => Vec::new(),
     };
+    let mut command = vec![args.verb.into(), spec.name.to_string()];
+    // Whoever looks at what was spent sees by whom it was answered.
+    command.extend(args.model.iter().flat_map(|model| ["--model".to_owned(), model.to_string()]));
     Ok(ChatRequest {
-        command: vec![args.verb.into(), spec.name.to_string()],
+        command,
         audit_log: args.audit_log.map(|log| places.cwd.join(log)),
         home: environment.home,
         places,

@@ -9,7 +9,9 @@ pub fn refusal(error: &TurnError) -> String {
     match error {
         TurnError::Injection { .. } => format!("🛡️ Security policy violation: {error}"),
         TurnError::RateLimited { .. } => format!("🚫 Rate limit exceeded: {error}"),
-        TurnError::Invalid { .. } | TurnError::SessionOver { .. } => format!("❌ Error: {error}"),
+        TurnError::Invalid { .. } | TurnError::SessionOver { .. } | TurnError::CardOver { .. } => {
+            format!("❌ Error: {error}")
+        }
         TurnError::Model(_) | TurnError::TooLate { .. } => format!("⚠️ The model gave no answer: {error}"),
         TurnError::Unavailable { .. } => format!("⚠️ Nothing is answered now: {error}"),
     }
@@ -21,7 +23,8 @@ pub fn is_failure(error: &TurnError) -> bool {
         TurnError::Injection { .. }
         | TurnError::RateLimited { .. }
         | TurnError::Invalid { .. }
-        | TurnError::SessionOver { .. } => false,
+        | TurnError::SessionOver { .. }
+        | TurnError::CardOver { .. } => false,
         TurnError::Model(_) | TurnError::TooLate { .. } | TurnError::Unavailable { .. } => true,
     }
 }

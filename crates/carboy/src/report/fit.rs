@@ -4,6 +4,10 @@
 
 use std::os::fd::AsFd;
 
+use ratatui::text::Span;
+
+use super::flow::Flow;
+
 /// Narrowest window that anything is fitted to; a narrower one wraps by itself.
 const COLUMNS_MIN: usize = 40;
 /// Widest label that continuation lines stand beside, in columns.
@@ -31,38 +35,9 @@ fn wrap(line: &str, columns: usize) -> String {
     if width(line) <= columns {
         return line.to_owned();
     }
-    let hang = hang(line).min(columns / 2);
     let mut out = String::with_capacity(line.len() + 64);
-    let (mut at, mut rest) = (0, line);
-    while !rest.is_empty() {
-        let spaces = rest.len() - rest.trim_start_matches(' ').len();
-        let word = &rest[spaces..spaces + word_end(&rest[spaces..])];
-        rest = &rest[spaces + word.len()..];
-        if at + spaces + width(word) > columns && at > hang {
-            out.push('\n');
-            out.extend(std::iter::repeat_n(' ', hang));
-            at = hang;
-        } else {
-            out.extend(std::iter::repeat_n(' ', spaces));
-            at += spaces;
-        }
-        out.push_str(word);
-        at += width(word);
-    }
+    Flow::hanging(hang(line).min(columns / 2)).line(line, columns, &mut out);
     out
-}
-
-/// Where a word ends: at a space that stands in no pair of backticks.
-fn word_end(text: &str) -> usize {
-    let mut quoted = false;
-    for (at, c) in text.char_indices() {
-        match c {
-            '`' => quoted = !quoted && text[at + 1..].contains('`'),
-            ' ' if !quoted => return at,
-            _ => {}
-        }
-    }
-    text.len()
 }
 
 /// Where the text of a line begins: after its label, when there is one, else a little in.
@@ -74,8 +49,8 @@ fn hang(line: &str) -> usize {
 }
 
 /// Columns of a line, its colours and its end aside.
-fn width(text: &str) -> usize {
-    visible(text).count()
+pub fn width(text: &str) -> usize {
+    Span::raw(visible(text).collect::<String>()).width()
 }
 
 /// The characters that take up a column. Only this program's own colours are known; all else was made printable.

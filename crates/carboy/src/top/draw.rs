@@ -20,10 +20,11 @@ use carboy_control::snapshot::{Controller, RunState, Snapshot};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use canvas::{Canvas, Look, Tone, width};
+use canvas::{Canvas, Look, Tone};
 
 use super::act;
 use super::state::{Banner, Giving, Mode, State};
+use crate::report::width;
 pub use detail::DETAIL_LINES_MAX;
 
 /// A lower screen has the tree alone, and a still lower one the rows alone.

@@ -49,7 +49,7 @@ pub fn text(buffer: &Buffer) -> Vec<String> {
             let symbol = buffer[(area.x + x, area.y + y)].symbol();
             if skip == 0 {
                 line.push_str(symbol);
-                skip = super::draw::canvas::width(symbol);
+                skip = crate::report::width(symbol);
             }
             skip = skip.saturating_sub(1);
         }

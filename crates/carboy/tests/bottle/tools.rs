@@ -28,6 +28,11 @@ pub fn cases() -> Vec<Case> {
             frozen_by_name,
         ),
         case_with(
+            "an agent and the bottle of its tools have one name: exec means the tools, wait the agent, attach says why neither",
+            PYTHON,
+            one_name,
+        ),
+        case_with(
             "Ctrl-C ends an agent whose tools are still starting, and nothing of it is left",
             PYTHON,
             interrupted,
@@ -122,6 +127,47 @@ fn frozen_by_name(person: Person) {
     assert_eq!(carboy(&world, &["stop", "desk"]).status.code(), Some(0));
     within(HAPPEN_WAIT_MAX, "the service ends", || child.try_wait().unwrap());
     assert!(living(&world).is_empty());
+}
+
+fn one_name(person: Person) {
+    let world = World::new(person);
+    desk(&world, &script(""));
+    let (mut child, _errors, _) = said_until(&world, &SERVE, "serves at");
+    let runs = living(&world);
+    let id = |is_agent: bool| {
+        let run = runs.iter().find(|run| run["record"]["tools_of"].is_null() == is_agent).unwrap();
+        run["record"]["run"].as_str().unwrap().to_owned()
+    };
+    let (agent, tools) = (id(true), id(false));
+    for name in ["desk", "desk__chat"] {
+        let ran = carboy(&world, &["exec", name, "sh", "-c", "pwd; exit 7"]);
+        assert_eq!((stdout(&ran).as_str(), ran.status.code()), ("/home/agent\n", Some(7)), "{}", stderr(&ran));
+        let looked = carboy(&world, &["attach", name]);
+        let said = stderr(&looked);
+        assert_eq!(looked.status.code(), Some(1), "{said}");
+        let neither = format!("neither the chat agent {agent} nor its tools {tools} have a program's terminal");
+        assert!(said.contains(&neither) && said.contains(&format!("carboy logs --follow {agent}")), "{said}");
+    }
+    let of_one = carboy(&world, &["exec", &agent, "true"]);
+    assert!(stderr(&of_one).contains("a chat agent is in no bottle"), "{}", stderr(&of_one));
+    let waits = ["desk", "desk__chat"].map(|name| {
+        let mut command = world.carboy(&["wait", "--json", name]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    assert_eq!(carboy(&world, &["stop", "desk"]).status.code(), Some(0));
+    within(HAPPEN_WAIT_MAX, "the service ends", || child.try_wait().unwrap());
+    let mut told: Vec<_> = waits.into_iter().map(|wait| wait.wait_with_output().unwrap()).collect();
+    // Also of what has ended.
+    told.extend(["desk", "desk__chat"].map(|name| carboy(&world, &["wait", "--json", name])));
+    for one in told {
+        let summary: serde_json::Value = serde_json::from_slice(&one.stdout).unwrap();
+        assert_eq!((summary["run"].as_str(), one.status.code()), (Some(agent.as_str()), Some(0)), "{}", stderr(&one));
+    }
+    let over = stderr(&carboy(&world, &["exec", "desk", "true"]));
+    let hint = format!(
+        "run {agent} has ended: `carboy wait {agent}` gives its exit code, `carboy logs {agent}` what it asked"
+    );
+    assert!(over.contains("no run, bottle or agent `desk` lives") && over.contains(&hint), "{over}");
 }
 
 fn interrupted(person: Person) {

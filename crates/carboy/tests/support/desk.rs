@@ -145,6 +145,11 @@ pub struct Screen<'d> {
 
 impl<'d> Screen<'d> {
     pub fn open(desk: &'d Desk, arguments: &[&str], variables: &[(&str, &str)]) -> Screen<'d> {
+        Screen::of_columns("160", desk, arguments, variables)
+    }
+
+    /// In a window of so many columns.
+    pub fn of_columns(columns: &str, desk: &'d Desk, arguments: &[&str], variables: &[(&str, &str)]) -> Screen<'d> {
         let command = desk.carboy(arguments);
         let quoted = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
         let mut words = vec!["env".to_owned(), "-i".to_owned(), "TERM=tmux".to_owned(), "LANG=C.UTF-8".to_owned()];
@@ -158,7 +163,7 @@ impl<'d> Screen<'d> {
         desk.write("tmux.conf", "set -g status off\nset -g default-terminal tmux\n");
         let screen = Screen { desk };
         let work = desk.path("work");
-        screen.tmux(&["-u", "new-session", "-d", "-x", "160", "-y", "50", "-c", work.to_str().unwrap(), &line]);
+        screen.tmux(&["-u", "new-session", "-d", "-x", columns, "-y", "50", "-c", work.to_str().unwrap(), &line]);
         screen
     }
 
@@ -185,7 +190,8 @@ impl<'d> Screen<'d> {
         self.see_where(what, |text| text.matches(what).count() >= times)
     }
 
-    fn see_where(&self, what: &str, shown: impl Fn(&str) -> bool) -> String {
+    /// The same with a condition of one's own.
+    pub fn see_where(&self, what: &str, shown: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + APPEAR_WAIT_MAX;
         loop {
             let text = self.text();

@@ -188,6 +188,8 @@ const fail = (error, reply, job) => {
     notice(error.message, "Start a new conversation", forget);
     return;
   }
+  // Somebody else was faster, or the card too old: what stands under it was said too early.
+  if (error.code === "card_over") job.close?.("This was answered already, or has expired.");
   restore(job);
   if (error.retryAfter > 0 && error.status === 429) {
     countdown(error.message, error.retryAfter);
@@ -231,14 +233,14 @@ const showCard = (card, job) => {
     state.open = null;
     const body = { token: card.token, request: requestId() };
     if (kind === "confirm") {
-      await run({ path: "confirm", body, since: lastTime() });
+      await run({ path: "confirm", body, since: lastTime(), close });
       return;
     }
     try {
       const { reply } = await post("decline", body);
       view.line("agent", reply);
     } catch (error) {
-      close(error instanceof Refused ? error.message : "The connection was lost; nothing was done.");
+      close(error instanceof Refused ? `${error.message}; ${error.next}.` : "The connection was lost; nothing was done.");
     }
   });
   say(`Please confirm: ${card.title}`);

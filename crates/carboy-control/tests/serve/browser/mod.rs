@@ -4,7 +4,7 @@ mod cdp;
 mod embedding;
 mod looks;
 mod network;
-mod talk;
+pub mod talk;
 
 use std::path::PathBuf;
 

@@ -197,7 +197,7 @@ impl Handler for Return {
 }
 
 /// A world with a write behind a card.
-pub(super) async fn with_card() -> (World, Arc<AtomicU64>) {
+pub(crate) async fn with_card() -> (World, Arc<AtomicU64>) {
     let done = Arc::new(AtomicU64::new(0));
     let script = |said: &str| match said {
         "return it" => Play::Call("initiate_return".into(), json!({"order": "BK-<b>1001</b>"})),
@@ -223,6 +223,30 @@ async fn a_card_is_clicked_once_however_often_it_is_clicked() {
     page.until("document.getElementById('stop').hidden").await;
     assert_eq!(done.load(Ordering::SeqCst), 1);
     browser.quiet(&[]).await;
+}
+
+#[tokio::test]
+async fn a_card_that_was_answered_elsewhere_says_so_when_it_is_clicked() {
+    let Some(browser) = browser("card-over").await else { return };
+    let (world, done) = with_card().await;
+    let page = browser.page(&url(&world)).await;
+    send(&page, "return it").await;
+    page.until("document.querySelector('.card') && document.getElementById('stop').hidden").await;
+    // Another program of the same person answers it; no tab hears of that.
+    page.eval(
+        "fetch('../api/transcript').then((kept) => kept.json()).then((kept) => fetch('../api/confirm', {method: 'POST', \
+         headers: {'content-type': 'application/json'}, body: JSON.stringify({token: kept.cards[0].token})})) \
+         .then(() => { document.title = 'elsewhere'; })",
+    )
+    .await;
+    page.until("document.title === 'elsewhere'").await;
+    assert_eq!(done.load(Ordering::SeqCst), 1);
+    page.eval("document.querySelector('.card .confirm').click()").await;
+    page.until("document.querySelector('.card .outcome').textContent.startsWith('This was answered already')").await;
+    let notice = "document.getElementById('notice-text').textContent";
+    page.until(&format!("{notice}.includes('it was used, declined, replaced or is too old – ask for it again')")).await;
+    assert_eq!(done.load(Ordering::SeqCst), 1);
+    browser.quiet(&["409"]).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
-use carboy_core::budget::{Binding, Caching, Cap, CapKey, Gate, Scope, Standing, Terms, Window, Worst};
+use carboy_core::budget::{Binding, Cap, CapKey, Scope, Standing, Terms, Window};
 use carboy_core::ids::MeterName;
 
 use super::batch::Batch;
@@ -260,18 +260,7 @@ fn passed(standing: &Standing, percent: u8) -> bool {
 
 /// Nothing useful can be sent any more.
 fn is_spent(standing: &Standing, terms: &Terms) -> bool {
-    let least = Worst {
-        input: 0,
-        caching: Caching::Impossible,
-        output: terms.output_min,
-        output_min: terms.output_min,
-        answers: 1,
-    };
-    let least = match terms.gate {
-        Gate::Reserve => least.holds(terms.output_min, standing.count),
-        Gate::Observe => None,
-    };
-    standing.spent >= standing.cap || least.is_some_and(|least| standing.unspent() < least)
+    standing.spent >= standing.cap || terms.least_hold().is_some_and(|least| standing.unspent() < least)
 }
 
 fn tell(client: &Client, told: Vec<Told>, terms: &Terms, batch: &mut Batch) {

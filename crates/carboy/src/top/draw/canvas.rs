@@ -5,9 +5,8 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
-use ratatui::text::Span;
 
-use crate::report::printable;
+use crate::report::{printable, width};
 use crate::top::figures::Level;
 
 /// Most characters of a text that are looked at: a screen is not wider.
@@ -73,11 +72,6 @@ impl Look {
         };
         printable(&text).chars().filter_map(shown).collect()
     }
-}
-
-/// Columns of a text that was cleaned.
-pub fn width(text: &str) -> usize {
-    Span::raw(text).width()
 }
 
 /// A part of the screen.
