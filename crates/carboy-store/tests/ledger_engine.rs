@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::{
-    Admitted, Amount, BudgetSet, Cap, CapEdit, CapKey, CapKind, Count, LedgerSnapshot, Node, NotHeld, Scope, Shutdown,
-    Terms, Unit, Window, Zone,
+    Admitted, Amount, Both, BudgetSet, Cap, CapEdit, CapKey, CapKind, Count, LedgerSnapshot, Node, NotHeld, Scope,
+    Shutdown, Spent, Terms, Unit, Usage, Window, Zone,
 };
 use carboy_core::ports::{Clock, Ledger};
-use carboy_store::ledger::{Engine, MemoryStore, NOTICES_MAX, Notice, Notices, SqliteStore};
+use carboy_store::ledger::{
+    Engine, LedgerStore, MemoryStore, NOTICES_MAX, Notice, Notices, SqliteStore, UsageQuery, Write,
+};
 use conformance::{
     ask, cap, crossings, drain, granted, host, host_key, meter, owner, poll, set, spend, tokens, until_waiting, wrote,
 };
@@ -509,6 +511,41 @@ fn who_waits_for_a_cap_of_its_own_stands_in_nobodys_way_at_a_cap_that_has_room()
     drop(waiting);
     until_waiting(&engine, 0);
     assert!(poll(&mut behind).is_some());
+}
+
+#[test]
+fn sums_beyond_all_numbers_exhaust_every_cap_and_stop_no_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("carboy.db");
+    let mut store = SqliteStore::open(&path).unwrap();
+    // What thousands of answers are charged that broke off, none of which was bounded.
+    let most = Amount::milli(u64::MAX / 3);
+    let charged = Both { weighted: most, raw: most };
+    for minute in [0, 0, 0, 1] {
+        let spent = Spent {
+            id: ask(0, 0).id,
+            owner: 1,
+            meter: meter(),
+            model: None,
+            chain: set(1, 0, Terms::default()).chain,
+            at_ms: NOON + minute * 60_000,
+            charged,
+            usage: Usage { output: 1_000, ..Usage::default() },
+            estimated: true,
+            overrun: charged,
+        };
+        store.commit(&[Write::Spent { spent, ended_ms: NOON }]).unwrap();
+    }
+    let rows = store.reader().usage(&UsageQuery { scope: Some(Scope::Host), ..UsageQuery::default() }).unwrap();
+    let all = Amount::milli(u64::MAX);
+    let everything = Both { weighted: all, raw: all };
+    assert_eq!((rows[0].requests, rows[0].charged, rows[0].overrun), (4, everything, everything));
+    drop(store);
+    let clock = Arc::new(Set(AtomicU64::new(NOON + HOUR)));
+    let engine = Engine::open(Box::new(SqliteStore::open(&path).unwrap()), clock).unwrap();
+    assert!(is_exhausted(&connect(&engine, 1, set(1, 1_000_000_000_000, Terms::default()))));
+    let unbound = BudgetSet { caps: [].into(), ..set(2, 0, Terms::default()) };
+    spend(&*connect(&engine, 2, unbound), 1, 1);
 }
 
 #[test]
