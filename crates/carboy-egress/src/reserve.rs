@@ -96,6 +96,10 @@ pub(crate) fn classify(
         // Google's servers go by such a field: what looks like a look-up would be answered by a model.
         return refused("it names another method or path beside its line");
     }
+    if found.is_some() && names_a_parameter(head, &["$httpheaders"]) {
+        // Fields by the same servers: what is left out of the answer, and another method, stand in those as well.
+        return refused("it has header fields in its query; send them as fields and leave `$httpHeaders` out");
+    }
     let metered = |kind, format| {
         if format == WireFormat::Gemini && asks_for_a_part(head) {
             return refused("it asks for a part of the answer, and the cost may not be in it; leave `fields` out");
@@ -115,10 +119,14 @@ pub(crate) fn classify(
 
 /// Google's servers leave out of an answer what the request does not name.
 fn asks_for_a_part(head: &request::Parts) -> bool {
+    names_a_parameter(head, &["fields", "$fields"]) || head.headers.contains_key("x-goog-fieldmask")
+}
+
+/// Does the query have one of these, given in lower case?
+fn names_a_parameter(head: &request::Parts, names: &[&str]) -> bool {
     let query = head.uri.query().unwrap_or_default();
-    let named = query.split('&').filter_map(|pair| percent_decoded(pair.split('=').next()?));
-    let mut parts = named.filter(|name| ["fields", "$fields"].contains(&name.to_ascii_lowercase().as_str()));
-    parts.next().is_some() || head.headers.contains_key("x-goog-fieldmask")
+    let mut named = query.split('&').filter_map(|pair| percent_decoded(pair.split('=').next()?));
+    named.any(|name| names.contains(&name.to_ascii_lowercase().as_str()))
 }
 
 fn percent_decoded(name: &str) -> Option<String> {

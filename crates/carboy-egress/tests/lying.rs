@@ -228,6 +228,27 @@ async fn c3_a_request_that_asks_gemini_to_leave_its_usage_out_is_refused_and_nev
 }
 
 #[tokio::test]
+async fn c3_fields_in_the_query_of_a_request_without_a_credential_of_its_route_are_refused_and_never_sent() {
+    let ledger = Memory::unbound();
+    let route = Route { auth: None, ..route_of(Way::Gemini) };
+    let bench = upstream(&ledger, route, 200, "application/json", whole(Way::Gemini, 1, Some((1, 1)))).await;
+    let mut client = bench.client(&["http/1.1"]).await;
+    for (method, path, query) in [
+        // Its usage would be left out of the answer.
+        (Method::POST, "/v1beta/models/gemini-2.5-pro:generateContent", "$httpHeaders=X-Goog-FieldMask%3Acandidates"),
+        (Method::POST, "/v1beta/models/gemini-2.5-pro:generateContent", "a=b&%24HTTPheaders=X-Goog-FieldMask%3Ax"),
+        // It would not be the look-up that it seems to be.
+        (Method::GET, "/v1beta/cachedContents", "$httpHeaders=X-HTTP-Method-Override%3APOST"),
+    ] {
+        let body = if method == Method::GET { String::new() } else { Way::Gemini.body(Answered::Whole, Some(5), "hi") };
+        let request = client.request(method, &format!("{path}?{query}")).body(full(body)).unwrap();
+        let got = within(client.send(request)).await;
+        assert_eq!((got.status, got.reason()), (StatusCode::BAD_REQUEST, "unmeterable"), "{query}");
+        assert_eq!((bench.origin.received().len(), ledger.calls().len()), (0, 0), "{query}");
+    }
+}
+
+#[tokio::test]
 async fn c2_a_look_up_that_asks_beside_its_line_to_be_a_request_of_a_model_is_refused_and_never_sent() {
     for way in WAYS {
         for name in ["x-http-method-override", "X-HTTP-Method", "x-method-override", "x_http_method_override"] {

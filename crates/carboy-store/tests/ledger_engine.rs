@@ -11,12 +11,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::{
-    Admitted, Amount, BudgetSet, Cap, CapEdit, CapKey, CapKind, Count, LedgerSnapshot, Node, NotHeld, Scope, Shutdown,
-    Terms, Unit, Window, Zone,
+    Admitted, Amount, Both, BudgetSet, Cap, CapEdit, CapKey, CapKind, Count, LedgerSnapshot, Node, NotHeld, Scope,
+    Shutdown, Spent, Terms, Unit, Usage, Window, Zone,
 };
 use carboy_core::ports::{Clock, Ledger};
-use carboy_store::ledger::{Engine, MemoryStore, NOTICES_MAX, Notice, Notices, SqliteStore};
-use conformance::{ask, cap, crossings, drain, granted, host, host_key, meter, owner, set, spend, tokens, wrote};
+use carboy_store::ledger::{
+    Engine, LedgerStore, MemoryStore, NOTICES_MAX, Notice, Notices, SqliteStore, UsageQuery, Write,
+};
+use conformance::{
+    ask, cap, crossings, drain, granted, host, host_key, meter, owner, poll, set, spend, tokens, until_waiting, wrote,
+};
 use support::{Wall, block_on, until};
 
 /// A clock that is set by hand.
@@ -468,6 +472,80 @@ fn c9_an_edit_from_before_the_machine_allowed_less_gives_no_more_than_it_allows_
     let edit = CapEdit { amount: tokens(2_000), count: Some(Count::Raw), window: Some(Window::Rolling { ms: HOUR }) };
     block_on(engine.set_cap(host_key(), edit)).unwrap();
     assert_eq!(room(&later), 1_936);
+}
+
+/// A bottle of its own below the host, each with a ceiling.
+fn bottled(id: u64, bottle: &str, own: u64, host: u64) -> BudgetSet {
+    let own = cap(Scope::Bottle(bottle.into()), CapKind::Ceiling, own);
+    let caps = [(meter(), vec![own.clone(), cap(Scope::Host, CapKind::Ceiling, host)])].into();
+    BudgetSet { chain: vec![own.scope, Scope::Host], caps, ..set(id, 0, Terms::default()) }
+}
+
+#[test]
+fn who_waits_for_a_cap_of_its_own_stands_in_nobodys_way_at_a_cap_that_has_room() {
+    let engine = memory(&MemoryStore::default());
+    let greedy = connect(&engine, 1, bottled(1, "a", 10_000, 100_000));
+    let other = connect(&engine, 2, bottled(2, "b", 10_000, 100_000));
+    let first = ask(1_000, 64_000);
+    granted(block_on(greedy.admit(first.clone())));
+    // It holds all that its bottle may spend, and asks for more without an end.
+    let mut waiting: Vec<_> = (0..8).map(|_| greedy.admit(ask(5_000, 3_000))).collect();
+    assert!(waiting.iter_mut().all(|one| poll(one).is_none()));
+    until_waiting(&engine, 8);
+    let second = ask(1_000, 5_000);
+    let mut admitted = other.admit(second.clone());
+    let held = (0..100_000).find_map(|_| {
+        block_on(engine.snapshot()).unwrap();
+        poll(&mut admitted)
+    });
+    // The share of what has room is not cut for those who wait elsewhere.
+    assert_eq!(granted(held.expect("it waits behind another bottle's own cap")).output, Some(5_000));
+    // Whoever waits for the host's as well is not overtaken there, by one that would fit.
+    block_on(engine.set_cap(host_key(), CapEdit { amount: tokens(16_200), count: None, window: None })).unwrap();
+    let mut behind = other.admit(ask(1_000, 3_000));
+    assert_eq!(poll(&mut behind), None);
+    until_waiting(&engine, 9);
+    block_on(greedy.release(first.id)).unwrap();
+    until_waiting(&engine, 8);
+    assert_eq!(poll(&mut behind), None, "overtaken");
+    drop(waiting);
+    until_waiting(&engine, 0);
+    assert!(poll(&mut behind).is_some());
+}
+
+#[test]
+fn sums_beyond_all_numbers_exhaust_every_cap_and_stop_no_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("carboy.db");
+    let mut store = SqliteStore::open(&path).unwrap();
+    // What thousands of answers are charged that broke off, none of which was bounded.
+    let most = Amount::milli(u64::MAX / 3);
+    let charged = Both { weighted: most, raw: most };
+    for minute in [0, 0, 0, 1] {
+        let spent = Spent {
+            id: ask(0, 0).id,
+            owner: 1,
+            meter: meter(),
+            model: None,
+            chain: set(1, 0, Terms::default()).chain,
+            at_ms: NOON + minute * 60_000,
+            charged,
+            usage: Usage { output: 1_000, ..Usage::default() },
+            estimated: true,
+            overrun: charged,
+        };
+        store.commit(&[Write::Spent { spent, ended_ms: NOON }]).unwrap();
+    }
+    let rows = store.reader().usage(&UsageQuery { scope: Some(Scope::Host), ..UsageQuery::default() }).unwrap();
+    let all = Amount::milli(u64::MAX);
+    let everything = Both { weighted: all, raw: all };
+    assert_eq!((rows[0].requests, rows[0].charged, rows[0].overrun), (4, everything, everything));
+    drop(store);
+    let clock = Arc::new(Set(AtomicU64::new(NOON + HOUR)));
+    let engine = Engine::open(Box::new(SqliteStore::open(&path).unwrap()), clock).unwrap();
+    assert!(is_exhausted(&connect(&engine, 1, set(1, 1_000_000_000_000, Terms::default()))));
+    let unbound = BudgetSet { caps: [].into(), ..set(2, 0, Terms::default()) };
+    spend(&*connect(&engine, 2, unbound), 1, 1);
 }
 
 #[test]

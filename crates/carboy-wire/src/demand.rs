@@ -47,6 +47,8 @@ pub struct Demand {
     old_key: bool,
     /// Most uses of a tool of the provider's that are written into the request.
     uses_max: Option<u32>,
+    /// The server takes OpenAI's `max_tool_calls`.
+    takes_tool_calls: bool,
     places: Places,
 }
 
@@ -121,6 +123,8 @@ struct Places {
     web_tools: Vec<WebTool>,
     /// Another tool that the provider runs.
     other_tool: bool,
+    /// OpenAI's `max_tool_calls`, and where that stands.
+    tool_calls: Option<(Option<u64>, Range<usize>)>,
     /// Gemini's `generationConfig`, behind its brace.
     config: Option<usize>,
     /// `stream_options`: a map's inside, or a null.
@@ -161,6 +165,7 @@ impl Demand {
             format,
             old_key: format == WireFormat::OpenAiChat && is_old_completion(path),
             uses_max: None,
+            takes_tool_calls: format == WireFormat::OpenAiResponses && is_api_of_responses(path),
             places: Places::default(),
         };
         // Octets that are no text are read by everybody in his own way.
@@ -193,6 +198,10 @@ impl Demand {
 
     fn uses_edits(&self, body: &[u8], edits: &mut Vec<(Range<usize>, String)>) {
         let Some(most) = self.uses_max.map(u64::from) else { return };
+        match &self.places.tool_calls {
+            Some((calls, at)) if calls.is_none_or(|calls| calls > most) => edits.push((at.clone(), most.to_string())),
+            Some(_) | None => {}
+        }
         for tool in &self.places.web_tools {
             match &tool.uses {
                 Some((Some(uses), _)) if *uses <= most => {}
@@ -203,6 +212,12 @@ impl Demand {
                 }
             }
         }
+    }
+
+    /// Without it OpenAI runs its own tools as often as the model likes.
+    fn tool_calls_to_add(&self) -> Option<u32> {
+        let adds = self.takes_tool_calls && self.places.other_tool && self.places.tool_calls.is_none();
+        self.uses_max.filter(|_| adds)
     }
 
     /// The body with each answer bounded to `output` tokens. `body` is the one that was read.
@@ -233,6 +248,9 @@ impl Demand {
                     at_root.push(format!("\"generationConfig\":{{\"maxOutputTokens\":{output}}}"));
                 }
             }
+        }
+        if let Some(most) = self.tool_calls_to_add() {
+            at_root.push(format!("\"max_tool_calls\":{most}"));
         }
         if self.format == WireFormat::OpenAiChat && self.streams && ask_usage == AskUsage::Yes {
             match (&self.places.include, &self.places.options) {
@@ -267,6 +285,12 @@ impl WebTool {
 fn is_old_completion(path: &str) -> bool {
     let path = path.split('?').next().unwrap_or_default().trim_end_matches('/');
     path.strip_suffix("/completions").is_some_and(|before| !before.ends_with("/chat"))
+}
+
+/// OpenAI's own interface, and Azure's; ChatGPT's backend refuses members that it does not know.
+fn is_api_of_responses(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default().trim_end_matches('/');
+    ["/v1/responses", "/openai/responses"].iter().any(|end| path.ends_with(end))
 }
 
 /// Gemini has the model in the path: `/v1beta/models/NAME:verb`.
@@ -546,6 +570,68 @@ mod tests {
         let single = r#"{"tools":{"googleSearch":{}},"contents":{"parts":{"inlineData":{"data":"x"}}}}"#;
         let beyond = read(WireFormat::Gemini, single).unwrap().beyond;
         assert_eq!(beyond.into_iter().collect::<Vec<_>>(), [Beyond::Media, Beyond::ProviderTool]);
+    }
+
+    #[test]
+    fn an_earlier_response_says_nothing_of_what_is_referred_to_beside_it() {
+        let beside = |input: &str| {
+            let body = format!(r#"{{"previous_response_id":"resp_1","input":[{input}]}}"#);
+            read(WireFormat::OpenAiResponses, &body).unwrap().previous
+        };
+        assert_eq!(beside(r#"{"role":"user","content":"x"}"#).as_deref(), Some("resp_1"));
+        assert_eq!(beside(r#"{"type":"item_reference","id":"msg_1"}"#), None);
+        assert_eq!(beside(r#"{"id":"msg_1"}"#), None);
+        assert_eq!(beside(r#"{"type":"reasoning","id":"rs_1","summary":[]}"#), None);
+        let template = r#"{"previous_response_id":"resp_1","prompt":{"id":"pmpt_1"}}"#;
+        assert_eq!(read(WireFormat::OpenAiResponses, template).unwrap().previous, None);
+    }
+
+    #[test]
+    fn what_the_provider_keeps_of_an_item_is_an_earlier_conversation() {
+        let keeps = |item: &str| {
+            let body = format!(r#"{{"input":[{item},{{"role":"user","content":"x"}}]}}"#);
+            read(WireFormat::OpenAiResponses, &body).unwrap().beyond.contains(&Beyond::EarlierContext)
+        };
+        assert!(keeps(r#"{"type":"reasoning","id":"rs_1","summary":[]}"#));
+        assert!(keeps(r#"{"id":"rs_1","encrypted_content":null,"summary":[],"type":"reasoning"}"#));
+        assert!(keeps(r#"{"type":"web_search_call","id":"ws_1","status":"completed"}"#));
+        assert!(!keeps(r#"{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"gAAA"}"#));
+        assert!(!keeps(r#"{"type":"reasoning","summary":[{"type":"summary_text","text":"x"}]}"#));
+        assert!(!keeps(r#"{"type":"function_call","id":"fc_1","call_id":"c","name":"a","arguments":"{}"}"#));
+    }
+
+    #[test]
+    fn a_responses_own_compaction_is_named_and_its_tools_are_told_how_often_they_may_be_used() {
+        let responses = WireFormat::OpenAiResponses;
+        let body = r#"{"context_management":[{"type":"compaction","compact_threshold":1000}],"input":"x"}"#;
+        assert!(read(responses, body).unwrap().beyond.contains(&Beyond::Compaction));
+        assert!(read(responses, r#"{"context_management":null}"#).unwrap().beyond.is_empty());
+        let told = |path: &str, own: &str| {
+            let body = format!(r#"{{"tools":[{{"type":"web_search"}}]{own}}}"#);
+            let mut demand = Demand::read(responses, path, body.as_bytes()).unwrap();
+            let most = demand.limit_tools(8);
+            let sent = demand.bounded(body.as_bytes(), 5, AskUsage::Yes);
+            (most, String::from_utf8(sent).unwrap().replace(r#","tools":[{"type":"web_search"}]"#, ""))
+        };
+        let bound = r#""max_output_tokens":5"#;
+        assert_eq!(told("/v1/responses", ""), (8, format!(r#"{{{bound},"max_tool_calls":8}}"#)));
+        assert_eq!(told("/v1/responses", r#","max_tool_calls":99"#), (8, format!(r#"{{{bound},"max_tool_calls":8}}"#)));
+        assert_eq!(told("/v1/responses", r#","max_tool_calls":3"#), (8, format!(r#"{{{bound},"max_tool_calls":3}}"#)));
+        assert_eq!(told("/v1/responses", r#","max_tool_calls":null"#).0, 8);
+        // ChatGPT's own backend takes no such member.
+        assert_eq!(told("/backend-api/codex/responses", ""), (8, format!("{{{bound}}}")));
+        let twice = r#"{"max_tool_calls":1,"max_tool_calls":9}"#;
+        assert_eq!(read(responses, twice), Err(DemandError::Twice { key: "max_tool_calls" }));
+        let capitals = r#"{"Max_Tool_Calls":9}"#;
+        assert_eq!(read(responses, capitals), Err(DemandError::Spelling { key: "max_tool_calls" }));
+        let absurd = r#"{"max_tool_calls":[9]}"#;
+        assert_eq!(read(responses, absurd), Err(DemandError::NotACount { key: "max_tool_calls" }));
+        // What needs no tool of the provider's goes as it came.
+        let body = r#"{"tools":[{"type":"function"}]}"#;
+        assert_eq!(
+            bounded(responses, body),
+            format!(r#"{{{bound},"tools":[{{"type":"function"}}]}}"#).replace('5', "500")
+        );
     }
 
     proptest! {

@@ -23,7 +23,7 @@ pub use self::steps::{
 use self::tally::Tally;
 use super::ask::{Binding, Counted, Granted, NotHeld};
 use super::caps::{Cap, Scope};
-use super::law::{Decision, Standing, Worst, count_first, decide};
+use super::law::{Decision, Standing, Worst, count_first, crowded, decide};
 use super::terms::{Gate, Overrun};
 use super::usage::{Amount, Count, Usage};
 use crate::ids::MeterName;
@@ -124,16 +124,15 @@ impl Book {
         let Admission { caps, meter, worst, at_ms, .. } = admission;
         let standings: Vec<Standing> = caps.iter().map(|cap| self.standing(cap, meter, *at_ms)).collect();
         let say = |by: usize| self.binding(&caps[by], meter, *at_ms);
-        let tranche = match (admission.gate, admission.overrun) {
-            (Gate::Observe, _) => {
+        let tranche = match admission.gate {
+            Gate::Observe => {
                 // Its worst case is held all the same: it is what a crash costs, and others keep off it.
                 return match standings.iter().position(|standing| standing.spent >= standing.cap) {
                     Some(by) => Err(Answer::Exhausted(say(by))),
                     None => Ok(Granted { output: None, held: worst.output }),
                 };
             }
-            (Gate::Reserve, Overrun::Exact) => *worst,
-            (Gate::Reserve, Overrun::Bounded) => Worst { output: worst.output.min(TRANCHE_TOKENS), ..*worst },
+            Gate::Reserve => admission.at_first(),
         };
         if admission.counted == Counted::Bound && count_first(&standings, &tranche, admission.waiting) {
             return Err(Answer::CountFirst);
@@ -147,6 +146,13 @@ impl Book {
                 Overrun::Bounded => Granted { output: Some(worst.output), held: output },
             }),
         }
+    }
+
+    /// Those of its caps, by their places, at which others hold what it needs at least.
+    pub fn crowded(&self, admission: &Admission) -> Vec<usize> {
+        let Admission { caps, meter, at_ms, .. } = admission;
+        let standings: Vec<Standing> = caps.iter().map(|cap| self.standing(cap, meter, *at_ms)).collect();
+        crowded(&standings, &admission.at_first()).collect()
     }
 
     /// What [`admit`](Self::admit) would answer; nothing is held.

@@ -168,6 +168,14 @@ pub fn decide(caps: &[Standing], worst: &Worst, waiting: u32) -> Decision {
     }
 }
 
+/// The caps, by their places, whose room others hold so that not even the least of it fits.
+pub fn crowded(caps: &[Standing], worst: &Worst) -> impl Iterator<Item = usize> {
+    let least = worst.least();
+    let is_crowded =
+        move |standing: &Standing| worst.holds(least, standing.count).is_none_or(|hold| hold > standing.headroom());
+    caps.iter().enumerate().filter(move |(_, standing)| is_crowded(standing)).map(|(by, _)| by)
+}
+
 /// A cap of which less than this part would be left is near: one in ten.
 pub const NEAR_PART: u64 = 10;
 

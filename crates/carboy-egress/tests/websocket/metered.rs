@@ -96,6 +96,11 @@ async fn c2_c3_each_response_is_held_bounded_and_charged_to_the_token() {
         // To go on from a response of this connection is held by what it had, not as a whole context.
         assert!(ask.input < 10_000, "{round}: {}", ask.input);
     }
+    // What the provider keeps beside it is not among what it had.
+    let kept = json!({"previous_response_id": earlier, "input": [{"type": "item_reference", "id": "msg_1"}]});
+    within(socket.send(create(Some(60), kept))).await.unwrap();
+    events(&mut socket).await;
+    assert!(asked(&ledger).pop().unwrap().input >= 128_000);
     drop(socket);
     within(async {
         while ledger.open() > 0 {
@@ -106,7 +111,7 @@ async fn c2_c3_each_response_is_held_bounded_and_charged_to_the_token() {
     let opening = model.bench.log.wait(|event| event.action == "answer" && detail(event, "websocket").is_none()).await;
     let carried: Vec<_> = model.bench.log.events().into_iter().filter(|e| detail(e, "websocket").is_some()).collect();
     assert_eq!(detail(&opening, "status").as_deref(), Some("101"));
-    assert_eq!(carried.len(), 6, "an intent and an outcome each: {carried:#?}");
+    assert_eq!(carried.len(), 8, "an intent and an outcome each: {carried:#?}");
     assert!(carried.iter().all(|event| detail(event, "websocket") == detail(&opening, "request")));
 }
 

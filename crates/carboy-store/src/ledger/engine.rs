@@ -247,7 +247,7 @@ impl Engine {
     }
 
     /// Holds a request's worst case, or says why not. While only what others hold is in the way it waits: first in, first
-    /// out among those that share a cap. Dropped before it is ready, it leaves the queue and holds nothing.
+    /// out among those that wait for the same cap. Dropped before it is ready, it leaves the queue and holds nothing.
     pub fn admit(&self, owner: u64, ask: Ask) -> Later<'static, Result<Admitted, NotHeld>> {
         let asked = self.shared.asked.fetch_add(1, Ordering::Relaxed);
         let (giver, ticket) = ticket(Err(closed().into()));

@@ -277,8 +277,14 @@ pub trait LedgerReader: Send + Sync {
 impl Total {
     /// With one more request.
     pub(super) fn and(self, spent: &Spent) -> Total {
+        let estimated = if spent.estimated { spent.charged } else { Both::default() };
+        self.plus(Total { usage: spent.usage, estimated, requests: 1 })
+    }
+
+    /// With more of them. A sum beyond all numbers is the largest there is.
+    pub(super) fn plus(self, more: Total) -> Total {
         let sum = |a: u64, b: u64| a.saturating_add(b);
-        let (old, new) = (self.usage, spent.usage);
+        let (old, new) = (self.usage, more.usage);
         Total {
             usage: Usage {
                 input: sum(old.input, new.input),
@@ -286,8 +292,8 @@ impl Total {
                 cache_read: sum(old.cache_read, new.cache_read),
                 output: sum(old.output, new.output),
             },
-            estimated: if spent.estimated { self.estimated.or_most(spent.charged) } else { self.estimated },
-            requests: sum(self.requests, 1),
+            estimated: self.estimated.or_most(more.estimated),
+            requests: sum(self.requests, more.requests),
         }
     }
 }

@@ -21,13 +21,24 @@ pub(super) struct Reader {
     item: Item,
     /// Prompts of a list, each answered by itself.
     prompts: u32,
+    /// Beside an earlier response it names other things that the provider keeps.
+    refers: bool,
 }
 
-/// An item of a Responses' input: one that has a name and nothing else is a word for what the provider keeps.
+/// An item of a Responses' input: one that has a name and nothing else is a word for what the provider keeps, and so is one of
+/// [`KEPT`] that does not bring it along.
 #[derive(Default)]
 struct Item {
     named: bool,
     written: bool,
+    kept: bool,
+    brought: bool,
+}
+
+impl Item {
+    fn is_a_reference(&self) -> bool {
+        self.named && (!self.written || self.kept && !self.brought)
+    }
 }
 
 impl Reader {
@@ -41,13 +52,14 @@ impl Reader {
             is_web: false,
             item: Item::default(),
             prompts: 0,
+            refers: false,
         }
     }
 
     /// What was heard, now that the body has ended.
     pub(super) fn done(mut self) -> Demand {
-        // Of a whole conversation no single response says how long it is.
-        if self.seen.contains("conversation") {
+        // Of a whole conversation no single response says how long it is, or of what else is referred to.
+        if self.seen.contains("conversation") || self.refers {
             self.demand.previous = None;
         }
         self.demand.answers = self.demand.answers.saturating_mul(self.prompts.max(1));
@@ -108,17 +120,23 @@ impl Reader {
         self.demand.beyond.insert(what);
     }
 
+    /// Something that the provider keeps, by its name.
+    fn refers(&mut self) {
+        self.refers = true;
+        self.beyond(Beyond::EarlierContext);
+    }
+
     /// `max_uses`: a null is as good as absent.
-    fn tool_uses(&mut self, value: Scalar<'_>) -> Option<u64> {
+    fn tool_uses(&mut self, key: &'static str, value: Scalar<'_>, least: u64) -> Option<u64> {
         match value {
             Scalar::Null => return None,
             Scalar::Number(text) => match text.parse::<u64>() {
-                Ok(uses) if uses > 0 => return Some(uses),
+                Ok(uses) if uses >= least => return Some(uses),
                 Ok(_) | Err(_) => {}
             },
             Scalar::Text(..) | Scalar::Flag(_) => {}
         }
-        self.fails(DemandError::NotACount { key: "max_uses" });
+        self.fails(DemandError::NotACount { key });
         None
     }
 
@@ -127,7 +145,7 @@ impl Reader {
         let own: &[&'static str] = match self.format {
             WireFormat::AnthropicMessages => &["max_tokens", "tools[].max_uses", "thinking.budget_tokens"],
             WireFormat::OpenAiChat | WireFormat::OpenAiResponses => {
-                &["max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"]
+                &["max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of", "max_tool_calls"]
             }
             WireFormat::Gemini => &["generationConfig.maxOutputTokens", "generationConfig.candidateCount"],
         };
@@ -158,7 +176,7 @@ impl Reader {
             }
             // What was said aloud earlier.
             Scalar::Text(..) if path == "messages[].audio.id" => self.beyond(Beyond::Media),
-            Scalar::Text("item_reference", _) if path == "input[].type" => self.beyond(Beyond::EarlierContext),
+            Scalar::Text("item_reference", _) if path == "input[].type" => self.refers(),
             Scalar::Text(..) | Scalar::Number(_) | Scalar::Flag(_) | Scalar::Null => {}
         }
     }
@@ -171,7 +189,7 @@ impl Reader {
             "thinking.budget_tokens" => self.demand.thinking = self.count("thinking.budget_tokens", value),
             _ if path.starts_with("messages[]") || path.starts_with("system[]") => self.content(path, value),
             "tools[].max_uses" => {
-                let uses = self.tool_uses(value);
+                let uses = self.tool_uses("max_uses", value, 1);
                 if self.tool.uses.replace((uses, at)).is_some() {
                     self.fails(DemandError::Twice { key: "max_uses" });
                 }
@@ -255,11 +273,22 @@ impl Reader {
             _ if path.starts_with("messages[]") || path.starts_with("input[]") => {
                 match path {
                     "input[].id" => self.item.named = true,
-                    "input[].type" | "input[].role" if value != Scalar::Null => self.item.written = true,
+                    "input[].type" if value != Scalar::Null => {
+                        self.item.written = true;
+                        self.item.kept |= matches!(value, Scalar::Text(kind, _) if KEPT.contains(&kind));
+                    }
+                    "input[].role" if value != Scalar::Null => self.item.written = true,
+                    "input[].encrypted_content" => self.item.brought |= matches!(value, Scalar::Text(_, 1..)),
                     _ => {}
                 }
                 self.content(path, value);
             }
+            "max_tool_calls" => {
+                self.once("max_tool_calls");
+                self.demand.places.tool_calls = Some((self.tool_uses("max_tool_calls", value, 0), at));
+            }
+            // The only kind there is shortens the conversation.
+            _ if path.starts_with("context_management") && value != Scalar::Null => self.beyond(Beyond::Compaction),
             // Of these the client runs the tool; the provider runs every other kind.
             "tools[].type" if matches!(value, Scalar::Text("function" | "custom", _)) => {}
             "tools[].type" if matches!(value, Scalar::Text("local_shell" | "shell" | "apply_patch", _)) => {
@@ -350,7 +379,7 @@ impl Hear for Reader {
             }
             // A template that the provider keeps, with tools of its own.
             (WireFormat::OpenAiResponses, "prompt") => {
-                self.beyond(Beyond::EarlierContext);
+                self.refers();
                 self.provider_tool();
             }
             (WireFormat::OpenAiResponses, "input[]") => self.item = Item::default(),
@@ -382,9 +411,7 @@ impl Hear for Reader {
             (WireFormat::AnthropicMessages, "tools[]") if self.is_web => {
                 self.demand.places.web_tools.push(self.tool.clone());
             }
-            (WireFormat::OpenAiResponses, "input[]") if self.item.named && !self.item.written => {
-                self.beyond(Beyond::EarlierContext);
-            }
+            (WireFormat::OpenAiResponses, "input[]") if self.item.is_a_reference() => self.refers(),
             (
                 WireFormat::AnthropicMessages
                 | WireFormat::OpenAiChat
@@ -395,6 +422,16 @@ impl Hear for Reader {
         }
     }
 }
+
+/// Items of which a provider that stores responses keeps more than it gives out: by the name alone it reads all of it again.
+const KEPT: &[&str] = &[
+    "reasoning",
+    "compaction",
+    "web_search_call",
+    "file_search_call",
+    "code_interpreter_call",
+    "image_generation_call",
+];
 
 /// Kinds of content whose size the text does not show.
 const MEDIA: &[&str] = &[

@@ -21,6 +21,7 @@ const GOVERNING: &[&str] = &[
     "best_of",
     "prompt",
     "background",
+    "max_tool_calls",
     "conversation",
     "previous_response_id",
     "stream_options",
@@ -38,6 +39,7 @@ const GOVERNING: &[&str] = &[
     "context_management.edits[].type",
     "messages[].content[].type",
     "input[].type",
+    "input[].id",
     "input[].content[].type",
     "extra_body",
 ];

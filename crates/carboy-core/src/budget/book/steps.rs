@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TRANCHE_TOKENS;
 use crate::budget::ask::{Binding, Counted, Granted};
 use crate::budget::caps::{Cap, Scope};
 use crate::budget::law::Worst;
@@ -138,6 +139,16 @@ pub struct Admission {
     pub waiting: u32,
     /// Now.
     pub at_ms: u64,
+}
+
+impl Admission {
+    /// What of its worst case is held at first.
+    pub(super) fn at_first(&self) -> Worst {
+        match self.overrun {
+            Overrun::Exact => self.worst,
+            Overrun::Bounded => Worst { output: self.worst.output.min(TRANCHE_TOKENS), ..self.worst },
+        }
+    }
 }
 
 /// What becomes of a request.

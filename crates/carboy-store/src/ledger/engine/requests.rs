@@ -1,13 +1,13 @@
 //! What becomes of a request: held, queued, sent, extended, charged or given back.
 //!
-//! *Must never* let a request overtake another that waits for the same cap, or give back what may have been sent.
+//! *Must never* let a request overtake another that waits for a cap which it needs, or give back what may have been sent.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use carboy_core::budget::{
-    Admission, Admitted, Answer, Ask, Binding, BookError, CapKey, Ending, Gate, MODEL_CHARS_MAX, NotHeld, Reservation,
-    ReservationId, Row, Settlement, Stage, Usage, Worst,
+    Admission, Admitted, Answer, Ask, Binding, BookError, Cap, CapKey, Ending, Gate, MODEL_CHARS_MAX, NotHeld,
+    Reservation, ReservationId, Row, Settlement, Stage, Usage, Worst,
 };
 
 use super::batch::Batch;
@@ -79,7 +79,10 @@ impl Desk {
         if ahead == 0 || admission.gate == Gate::Observe {
             let (answer, _) = self.book.admit(&admission);
             return match answer {
-                Answer::Wait(binding) => self.queue(admit, keys, binding),
+                Answer::Wait(binding) => {
+                    let waits_for = self.crowded(&admission);
+                    self.queue(admit, waits_for, binding)
+                }
                 Answer::Held(_) | Answer::CountFirst | Answer::Exhausted(_) | Answer::Absurd => {
                     self.answer(admit, answer)
                 }
@@ -87,8 +90,10 @@ impl Desk {
         }
         // It waits for its turn; what will not change while it waits is said at once.
         let in_front = self.waiting.first_sharing(&keys).map(|waiter| waiter.binding.clone());
+        let mut waits_for = self.waiting.waited_for(&keys);
+        waits_for.extend(self.crowded(&admission));
         match (self.book.peek(&Admission { waiting: ahead, ..admission }), in_front) {
-            (Answer::Wait(binding), _) | (Answer::Held(_), Some(binding)) => self.queue(admit, keys, binding),
+            (Answer::Wait(binding), _) | (Answer::Held(_), Some(binding)) => self.queue(admit, waits_for, binding),
             (answer, _) => self.answer(admit, answer),
         }
     }
@@ -117,7 +122,12 @@ impl Desk {
         })
     }
 
-    fn queue(&mut self, admit: Admit, keys: BTreeSet<CapKey>, binding: Binding) {
+    /// The caps at which others hold what a request needs.
+    fn crowded(&self, admission: &Admission) -> BTreeSet<CapKey> {
+        self.book.crowded(admission).into_iter().map(|by| key(admission, &admission.caps[by])).collect()
+    }
+
+    fn queue(&mut self, admit: Admit, waits_for: BTreeSet<CapKey>, binding: Binding) {
         let wait_ms = self.clients.get(&admit.owner).and_then(|client| client.set.as_ref());
         let wait_ms = wait_ms.map_or(0, |set| set.terms.hold_wait_ms).min(HOLD_WAIT_MS_MAX);
         if wait_ms == 0 {
@@ -133,7 +143,7 @@ impl Desk {
             );
         }
         let deadline = Instant::now() + Duration::from_millis(wait_ms);
-        self.waiting.push(Waiter { admit, keys, deadline, binding });
+        self.waiting.push(Waiter { admit, waits_for, deadline, binding });
     }
 
     /// Tells whoever asked. A hold that nobody waits for any more is given back.
@@ -192,20 +202,19 @@ impl Desk {
                 refuse(waiter.admit, "its run is gone".to_owned());
                 continue;
             };
-            waiter.keys = keys(&admission);
-            let behind = !waiter.keys.is_disjoint(&blocked);
+            let keys = keys(&admission);
+            waiter.waits_for = keys.intersection(&blocked).cloned().collect();
+            let behind = !waiter.waits_for.is_empty();
             if !behind {
-                admission.waiting = sharing(queue.iter(), &waiter.keys);
+                admission.waiting = sharing(queue.iter(), &keys);
             }
             let answer = if behind { self.book.peek(&admission) } else { self.book.admit(&admission).0 };
             match answer {
                 Answer::Held(_) if !behind => self.answer(waiter.admit, answer),
-                Answer::Held(_) => {
-                    blocked.extend(waiter.keys.iter().cloned());
-                    self.waiting.push(waiter);
-                }
+                Answer::Held(_) => self.waiting.push(waiter),
                 Answer::Wait(binding) => {
-                    blocked.extend(waiter.keys.iter().cloned());
+                    waiter.waits_for.extend(self.crowded(&admission));
+                    blocked.extend(waiter.waits_for.iter().cloned());
                     waiter.binding = binding;
                     self.waiting.push(waiter);
                 }
@@ -327,12 +336,11 @@ fn refuse(admit: Admit, why: String) {
 }
 
 fn keys(admission: &Admission) -> BTreeSet<CapKey> {
-    let key = |cap: &carboy_core::budget::Cap| CapKey {
-        scope: cap.scope.clone(),
-        meter: admission.meter.clone(),
-        kind: cap.kind,
-    };
-    admission.caps.iter().map(key).collect()
+    admission.caps.iter().map(|cap| key(admission, cap)).collect()
+}
+
+fn key(admission: &Admission, cap: &Cap) -> CapKey {
+    CapKey { scope: cap.scope.clone(), meter: admission.meter.clone(), kind: cap.kind }
 }
 
 /// A model's name as it is kept: it was written by an agent.

@@ -1,6 +1,7 @@
 //! Requests that wait for what others hold.
 //!
-//! *Must never* let one overtake another that shares a cap with it.
+//! *Must never* let one overtake another that waits for a cap which it needs, or have it wait at a cap that has room for both:
+//! a bottle whose own cap is full would stand in the way of every other one at the host's.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -9,10 +10,11 @@ use carboy_core::budget::{Binding, CapKey, ReservationId};
 
 use super::Admit;
 
-/// One request, and the caps that bound it when it came.
+/// One request, and what it waits for.
 pub(super) struct Waiter {
     pub(super) admit: Admit,
-    pub(super) keys: BTreeSet<CapKey>,
+    /// The caps of its own that had no room for it the last time, or at which others stood before it.
+    pub(super) waits_for: BTreeSet<CapKey>,
     pub(super) deadline: Instant,
     /// What was in its way the last time.
     pub(super) binding: Binding,
@@ -32,14 +34,19 @@ impl Waiting {
         self.0.iter().filter(|waiter| waiter.admit.owner == owner).count()
     }
 
-    /// How many of them share a cap with these.
+    /// How many of them wait for one of these.
     pub(super) fn sharing(&self, keys: &BTreeSet<CapKey>) -> u32 {
         sharing(self.0.iter(), keys)
     }
 
     /// The first of those.
     pub(super) fn first_sharing(&self, keys: &BTreeSet<CapKey>) -> Option<&Waiter> {
-        self.0.iter().find(|waiter| !waiter.keys.is_disjoint(keys))
+        self.0.iter().find(|waiter| !waiter.waits_for.is_disjoint(keys))
+    }
+
+    /// Those of `keys` for which somebody waits.
+    pub(super) fn waited_for(&self, keys: &BTreeSet<CapKey>) -> BTreeSet<CapKey> {
+        self.0.iter().flat_map(|waiter| waiter.waits_for.intersection(keys)).cloned().collect()
     }
 
     /// Puts one at the end.
@@ -80,8 +87,8 @@ impl Waiting {
     }
 }
 
-/// How many of these share a cap with `keys`.
+/// How many of these wait for one of `keys`.
 pub(super) fn sharing<'a>(waiters: impl Iterator<Item = &'a Waiter>, keys: &BTreeSet<CapKey>) -> u32 {
-    let shares = waiters.filter(|waiter| !waiter.keys.is_disjoint(keys)).count();
+    let shares = waiters.filter(|waiter| !waiter.waits_for.is_disjoint(keys)).count();
     u32::try_from(shares).unwrap_or(u32::MAX)
 }

@@ -5,6 +5,7 @@
 use carboy_core::budget::{
     Amount, Both, CapEdit, CapKey, Granted, Reservation, ReservationId, Scope, Stage, TopUp, Usage,
 };
+use carboy_core::ids::MeterName;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::text::{Damaged, event, kind, meter, scope};
@@ -12,6 +13,9 @@ use super::write::int;
 use crate::ledger::port::{
     By, Difference, Loaded, Mark, MinuteSum, NumberedEvent, Owner, Total, USAGE_ROWS_MAX, UsageQuery, UsageRow,
 };
+
+/// What one scope spent on one meter in all.
+type Line = (Scope, MeterName, Total);
 
 fn all<T>(
     connection: &Connection,
@@ -40,6 +44,20 @@ fn both(row: &Row<'_>, at: usize) -> Result<Both, Damaged> {
     Ok(Both { weighted: Amount::milli(number(row, at)?), raw: Amount::milli(number(row, at + 1)?) })
 }
 
+/// Bits of the lower half of a number that is summed in halves, and its mask.
+const HALF: u32 = 32;
+const LOW: u64 = (1 << HALF) - 1;
+
+/// A sum of two halves, or the largest number there is.
+fn halves(row: &Row<'_>, at: usize) -> Result<u64, Damaged> {
+    let sum = (u128::from(number(row, at)?) << HALF) + u128::from(number(row, at + 1)?);
+    Ok(u64::try_from(sum).unwrap_or(u64::MAX))
+}
+
+fn both_halves(row: &Row<'_>, at: usize) -> Result<Both, Damaged> {
+    Ok(Both { weighted: Amount::milli(halves(row, at)?), raw: Amount::milli(halves(row, at + 2)?) })
+}
+
 fn usage(row: &Row<'_>, at: usize) -> Result<Usage, Damaged> {
     Ok(Usage {
         input: number(row, at)?,
@@ -55,16 +73,7 @@ fn cap_key(row: &Row<'_>) -> Result<CapKey, Damaged> {
 
 /// Everything that a ledger is rebuilt from.
 pub(super) fn load(connection: &Connection) -> Result<Loaded, Damaged> {
-    let minutes = all(connection, "SELECT scope, meter, minute, weighted, raw FROM rollup", [], |row| {
-        let (scope, meter) = (scope(&text(row, 0)?)?, meter(&text(row, 1)?)?);
-        Ok(MinuteSum { scope, meter, minute: number(row, 2)?, charged: both(row, 3)? })
-    })?;
-    let sql = "SELECT scope, meter, sum(requests), sum(input), sum(cache_write), sum(cache_read), sum(output), \
-               sum(est_weighted), sum(est_raw) FROM rollup GROUP BY scope, meter";
-    let totals = all(connection, sql, [], |row| {
-        let total = Total { requests: number(row, 2)?, usage: usage(row, 3)?, estimated: both(row, 7)? };
-        Ok((scope(&text(row, 0)?)?, meter(&text(row, 1)?)?, total))
-    })?;
+    let (minutes, totals) = rollups(connection)?;
     let sql = "SELECT scope, meter, kind, amount, count, time_window FROM cap";
     let caps = all(connection, sql, [], |row| {
         let json = |at| row.get::<_, Option<String>>(at);
@@ -90,6 +99,26 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, Damaged> {
     places.dedup();
     let (dispatched, owners) = (dispatched(connection)?, owners(connection)?);
     Ok(Loaded { minutes, totals, dispatched, owners, caps, top_ups, marks, places })
+}
+
+/// The sums by the minute, and those of all minutes: put together here, because SQLite fails where a sum is beyond its numbers.
+fn rollups(connection: &Connection) -> Result<(Vec<MinuteSum>, Vec<Line>), Damaged> {
+    let sql = "SELECT scope, meter, minute, weighted, raw, requests, input, cache_write, cache_read, output, est_weighted, \
+               est_raw FROM rollup ORDER BY scope, meter";
+    let rows = all(connection, sql, [], |row| {
+        let (scope, meter) = (scope(&text(row, 0)?)?, meter(&text(row, 1)?)?);
+        let total = Total { requests: number(row, 5)?, usage: usage(row, 6)?, estimated: both(row, 10)? };
+        Ok((MinuteSum { scope, meter, minute: number(row, 2)?, charged: both(row, 3)? }, total))
+    })?;
+    let (mut minutes, mut totals) = (Vec::with_capacity(rows.len()), Vec::<Line>::new());
+    for (sum, total) in rows {
+        match totals.last_mut().filter(|(scope, meter, _)| *scope == sum.scope && *meter == sum.meter) {
+            Some((_, _, all)) => *all = all.plus(total),
+            None => totals.push((sum.scope.clone(), sum.meter.clone(), total)),
+        }
+        minutes.push(sum);
+    }
+    Ok((minutes, totals))
 }
 
 fn dispatched(connection: &Connection) -> Result<Vec<Reservation>, Damaged> {
@@ -142,12 +171,26 @@ pub(super) fn unprojected(connection: &Connection, limit: usize) -> Result<Vec<N
 
 /// Summed over the rows, scope by scope.
 pub(super) fn usage_rows(connection: &Connection, query: &UsageQuery) -> Result<Vec<UsageRow>, Damaged> {
-    let sql = "SELECT c.scope, s.meter, CASE WHEN ?1 THEN s.model END AS model, CASE WHEN ?2 THEN s.at_ms / 86400000 END AS day, \
-               count(*), sum(s.input), sum(s.cache_write), sum(s.cache_read), sum(s.output), sum(s.weighted), sum(s.raw), \
-               sum(s.weighted * s.estimated), sum(s.raw * s.estimated), sum(s.over_weighted), sum(s.over_raw) \
-               FROM spend s JOIN chain_scope c ON c.chain = s.chain \
-               WHERE s.at_ms >= ?3 AND s.at_ms < ?4 AND (?5 IS NULL OR c.scope = ?5) \
-               GROUP BY c.scope, s.meter, 3, 4 ORDER BY c.scope, s.meter, 3, 4 LIMIT ?6";
+    let columns = [
+        "s.input",
+        "s.cache_write",
+        "s.cache_read",
+        "s.output",
+        "s.weighted",
+        "s.raw",
+        "s.weighted * s.estimated",
+        "s.raw * s.estimated",
+        "s.over_weighted",
+        "s.over_raw",
+    ];
+    // In halves, neither of which is ever beyond SQLite's numbers.
+    let sums = columns.map(|column| format!("sum(({column}) >> {HALF}), sum(({column}) & {LOW})")).join(", ");
+    let sql = &format!(
+        "SELECT c.scope, s.meter, CASE WHEN ?1 THEN s.model END AS model, CASE WHEN ?2 THEN s.at_ms / 86400000 END AS day, \
+         count(*), {sums} FROM spend s JOIN chain_scope c ON c.chain = s.chain \
+         WHERE s.at_ms >= ?3 AND s.at_ms < ?4 AND (?5 IS NULL OR c.scope = ?5) \
+         GROUP BY c.scope, s.meter, 3, 4 ORDER BY c.scope, s.meter, 3, 4 LIMIT ?6"
+    );
     let values = params![
         query.by.contains(&By::Model),
         query.by.contains(&By::Day),
@@ -163,10 +206,15 @@ pub(super) fn usage_rows(connection: &Connection, query: &UsageQuery) -> Result<
             model: row.get(2)?,
             day: row.get::<_, Option<i64>>(3)?.map(u64::try_from).transpose()?,
             requests: number(row, 4)?,
-            usage: usage(row, 5)?,
-            charged: both(row, 9)?,
-            estimated: both(row, 11)?,
-            overrun: both(row, 13)?,
+            usage: Usage {
+                input: halves(row, 5)?,
+                cache_write: halves(row, 7)?,
+                cache_read: halves(row, 9)?,
+                output: halves(row, 11)?,
+            },
+            charged: both_halves(row, 13)?,
+            estimated: both_halves(row, 17)?,
+            overrun: both_halves(row, 21)?,
         })
     })
 }

@@ -224,11 +224,12 @@ fn agent(scope: &Scope) -> Option<&str> {
 
 /// The sums of a batch, one statement for each minute that it changes.
 fn write_minutes(connection: &Connection, minutes: &BTreeMap<Minute, (Total, Both)>) -> Result<(), Failed> {
-    let sql = "INSERT INTO rollup VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO UPDATE SET \
-               requests = requests + excluded.requests, input = input + excluded.input, \
-               cache_write = cache_write + excluded.cache_write, cache_read = cache_read + excluded.cache_read, \
-               output = output + excluded.output, weighted = weighted + excluded.weighted, raw = raw + excluded.raw, \
-               est_weighted = est_weighted + excluded.est_weighted, est_raw = est_raw + excluded.est_raw";
+    let sums =
+        ["requests", "input", "cache_write", "cache_read", "output", "weighted", "raw", "est_weighted", "est_raw"];
+    // A sum beyond its largest number is a broken one to SQLite, and the column takes none.
+    let sums = sums.map(|sum| format!("{sum} = min({sum} + excluded.{sum}, {})", i64::MAX)).join(", ");
+    let sql = "INSERT INTO rollup VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO UPDATE SET";
+    let sql = &format!("{sql} {sums}");
     for ((scope, meter, minute), (total, charged)) in minutes {
         connection.prepare_cached(sql)?.execute(params![
             scope,
