@@ -1,7 +1,8 @@
 //! One request in the audit log.
 //!
 //! An allowed request is two events: `request` in the chain before a byte of it leaves (the intent, with what was
-//! decided and by which rule), and `answer` when its answer has ended (the outcome, with status, bytes and time). A
+//! decided and by which rule), and `answer` when its answer has ended and its body has left (the outcome, with status,
+//! bytes and time). A
 //! refusal is one `request` event, durable before the client is told. An exchange that is cut off on the way has
 //! the intent and a durable `request` event with result `blocked` that says how many bytes had left.
 //!
@@ -15,7 +16,7 @@ use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::Usage;
 use carboy_core::finding::Finding;
 use carboy_core::host::Host;
-use carboy_core::ids::{MeterName, RefusalId, RouteId};
+use carboy_core::ids::{RefusalId, RouteId};
 use carboy_core::ports::Errand;
 use carboy_core::route::{GitUse, Misfit, RequestFacts, RoutePermit, RouteSet, git_use};
 use carboy_core::verdict::{Denial, Layer, Reason};
@@ -25,9 +26,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::alert::finding_words;
 use crate::gateway::Gateway;
-use crate::hold::Charged;
+use crate::hold::{Charged, HeldFacts};
 use crate::inside::Told;
 use crate::learn::{Asked, LearnedRequest};
+use crate::sending::Sending;
 use crate::speaks::{ClientForm, Speaks};
 
 /// Findings that one exchange keeps; the rest only count in the statistics.
@@ -55,6 +57,8 @@ pub(crate) struct Exchange {
     /// Answer body bytes handed to the client.
     pub(crate) received: AtomicU64,
     ended: AtomicBool,
+    /// The way of its body, where that is read as it flows.
+    pub(crate) sending: Mutex<Sending>,
     /// One of the requests that may be in work at once, until all of it is over.
     place: Option<OwnedSemaphorePermit>,
 }
@@ -81,20 +85,9 @@ struct State {
     told: Option<Arc<Told>>,
 }
 
-/// What is held for a request, so that log and ledger can be compared.
-pub(crate) struct HeldFacts {
-    pub(crate) meter: MeterName,
-    pub(crate) model: Option<String>,
-    /// Its name at the ledger, in hex.
-    pub(crate) reservation: String,
-    pub(crate) input: u64,
-    /// Of all its answers together.
-    pub(crate) output: u64,
-}
-
 /// What a refusal is to the run's counters.
 #[derive(Clone, Copy)]
-enum Counted {
+pub(crate) enum Counted {
     AsRefusal,
     AsWebSocket,
 }
@@ -133,6 +126,7 @@ impl Exchange {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            sending: Mutex::default(),
             place: gateway.requests_now.clone().try_acquire_owned().ok(),
             gateway: gateway.clone(),
         })
@@ -169,6 +163,7 @@ impl Exchange {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            sending: Mutex::default(),
             place: self.gateway.requests_now.clone().try_acquire_owned().ok(),
         })
     }
@@ -247,6 +242,19 @@ impl Exchange {
         }
     }
 
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Is its intent in the log?
+    pub(crate) fn is_intended(&self) -> bool {
+        self.state.lock().expect("no panic under this lock").intent_written
+    }
+
     /// Is it over?
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
@@ -302,8 +310,8 @@ impl Exchange {
         self.gateway.audit.append(event).map_err(|error| Denial::new(Reason::AuditUnavailable, error.to_string()))
     }
 
-    /// Outcome of an exchange that ended by itself or with its client; at most once.
-    pub(crate) fn end(&self, how: Outcome) {
+    /// Writes the outcome of an exchange that ended by itself or with its client; at most once.
+    pub(crate) fn conclude(&self, how: Outcome) {
         if self.ended.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -343,49 +351,50 @@ impl Exchange {
     }
 
     async fn refuse_as(&self, mut denial: Denial, id: &RefusalId, counted: Counted) -> Denial {
-        // Routes quote the path that they refuse, and nobody has scanned that yet.
-        denial.detail = self.gateway.clean(&denial.detail);
-        self.ended.store(true, Ordering::Relaxed);
-        self.settle();
-        let host = self.host.to_string();
-        self.gateway.count(|stats| match counted {
-            Counted::AsRefusal => stats.refuse(&denial, &host, Some(self.port), id),
-            Counted::AsWebSocket => stats.web_sockets += 1,
-        });
-        let learned = self.state.lock().expect("no panic under this lock").learned.take();
-        if let Some((reason, flaw, asked)) = learned {
-            let connection = LearnedRequest::connection(&self.host, self.port, reason, id);
-            self.gateway.keep(LearnedRequest { request: asked, flaw, ..connection });
-        }
-        let event = {
-            let state = self.state.lock().expect("no panic under this lock");
-            let how = match (state.intent_written, denial.decided_by) {
-                (false, _) => Outcome::Denied,
-                (true, Layer::Upstream) => Outcome::Failed,
-                (true, _) => Outcome::Blocked,
-            };
-            let mut event = self.outcome("request", how, &state);
-            if let Some(rule) = &denial.rule {
-                event = event.with("rule", rule.as_str());
-            }
-            if !state.misfits.is_empty() {
-                event = event.with("misfit", state.misfits.clone());
-            }
-            event
-                .with("reason", denial.reason.code())
-                .with("decided_by", format!("{:?}", denial.decided_by).to_lowercase())
-                .with("detail", denial.detail.clone())
-                .with("refusal", id.as_str())
-        };
+        let event = self.refusal(&mut denial, id, counted);
         let denial = match self.gateway.audit.append_durable(event).await {
             Ok(()) => {
-                self.gateway.alert(&denial, &host, Some(self.port), id);
+                self.gateway.alert(&denial, &self.host.to_string(), Some(self.port), id);
                 denial
             }
             Err(error) => Denial::new(Reason::AuditUnavailable, error.to_string()),
         };
         self.tell(denial.reason);
         denial
+    }
+
+    /// Ends it with a refusal, and makes the entry for that.
+    pub(crate) fn refusal(&self, denial: &mut Denial, id: &RefusalId, counted: Counted) -> Event {
+        // Routes quote the path that they refuse, and nobody has scanned that yet.
+        denial.detail = self.gateway.clean(&denial.detail);
+        self.ended.store(true, Ordering::Relaxed);
+        self.settle();
+        self.gateway.count(|stats| match counted {
+            Counted::AsRefusal => stats.refuse(&*denial, &self.host.to_string(), Some(self.port), id),
+            Counted::AsWebSocket => stats.web_sockets += 1,
+        });
+        let mut state = self.state.lock().expect("no panic under this lock");
+        if let Some((reason, flaw, asked)) = state.learned.take() {
+            let connection = LearnedRequest::connection(&self.host, self.port, reason, id);
+            self.gateway.keep(LearnedRequest { request: asked, flaw, ..connection });
+        }
+        let how = match (state.intent_written, denial.decided_by) {
+            (false, _) => Outcome::Denied,
+            (true, Layer::Upstream) => Outcome::Failed,
+            (true, _) => Outcome::Blocked,
+        };
+        let mut event = self.outcome("request", how, &state);
+        if let Some(rule) = &denial.rule {
+            event = event.with("rule", rule.as_str());
+        }
+        if !state.misfits.is_empty() {
+            event = event.with("misfit", state.misfits.clone());
+        }
+        event
+            .with("reason", denial.reason.code())
+            .with("decided_by", format!("{:?}", denial.decided_by).to_lowercase())
+            .with("detail", denial.detail.clone())
+            .with("refusal", id.as_str())
     }
 
     fn settle(&self) {
@@ -451,25 +460,12 @@ impl Exchange {
     }
 }
 
-impl HeldFacts {
-    fn in_event(&self, event: Event) -> Event {
-        let event = event
-            .with("meter", self.meter.as_str())
-            .with("reservation", self.reservation.clone())
-            .with("held_input", self.input)
-            .with("held_output", self.output);
-        match &self.model {
-            Some(model) => event.with("model", model.clone()),
-            None => event,
-        }
-    }
-}
-
 impl Drop for Exchange {
     /// The client went away in the middle. The intent is in the chain; this only adds how far it came.
     fn drop(&mut self) {
+        self.write_untold();
         if self.state.get_mut().is_ok_and(|state| state.intent_written) {
-            self.end(Outcome::Failed);
+            self.conclude(Outcome::Failed);
         }
         self.gateway.closed();
     }
