@@ -271,7 +271,10 @@ impl Gated {
                     self.paused = false;
                     self.feed(frame)
                 }
-                Poll::Ready(Some(Err(_))) => Err(Denial::new(Reason::ProtocolRefused, "the request body broke off")),
+                Poll::Ready(Some(Err(_))) => {
+                    // Its client's doing: behind an answer that is nothing to tell.
+                    return self.give_up(Denial::new(Reason::ProtocolRefused, "the request body broke off"));
+                }
                 Poll::Ready(None) => self.finish(),
                 Poll::Pending if self.waits() && self.pause_at.as_mut().poll(cx).is_ready() => self.let_go(),
                 Poll::Pending => {
@@ -286,9 +289,13 @@ impl Gated {
     }
 
     fn stop(&mut self, denial: Denial) -> Poll<Option<Result<Frame<Bytes>, BodyStopped>>> {
+        self.scan.exchange().stopped(&denial);
+        self.give_up(denial)
+    }
+
+    fn give_up(&mut self, denial: Denial) -> Poll<Option<Result<Frame<Bytes>, BodyStopped>>> {
         self.ended = true;
         self.ready.clear();
-        self.scan.exchange().stopped(&denial);
         self.gate.stop(denial);
         Poll::Ready(Some(Err(BodyStopped)))
     }

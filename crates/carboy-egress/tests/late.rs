@@ -18,7 +18,12 @@ use http::{Method, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
-use support::{Bench, Body, Client, HOST, Handler, Kind, Origin, Received, SECRET, detail, full, handler, route};
+use rustls::pki_types::ServerName;
+use support::{
+    Bench, Body, Client, HOST, Handler, Kind, Origin, Received, SECRET, client_config, detail, full, handler, route,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 type Pieces = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
@@ -153,6 +158,27 @@ async fn bytes_behind_the_end_of_the_answer_are_counted_in_its_entry() {
         assert_eq!((entry.result, detail(&entry, "bytes_sent").as_deref()), (Outcome::Done, Some("18")), "{way}");
         assert_eq!(late.arrived().await.body, b"first,and the rest", "{way}");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_has_its_answer_and_leaves_in_the_middle_of_its_body_was_refused_nothing() {
+    let origin = Arc::new(Origin::default());
+    let answer = hasty(origin.clone(), Answers::WithText);
+    let bench =
+        Bench::with(Kind::Tls(&["http/1.1"]), vec![route(HOST)], origin, answer, GatewayLimits::default()).await;
+    let tcp = TcpStream::connect(bench.listen(HOST, 443).await).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config(&bench.ca_pem, &["http/1.1"])));
+    let mut tls = connector.connect(ServerName::try_from(HOST).unwrap(), tcp).await.unwrap();
+    let begun = format!("POST /late HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+    tls.write_all(begun.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.windows(6).any(|text| text == b"thanks") {
+        assert_ne!(tls.read_buf(&mut answer).await.unwrap(), 0);
+    }
+    drop(tls);
+    let entry = bench.log.wait(|event| event.result != Outcome::Allowed).await;
+    assert_eq!((entry.action, entry.result), ("answer", Outcome::Done));
+    assert_eq!((bench.log.events().len(), bench.gateway.stats().refused()), (2, 0));
 }
 
 #[tokio::test]
