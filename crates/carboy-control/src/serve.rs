@@ -16,7 +16,7 @@ mod identity;
 mod journal;
 mod jwt;
 mod listener;
-mod origin;
+pub(crate) mod origin;
 mod page;
 mod plane;
 mod proxies;

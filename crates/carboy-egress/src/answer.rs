@@ -103,6 +103,11 @@ impl Answer {
         if head.status == StatusCode::PARTIAL_CONTENT && !codings.is_empty() {
             return Err(Denial::new(Reason::UpstreamFailed, "a part of an encoded answer cannot be decoded"));
         }
+        if is_slice_of_text(&head) && !rest.carried.is_empty() {
+            // Cut where the client chooses, an echo holds too little of the credential to be known by (B41).
+            let detail = "a part of a text, where it was shown a credential; ask for all of it, without Range";
+            return Err(Denial::new(Reason::UpstreamFailed, detail));
+        }
         let plain = rest.wanted.understands(&codings);
         if plain && !codings.is_empty() {
             head.headers.remove(header::CONTENT_ENCODING);
@@ -170,6 +175,12 @@ fn judge_of(head: &response::Parts, inbound: &[Detector], exchange: &Exchange) -
 fn media_type(head: &response::Parts) -> String {
     let kind = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+}
+
+/// Parts of files that are no text pass: no server shows what it was sent in one.
+fn is_slice_of_text(head: &response::Parts) -> bool {
+    let kind = media_type(head);
+    head.status == StatusCode::PARTIAL_CONTENT && (is_text(&kind) || kind.starts_with("multipart/"))
 }
 
 /// Types that an agent reads as text. Nothing said counts as text: a page without a type is read all the same.

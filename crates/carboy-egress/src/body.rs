@@ -125,12 +125,15 @@ pub(crate) struct Gated {
     /// It was since the last piece came.
     paused: bool,
     gate: Arc<Gate>,
+    /// Until the routes are closed: then no more leaves, whoever reads the answer or not.
+    closing: Pin<Box<dyn Future<Output = Denial> + Send + Sync>>,
 }
 
 impl Gated {
     pub(crate) fn new(inner: Incoming, scan: Scan, bytes_max: Option<u64>) -> Gated {
-        let limits = &scan.exchange().gateway().limits;
-        let (idle, pause) = (limits.body_idle, limits.gate_pause);
+        let (gateway, errand) = (scan.exchange().gateway().clone(), scan.exchange().errand());
+        let (idle, pause) = (gateway.limits.body_idle, gateway.limits.gate_pause);
+        scan.exchange().sends();
         Gated {
             remaining: inner.size_hint().exact(),
             inner,
@@ -147,6 +150,7 @@ impl Gated {
             pause_at: Box::pin(sleep(pause)),
             paused: false,
             gate: Arc::default(),
+            closing: Box::pin(async move { gateway.closing_to(errand).await }),
         }
     }
 
@@ -244,6 +248,10 @@ impl Gated {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyStopped>>> {
         loop {
+            let over = self.ended && self.ready.is_empty();
+            if !over && let Poll::Ready(denial) = self.closing.as_mut().poll(cx) {
+                return self.stop(denial);
+            }
             if let Some(frame) = self.ready.pop_front() {
                 if let Some(data) = frame.data_ref() {
                     let length = data.len() as u64;
@@ -263,7 +271,10 @@ impl Gated {
                     self.paused = false;
                     self.feed(frame)
                 }
-                Poll::Ready(Some(Err(_))) => Err(Denial::new(Reason::ProtocolRefused, "the request body broke off")),
+                Poll::Ready(Some(Err(_))) => {
+                    // Its client's doing: behind an answer that is nothing to tell.
+                    return self.give_up(Denial::new(Reason::ProtocolRefused, "the request body broke off"));
+                }
                 Poll::Ready(None) => self.finish(),
                 Poll::Pending if self.waits() && self.pause_at.as_mut().poll(cx).is_ready() => self.let_go(),
                 Poll::Pending => {
@@ -272,12 +283,28 @@ impl Gated {
                 }
             };
             if let Err(denial) = step {
-                self.ended = true;
-                self.ready.clear();
-                self.gate.stop(denial);
-                return Poll::Ready(Some(Err(BodyStopped)));
+                return self.stop(denial);
             }
         }
+    }
+
+    fn stop(&mut self, denial: Denial) -> Poll<Option<Result<Frame<Bytes>, BodyStopped>>> {
+        self.scan.exchange().stopped(&denial);
+        self.give_up(denial)
+    }
+
+    fn give_up(&mut self, denial: Denial) -> Poll<Option<Result<Frame<Bytes>, BodyStopped>>> {
+        self.ended = true;
+        self.ready.clear();
+        self.gate.stop(denial);
+        Poll::Ready(Some(Err(BodyStopped)))
+    }
+}
+
+impl Drop for Gated {
+    /// Sent to its end, or wanted no more.
+    fn drop(&mut self) {
+        self.scan.exchange().has_sent();
     }
 }
 

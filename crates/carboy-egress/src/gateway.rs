@@ -72,6 +72,8 @@ pub struct Gateway {
     pub(crate) connections: Arc<Semaphore>,
     /// Of a proxy, before they have shown that they may use it.
     pub(crate) strangers: Arc<Semaphore>,
+    /// Of those that were too many: who is being told so.
+    pub(crate) turned_away: Arc<Semaphore>,
     pub(crate) requests_now: Arc<Semaphore>,
     /// A permit is a byte.
     pub(crate) whole_bytes: Arc<Semaphore>,
@@ -81,6 +83,8 @@ pub struct Gateway {
     stats: Mutex<GatewayStats>,
     repeats: Mutex<Repeats>,
     pace: Mutex<Pace>,
+    /// Of those that have not shown that they may use a proxy.
+    pub(crate) stranger_pace: Mutex<Pace>,
     breaker: Mutex<Breaker>,
     storms: watch::Sender<u32>,
     pub(crate) taps: Taps,
@@ -147,6 +151,7 @@ impl Gateway {
             leaves: Leaves::new(config.ca, limits.leaves_max)?,
             connections: Arc::new(Semaphore::new(limits.connections_max)),
             strangers: Arc::new(Semaphore::new(limits.strangers_max)),
+            turned_away: Arc::new(Semaphore::new(limits.strangers_max)),
             requests_now: Arc::new(Semaphore::new(limits.requests_max)),
             whole_bytes: Arc::new(Semaphore::new(limits.whole_bytes_max as usize)),
             dns_pending: Arc::new(Semaphore::new(limits.dns_pending_max)),
@@ -155,6 +160,7 @@ impl Gateway {
             stats: Mutex::default(),
             repeats: Mutex::new(Repeats::new(limits.repeats_max, limits.repeats_window)),
             pace: Mutex::new(Pace::new(limits.refusal_every, limits.refusal_burst)),
+            stranger_pace: Mutex::new(Pace::new(limits.refusal_every, limits.refusal_burst)),
             breaker: Mutex::new(Breaker::new(limits.storm_denials_max, limits.storm_window, limits.storm_every)),
             storms: watch::Sender::new(0),
             taps: Taps::default(),

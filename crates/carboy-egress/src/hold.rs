@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 
 use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::{Admitted, Ask, Counted, Ending, Granted, NotHeld, ReservationId, Usage};
+use carboy_core::ids::MeterName;
 use carboy_core::ports::Ledger;
 use carboy_core::verdict::{Denial, Reason};
 use carboy_wire::demand::{Beyond, Demand};
 use carboy_wire::format::WireFormat;
 
 use crate::gateway::Gateway;
-use crate::record::{Exchange, HeldFacts};
+use crate::record::Exchange;
 
 /// After how long a request that others' holds refused may be sent again, in seconds.
 const BUSY_RETRY_S: u32 = 5;
@@ -340,5 +341,30 @@ pub(crate) fn denial_of(not_held: NotHeld) -> Denial {
         NotHeld::Absurd => Denial::new(Reason::RequestUnbounded, words),
         NotHeld::Unknown => forgotten(),
         NotHeld::Unavailable(_) => Denial::new(Reason::LedgerUnavailable, words),
+    }
+}
+
+/// What is held for a request, so that log and ledger can be compared.
+pub(crate) struct HeldFacts {
+    pub(crate) meter: MeterName,
+    pub(crate) model: Option<String>,
+    /// Its name at the ledger, in hex.
+    pub(crate) reservation: String,
+    pub(crate) input: u64,
+    /// Of all its answers together.
+    pub(crate) output: u64,
+}
+
+impl HeldFacts {
+    pub(crate) fn in_event(&self, event: Event) -> Event {
+        let event = event
+            .with("meter", self.meter.as_str())
+            .with("reservation", self.reservation.clone())
+            .with("held_input", self.input)
+            .with("held_output", self.output);
+        match &self.model {
+            Some(model) => event.with("model", model.clone()),
+            None => event,
+        }
     }
 }

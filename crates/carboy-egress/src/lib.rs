@@ -53,6 +53,7 @@ mod repeats;
 mod request;
 mod reserve;
 mod resets;
+mod sending;
 mod signed;
 mod speaks;
 pub mod standing;

@@ -30,6 +30,7 @@ use crate::learn;
 use crate::placeholder::astray;
 use crate::record::Exchange;
 use crate::request::{Intercepted, WebSocket, wants_web_socket};
+use crate::sending::Untold;
 use crate::upstream;
 use crate::websocket;
 
@@ -85,11 +86,18 @@ async fn pass(flow: &Flow, request: Request<Incoming>, exchange: &Arc<Exchange>)
 }
 
 /// Writes the refusal down, durably, and renders it for the client.
-async fn refuse(exchange: &Exchange, denial: Denial, upgrade: WebSocket) -> Response<Screened> {
+async fn refuse(exchange: &Arc<Exchange>, denial: Denial, upgrade: WebSocket) -> Response<Screened> {
+    let untold = Untold::new(exchange, &denial);
     tokio::time::sleep(exchange.refusal_wait(&denial)).await;
+    untold.told();
     let id = refusal_id();
     let upgrade = denial.reason == Reason::ProtocolRefused && upgrade == WebSocket::Asked;
-    let denial = if upgrade { exchange.refuse_upgrade(denial, &id).await } else { exchange.refuse(denial, &id).await };
+    // A client that leaves meanwhile takes neither the entry nor the word to the operator with it.
+    let (of, under) = (exchange.clone(), id.clone());
+    let written = tokio::spawn(async move {
+        if upgrade { of.refuse_upgrade(denial, &under).await } else { of.refuse(denial, &under).await }
+    });
+    let denial = written.await.unwrap_or_else(|error| Denial::new(Reason::AuditUnavailable, error.to_string()));
     let mut response = denied(&denial, &id, exchange.speaks());
     if upgrade && denial.reason == Reason::ProtocolRefused {
         // Codex tries a WebSocket first; at this status, and no other, it goes on with POST at once.

@@ -15,6 +15,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -87,20 +88,25 @@ impl Gateway {
             |most: usize, which: &str| Denial::new(Reason::LimitReached, format!("{most} connections at once{which}"));
         let Ok(stranger) = self.strangers.clone().try_acquire_owned() else {
             let denial = crowded(self.limits.strangers_max, " that have not shown that they may use the proxy");
-            return self.turn_away(&mut stream, &nobody(), 0, denial).await;
+            let Ok(_told) = self.turned_away.clone().try_acquire_owned() else {
+                // As many are being told so already: this one finds its connection closed.
+                return self.refuse_connection(&nobody(), 0, denial).await;
+            };
+            return self.turn_away(&mut stream, denial, Duration::ZERO).await;
         };
         if let Err(denial) = auth.knows(caller) {
-            return self.turn_away(&mut stream, &nobody(), 0, denial).await;
+            return self.turn_away(&mut stream, denial, self.stranger_wait()).await;
         }
         let (head, read) = match Head::read(&mut stream, &self, &auth).await {
             Ok(Some(read)) => read,
             // It went away, or never said anything: nothing was asked for.
             Ok(None) => return,
-            Err(denial) => return self.turn_away(&mut stream, &nobody(), 0, denial).await,
+            Err(denial) => return self.turn_away(&mut stream, denial, self.stranger_wait()).await,
         };
         let Ok(_one) = self.connections.clone().try_acquire_owned() else {
             let denial = crowded(self.limits.connections_max, "");
-            return self.turn_away(&mut stream, &nobody(), 0, denial).await;
+            let wait = self.refusal_wait(&denial);
+            return self.turn_away(&mut stream, denial, wait).await;
         };
         drop(stranger);
         match head {
@@ -143,9 +149,15 @@ impl Gateway {
         }
     }
 
-    /// Says no to a client of which no request can be decided on. Written down first.
-    async fn turn_away<S: AsyncWrite + Unpin>(&self, stream: &mut S, host: &Host, port: u16, denial: Denial) {
-        tokio::time::sleep(self.refusal_wait(&denial)).await;
+    /// How long a stranger's refusal waits. They wait for each other alone, and hold their places meanwhile: however many
+    /// come, nobody who has shown the password waits behind them.
+    fn stranger_wait(&self) -> Duration {
+        self.stranger_pace.lock().expect("no panic under this lock").take(std::time::Instant::now())
+    }
+
+    /// Says no to a client of which no request can be decided on, after `wait`. Written down first.
+    async fn turn_away<S: AsyncWrite + Unpin>(&self, stream: &mut S, denial: Denial, wait: Duration) {
+        tokio::time::sleep(wait).await;
         let text = format!("{denial}\n{}\n", denial.reason.agent_step());
         let status = http::StatusCode::from_u16(denial.reason.http_status()).unwrap_or(http::StatusCode::BAD_REQUEST);
         let more = match denial.reason == Reason::ProxyUnauthorized {
@@ -153,7 +165,7 @@ impl Gateway {
             false => "",
         };
         let reason = denial.reason.code();
-        self.refuse_connection(host, port, denial).await;
+        self.refuse_connection(&nobody(), 0, denial).await;
         let answer = format!(
             "HTTP/1.1 {status}\r\n{more}x-carboy-reason: {reason}\r\ncontent-type: text/plain; charset=utf-8\r\n\
              content-length: {}\r\nconnection: close\r\n\r\n{text}",

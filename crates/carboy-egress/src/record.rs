@@ -1,7 +1,8 @@
 //! One request in the audit log.
 //!
 //! An allowed request is two events: `request` in the chain before a byte of it leaves (the intent, with what was
-//! decided and by which rule), and `answer` when its answer has ended (the outcome, with status, bytes and time). A
+//! decided and by which rule), and `answer` when its answer has ended and its body has left (the outcome, with status,
+//! bytes and time). A
 //! refusal is one `request` event, durable before the client is told. An exchange that is cut off on the way has
 //! the intent and a durable `request` event with result `blocked` that says how many bytes had left.
 //!
@@ -17,7 +18,7 @@ use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::Usage;
 use carboy_core::finding::Finding;
 use carboy_core::host::Host;
-use carboy_core::ids::{MeterName, RouteId};
+use carboy_core::ids::RouteId;
 use carboy_core::ports::Errand;
 use carboy_core::route::{GitUse, Misfit, RequestFacts, RoutePermit, RouteSet, git_use};
 use carboy_core::verdict::{Denial, Reason};
@@ -27,9 +28,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::alert::finding_words;
 use crate::gateway::Gateway;
-use crate::hold::Charged;
+use crate::hold::{Charged, HeldFacts};
 use crate::inside::Told;
 use crate::learn::Asked;
+use crate::sending::Sending;
 use crate::speaks::{ClientForm, Speaks};
 
 /// Findings that one exchange keeps; the rest only count in the statistics.
@@ -57,6 +59,8 @@ pub(crate) struct Exchange {
     /// Answer body bytes handed to the client.
     pub(crate) received: AtomicU64,
     ended: AtomicBool,
+    /// The way of its body, where that is read as it flows.
+    pub(crate) sending: Mutex<Sending>,
     /// One of the requests that may be in work at once, until all of it is over.
     place: Option<OwnedSemaphorePermit>,
 }
@@ -75,25 +79,12 @@ struct State {
     model: bool,
     status: Option<u16>,
     intent_written: bool,
-    /// Its refusal, while that waits its turn.
-    refused: Option<Denial>,
     redacted: bool,
     findings: Vec<Finding>,
     held: Option<HeldFacts>,
     charged: Option<(Usage, Charged)>,
     /// It is a request of ours: whoever sent it hears here why it was refused or cut.
     told: Option<Arc<Told>>,
-}
-
-/// What is held for a request, so that log and ledger can be compared.
-pub(crate) struct HeldFacts {
-    pub(crate) meter: MeterName,
-    pub(crate) model: Option<String>,
-    /// Its name at the ledger, in hex.
-    pub(crate) reservation: String,
-    pub(crate) input: u64,
-    /// Of all its answers together.
-    pub(crate) output: u64,
 }
 
 impl Exchange {
@@ -130,6 +121,7 @@ impl Exchange {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            sending: Mutex::default(),
             place: gateway.requests_now.clone().try_acquire_owned().ok(),
             gateway: gateway.clone(),
         })
@@ -166,6 +158,7 @@ impl Exchange {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            sending: Mutex::default(),
             place: self.gateway.requests_now.clone().try_acquire_owned().ok(),
         })
     }
@@ -233,10 +226,8 @@ impl Exchange {
         self.state.lock().expect("no panic under this lock").told.as_ref().map_or(Errand::Work, |told| told.errand())
     }
 
-    /// How long its refusal waits. The breaker counts what one program asks; behind requests of ours are many people. From
-    /// here on it is in the log, whether its client waits for it or not.
+    /// How long its refusal waits. The breaker counts what one program asks; behind requests of ours are many people.
     pub(crate) fn refusal_wait(&self, denial: &Denial) -> Duration {
-        self.state.lock().expect("no panic under this lock").refused = Some(denial.clone());
         if self.is_ours() { self.gateway.even_wait() } else { self.gateway.refusal_wait(denial) }
     }
 
@@ -244,6 +235,11 @@ impl Exchange {
         if let Some(told) = &self.state.lock().expect("no panic under this lock").told {
             told.set(reason);
         }
+    }
+
+    /// Is its intent in the log?
+    fn is_intended(&self) -> bool {
+        self.state.lock().expect("no panic under this lock").intent_written
     }
 
     /// Is it over?
@@ -301,8 +297,8 @@ impl Exchange {
         self.gateway.audit.append(event).map_err(|error| Denial::new(Reason::AuditUnavailable, error.to_string()))
     }
 
-    /// Outcome of an exchange that ended by itself or with its client; at most once.
-    pub(crate) fn end(&self, how: Outcome) {
+    /// Writes the outcome of an exchange that ended by itself or with its client; at most once.
+    pub(crate) fn conclude(&self, how: Outcome) {
         if self.ended.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -385,29 +381,13 @@ impl Exchange {
     }
 }
 
-impl HeldFacts {
-    fn in_event(&self, event: Event) -> Event {
-        let event = event
-            .with("meter", self.meter.as_str())
-            .with("reservation", self.reservation.clone())
-            .with("held_input", self.input)
-            .with("held_output", self.output);
-        match &self.model {
-            Some(model) => event.with("model", model.clone()),
-            None => event,
-        }
-    }
-}
-
 impl Drop for Exchange {
-    /// The client went away in the middle. A refusal that waited is written down now; where the intent is in the chain, this
-    /// only adds how far it came.
+    /// The client went away in the middle. What stopped its body is written down now; where the intent is in the chain, this only
+    /// adds how far it came.
     fn drop(&mut self) {
-        let Ok(state) = self.state.get_mut() else { return self.gateway.closed() };
-        if let Some(denial) = state.refused.take() {
-            self.refuse_unheard(denial);
-        } else if state.intent_written {
-            self.end(Outcome::Failed);
+        self.write_untold();
+        if self.state.get_mut().is_ok_and(|state| state.intent_written) {
+            self.conclude(Outcome::Failed);
         }
         self.gateway.closed();
     }

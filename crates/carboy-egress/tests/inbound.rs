@@ -203,6 +203,40 @@ async fn a_models_stream_is_not_held_and_only_remarked_on() {
 }
 
 #[tokio::test]
+async fn b41_an_echo_does_not_come_back_in_slices_and_slices_of_files_do() {
+    let mut keyed = route(HOST);
+    keyed.auth = Some(RouteAuth { header: "x-api-key".into(), scheme: AuthScheme::Bare, secret: secret_name() });
+    let origin = Arc::new(Origin::default());
+    let answer = recording(origin.clone(), |request| {
+        let whole =
+            format!("you are {}", request.headers.get("x-api-key").map_or("nobody", |key| key.to_str().unwrap()));
+        let kind = request.target.rsplit(':').next().unwrap_or_default();
+        let answer = Response::builder().header("content-type", kind);
+        let range = request.headers.get("range").and_then(|range| range.to_str().unwrap().strip_prefix("bytes="));
+        let Some((from, to)) = range.and_then(|range| range.split_once('-')) else {
+            return answer.body(full(whole)).unwrap();
+        };
+        let slice = whole[from.parse().unwrap()..=to.parse().unwrap()].to_owned();
+        answer.status(206).header("content-range", format!("bytes {from}-{to}/40")).body(full(slice)).unwrap()
+    });
+    let bench = Bench::with(Kind::Plain, vec![keyed], origin, answer, GatewayLimits::default()).await;
+    let mut client = bench.plain(HOST, 80).await;
+    for kind in ["text/plain", "application/json; charset=utf-8", "multipart/byteranges; boundary=x", ""] {
+        for at in [0, 8, 16, 24] {
+            let part = client
+                .request(Method::GET, &format!("/who:{kind}").replace(' ', ""))
+                .header("range", format!("bytes={at}-{}", at + 7));
+            let got = client.send(part.body(full("")).unwrap()).await;
+            assert_eq!((got.status, got.reason()), (StatusCode::BAD_GATEWAY, "upstream_failed"), "{kind} {at}");
+        }
+        assert!(!client.get(&format!("/who:{kind}").replace(' ', "")).await.text().contains("sk-test"), "{kind}");
+    }
+    let part = client.request(Method::GET, "/file:application/octet-stream").header("range", "bytes=0-3");
+    let got = client.send(part.body(full("")).unwrap()).await;
+    assert_eq!((got.status, got.text()), (StatusCode::PARTIAL_CONTENT, "you "));
+}
+
+#[tokio::test]
 async fn b41_an_echo_that_pauses_in_the_middle_of_the_credential_does_not_show_it() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     // What a server that echoes does by itself when the echo straddles the end of TCP's first flight.

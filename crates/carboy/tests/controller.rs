@@ -496,10 +496,19 @@ fn the_service_and_the_metrics_are_there_when_they_are_asked_for() {
     let mut said = String::new();
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
     assert!(said.contains(" serves "), "{said}");
-    let mut stream = std::net::TcpStream::connect(port).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+    let asked = |host: &str| {
+        let mut stream = std::net::TcpStream::connect(port).unwrap();
+        stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+        answer
+    };
+    // A page of `evil.example`, whose name means 127.0.0.1 by now.
+    for foreign in [format!("evil.example:{}", port.port()), "localhost.evil.example".into(), "127.0.0.1.evil".into()] {
+        let answer = asked(&foreign);
+        assert!(answer.starts_with("HTTP/1.1 421 ") && !answer.contains("carboy_"), "{foreign}: {answer}");
+    }
+    let answer = asked(&port.to_string());
     assert!(
         answer.starts_with("HTTP/1.1 200") && answer.contains("# TYPE carboy_failing gauge\ncarboy_failing 0\n"),
         "{answer}"

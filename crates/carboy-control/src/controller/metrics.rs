@@ -4,6 +4,7 @@
 //! their names. *Must never* tell of more scopes than [`SCOPES_MAX`], or anything that is written by an agent.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::serving::Serving;
+use crate::serve::origin::is_this_machine;
 
 /// Most scopes that are told, the nearest to the host first.
 pub const SCOPES_MAX: usize = 500;
@@ -51,7 +53,9 @@ async fn exchange(mut stream: TcpStream, serving: &Serving) -> std::io::Result<(
         }
         question.extend_from_slice(&chunk[..length]);
     }
-    let (status, body) = if question.starts_with(b"GET /metrics ") {
+    let (status, body) = if !is_for_us(&question, stream.local_addr()?) {
+        ("421 Misdirected Request", "on loopback there are only loopback's names\n".to_owned())
+    } else if question.starts_with(b"GET /metrics ") {
         match serving.keeper.engine().snapshot().await {
             Ok(snapshot) => ("200 OK", text(&snapshot, &Counted::of(serving))),
             Err(why) => ("503 Service Unavailable", format!("{why}\n")),
@@ -66,6 +70,17 @@ async fn exchange(mut stream: TcpStream, serving: &Serving) -> std::io::Result<(
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body.as_bytes()).await?;
     stream.shutdown().await
+}
+
+/// On loopback only this machine's names are answered to: a page whose name was made to mean 127.0.0.1 could read the answer.
+fn is_for_us(question: &[u8], at: SocketAddr) -> bool {
+    let named = |line: &[u8]| -> Option<String> {
+        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':')?);
+        let value = || String::from_utf8_lossy(&value[1..]).trim().to_ascii_lowercase();
+        name.trim_ascii().eq_ignore_ascii_case(b"host").then(value)
+    };
+    let mut hosts = question.split(|byte| *byte == b'\n').filter_map(named);
+    !at.ip().is_loopback() || hosts.all(|host| is_this_machine(&host))
 }
 
 /// The controller's own figures.

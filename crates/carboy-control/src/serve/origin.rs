@@ -41,14 +41,7 @@ pub(super) fn own_name(listening: SocketAddr, has_proxies: bool, way: &Way) -> R
     if has_proxies || !listening.ip().is_loopback() {
         return Ok(());
     }
-    let Some(authority) = &way.host else { return Ok(()) };
-    let name = match authority.strip_prefix('[') {
-        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    let own =
-        name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if own {
+    if way.host.as_ref().is_none_or(|authority| is_this_machine(authority)) {
         return Ok(());
     }
     let next = "open it as http://localhost; behind a proxy, list that with `--trusted-proxy`";
@@ -58,6 +51,15 @@ pub(super) fn own_name(listening: SocketAddr, has_proxies: bool, way: &Way) -> R
         "this service is for its own machine alone",
         next,
     ))
+}
+
+/// Is it one of loopback's names or addresses, with or without a port? In lower case.
+pub(crate) fn is_this_machine(authority: &str) -> bool {
+    let name = match authority.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

@@ -229,7 +229,8 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c == '\n' || c == '\t' { ' ' } else { c }).filter(shown).collect()
 }
 
-fn is_invisible(c: char) -> bool {
+/// Does it reorder what stands around it, or stand there unseen?
+pub(crate) fn is_invisible(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }

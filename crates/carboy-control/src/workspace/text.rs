@@ -1,4 +1,5 @@
-//! Differences as a person reads them: unified, bounded, and with nothing in them that moves a cursor.
+//! Differences as a person reads them: unified, bounded, and with nothing in them that moves a cursor, hides or
+//! reorders what stands around it.
 
 use std::io::Read;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use similar::{ChangeTag, TextDiff};
 use super::change::{Change, What};
 use super::index::{Index, Known};
 use super::tree::{Kind, Rel, Root, Stamp, shown};
+use crate::session::escapes::is_invisible;
 
 /// Largest file whose lines are compared, in bytes.
 pub const TEXT_BYTES_MAX: u64 = 1024 * 1024;
@@ -162,12 +164,12 @@ pub fn compare(old: &str, new: &str) -> Compared {
     compared
 }
 
-/// One line without what moves a cursor; its end is not part of it.
+/// One line without what moves a cursor or deceives the eye (CVE-2021-42574); its end is not part of it.
 fn line(text: &str) -> String {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let mut line = String::with_capacity(text.len());
     for c in text.chars().take(LINE_CHARS_MAX) {
-        if c.is_control() && c != '\t' { line.extend(c.escape_default()) } else { line.push(c) }
+        if (c.is_control() && c != '\t') || is_invisible(c) { line.extend(c.escape_default()) } else { line.push(c) }
     }
     if text.chars().nth(LINE_CHARS_MAX).is_some() {
         line.push('…');
@@ -224,6 +226,8 @@ mod tests {
         assert_eq!((compared.added, compared.removed), (2, 1));
         assert_eq!(compared.text, "@@ -1,3 +1,4 @@\n a\n-b\n+B\\u{1b}[2J\n c\n+d\n\\ no newline at the end\n");
         assert_eq!(compare("x", "x"), Compared::default());
+        let hidden = compare("", "if admin {\u{202e} /*\u{2066}\u{200b}\n");
+        assert!(hidden.text.contains("+if admin {\\u{202e} /*\\u{2066}\\u{200b}\n"), "{}", hidden.text);
         assert!(as_text(b"a\0b".to_vec()).is_none());
     }
 }

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, readlinkat, statat};
 use rustix::io::Errno;
 
+use crate::session::escapes::is_invisible;
+
 /// Longest path that is looked at, in bytes: the kernel takes none longer.
 pub const PATH_BYTES_MAX: usize = 4095;
 /// Most names of one directory.
@@ -155,7 +157,7 @@ pub fn shown(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() || c == '\\' { text.extend(c.escape_default()) } else { text.push(c) }
+            if c.is_control() || is_invisible(c) || c == '\\' { text.extend(c.escape_default()) } else { text.push(c) }
         }
         for byte in chunk.invalid() {
             text.push_str(&format!("\\x{byte:02x}"));

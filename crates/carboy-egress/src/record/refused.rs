@@ -40,17 +40,11 @@ impl Exchange {
             || self.gateway.routes_known().is_ok_and(|routes| metered(&routes))
     }
 
-    async fn refuse_as(&self, denial: Denial, id: &RefusalId, counted: Counted) -> Denial {
-        let denial = self.over(denial);
-        let host = self.host.to_string();
-        self.gateway.count(|stats| match counted {
-            Counted::AsRefusal => stats.refuse(&denial, &host, Some(self.port), id),
-            Counted::AsWebSocket => stats.web_sockets += 1,
-        });
-        let event = self.refusal(&denial, id);
+    async fn refuse_as(&self, mut denial: Denial, id: &RefusalId, counted: Counted) -> Denial {
+        let event = self.refusal(&mut denial, id, counted);
         let denial = match self.gateway.audit.append_durable(event).await {
             Ok(()) => {
-                self.gateway.alert(&denial, &host, Some(self.port), id);
+                self.gateway.alert(&denial, &self.host.to_string(), Some(self.port), id);
                 denial
             }
             Err(error) => Denial::new(Reason::AuditUnavailable, error.to_string()),
@@ -59,42 +53,41 @@ impl Exchange {
         denial
     }
 
-    /// A refusal whose client did not wait for it: one event for the first of its kind, a count for its repeats. It waits no
-    /// more, so nothing else slows a program down that leaves each time.
-    pub(super) fn refuse_unheard(&self, denial: Denial) {
-        let denial = self.over(denial);
-        let (host, fresh) = (self.host.to_string(), refusal_id());
-        let (id, repeats) = match self.gateway.note(&format!("request {host} {} {denial}", self.port), &fresh) {
-            Note::Write { repeats } => (fresh, Some(repeats)),
-            Note::Counted { under } => (under.unwrap_or(fresh), None),
+    /// One that nobody waits for, so that nothing slows down whoever asks for more of them: its like are counted.
+    pub(crate) fn refuse_unheard(&self, mut denial: Denial) {
+        let (gateway, id) = (&self.gateway, refusal_id());
+        let event = self.refusal(&mut denial, &id, Counted::AsRefusal);
+        let note = match self.is_intended() {
+            true => Note::Write { repeats: 0 }, // each intent has its outcome
+            false => gateway.note(&format!("unheard {} {}", self.host, denial.reason.code()), &id),
         };
-        self.gateway.count(|stats| stats.refuse(&denial, &host, Some(self.port), &id));
-        let event = self.refusal(&denial, &id);
-        if let Some(repeats) = repeats {
-            let event = if repeats > 0 { event.with("repeats", repeats) } else { event };
-            // Nobody is there to be told; the log being full is told to the next request.
-            let _ = self.gateway.audit.append(event);
+        match note {
+            Note::Write { repeats } => {
+                let event = if repeats > 0 { event.with("repeats", repeats) } else { event };
+                // The log being full is told to the next request.
+                if gateway.audit.append(event).is_ok() {
+                    gateway.alert(&denial, &self.host.to_string(), Some(self.port), &id);
+                }
+            }
+            Note::Counted { .. } => {}
         }
     }
 
-    /// Nothing comes after this refusal; gives it as the log may have it.
-    fn over(&self, mut denial: Denial) -> Denial {
+    /// Ends it with a refusal, and makes the entry for that.
+    fn refusal(&self, denial: &mut Denial, id: &RefusalId, counted: Counted) -> Event {
         // Routes quote the path that they refuse, and nobody has scanned that yet.
         denial.detail = self.gateway.clean(&denial.detail);
-        self.state.lock().expect("no panic under this lock").refused = None;
         self.ended.store(true, Ordering::Relaxed);
         self.settle();
-        denial
-    }
-
-    /// A refusal's event; a run that learns keeps it as well.
-    fn refusal(&self, denial: &Denial, id: &RefusalId) -> Event {
-        let learned = self.state.lock().expect("no panic under this lock").learned.take();
-        if let Some((reason, flaw, asked)) = learned {
+        self.gateway.count(|stats| match counted {
+            Counted::AsRefusal => stats.refuse(&*denial, &self.host.to_string(), Some(self.port), id),
+            Counted::AsWebSocket => stats.web_sockets += 1,
+        });
+        let mut state = self.state.lock().expect("no panic under this lock");
+        if let Some((reason, flaw, asked)) = state.learned.take() {
             let connection = LearnedRequest::connection(&self.host, self.port, reason, id);
             self.gateway.keep(LearnedRequest { request: asked, flaw, ..connection });
         }
-        let state = self.state.lock().expect("no panic under this lock");
         let how = match (state.intent_written, denial.decided_by) {
             (false, _) => Outcome::Denied,
             (true, Layer::Upstream) => Outcome::Failed,

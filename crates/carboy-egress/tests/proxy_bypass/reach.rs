@@ -44,6 +44,33 @@ async fn strangers_that_hold_connections_open_take_none_of_those_who_have_shown_
 }
 
 #[tokio::test]
+async fn nobody_who_has_shown_the_password_waits_behind_the_refusals_of_strangers() {
+    let limits = GatewayLimits {
+        strangers_max: 4,
+        refusal_every: Duration::from_secs(60),
+        refusal_burst: 2,
+        ..GatewayLimits::default()
+    };
+    let way = Way::limited(limits).await;
+    let tunnel = way.tunnel("api.example:80").await.unwrap();
+    let mut strangers = Vec::new();
+    for _ in 0..20 {
+        let mut stranger = TcpStream::connect(way.proxy).await.unwrap();
+        stranger.write_all(format!("GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
+        strangers.push(stranger);
+    }
+    // Two are told at once, and one is one too many for each place that waits.
+    let crowded = |events: Vec<_>| events.iter().any(|e| detail(e, "reason").as_deref() == Some("limit_reached"));
+    while !crowded(way.bench.log.events()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(strangers);
+    let refused = tokio::time::timeout(ANSWER_WAIT_MAX, said(tunnel, ask("unknown.example").as_bytes())).await;
+    let refused = refused.expect("its refusal has a turn of its own");
+    assert!(refused.contains("name_mismatch"), "{refused}");
+}
+
+#[tokio::test]
 async fn b31_a_name_that_leads_to_this_machine_is_not_dialled_for_a_proxys_client() {
     let way = Way::with(Kind::Plain, vec![route("localhost"), route(HOST)]).await;
     let mut refused = way.refused();
