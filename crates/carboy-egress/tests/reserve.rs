@@ -312,7 +312,7 @@ async fn what_a_thread_goes_on_from_is_held_by_its_length_and_as_a_whole_context
                 .calls()
                 .into_iter()
                 .filter_map(|call| if let Call::Admit(ask) = call { Some(ask) } else { None });
-            let held = asks.last().unwrap().input;
+            let held = asks.collect::<Vec<_>>().pop().unwrap().input;
             assert!((least..most).contains(&held), "{previous}: {held}, and it had {had}");
         }
         // Each of three other models reads and writes it once more.
