@@ -13,6 +13,7 @@ mod datagram;
 mod descriptors;
 pub mod disk;
 pub mod explain;
+mod force;
 mod fresh;
 pub mod grants;
 pub mod home;

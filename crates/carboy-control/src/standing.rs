@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::Shutdown;
-use carboy_core::ports::{AuditSink, Clock};
+use carboy_core::ports::AuditSink;
 use carboy_egress::Gateway;
 use carboy_store::audit::AuditLog;
 use carboy_store::controller::ClientEvents;
@@ -23,15 +23,15 @@ use carboy_store::controller::protocol::Push;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::clock::SystemClock;
 use crate::controller::Starter;
+use crate::force::Force;
 use crate::grants::Grants;
 use crate::notify::Notifier;
 use crate::registry::{Answer, Conversation, Question, Respond, RunRecord};
 use crate::resume;
 use crate::session::{Look, Session};
 use crate::summary::{Action, By, Enforced};
-use crate::supervisor::enforce::{ENFORCED_KEPT_MAX, denial, done, event_of};
+use crate::supervisor::enforce::{denial, done, event_of};
 
 /// Why, when nobody says more.
 const STOPPED_BY_HAND: &str = "by `carboy stop`";
@@ -67,13 +67,6 @@ pub(crate) trait Hangs: Send + Sync + 'static {
 
     /// Its end was asked for.
     fn ending(&self);
-}
-
-/// What was done so far, and what of it holds.
-#[derive(Default)]
-struct Force {
-    done: Vec<Enforced>,
-    in_force: Option<Shutdown>,
 }
 
 /// What the control socket and the controller act on.
@@ -133,7 +126,13 @@ impl Standing {
     /// holds already stays.
     pub(crate) fn enforce(&self, how: Shutdown, by: By, why: &str) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.in_force().is_some_and(|now| now >= how) {
+        if let Some(now) = self.in_force().filter(|now| *now >= how) {
+            if self.force().hears(by, why) {
+                // It holds for a budget already, and from now on whatever becomes of that.
+                self.write_down(event_of(&self.subject, Action::Stopped(now), by, why, Outcome::Done));
+                self.gateway.cut_off(denial(by, why));
+                self.remember(Action::Stopped(now), by, why);
+            }
             return;
         }
         self.write_down(event_of(&self.subject, Action::Stopped(how), by, why, Outcome::Done));
@@ -153,6 +152,10 @@ impl Standing {
     /// Lets it go on.
     fn let_go(&self, by: By, why: &str) -> Result<(), String> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // A person's word stays.
+        if by == By::Budget && !self.force().has_room() {
+            return Err("it is stopped by somebody else as well".into());
+        }
         match self.in_force() {
             None => return Err("it is not stopped: there is nothing to resume".into()),
             Some(Shutdown::Kill) => return Err("the run is ending already; `carboy wait` waits for it".into()),
@@ -173,9 +176,9 @@ impl Standing {
 
     /// The cap that stopped it, where that has no room yet.
     fn still_spent(&self) -> Option<resume::Spent> {
-        let last = self.last().filter(|last| last.by == By::Budget)?;
+        let spent = self.force().spent()?;
         let controller = self.controller.as_ref()?;
-        Handle::current().block_on(resume::spent_cap(controller, &last.why, None))
+        Handle::current().block_on(resume::spent_cap(controller, &spent, None))
     }
 
     /// What the controller wants.
@@ -183,10 +186,8 @@ impl Standing {
         match push {
             Push::Act { how, why } => self.enforce(how, By::Budget, &why),
             Push::Restore { why } => {
-                // Only what a budget has stopped: a person's word stays.
-                if self.last().is_some_and(|last| last.by == By::Budget) {
-                    let _ = self.let_go(By::Budget, &why);
-                }
+                // Not where it is not stopped, or by somebody else as well.
+                let _ = self.let_go(By::Budget, &why);
             }
             Push::Warn { text } => {
                 let event = Event::new(EventType::Budget, self.subject.clone(), "warn", Outcome::Warned);
@@ -210,17 +211,16 @@ impl Standing {
 
     /// What holds now.
     pub(crate) fn in_force(&self) -> Option<Shutdown> {
-        self.force().in_force
+        self.force().in_force()
     }
 
     /// Everything that was done, for the summary.
     pub(crate) fn enforced(&self) -> Vec<Enforced> {
-        self.force().done.clone()
+        self.force().all()
     }
 
     fn last(&self) -> Option<Enforced> {
-        let force = self.force();
-        force.in_force.and(force.done.last()).cloned()
+        self.force().last()
     }
 
     fn force(&self) -> MutexGuard<'_, Force> {
@@ -228,15 +228,7 @@ impl Standing {
     }
 
     fn remember(&self, action: Action, by: By, why: &str) {
-        let mut force = self.force();
-        force.in_force = match action {
-            Action::Stopped(how) => Some(how),
-            Action::Resumed => None,
-        };
-        if force.done.len() >= ENFORCED_KEPT_MAX {
-            force.done.remove(0);
-        }
-        force.done.push(Enforced { action, by, why: why.to_owned(), at_ms: SystemClock.now_ms() });
+        self.force().remember(action, by, why);
     }
 
     fn write_down(&self, event: Event) {

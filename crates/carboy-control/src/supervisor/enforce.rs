@@ -20,7 +20,6 @@ use std::time::Duration;
 use carboy_bottle::Stillness;
 use carboy_core::audit::{Event, EventType, Outcome, Subject};
 use carboy_core::budget::{Scope, Shutdown};
-use carboy_core::ports::Clock;
 use carboy_core::verdict::{Denial, Reason};
 use carboy_manifest::origin::Origin;
 use carboy_manifest::{Effective, Places};
@@ -30,24 +29,15 @@ use tokio::runtime::Handle;
 
 use super::control::Shared;
 use super::{Keeping, RunRequest};
-use crate::clock::SystemClock;
 use crate::controller::{Starter, spent_by};
+use crate::force::Force;
 use crate::home::HomeError;
 use crate::notify::Notifier;
 use crate::resume::{self, Keeper, Resumable, Spent, Standing};
 use crate::summary::{Action, By, Enforced, SpentOn};
 
-/// Actions that a run remembers for its summary; the log has all of them.
-pub(crate) const ENFORCED_KEPT_MAX: usize = 16;
 /// How long a run's end waits to hear what was spent.
 const SPENT_WAIT_MAX: Duration = Duration::from_secs(2);
-
-/// What was done so far, and what of it holds.
-#[derive(Default)]
-struct Force {
-    done: Vec<Enforced>,
-    in_force: Option<Shutdown>,
-}
 
 /// What a run needs to be stopped and let go on.
 pub(super) struct Enforcing {
@@ -158,7 +148,10 @@ impl Shared {
     /// seconds. When a budget or a storm wants what cannot be had, the routes are closed instead.
     pub(super) fn enforce(&self, how: Shutdown, by: By, why: &str) -> Result<Carried, EnforceError> {
         let _turn = self.enforcing.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.in_force().is_some_and(|now| now >= how) {
+        if let Some(now) = self.in_force().filter(|now| *now >= how) {
+            if self.force().hears(by, why) {
+                self.takes_over(now, by, why);
+            }
             return Ok(Carried::Already);
         }
         if self.is_stopping() && how != Shutdown::Kill {
@@ -185,6 +178,21 @@ impl Shared {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// It holds for a budget already, and from now on whatever becomes of that.
+    fn takes_over(&self, now: Shutdown, by: By, why: &str) {
+        self.write_down(event(self, Action::Stopped(now), by, why, Outcome::Done));
+        self.remember(Action::Stopped(now), by, why);
+        match now {
+            Shutdown::Cutoff => {
+                self.gateway.cut_off(denial(by, why));
+                self.stand(Standing::CutOff, by, why);
+            }
+            Shutdown::Pause => self.stand(Standing::Paused, by, why),
+            // Its end has begun.
+            Shutdown::Freeze | Shutdown::Kill => {}
         }
     }
 
@@ -227,6 +235,10 @@ impl Shared {
     /// Lets it go on: its routes are open again, its processes run on where they stood.
     pub(super) fn let_go(&self, by: By, why: &str) -> Result<(), EnforceError> {
         let _turn = self.enforcing.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // A person's word stays.
+        if by == By::Budget && !self.force().has_room() {
+            return Err(EnforceError::Goes);
+        }
         let was = match self.in_force() {
             None => return Err(EnforceError::Goes),
             Some(Shutdown::Freeze | Shutdown::Kill) => return Err(EnforceError::Ending),
@@ -252,9 +264,9 @@ impl Shared {
 
     /// The cap that stopped it, where that has no room yet.
     fn still_spent(&self) -> Option<Spent> {
-        let last = self.last().filter(|last| last.by == By::Budget)?;
+        let spent = self.force().spent()?;
         let controller = self.enforcing.controller.as_ref()?;
-        Handle::current().block_on(resume::spent_cap(controller, &last.why, None))
+        Handle::current().block_on(resume::spent_cap(controller, &spent, None))
     }
 
     /// What the controller wants.
@@ -265,10 +277,8 @@ impl Shared {
                 let _ = self.enforce(how, By::Budget, &why);
             }
             Push::Restore { why } => {
-                // Only what a budget has stopped: a person's word stays.
-                if self.last().is_some_and(|last| last.by == By::Budget) {
-                    let _ = self.let_go(By::Budget, &why);
-                }
+                // Not where it is not stopped, or by somebody else as well.
+                let _ = self.let_go(By::Budget, &why);
             }
             Push::Warn { text } => {
                 let event = Event::new(EventType::Budget, self.subject.clone(), "warn", Outcome::Warned);
@@ -295,18 +305,17 @@ impl Shared {
 
     /// What holds now.
     pub(super) fn in_force(&self) -> Option<Shutdown> {
-        self.force().in_force
+        self.force().in_force()
     }
 
     /// The last action, while it holds.
     pub(super) fn last(&self) -> Option<Enforced> {
-        let force = self.force();
-        force.in_force.and(force.done.last()).cloned()
+        self.force().last()
     }
 
     /// Everything that was done, for the summary.
     pub(super) fn enforced(&self) -> Vec<Enforced> {
-        self.force().done.clone()
+        self.force().all()
     }
 
     fn force(&self) -> MutexGuard<'_, Force> {
@@ -318,15 +327,7 @@ impl Shared {
     }
 
     fn remember(&self, action: Action, by: By, why: &str) {
-        let mut force = self.force();
-        force.in_force = match action {
-            Action::Stopped(how) => Some(how),
-            Action::Resumed => None,
-        };
-        if force.done.len() >= ENFORCED_KEPT_MAX {
-            force.done.remove(0);
-        }
-        force.done.push(Enforced { action, by, why: why.to_owned(), at_ms: SystemClock.now_ms() });
+        self.force().remember(action, by, why);
     }
 
     /// While it lives nothing depends on what the disk says of it: that is for whoever finds it lost.
