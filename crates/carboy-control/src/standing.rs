@@ -131,7 +131,14 @@ impl Standing {
     /// holds already stays.
     pub(crate) fn enforce(&self, how: Shutdown, by: By, why: &str) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.force.now().is_some_and(|now| now >= how) {
+        if let Some(now) = self.force.now().filter(|now| *now >= how) {
+            if self.force.hears(by, why) {
+                // It holds for a budget already, and from now on whatever becomes of that.
+                self.write_down(event_of(&self.subject, Action::Stopped(now), by, why, Outcome::Done));
+                self.gateway.cut_off(denial(by, why));
+                self.force.remember(Action::Stopped(now), by, why);
+                self.hangs.stop(now, by);
+            }
             return;
         }
         self.write_down(event_of(&self.subject, Action::Stopped(how), by, why, Outcome::Done));
@@ -151,6 +158,10 @@ impl Standing {
     /// Lets it go on.
     fn let_go(&self, by: By, why: &str) -> Result<(), String> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // A person's word stays.
+        if by == By::Budget && !self.force.has_room() {
+            return Err("it is stopped by somebody else as well".into());
+        }
         match self.force.now() {
             None => return Err("it is not stopped: there is nothing to resume".into()),
             Some(Shutdown::Kill) => return Err("the run is ending already; `carboy wait` waits for it".into()),
@@ -171,9 +182,9 @@ impl Standing {
 
     /// The cap that stopped it, where that has no room yet.
     fn still_spent(&self) -> Option<resume::Spent> {
-        let last = self.force.last().filter(|last| last.by == By::Budget)?;
+        let spent = self.force.spent()?;
         let controller = self.controller.as_ref()?;
-        Handle::current().block_on(resume::spent_cap(controller, &last.why, None))
+        Handle::current().block_on(resume::spent_cap(controller, &spent, None))
     }
 
     /// What the controller wants.
@@ -181,10 +192,8 @@ impl Standing {
         match push {
             Push::Act { how, why } => self.enforce(how, By::Budget, &why),
             Push::Restore { why } => {
-                // Only what a budget has stopped: a person's word stays.
-                if self.force.last().is_some_and(|last| last.by == By::Budget) {
-                    let _ = self.let_go(By::Budget, &why);
-                }
+                // Not where it is not stopped, or by somebody else as well.
+                let _ = self.let_go(By::Budget, &why);
             }
             Push::Warn { text } => {
                 let event = Event::new(EventType::Budget, self.subject.clone(), "warn", Outcome::Warned);

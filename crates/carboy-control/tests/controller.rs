@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use carboy_control::controller::{self, Running};
 use carboy_control::home::Home;
-use carboy_core::audit::ChainKey;
+use carboy_core::audit::{ChainKey, Event, EventType, Outcome};
 use carboy_core::budget::{BudgetSet, CapEdit, LedgerSnapshot, NotHeld, Shutdown, Terms};
 use carboy_core::ports::{Later, Ledger};
 use carboy_store::audit::{Query, query};
 use carboy_store::controller::frame::encode;
 use carboy_store::controller::protocol::{Answer, Call, Hello, Push, Request, Role, Said, Supervised, VERSION};
 use carboy_store::controller::{Client, ClientEvents, Line, LineError, Reach};
-use carboy_store::ledger::{Engine, Gone, MemoryStore, Owner};
+use carboy_store::ledger::{self, Engine, Gone, LedgerStore, MemoryStore, Owner};
 use conformance::{Subject, ask, granted, host, host_key, meter, owner, set, suite, tokens, wrote};
 use support::block_on;
 use tokio::sync::watch;
@@ -327,6 +327,30 @@ fn c18_without_a_log_nothing_is_admitted_until_it_is_there_and_no_event_comes_tw
     assert_eq!(block_on(operator.ask(Call::SetCap(host_key(), edit(70_000)))).unwrap(), Answer::Done);
     until("the third event is logged", || next.count("set_cap") >= 3);
     assert_eq!(next.count("set_cap"), 3);
+}
+
+#[test]
+fn c18_after_a_ledger_was_copied_back_every_event_is_logged() {
+    // One of its events waits to be logged, as when it was copied while it was at work.
+    let copy = || {
+        let mut store = MemoryStore::default();
+        let event = Event::new(EventType::Budget, Default::default(), "before", Outcome::Done);
+        store.commit(&[ledger::Write::Event { at_ms: 1, event }]).unwrap();
+        store
+    };
+    let set = |controller: &Controller| {
+        let mut operator = controller.line(Role::Operator);
+        assert_eq!(block_on(operator.ask(Call::SetCap(host_key(), edit(90_000)))).unwrap(), Answer::Done);
+    };
+    let controller = Controller::with(tempfile::tempdir().unwrap(), copy(), None);
+    (0..3).for_each(|_| set(&controller));
+    until("all is logged", || controller.count("set_cap") == 3);
+    let (dir, ..) = controller.end();
+    // Its numbers begin again where the copy ended; what stands in the log under them is of another time.
+    let restored = Controller::with(dir, copy(), None);
+    set(&restored);
+    until("it is logged", || restored.count("set_cap") == 4);
+    assert_eq!(restored.count("before"), 1);
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::breaker::{Breaker, is_final};
 use crate::ca::{CaError, CertificateAuthority, Leaves};
 use crate::cut::Taps;
 use crate::learn::{Learned, LearnedRequest};
+use crate::lengths::Lengths;
 use crate::limits::GatewayLimits;
 use crate::names::{NamePool, NoAddress};
 use crate::pace::Pace;
@@ -90,6 +91,8 @@ pub struct Gateway {
     pub(crate) taps: Taps,
     /// What an octet that a model writes costs, learned from its whole answers.
     pub(crate) calibration: Mutex<Calibration>,
+    /// How long the latest answers were.
+    pub(crate) lengths: Mutex<Lengths>,
     requests: AtomicU64,
     /// Exchanges whose outcome is not in the log yet.
     open: watch::Sender<usize>,
@@ -165,6 +168,7 @@ impl Gateway {
             storms: watch::Sender::new(0),
             taps: Taps::default(),
             calibration: Mutex::default(),
+            lengths: Mutex::default(),
             requests: AtomicU64::new(0),
             open: watch::Sender::new(0),
             learned: match config.learning {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use carboy_core::audit::{Event, EventType, Outcome};
 use carboy_core::budget::{Admitted, Ask, Counted, Ending, Granted, NotHeld, ReservationId, Usage};
+use carboy_core::host::Host;
 use carboy_core::ids::MeterName;
 use carboy_core::ports::Ledger;
 use carboy_core::verdict::{Denial, Reason};
@@ -162,6 +163,10 @@ impl Hold {
 
     pub(crate) fn gateway(&self) -> &Arc<Gateway> {
         self.exchange.gateway()
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        self.exchange.host()
     }
 
     pub(crate) fn ask(&self) -> &Ask {

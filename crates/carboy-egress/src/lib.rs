@@ -35,6 +35,7 @@ mod hold;
 mod inject;
 mod inside;
 pub mod learn;
+mod lengths;
 mod limits;
 mod linger;
 mod listener;

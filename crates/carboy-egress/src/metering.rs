@@ -228,6 +228,10 @@ impl Metered {
             let mut calibration = self.hold.gateway().calibration.lock().expect("no panic under this lock");
             calibration.learn(self.hold.ask().model.as_deref(), Class::Written, reading.written_bytes, usage.output);
         }
+        if let Some(name) = self.meter.name() {
+            let mut lengths = self.hold.gateway().lengths.lock().expect("no panic under this lock");
+            lengths.remember(self.hold.host(), name, self.length());
+        }
         self.hold.settle(ending);
     }
 

@@ -163,6 +163,10 @@ impl Exchange {
         })
     }
 
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
+    }
+
     pub(crate) fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
     }

@@ -41,6 +41,11 @@ use crate::websocket::Asked;
 /// OpenAI's Responses take no smaller bound on their output.
 const RESPONSES_OUTPUT_MIN: u64 = 16;
 
+/// What the provider may count differently of an earlier response: one token in a hundred.
+const EARLIER_MARGIN_PART: u64 = 100;
+/// Other models that Anthropic asks at most, where the first one refuses.
+const FALLBACKS_MAX: u64 = 3;
+
 /// What a request is to the meter; known before its body is read.
 pub(crate) enum Use {
     /// Nobody counts its tokens.
@@ -186,7 +191,9 @@ impl Scanned {
             demand.bound_by_old_key();
         }
         let gateway = self.exchange.gateway();
-        let bound = Bound::of(&target, &mut demand, &body, gateway).map_err(by_rule)?;
+        let lengths = || gateway.lengths.lock().expect("no panic under this lock");
+        let known = demand.previous.as_deref().and_then(|name| lengths().of(self.permit.host(), name));
+        let bound = Bound::going_on(known, &target, &mut demand, &body, gateway).map_err(by_rule)?;
         let mut ask = bound.ask(&target, model_of(path, &demand), &demand)?;
         let streams = if demand.streams { Streams::Yes } else { Streams::No };
         let (format, usage_asked_for) = (target.format, usage_asked_for(&target, &demand));
@@ -223,6 +230,25 @@ struct Bound {
 }
 
 impl Bound {
+    /// For a request that goes on from what is known to have so many tokens.
+    fn going_on(
+        known: Option<u64>,
+        target: &Target,
+        demand: &mut Demand,
+        body: &[u8],
+        gateway: &Gateway,
+    ) -> Result<Bound, Denial> {
+        if known.is_some() {
+            demand.beyond.remove(&Beyond::EarlierContext);
+        }
+        let mut bound = Bound::of(target, demand, body, gateway)?;
+        if let Some(tokens) = known {
+            let margin = tokens / EARLIER_MARGIN_PART;
+            bound.input = bound.input.saturating_add(tokens).saturating_add(margin);
+        }
+        Ok(bound)
+    }
+
     fn of(target: &Target, demand: &mut Demand, body: &[u8], gateway: &Gateway) -> Result<Bound, Denial> {
         let tool_calls = demand.limit_tools(gateway.limits.tool_calls_max);
         let model = demand.model.as_deref();
@@ -240,6 +266,8 @@ impl Bound {
             match part {
                 // A count shows these, and the bound has them already.
                 Beyond::Media | Beyond::EarlierContext => {}
+                // Each of them reads and writes all of it once more; what reads them is counted below.
+                Beyond::Fallback => {}
                 Beyond::Background => {
                     let detail = "it would go on when nobody listens any more; leave `background` out";
                     return Err(Denial::new(Reason::RequestUnbounded, detail));
@@ -258,6 +286,10 @@ impl Bound {
                     bound.tool = true;
                 }
             }
+        }
+        if demand.beyond.contains(&Beyond::Fallback) {
+            let each = bound.input.saturating_add(bound.output).saturating_mul(FALLBACKS_MAX);
+            (bound.input, bound.beside) = (bound.input.saturating_add(each), bound.beside.saturating_add(each));
         }
         Ok(bound)
     }

@@ -292,6 +292,41 @@ async fn a_tool_that_the_provider_runs_is_held_with_all_that_it_may_read_or_refu
 }
 
 #[tokio::test]
+async fn what_a_thread_goes_on_from_is_held_by_its_length_and_as_a_whole_context_where_that_is_not_known() {
+    for answered in [Answered::Whole, Answered::Streamed] {
+        let ledger = Memory::unbound();
+        let model = Model::of(Way::Anthropic, ledger.clone()).await;
+        let mut client = model.client().await;
+        let body = Way::Anthropic.body(answered, Some(50), &"many words ".repeat(1_000));
+        let first = within(client.send(Way::Anthropic.request(&client, answered, "", body))).await;
+        let (_, from) = first.text().split_once("\"id\":\"msg_").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+        let name = format!("msg_{}", from.split('"').next().unwrap());
+        model.settled().await;
+        let had = ledger.total("anthropic");
+        for (previous, least, most) in [(name.as_str(), had, 10_000), ("msg_unknown", 200_000, u64::MAX)] {
+            let short = Way::Anthropic.body(answered, Some(5), "go on");
+            let thread = format!("{{\"thread\":{{\"type\":\"continue\",\"previous_message_id\":\"{previous}\"}},");
+            let body = short.replacen('{', &thread, 1);
+            within(client.send(Way::Anthropic.request(&client, answered, "", body))).await;
+            let asks = ledger
+                .calls()
+                .into_iter()
+                .filter_map(|call| if let Call::Admit(ask) = call { Some(ask) } else { None });
+            let held = asks.collect::<Vec<_>>().pop().unwrap().input;
+            assert!((least..most).contains(&held), "{previous}: {held}, and it had {had}");
+        }
+        // Each of three other models reads and writes it once more.
+        let shown = ledger.calls().len();
+        let body = Way::Anthropic.body(answered, Some(50), "hi").replacen('{', "{\"fallbacks\":\"default\",", 1);
+        let (length, one) = (body.len() as u64, 1_024);
+        within(client.send(Way::Anthropic.request(&client, answered, "", body))).await;
+        let Some(Call::Admit(asked)) = ledger.calls().into_iter().nth(shown) else { panic!() };
+        let read = (length * 5).div_ceil(4) + one;
+        assert_eq!(asked.input, read + 3 * (read + 50));
+    }
+}
+
+#[tokio::test]
 async fn a_bound_that_the_provider_would_not_take_is_a_spent_budget() {
     let ledger = Memory::capped("anthropic", 3_000, |_| {});
     let model = Model::of(Way::Anthropic, ledger.clone()).await;

@@ -15,7 +15,7 @@
 use carboy_core::budget::TOKENS_MAX;
 use serde::Deserialize;
 
-use crate::demand::Demand;
+use crate::demand::{Beyond, Demand};
 use crate::format::WireFormat;
 use crate::json::members;
 
@@ -67,6 +67,12 @@ const RESPONSES_MEMBERS: &[&str] = &[
 pub fn request(format: WireFormat, path: &str, body: &[u8], demand: &Demand) -> Option<CountRequest> {
     let path = path.split('?').next().unwrap_or_default().trim_end_matches('/');
     match format {
+        // What a thread goes on from is not among the members that are counted.
+        WireFormat::AnthropicMessages
+            if demand.beyond.contains(&Beyond::EarlierContext) || demand.previous.is_some() =>
+        {
+            None
+        }
         WireFormat::AnthropicMessages => {
             let path = path.ends_with("/messages").then(|| format!("{path}/count_tokens"))?;
             Some(CountRequest { path, body: only(body, ANTHROPIC_MEMBERS)? })

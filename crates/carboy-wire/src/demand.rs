@@ -40,7 +40,8 @@ pub struct Demand {
     pub kept_tools: u32,
     /// It asks for an answer, and not only to be made ready (`generate: false` on a WebSocket of OpenAI's).
     pub generates: bool,
-    /// The earlier response that it goes on from, as far as its name has 64 octets; OpenAI's Responses alone.
+    /// The earlier response that it goes on from, as far as its name has 64 octets: of OpenAI's Responses, and of Anthropic's
+    /// threads.
     pub previous: Option<String>,
     format: WireFormat,
     /// Bounded by `max_tokens` whatever else is there: of chat's bounds the one that every server knows.
@@ -65,6 +66,8 @@ pub enum Beyond {
     Background,
     /// The provider shortens the conversation by asking a model itself.
     Compaction,
+    /// Where its model refuses, the provider asks others the same.
+    Fallback,
 }
 
 /// Whether a stream has to say what it cost.
@@ -598,6 +601,29 @@ mod tests {
         assert!(!keeps(r#"{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"gAAA"}"#));
         assert!(!keeps(r#"{"type":"reasoning","summary":[{"type":"summary_text","text":"x"}]}"#));
         assert!(!keeps(r#"{"type":"function_call","id":"fc_1","call_id":"c","name":"a","arguments":"{}"}"#));
+    }
+
+    #[test]
+    fn a_thread_that_goes_on_and_what_else_is_asked_of_other_models_is_named() {
+        let anthropic = WireFormat::AnthropicMessages;
+        let of = |body: &str| read(anthropic, body).unwrap();
+        let thread = of(r#"{"thread":{"type":"continue","previous_message_id":"msg_1"}}"#);
+        assert_eq!(thread.previous.as_deref(), Some("msg_1"));
+        assert_eq!(thread.beyond.into_iter().collect::<Vec<_>>(), [Beyond::EarlierContext]);
+        assert!(of(r#"{"thread":{"type":"create"},"compaction":null,"fallbacks":null}"#).beyond.is_empty());
+        for (body, what) in [
+            (r#"{"thread":{"type":"continue"}}"#, Beyond::EarlierContext),
+            (r#"{"thread":{"type":"create","id":"thread_1"}}"#, Beyond::EarlierContext),
+            (r#"{"thread":"thread_1"}"#, Beyond::EarlierContext),
+            (r#"{"compaction":{"type":"enabled"}}"#, Beyond::Compaction),
+            (r#"{"fallbacks":"default"}"#, Beyond::Fallback),
+            (r#"{"fallbacks":[{"model":"claude-opus-4-8"}]}"#, Beyond::Fallback),
+        ] {
+            assert!(of(body).beyond.contains(&what), "{body}");
+        }
+        let twice = r#"{"thread":{"previous_message_id":"a","previous_message_id":"b"}}"#;
+        assert_eq!(read(anthropic, twice), Err(DemandError::Twice { key: "thread" }));
+        assert_eq!(read(anthropic, r#"{"Thread":{}}"#), Err(DemandError::Spelling { key: "thread" }));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub fn input_bound(format: WireFormat, body: &[u8], demand: &Demand) -> u64 {
             Beyond::Media | Beyond::EarlierContext | Beyond::ProviderTool | Beyond::Background => bound.max(context),
             // Read once to be shortened, and once more.
             Beyond::Compaction => bound.max(context).saturating_add(context),
+            // Each reads it by itself: that is its caller's to add.
+            Beyond::Fallback => bound,
         };
     }
     bound
@@ -59,7 +61,7 @@ pub fn unbounded(demand: &Demand) -> Option<&'static str> {
             Some("a tool that the provider runs reads as much as it finds; use a tool of the client's own")
         }
         Beyond::Background => Some("it would go on when nobody listens any more; leave `background` out"),
-        Beyond::Media | Beyond::EarlierContext | Beyond::Compaction => None,
+        Beyond::Media | Beyond::EarlierContext | Beyond::Compaction | Beyond::Fallback => None,
     })
 }
 

@@ -96,6 +96,11 @@ impl Meter {
         event_ends(&mut self.scanner, &mut self.tally);
     }
 
+    /// The name by which a later request may go on from this answer: of Anthropic's Messages alone.
+    pub fn name(&self) -> Option<&str> {
+        self.tally.name()
+    }
+
     /// How it stands now.
     pub fn reading(&self) -> Reading {
         self.tally.reading(match self.shape {

@@ -35,7 +35,8 @@ pub struct Projection {
     home: Home,
     key: KeySource,
     log: Option<Arc<AuditLog>>,
-    /// The last number that stands in the log; `None` until it was looked for.
+    /// The last number that may stand in the log already; `None` until it was looked for. Once everything that waited was
+    /// brought over, whatever comes is new: numbers that stand in the log beyond it are those of a ledger that was another.
     last: Option<u64>,
 }
 
@@ -70,8 +71,8 @@ impl Projection {
                 }
                 Err(stuck) => {
                     self.keeper.log_is(Some(stuck.to_string()));
-                    // A log that was moved away is opened anew.
-                    self.log = None;
+                    // A log that was moved away is opened anew, and looked into: some of it may have been written.
+                    (self.log, self.last) = (None, None);
                     tokio::time::sleep(RETRY_AFTER).await;
                 }
             }
@@ -88,8 +89,9 @@ impl Projection {
                 Some(last) => last,
                 None => self.last_in_log(&events).await?,
             };
+            let all = events.len() < BATCH;
             self.append(events.into_iter().filter(|event| event.number > last)).await?;
-            self.last = Some(newest.max(last));
+            self.last = Some(if all { newest } else { newest.max(last) });
             self.keeper.engine().mark_projected(newest).await.map_err(unavailable)?;
         }
     }

@@ -148,7 +148,10 @@ impl Shared {
     /// seconds. When a budget or a storm wants what cannot be had, the routes are closed instead.
     pub(super) fn enforce(&self, how: Shutdown, by: By, why: &str) -> Result<Carried, EnforceError> {
         let _turn = self.enforcing.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.in_force().is_some_and(|now| now >= how) {
+        if let Some(now) = self.in_force().filter(|now| *now >= how) {
+            if self.enforcing.force.hears(by, why) {
+                self.takes_over(now, by, why);
+            }
             return Ok(Carried::Already);
         }
         if self.is_stopping() && how != Shutdown::Kill {
@@ -175,6 +178,21 @@ impl Shared {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// It holds for a budget already, and from now on whatever becomes of that.
+    fn takes_over(&self, now: Shutdown, by: By, why: &str) {
+        self.write_down(event(self, Action::Stopped(now), by, why, Outcome::Done));
+        self.remember(Action::Stopped(now), by, why);
+        match now {
+            Shutdown::Cutoff => {
+                self.gateway.cut_off(denial(by, why));
+                self.stand(Standing::CutOff, by, why);
+            }
+            Shutdown::Pause => self.stand(Standing::Paused, by, why),
+            // Its end has begun.
+            Shutdown::Freeze | Shutdown::Kill => {}
         }
     }
 
@@ -217,6 +235,10 @@ impl Shared {
     /// Lets it go on: its routes are open again, its processes run on where they stood.
     pub(super) fn let_go(&self, by: By, why: &str) -> Result<(), EnforceError> {
         let _turn = self.enforcing.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // A person's word stays.
+        if by == By::Budget && !self.enforcing.force.has_room() {
+            return Err(EnforceError::Goes);
+        }
         let was = match self.in_force() {
             None => return Err(EnforceError::Goes),
             Some(Shutdown::Freeze | Shutdown::Kill) => return Err(EnforceError::Ending),
@@ -242,9 +264,9 @@ impl Shared {
 
     /// The cap that stopped it, where that has no room yet.
     fn still_spent(&self) -> Option<Spent> {
-        let last = self.last().filter(|last| last.by == By::Budget)?;
+        let spent = self.enforcing.force.spent()?;
         let controller = self.enforcing.controller.as_ref()?;
-        Handle::current().block_on(resume::spent_cap(controller, &last.why, None))
+        Handle::current().block_on(resume::spent_cap(controller, &spent, None))
     }
 
     /// What the controller wants.
@@ -255,10 +277,8 @@ impl Shared {
                 let _ = self.enforce(how, By::Budget, &why);
             }
             Push::Restore { why } => {
-                // Only what a budget has stopped: a person's word stays.
-                if self.last().is_some_and(|last| last.by == By::Budget) {
-                    let _ = self.let_go(By::Budget, &why);
-                }
+                // Not where it is not stopped, or by somebody else as well.
+                let _ = self.let_go(By::Budget, &why);
             }
             Push::Warn { text } => {
                 let event = Event::new(EventType::Budget, self.subject.clone(), "warn", Outcome::Warned);

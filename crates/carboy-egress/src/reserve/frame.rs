@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use carboy_core::budget::{Ask, Counted};
 use carboy_core::verdict::{Denial, Reason};
-use carboy_wire::demand::{Beyond, Demand};
+use carboy_wire::demand::Demand;
 use carboy_wire::format::WireFormat;
 
 use super::{
@@ -15,9 +15,6 @@ use super::{
 use crate::hold::{Hold, Streams, Unseen, UsageAskedFor, Wire};
 use crate::outbound::Scanned;
 use crate::record::Exchange;
-
-/// What the provider may count differently of an earlier response: one token in a hundred.
-const EARLIER_MARGIN_PART: u64 = 100;
 
 /// A message that may be sent, and what is held for it: durable.
 pub(crate) struct Sendable {
@@ -43,14 +40,7 @@ impl Target {
         let mut demand = Demand::read(self.format, path, &message)
             .map_err(|error| Denial::new(Reason::RequestUnbounded, error.to_string()))?;
         let known = demand.previous.as_deref().and_then(earlier);
-        if known.is_some() {
-            demand.beyond.remove(&Beyond::EarlierContext);
-        }
-        let mut bound = Bound::of(self, &mut demand, &message, exchange.gateway())?;
-        if let Some(tokens) = known {
-            let margin = tokens / EARLIER_MARGIN_PART;
-            bound.input = bound.input.saturating_add(tokens).saturating_add(margin);
-        }
+        let mut bound = Bound::going_on(known, self, &mut demand, &message, exchange.gateway())?;
         if !demand.generates {
             // It is only made ready; should the provider answer all the same, it is told the least bound that it takes.
             bound.output = bound.output.min(RESPONSES_OUTPUT_MIN);

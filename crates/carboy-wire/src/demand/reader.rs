@@ -120,6 +120,14 @@ impl Reader {
         self.demand.beyond.insert(what);
     }
 
+    /// An earlier response, by its name.
+    fn goes_on_from(&mut self, value: Scalar<'_>) {
+        self.beyond(Beyond::EarlierContext);
+        if let Scalar::Text(name, bytes) = value {
+            self.demand.previous = (bytes == name.len() as u64).then(|| name.to_owned());
+        }
+    }
+
     /// Something that the provider keeps, by its name.
     fn refers(&mut self) {
         self.refers = true;
@@ -214,6 +222,19 @@ impl Reader {
                 }
             }
             _ if path.starts_with("mcp_servers[]") => self.provider_tool(),
+            // A beginning keeps what the body has; whatever else stands here goes on from what is kept.
+            "thread.type" if value == Scalar::Text("create", 6) => {}
+            "thread.type" if value != Scalar::Null => self.beyond(Beyond::EarlierContext),
+            "thread.previous_message_id" if value != Scalar::Null => {
+                self.once("thread");
+                self.goes_on_from(value);
+            }
+            _ if (path == "thread" || path.starts_with("thread.")) && value != Scalar::Null => self.refers(),
+            // Asked for by itself.
+            "compaction" if value != Scalar::Null => self.beyond(Beyond::Compaction),
+            _ if (path == "fallbacks" || path.starts_with("fallbacks[]")) && value != Scalar::Null => {
+                self.beyond(Beyond::Fallback);
+            }
             _ => {}
         }
     }
@@ -261,10 +282,7 @@ impl Reader {
             "prompt_embeds[]" => self.prompts = self.prompts.saturating_add(1),
             "previous_response_id" if value != Scalar::Null => {
                 self.once("previous_response_id");
-                self.beyond(Beyond::EarlierContext);
-                if let Scalar::Text(name, bytes) = value {
-                    self.demand.previous = (bytes == name.len() as u64).then(|| name.to_owned());
-                }
+                self.goes_on_from(value);
             }
             "conversation" | "conversation.id" if value != Scalar::Null => {
                 self.seen.insert("conversation");
@@ -387,6 +405,7 @@ impl Hear for Reader {
                 self.demand.thinks = true;
                 self.once("thinking");
             }
+            (WireFormat::AnthropicMessages, "compaction") => self.beyond(Beyond::Compaction),
             (WireFormat::AnthropicMessages, "tools[]") => {
                 (self.tool, self.is_web) = (WebTool { behind, uses: None }, false);
             }

@@ -53,6 +53,8 @@ pub(super) struct Tally {
     iterations: Usage,
     written_bytes: u64,
     deltas: u64,
+    /// The answer's own name, of Anthropic's.
+    name: Option<String>,
     ended: bool,
     /// The present event says that the response failed, and what it cost: without a cost it ends nothing.
     failed: bool,
@@ -69,6 +71,7 @@ impl Tally {
             iterations: Usage::default(),
             written_bytes: 0,
             deltas: 0,
+            name: None,
             ended: false,
             failed: false,
             told: false,
@@ -91,6 +94,10 @@ impl Tally {
         self.counts.beside = self.counts.beside.larger(std::mem::take(&mut self.iterations));
         let (failed, told) = (std::mem::take(&mut self.failed), std::mem::take(&mut self.told));
         self.ended |= failed && told;
+    }
+
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     pub(super) fn came_to_its_end(&self) -> bool {
@@ -181,6 +188,14 @@ impl Tally {
 
     fn anthropic(&mut self, path: &str, value: Scalar<'_>) {
         match path.strip_prefix("message.").unwrap_or(path) {
+            "id" => {
+                // One that is cut short is no name.
+                if let Scalar::Text(name, bytes) = value
+                    && bytes == name.len() as u64
+                {
+                    self.name.get_or_insert_with(|| name.to_owned());
+                }
+            }
             "usage.input_tokens" => self.count(|c| &mut c.input, value),
             "usage.output_tokens" => self.count(|c| &mut c.output, value),
             "usage.cache_read_input_tokens" => self.count(|c| &mut c.cache_read, value),

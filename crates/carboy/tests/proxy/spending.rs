@@ -94,6 +94,39 @@ fn c10_a_budget_that_is_crossed_is_told_in_the_clients_own_words_and_the_listene
 }
 
 #[test]
+fn c11_what_a_person_stopped_stays_so_when_a_cap_has_room_and_what_a_cap_stopped_when_a_person_resumes() {
+    let desk = greeting();
+    let mut proxy = Proxy::start(&desk, &["--budget", "claude=50"]);
+    let state = |proxy: &Proxy| proxy.state()["state"].as_str().unwrap().to_owned();
+    proxy.calls();
+    within("it is cut off for its budget", || (state(&proxy) == "cut off").then_some(()));
+    // By hand as well, from now on.
+    let scope = format!("run:{}", proxy.run());
+    done(&desk, &["stop", "--cutoff", proxy.run()]);
+    assert!(proxy.state()["why"].as_str().unwrap().contains("operator"), "{}", proxy.state());
+    done(&desk, &["budget", "set", &scope, "claude=2M"]);
+    within("there is room", || desk.entries("restore_cap").pop());
+    assert_eq!(state(&proxy), "cut off");
+    done(&desk, &["resume", proxy.run()]);
+    assert_eq!(state(&proxy), "running");
+    let resumed = within("it is logged", || desk.entries("resume").into_iter().next());
+    assert_eq!(resumed.detail("by").and_then(|by| by.as_str()), Some("operator"));
+    // Cut off by hand, and then by a cap as well.
+    assert!(proxy.calls().ends_with(" 200"));
+    done(&desk, &["stop", "--cutoff", proxy.run()]);
+    done(&desk, &["budget", "set", &scope, "claude=1"]);
+    within("it is crossed again", || (desk.entries("cross_cap").len() > 1).then_some(()));
+    let refused = within("it is told so", || {
+        let output = crate::world::keyed(&desk, &["resume", proxy.run()]).output().unwrap();
+        (!output.status.success()).then(|| text(&output.stderr))
+    });
+    assert!(refused.contains("budget of run:"), "{refused}");
+    assert_eq!(state(&proxy), "cut off");
+    proxy.signal(Signal::TERM);
+    proxy.ended();
+}
+
+#[test]
 fn c10_claude_beside_a_proxy_whose_budget_is_spent_stops_and_shows_why() {
     let Some(claude) = client("bin/claude") else { return };
     let desk = greeting();
