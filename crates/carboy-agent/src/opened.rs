@@ -5,13 +5,16 @@
 //! ```
 //!
 //! What a turn did to the world stays when the turn is dropped: a confirmed write, a count against a limit and what was proven
-//! are kept at once. *Must never* be worked on by two turns, or saved over what another process wrote.
+//! are kept at once, in a task of its own: a turn whose time ends meanwhile lets go of the wait, not of the save. *Must never* be worked on by two turns, or saved over what another process wrote.
+
+use std::sync::Arc;
 
 use carboy_core::ask::{Ask, Customer, Kind, Operator, Posted, State as AskState, Step};
 use carboy_core::audit::{EventType, Outcome};
 use carboy_core::ports::{SessionKey, SessionStoreError};
 
 use carboy_wire::chat::{Block, Message, Role};
+use tokio::sync::Mutex;
 
 use crate::answers::why;
 use crate::audit::Record;
@@ -35,9 +38,13 @@ const BOARD: TurnError = TurnError::Unavailable { what: "the list of questions t
 /// A session that is this turn's alone.
 pub(crate) struct Opened<'e> {
     engine: &'e Engine,
-    _held: Held,
+    /// Shared with a save that is under way.
+    held: Arc<Held>,
     pub(crate) key: SessionKey,
-    version: u64,
+    /// Was it not there before?
+    new: bool,
+    /// The store's version of it; locked while a save is under way.
+    version: Arc<Mutex<u64>>,
     /// As the store has it.
     kept: State,
     /// As it will be.
@@ -75,7 +82,8 @@ impl<'e> Opened<'e> {
             },
             None => (0, State::new(engine.keys.session(key), now)),
         };
-        let mut opened = Opened { engine, _held: held, key, version, kept: state.clone(), state, record };
+        let (new, version, kept) = (version == 0, Arc::new(Mutex::new(version)), state.clone());
+        let mut opened = Opened { engine, held: Arc::new(held), key, new, version, kept, state, record };
         opened.record.turn = opened.state.turns;
         opened.let_time_pass().await?;
         opened.reconcile().await?;
@@ -84,7 +92,7 @@ impl<'e> Opened<'e> {
 
     /// Was it not there before?
     pub(crate) fn is_new(&self) -> bool {
-        self.version == 0
+        self.new
     }
 
     /// Keeps what the turn made of it.
@@ -99,7 +107,7 @@ impl<'e> Opened<'e> {
             other => other,
         };
         saved.map_err(store)?;
-        self.version += 1;
+        self.new = false;
         self.kept = self.state.clone();
         Ok(())
     }
@@ -115,7 +123,7 @@ impl<'e> Opened<'e> {
             ..self.kept.clone()
         };
         self.put(&facts).await.map_err(store)?;
-        self.version += 1;
+        self.new = false;
         self.kept = facts;
         Ok(())
     }
@@ -140,7 +148,16 @@ impl<'e> Opened<'e> {
     async fn put(&self, state: &State) -> Result<(), SessionStoreError> {
         let bytes = state.to_bytes(&self.engine.keys, self.key);
         let bytes = bytes.map_err(|_| SessionStoreError::Unavailable("the session has no form".into()))?;
-        self.engine.sessions.save(self.key, self.version, bytes, self.engine.now_ms()).await
+        let (sessions, key, now) = (self.engine.sessions.clone(), self.key, self.engine.now_ms());
+        let mut version = self.version.clone().lock_owned().await;
+        let held = self.held.clone();
+        let saving = tokio::spawn(async move {
+            let _held = held; // nobody else has it before the save is over
+            let saved = sessions.save(key, *version, bytes, now).await;
+            *version += u64::from(saved.is_ok());
+            saved
+        });
+        saving.await.unwrap_or_else(|error| Err(SessionStoreError::Unavailable(error.to_string())))
     }
 
     /// Cards that nobody clicked in time.

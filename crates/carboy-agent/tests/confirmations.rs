@@ -6,10 +6,11 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use carboy_agent::*;
 use carboy_core::chat::{AuthorizationEffect, AuthorizationRule, Confirm, Requirement, ToolRules};
-use carboy_core::ports::Later;
+use carboy_core::ports::{KeptSession, Later, SessionKey, SessionStore, SessionStoreError};
 use carboy_core::verdict::Reason;
 use serde_json::{Value, json};
 use support::*;
@@ -468,6 +469,63 @@ async fn g39_a_confirmed_write_is_told_whatever_becomes_of_the_model() {
     let reply = world.engine.confirm(&asker, &card.token, &|_| {}).await.unwrap();
     assert_eq!(reply.text, "Done: Return order BK-1001? A person will go on.");
     assert_eq!(reply.handed_off, Some(HandOff::Refused(Reason::CutOff)));
+}
+
+/// Saves at once, and says so late where it is told to.
+struct Late {
+    sessions: Arc<dyn SessionStore>,
+    /// What the next save takes until it is told.
+    next: std::sync::Mutex<Option<Duration>>,
+}
+
+impl SessionStore for Late {
+    fn load(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>> {
+        self.sessions.load(key, now_ms)
+    }
+
+    fn look(&self, key: SessionKey, now_ms: u64) -> Later<'_, Result<Option<KeptSession>, SessionStoreError>> {
+        self.sessions.look(key, now_ms)
+    }
+
+    fn save(&self, key: SessionKey, n: u64, bytes: Vec<u8>, now_ms: u64) -> Later<'_, Result<(), SessionStoreError>> {
+        Box::pin(async move {
+            let saved = self.sessions.save(key, n, bytes, now_ms).await;
+            let late = self.next.lock().unwrap().take();
+            if let Some(late) = late {
+                tokio::time::sleep(late).await;
+            }
+            saved
+        })
+    }
+
+    fn remove(&self, key: SessionKey) -> Later<'_, Result<(), SessionStoreError>> {
+        self.sessions.remove(key)
+    }
+
+    fn sweep(&self, now_ms: u64) -> Later<'_, Result<Vec<SessionKey>, SessionStoreError>> {
+        self.sessions.sweep(now_ms)
+    }
+}
+
+#[tokio::test]
+async fn g39_a_turn_whose_time_ends_in_the_middle_of_a_save_is_told_and_kept() {
+    let (world, asker) = (World::with(|spec| spec.limits.turn_wait_ms = 2_000, Vec::new()), person());
+    let card = world.card(&asker).await;
+    let late = Arc::new(Late { sessions: world.sessions.clone(), next: std::sync::Mutex::default() });
+    let engine = world.engine_over(late.clone());
+    world.clock.forward(1_000);
+    let looks_up = |event: TurnEvent| {
+        // What is proven is kept at once.
+        if matches!(&event, TurnEvent::Step { tool, phase: StepPhase::Started } if tool == "check_return") {
+            *late.next.lock().unwrap() = Some(Duration::from_secs(3));
+        }
+    };
+    world.model.says([call("check_return", json!({"order_id": "BK-1001"})), text("Done.")]);
+    let reply = engine.confirm(&asker, &card.token, &looks_up).await.unwrap();
+    assert_eq!(reply.text, "Done: Return order BK-1001?");
+    assert!(world.model.questions() == 4 && late.next.lock().unwrap().is_none(), "its time ended while it was kept");
+    world.turn(&asker, "thanks").await.unwrap();
+    assert!(world.model.last().messages.contains("RMA-0001"));
 }
 
 #[tokio::test]

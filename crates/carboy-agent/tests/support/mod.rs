@@ -421,7 +421,7 @@ impl World {
         let mut spec = spec();
         change(&mut spec);
         let log = Arc::new(log);
-        let engine = build(&spec, more, &model, &shop, &sessions, &log, &clock, &metrics);
+        let engine = build(&spec, more, &model, &shop, sessions.clone(), &log, &clock, &metrics);
         World { dir, model, shop, clock, metrics, sessions, log, engine }
     }
 
@@ -437,16 +437,12 @@ impl World {
 
     /// Another process over the same sessions, log and shop.
     pub fn another_engine(&self) -> Engine {
-        build(
-            self.engine.spec(),
-            Vec::new(),
-            &self.model,
-            &self.shop,
-            &self.sessions,
-            &self.log,
-            &self.clock,
-            &self.metrics,
-        )
+        self.engine_over(self.sessions.clone())
+    }
+
+    /// The same over other sessions.
+    pub fn engine_over(&self, sessions: Arc<dyn SessionStore>) -> Engine {
+        build(self.engine.spec(), Vec::new(), &self.model, &self.shop, sessions, &self.log, &self.clock, &self.metrics)
     }
 
     pub async fn turn(&self, asker: &Asker, message: &str) -> Result<Reply, TurnError> {
@@ -506,7 +502,7 @@ fn build(
     more: Vec<Arc<dyn Tool>>,
     model: &Arc<Script>,
     shop: &Arc<Shop>,
-    sessions: &Arc<MemorySessions>,
+    sessions: Arc<dyn SessionStore>,
     log: &Arc<AuditLog>,
     clock: &Arc<Hands>,
     metrics: &Arc<Metrics>,
@@ -518,7 +514,7 @@ fn build(
         spec: spec.clone(),
         tools,
         model: model.clone(),
-        sessions: sessions.clone(),
+        sessions,
         audit: log.clone(),
         clock: clock.clone(),
         secret: Arc::new(Secret::new(SECRET.into())),
