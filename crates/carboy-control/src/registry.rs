@@ -241,6 +241,13 @@ fn records(home: &Home) -> Result<Vec<(PathBuf, RunRecord)>, HomeError> {
 }
 
 /// The socket is gone, or the process that had it open is (unix(7)).
+impl AskError {
+    /// Is nobody there to be asked? The run has ended, then.
+    pub fn nobody_is_there(&self) -> bool {
+        matches!(self, AskError::Silent { source, .. } if nobody_listens(source))
+    }
+}
+
 fn nobody_listens(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
 }

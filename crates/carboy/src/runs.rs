@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use carboy_control::registry::{self, Answer, Question, RunRecord};
+use carboy_control::registry::{self, Answer, AskError, Question, RunRecord};
 use carboy_control::resume::{self, Waiting};
 use carboy_control::supervisor::STOP_GRACE;
 use carboy_core::budget::{LedgerSnapshot, Shutdown};
@@ -311,8 +311,15 @@ fn ask_to_stop(run: &Answer, given: Option<Shutdown>) -> Result<Asked, Failure> 
         Some(Shutdown::Kill) => Question::Kill,
         Some(how @ (Shutdown::Cutoff | Shutdown::Pause | Shutdown::Freeze)) => Question::Enforce { how },
     };
-    let (answer, _) = registry::open(&run.record, &question).map_err(watching::failed)?;
-    Ok(Asked { answer, how })
+    let ends = matches!(question, Question::Stop | Question::Kill);
+    match registry::open(&run.record, &question) {
+        Ok((answer, _)) => Ok(Asked { answer, how }),
+        // It was over before it could say so.
+        Err(AskError::Silent { .. }) if ends && watching::has_ended_within(&run.record, QUIET_WAIT_MAX) => {
+            Ok(Asked { answer: Answer { state: "stopping".into(), ..run.clone() }, how })
+        }
+        Err(error) => Err(watching::failed(error)),
+    }
 }
 
 /// The grace of each runs from the moment it was asked: together they take hardly longer than one.
@@ -326,4 +333,43 @@ fn wait_for_end(record: &RunRecord) -> bool {
         say!("{} has not ended within {} s; `carboy stop --kill {0}`", record.run, STOP_WAIT_MAX.as_secs());
     }
     ended
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A run that hears a word and says nothing; `ends` with it.
+    fn stopped(ends: bool) -> Result<Asked, Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || {
+            let mut heard = String::new();
+            let (stream, _) = listener.accept().unwrap();
+            std::io::BufReader::new(stream).read_line(&mut heard).unwrap();
+            assert_eq!(heard, "{\"op\":\"kill\"}\n");
+            if !ends {
+                // Everybody after is sent away, too.
+                listener.incoming().for_each(drop);
+            }
+        });
+        let record = serde_json::json!({
+            "run": "r-1", "bottle": "test", "agent": null, "command": ["true"], "supervisor_pid": 1, "started_ms": 0,
+            "socket": socket, "workdir": "/", "terminal": false,
+        });
+        let zero = serde_json::json!({
+            "record": record, "state": "running", "requests": 0, "refusals": 0, "bytes_out": 0, "bytes_in": 0, "tier": "T1",
+        });
+        ask_to_stop(&serde_json::from_value(zero).unwrap(), Some(Shutdown::Kill))
+    }
+
+    #[test]
+    fn a_run_that_is_over_before_it_could_answer_was_stopped_and_one_that_stays_silent_was_not() {
+        assert_eq!(stopped(true).map(|asked| asked.answer.state).map_err(|e| e.message).unwrap(), "stopping");
+        assert!(stopped(false).map(|asked| asked.answer.state).map_err(|e| e.message).unwrap_err().contains("r-1"));
+    }
 }

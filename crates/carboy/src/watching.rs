@@ -4,7 +4,7 @@
 
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use carboy_control::controller::process::wait_for_end;
 use carboy_control::registry::{self, Answer, AskError, ExecAsked, Question, RunRecord};
@@ -26,6 +26,8 @@ const HUNG_UP: u8 = 129;
 
 /// Longest wait for a killed supervisor's process to be gone.
 const GONE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often a run that does not answer is asked again.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The bottle's own shell where it has the one that its environment names, else the one that every system has.
 const A_SHELL: [&str; 3] = ["sh", "-c", "command -v \"${SHELL:-}\" >/dev/null 2>&1 && exec \"$SHELL\" -l; exec sh -l"];
@@ -405,7 +407,16 @@ fn hear_end(mut stream: &UnixStream) -> Option<End> {
 
 /// Waits until a run has ended, for so long at most.
 pub fn has_ended_within(record: &RunRecord, wait_max: std::time::Duration) -> bool {
-    let Ok((_, stream)) = registry::open(record, &Question::Wait) else { return true };
+    let until = Instant::now() + wait_max;
+    let stream = loop {
+        match registry::open(record, &Question::Wait) {
+            Ok((_, stream)) => break stream,
+            Err(error) if error.nobody_is_there() => return true,
+            // Broken off in the middle of it: perhaps it is just ending.
+            Err(_) if Instant::now() < until => std::thread::sleep(LOOK_EVERY),
+            Err(_) => return false,
+        }
+    };
     if stream.set_read_timeout(Some(wait_max)).is_err() {
         return false;
     }

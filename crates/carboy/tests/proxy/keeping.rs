@@ -130,7 +130,9 @@ fn without_the_password_or_with_another_ones_nobody_is_served_and_that_is_writte
 #[test]
 fn another_user_is_refused_by_password_by_mode_and_by_the_kernels_word() {
     let desk = greeting();
-    let socket = std::env::temp_dir().join(format!("carboy-proxy-{}.sock", std::process::id()));
+    // Where the other user gets to.
+    let place = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+    let socket = place.path().join("s");
     let (tcp, unix) = (Proxy::start(&desk, &[]), Proxy::start(&desk, &["--socket", socket.to_str().unwrap()]));
     let url = "http://plain.example/page/clean";
     let address = format!("http://{}", tcp.address());
