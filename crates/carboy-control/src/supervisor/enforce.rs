@@ -208,6 +208,10 @@ impl Shared {
             }
             Shutdown::Pause => {
                 let still = self.bottle.pause().map_err(|source| EnforceError::Bottle { what: "stopped", source })?;
+                if still == Stillness::Restless {
+                    // Who runs on finds every route closed.
+                    self.gateway.cut_off(denial(by, why));
+                }
                 remember();
                 self.stand(Standing::Paused, by, why);
                 Ok(match still {
