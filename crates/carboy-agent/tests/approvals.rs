@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use carboy_agent::*;
 use carboy_core::ask::{Answered, Kind, Posted, Word};
-use carboy_core::chat::{AuthorizationEffect, AuthorizationRule, Confirm, ToolRules};
+use carboy_core::chat::{Confirm, ToolRules};
 use carboy_core::ports::{AskBoard, AskBoardError, SessionStore};
 use serde_json::json;
 use support::*;
@@ -329,14 +329,7 @@ async fn g67_u4_what_an_operator_approves_is_decided_by_the_roles_that_the_perso
         |spec| {
             let rules = ToolRules { confirm: Confirm::Operator, ..ToolRules::default() };
             spec.rules.insert("return_order".into(), rules);
-            let rule = |effect, roles: &[&str]| AuthorizationRule {
-                effect,
-                tools: ["return_order".to_owned()].into(),
-                users: Default::default(),
-                roles: roles.iter().map(|role| (*role).to_owned()).collect(),
-                arguments: Default::default(),
-            };
-            spec.authorize = vec![rule(AuthorizationEffect::Allow, &["support"]), rule(AuthorizationEffect::Deny, &[])];
+            returns_are_for_support(spec);
         },
         Vec::new(),
     );

@@ -385,17 +385,7 @@ async fn i2_a_write_that_asks_nobody_and_cannot_be_tried_again_is_told_and_not_a
 
 #[tokio::test]
 async fn g67_i5_a_click_is_decided_by_the_roles_that_the_person_has_then() {
-    let rules = |spec: &mut carboy_core::chat::ChatSpec| {
-        let rule = |effect, roles: &[&str]| AuthorizationRule {
-            effect,
-            tools: ["return_order".to_owned()].into(),
-            users: Default::default(),
-            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
-            arguments: Default::default(),
-        };
-        spec.authorize = vec![rule(AuthorizationEffect::Allow, &["support"]), rule(AuthorizationEffect::Deny, &[])];
-    };
-    let world = World::with(rules, Vec::new());
+    let world = World::with(returns_are_for_support, Vec::new());
     let mut asker = asker("u-1", PrincipalKind::Verified);
     asker.principal.roles.insert("support".into());
     let card = world.card(&asker).await;

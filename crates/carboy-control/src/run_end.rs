@@ -1,4 +1,6 @@
 //! The end of every run, whether it has a bottle or not: what its log says, what its counters sum up to, what is told.
+//!
+//! *Must never* count for one kind of run what it does not for the other.
 
 use std::sync::Arc;
 use std::time::Duration;

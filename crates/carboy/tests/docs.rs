@@ -82,13 +82,16 @@ fn pages(root: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_promise_names_a_test_that_exists() {
+fn every_promise_has_a_number_of_its_own_and_names_a_test_that_exists() {
     let root = root();
     let text = std::fs::read_to_string(root.join("SPECIFICATION.md")).unwrap();
     let promises: Vec<&str> =
         text.lines().filter(|line| line.starts_with("| S") && !line.contains("| pending")).collect();
     assert!(promises.len() > 30);
+    let mut numbers = std::collections::BTreeSet::new();
     for promise in promises {
+        let number = promise.split(' ').nth(1).unwrap();
+        assert!(numbers.insert(number), "{number} is there twice");
         let proof = promise.rsplit(" | ").next().unwrap().trim_end_matches(" |");
         let (file, test) = proof.split_once(": ").unwrap_or_else(|| panic!("no test in {promise}"));
         let source =

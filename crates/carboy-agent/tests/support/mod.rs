@@ -392,6 +392,18 @@ pub fn spec() -> ChatSpec {
     }
 }
 
+/// Nobody but support may return an order.
+pub fn returns_are_for_support(spec: &mut ChatSpec) {
+    let rule = |effect, roles: &[&str]| AuthorizationRule {
+        effect,
+        tools: ["return_order".to_owned()].into(),
+        users: Default::default(),
+        roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+        arguments: Default::default(),
+    };
+    spec.authorize = vec![rule(AuthorizationEffect::Allow, &["support"]), rule(AuthorizationEffect::Deny, &[])];
+}
+
 /// Everything around one engine.
 pub struct World {
     pub dir: tempfile::TempDir,

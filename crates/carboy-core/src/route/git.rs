@@ -1,4 +1,6 @@
 //! What a request is to git, by its path and query alone.
+//!
+//! *Must never* read as no git what a server might read as a fetch or a push.
 
 use super::path::{Readings, percent_decoded};
 

@@ -1,4 +1,6 @@
 //! A request's refusal in the log, whether its client hears of it or not.
+//!
+//! *Must never* let a client hear of a refusal that is not on disk, or write one whose detail nobody has scanned.
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,6 @@
 //! The git gate of a file that is taken over: from itself, and from the keys that it took the place of.
+//!
+//! *Must never* drop a key without saying so.
 
 use super::bottle::{Piece, accepted, gone};
 use super::{NoteKind, Source, emit};

@@ -1,4 +1,6 @@
 //! Budgets from the command line that let no request through.
+//!
+//! *Must never* keep one from being set: that is the person's to decide.
 
 use carboy_control::registry;
 use carboy_core::budget::{Scope, Terms};
